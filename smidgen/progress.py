@@ -1,0 +1,85 @@
+"""Progress of long work: a bar with the time left on a terminal, plain lines elsewhere, nothing when quiet.
+
+Everything goes to stderr, so that stdout carries results only.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_quiet = False
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+def set_quiet(quiet: bool) -> None:
+    """Silence (or restore) all progress output of this process."""
+    global _quiet
+    _quiet = quiet
+
+
+class Task:
+    """One piece of work with a known number of steps. `advance()` after each; `note()` prints a line."""
+
+    def __init__(self, label: str, total: int) -> None:
+        self.label, self.total, self.done = label, total, 0
+
+    def advance(self, steps: int = 1) -> None:
+        """Count `steps` more as finished."""
+        self.done += steps
+
+
+class _LineTask(Task):
+    """Prints a line now and then: for logs and pipes."""
+
+    def __init__(self, label: str, total: int) -> None:
+        super().__init__(label, total)
+        self._started = self._printed = time.monotonic()
+
+    def advance(self, steps: int = 1) -> None:
+        super().advance(steps)
+        now = time.monotonic()
+        if now - self._printed >= _SECONDS_BETWEEN_LINES or self.done >= self.total:
+            self._printed = now
+            spent = now - self._started
+            left = spent / self.done * (self.total - self.done)
+            print(f"{self.label}: {self.done}/{self.total}, {spent:.0f} s, {left:.0f} s left", file=sys.stderr)
+
+
+class _BarTask(Task):
+    """A rich progress bar."""
+
+    def __init__(self, label: str, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import TimeRemainingColumn
+
+        super().__init__(label, total)
+        self.bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("elapsed,"), TimeRemainingColumn(), TextColumn("left"), console=Console(stderr=True),
+        )  # fmt: skip
+        self._id = self.bar.add_task(label, total=total)
+
+    def advance(self, steps: int = 1) -> None:
+        super().advance(steps)
+        self.bar.advance(self._id, steps)
+
+
+@contextmanager
+def track(label: str, total: int) -> Iterator[Task]:
+    """Show the progress of `total` steps named `label` while the block runs."""
+    if _quiet:
+        yield Task(label, total)
+    elif sys.stderr.isatty():
+        task = _BarTask(label, total)
+        with task.bar:
+            yield task
+    else:
+        yield _LineTask(label, total)
+
+
+def say(line: str) -> None:
+    """One line about what happens now, unless quiet."""
+    if not _quiet:
+        print(line, file=sys.stderr)

@@ -1,0 +1,21 @@
+"""Shared fixtures: the real small models that install from PyPI."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def gemma_path() -> Path:
+    """Gemma 3 270M as packaged (Q5_0, Q4_K, Q6_K, Q8_0)."""
+    from smidgen.formats.catalogue import locate
+
+    return locate("gemma-3-270m")
+
+
+@pytest.fixture(scope="session")
+def smollm_path() -> Path:
+    """SmolLM2 135M Instruct as packaged (Q4_1, Q8_0)."""
+    from smidgen.formats.catalogue import locate
+
+    return locate("smollm2-135m-instruct")
