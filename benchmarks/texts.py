@@ -1,0 +1,75 @@
+"""Calibration and evaluation text for benchmarks: which piece of which file, and proof that they do not overlap.
+
+A piece is written `FILE` (from its beginning) or `FILE@0.5` (from the first line after half of it). Texts are named in results by
+file name and sha256, never by folder.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from smidgen.data.text import overlap, read_text
+from smidgen.errors import SmidgenError
+from smidgen.model.tokenizer import Tokenizer
+
+_HIGHEST_OVERLAP = 0.01  # share of 8-token runs; encyclopedias repeat phrases, and markup
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of text of a known number of tokens, and where it comes from."""
+
+    text: str
+    ids: list[int]
+    sources: list[dict[str, Any]]
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """For results."""
+        return {"tokens": len(self.ids), "sources": self.sources}
+
+    def write(self, path: Path) -> Path:
+        """As a UTF-8 file, for programs that read files."""
+        path.write_text(self.text, encoding="utf-8", newline="")
+        return path
+
+
+def take(arguments: Sequence[str], tokens: int, tokenizer: Tokenizer) -> Piece:
+    """`tokens` tokens, an equal share from each `FILE` or `FILE@START`. Raises SmidgenError where a file has too few."""
+    share = -(-tokens // len(arguments))
+    texts, sources = [], []
+    for argument in arguments:
+        name, at, start = argument.rpartition("@")
+        path, fraction = (name, float(start)) if at and not Path(argument).exists() else (argument, 0.0)
+        source = read_text(path)
+        text = _first_tokens(source.text[_line_after(source.text, fraction) :], share, tokenizer)
+        if text is None:
+            raise SmidgenError(f"{argument} has fewer than {share} tokens; give more or longer files.")
+        texts.append(text)
+        sources.append({"file": Path(path).name, "sha256": source.sha256, "from": fraction, "characters": len(text)})
+    text = "\n".join(texts)
+    return Piece(text, tokenizer.encode(text), sources)
+
+
+def refuse_overlap(calibration: Piece, evaluation: Piece) -> float:
+    """The share of the evaluation text's runs of 8 tokens that the calibration text holds; SmidgenError if over 1%."""
+    share = overlap([calibration.ids], [evaluation.ids])
+    if share > _HIGHEST_OVERLAP:
+        raise SmidgenError(f"{share:.1%} of the evaluation text is in the calibration text; choose other pieces.")
+    return share
+
+
+def _line_after(text: str, fraction: float) -> int:
+    return text.find("\n", int(len(text) * fraction)) + 1 if fraction else 0
+
+
+def _first_tokens(text: str, tokens: int, tokenizer: Tokenizer) -> str | None:
+    """The shortest run of whole lines with at least `tokens` tokens."""
+    taken, count = [], 0
+    for line in text.splitlines(keepends=True):
+        taken.append(line)
+        count += len(tokenizer.encode(line))
+        if count >= tokens:
+            return "".join(taken)
+    return None

@@ -1,0 +1,29 @@
+"""smidgen makes an open-weight language model small enough for the device you have, and proves what that cost.
+
+The public verbs are imported on first use, so that `import smidgen` loads neither torch nor an engine.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from smidgen.engines.llama_cpp import generate
+    from smidgen.formats.catalogue import locate
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "generate", "locate"]
+
+_HOMES = {
+    "generate": "smidgen.engines.llama_cpp",
+    "locate": "smidgen.formats.catalogue",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'smidgen' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,5 @@
+"""`python -m smidgen` is the command line."""
+
+from smidgen.cli.main import main
+
+main()

@@ -1,0 +1,138 @@
+"""The command line: which commands exist, and what errors look like to a person.
+
+A command lives in its own module as a function `command`; only the module of the command that was asked for is
+imported, so `smidgen --help` is quick. The docstring of `command` is its help; a line of `\\b` keeps the layout of the
+paragraph below it.
+
+Exit codes: 0 done; 2 something the person can act on (one line on stderr); 1 a fault of ours; 130 interrupted.
+"""
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+
+from smidgen.cli import options
+from smidgen.errors import SmidgenError
+
+# name → (module with a function `command`, summary in `smidgen --help`), in the order of a newcomer's day
+COMMANDS: dict[str, tuple[str, str]] = {
+    "models": ("smidgen.cli.models", "The models that are known by name, with sizes and licences."),
+    "inspect": ("smidgen.cli.inspect", "What is in a model file: parts, types, tokenizer, licence."),
+    "cut": ("smidgen.cli.cut", "Make a model fit a size, with a measured report of the cost."),
+    "measure": ("smidgen.cli.measure", "Report card: what a cut model lost against its original."),
+    "run": ("smidgen.cli.run", "Complete a prompt."),
+    "chat": ("smidgen.cli.chat", "Talk with a model on the terminal."),
+    "serve": ("smidgen.cli.serve", "OpenAI-compatible server on this machine."),
+    "bench": ("smidgen.cli.bench", "Speed, memory and share of the memory bandwidth limit."),
+}
+
+_EXAMPLES = """Make an open-weight language model fit your device, with a measured proof of what that cost.
+
+\b
+Examples:
+  smidgen models
+  smidgen cut gemma-3-270m --fit 165MB -o gemma-small
+  smidgen run gemma-small "The capital of France is"
+  smidgen measure gemma-3-270m gemma-small
+"""
+
+
+def application(invoked: str | None = None) -> typer.Typer:
+    """The typer application, with the real `invoked` command and names and summaries only for the others."""
+    app = typer.Typer(name="smidgen", help=_EXAMPLES, rich_markup_mode=None, add_completion=False)
+    app.callback(invoke_without_command=True)(_root)
+    for name, (module, summary) in COMMANDS.items():
+        function = import_module(module).command if name == invoked else _placeholder(summary)
+        app.command(name, short_help=summary)(function)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the console script. Always leaves through SystemExit."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    invoked = next((word for word in words if not word.startswith("-")), None)
+    try:
+        code = _run(invoked, words)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = _leave_closed_pipe()
+    except Exception as error:
+        if options.debug_wanted() or "--debug" in words:
+            raise
+        code = _explain(error)
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)
+
+
+def _run(invoked: str | None, words: list[str]) -> int:
+    """Parse and carry out; usage errors are printed here, all other errors pass through."""
+    command = typer.main.get_command(application(invoked))
+    try:
+        result = command.main(args=words, prog_name="smidgen", standalone_mode=False)
+    except typer.Abort:
+        return 130
+    return result if isinstance(result, int) else 0
+
+
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    if version:
+        from smidgen import __version__
+
+        print(__version__)
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def _placeholder(summary: str) -> Callable[[], Any]:
+    def placeholder() -> None: ...
+
+    placeholder.__doc__ = summary
+    return placeholder
+
+
+def _explain(error: Exception) -> int:
+    """One line on stderr; returns the exit code."""
+    if isinstance(error, SmidgenError):
+        message, code = str(error), 2
+    elif _is_usage_error(error):
+        message, code = _usage_message(error), 2
+    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        message, code = f"the disk is full{_file_of(error)}; free some space and try again.", 2
+    elif isinstance(error, OSError) and error.strerror:
+        message, code = f"{error.strerror}{_file_of(error)}", 2
+    elif isinstance(error, MemoryError):
+        message, code = "not enough memory; close other programs or choose a smaller model.", 2
+    else:
+        message, code = f"unexpected {type(error).__name__}: {error}; run again with --debug to see where.", 1
+    print(f"smidgen: error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _is_usage_error(error: Exception) -> bool:
+    """typer's usage errors: their class has moved between typer's versions, the exit code and the method have not."""
+    return getattr(error, "exit_code", None) == 2 and hasattr(error, "format_message")
+
+
+def _usage_message(error: Any) -> str:
+    context = getattr(error, "ctx", None)
+    where = context.command_path if context is not None else "smidgen"
+    return f"{error.format_message().rstrip('.')}. See `{where} --help`."
+
+
+def _file_of(error: OSError) -> str:
+    return f": {error.filename}" if error.filename else ""
+
+
+def _leave_closed_pipe() -> int:
+    """The reader of our output went away (`| head`): say nothing, not even when Python flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141

@@ -1,0 +1,65 @@
+"""The options that commands share, so that they read and behave alike.
+
+    def command(model: Model, json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None: ...
+
+`quiet` and `debug` act when they are parsed; a command declares them and need not look at them.
+"""
+
+from typing import Annotated
+
+import typer
+
+from smidgen import progress
+
+_debug = False
+
+
+def debug_wanted() -> bool:
+    """Whether `--debug` was given: show tracebacks, and the engine's own log."""
+    return _debug
+
+
+def _set_debug(value: bool) -> bool:
+    global _debug
+    _debug = _debug or value
+    return value
+
+
+def _set_quiet(value: bool) -> bool:
+    if value:
+        progress.set_quiet(True)
+    return value
+
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="Catalogue name (see `smidgen models`), .gguf file, or folder that `smidgen cut` wrote.",
+        show_default=False,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_set_quiet, help="No progress, no notes.")]
+Debug = Annotated[bool, typer.Option("--debug", callback=_set_debug, help="Show a traceback when something fails.")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, metavar="N", help="CPU threads.  [default: the physical cores]")
+]
+CtxSize = Annotated[
+    int | None,
+    typer.Option(
+        "--ctx-size", min=16, metavar="N", help="Context in tokens.  [default: the model's own, at most 4096]"
+    ),
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option("--temperature", min=0, metavar="T", help="0 takes the likeliest token always.  [default: 0.8]"),
+]
+TopK = Annotated[
+    int | None, typer.Option("--top-k", min=0, metavar="K", help="Draw from the K likeliest; 0 for all.  [default: 40]")
+]
+TopP = Annotated[
+    float | None,
+    typer.Option("--top-p", min=0, max=1, metavar="P", help="Draw from the likeliest that make up P.  [default: 0.95]"),
+]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, metavar="N", help="Fix the draw.  [default: random]")]

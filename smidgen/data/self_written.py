@@ -1,0 +1,175 @@
+"""Text that the model writes itself, for calibrating and measuring without any download.
+
+A language model's own samples, drawn at temperature 1 from its beginning-of-text token, follow the distribution it
+was trained to reproduce; they serve calibration about as well as real text (LLM-QAT, Liu et al. 2023,
+arXiv:2305.17888; Williams & Aletras 2024, arXiv:2410.17170). Calibration and evaluation draw from different seeds, so what is
+measured on was never calibrated on. Real text of one's own field, where there is any, is the better choice.
+
+A sample is one window long. It starts from BOS or, for models without one, from a random plain-text token; where the
+model ends its text, the sample goes on with a new document. Documents are joined by an empty line into one text, which
+from there on is treated like any other. It is cached as JSON under the model's hash, because sampling takes minutes.
+"""
+
+import hashlib
+import json
+import random
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from smidgen.data.files import write_whole
+from smidgen.data.text import WINDOW, TextSource, TextTokenizer
+from smidgen.errors import SmidgenError
+from smidgen.progress import Task, track
+from smidgen.shapes import Int
+
+Purpose = Literal["calibration", "evaluation"]
+_FORMAT = 1
+_TEMPERATURE = 1.0
+_BATCH = 32
+_ROUNDS_AT_MOST = 64
+_SEPARATOR = "\n\n"
+
+
+class Sampler(Protocol):
+    """What is needed here of `engines.torch.TorchEngine`."""
+
+    def sample(
+        self, prompts: Int[Tensor, "batch position"], tokens: int, temperature: float, seed: int, *,
+        end_ids: Collection[int], bos_id: int | None, progress: Task | None,
+    ) -> Int[Tensor, "batch tokens"]:  # fmt: skip
+        """The `tokens` ids that follow each prompt. After one of `end_ids` a row goes on with `bos_id`."""
+        ...
+
+
+class WritersTokenizer(TextTokenizer, Protocol):
+    """A tokenizer that also knows its size and its end-of-text tokens."""
+
+    @property
+    def eos_ids(self) -> Collection[int]: ...
+
+    def __len__(self) -> int: ...
+
+    def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str: ...
+
+
+@dataclass(frozen=True)
+class _Key:
+    """Everything the text depends on; the cached file repeats it and is checked against it."""
+
+    model_sha256: str
+    seed: int
+    purpose: Purpose
+    tokens: int
+    temperature: float = _TEMPERATURE
+    window: int = WINDOW
+    format: int = _FORMAT
+
+    def path(self, folder: Path) -> Path:
+        return folder / f"{self.model_sha256[:16]}-{self.seed}-{self.purpose}-{self.tokens}.json"
+
+
+def self_written(
+    sampler: Sampler, tokenizer: WritersTokenizer, model_sha256: str, tokens: int, seed: int, purpose: Purpose,
+    cache_dir: Path,
+) -> TextSource:  # fmt: skip
+    """At least `tokens` tokens of text by the model, from the cache if it was written before.
+
+    seed: the same seed gives the same text; the two purposes never share one.  cache_dir: usually
+    `SMIDGEN_HOME`/self-written, made if missing.
+    Raises SmidgenError where the model ends nearly every document at once, or the cache cannot be written.
+    """
+    key = _Key(model_sha256, seed, purpose, tokens)
+    name = f"self-written ({purpose})"
+    text = _read_cached(key, cache_dir)
+    if text is None:
+        text = _write(sampler, tokenizer, key)
+        _cache(key, text, cache_dir)
+    return TextSource.of(name, text, key.path(cache_dir))
+
+
+def _write(sampler: Sampler, tokenizer: WritersTokenizer, key: _Key) -> str:
+    documents: list[str] = []
+    have, steps = 0, key.window - 1
+    for turn in range(_ROUNDS_AT_MOST):
+        missing = key.tokens - have
+        if missing <= 0:
+            return _SEPARATOR.join(documents)
+        batch, seed = min(_BATCH, -(-missing // steps)), _seed_of(key, turn)
+        prompts = _prompts(tokenizer, batch, seed)
+        with track(f"the model writes its {key.purpose} text", steps) as task:
+            written = sampler.sample(
+                prompts, steps, key.temperature, seed,
+                end_ids=tokenizer.eos_ids, bos_id=_starting_token(tokenizer), progress=task,
+            )  # fmt: skip
+        for ids in torch.cat([prompts, written], dim=1).tolist():
+            documents += _documents(tokenizer, ids)
+        have = sum(len(tokenizer.encode(document)) for document in documents)
+    raise SmidgenError(
+        f"The model stops writing too early to calibrate or measure on its own text ({have} of {key.tokens} tokens). "
+        "Give a text with --text FILE."
+    )
+
+
+def _starting_token(tokenizer: WritersTokenizer) -> int | None:
+    return tokenizer.bos_id if tokenizer.adds_bos else None
+
+
+def _seed_of(key: _Key, turn: int) -> int:
+    """A 63-bit seed of its own for each purpose and round of sampling."""
+    digest = hashlib.sha256(f"{key.seed}/{key.purpose}/{turn}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def _prompts(tokenizer: WritersTokenizer, batch: int, seed: int) -> Int[Tensor, "batch position"]:
+    start = _starting_token(tokenizer)
+    if start is not None:
+        return torch.full((batch, 1), start, dtype=torch.long)
+    chooser, chosen = random.Random(seed), []
+    while len(chosen) < batch:
+        candidate = chooser.randrange(len(tokenizer))
+        text = tokenizer.decode([candidate])
+        if text.strip().isalpha() and tokenizer.encode(text) == [candidate]:
+            chosen.append([candidate])
+    return torch.tensor(chosen, dtype=torch.long)
+
+
+def _documents(tokenizer: WritersTokenizer, ids: list[int]) -> list[str]:
+    """The texts between end-of-text tokens. Bytes that make no character, and zero bytes, are dropped."""
+    documents: list[list[int]] = [[]]
+    for token in ids:
+        if token in tokenizer.eos_ids:
+            documents.append([])
+        else:
+            documents[-1].append(token)
+    texts = (tokenizer.decode(document, skip_special=True) for document in documents)
+    cleaned = (text.replace("\ufffd", "").replace("\0", "").strip() for text in texts)
+    return [text for text in cleaned if text]
+
+
+def _read_cached(key: _Key, folder: Path) -> str | None:
+    """The cached text, or None where there is none or the file is not exactly what was asked for."""
+    try:
+        stored = json.loads(key.path(folder).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(stored, dict):
+        return None
+    text, digest = stored.pop("text", None), stored.pop("sha256", None)
+    whole = isinstance(text, str) and digest == hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+    return text if whole and stored == vars(key) else None
+
+
+def _cache(key: _Key, text: str, folder: Path) -> None:
+    record = vars(key) | {"sha256": hashlib.sha256(text.encode("utf-8")).hexdigest(), "text": text}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(key.path(folder), json.dumps(record, ensure_ascii=False))
+    except OSError as error:
+        raise SmidgenError(
+            f"Cannot write the cache in {folder}: {error.strerror}. Set SMIDGEN_HOME to a folder of yours."
+        ) from error

@@ -1,0 +1,174 @@
+"""llama.cpp's own HTTP server, run inside this process through the `xllamacpp` wheels.
+
+Both uses of llama.cpp stand on it: `smidgen serve` shows it to other programs, and `LlamaCppEngine` keeps one for
+itself on a loopback port with a random key. Settings that matter for safety are made here, once: no web interface, no
+state endpoints, no prompts in logs, browsers of other sites not invited, and never a silent shift of the context.
+
+Endpoints: https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md
+"""
+
+import ipaddress
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from http.client import HTTPConnection
+from importlib import import_module
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from smidgen.engines.machine import default_threads
+from smidgen.errors import SmidgenError
+
+DEFAULT_CONTEXT = 4096  # tokens, where the model allows more and nobody asked for more
+_SILENT, _VERBOSE = 0, 3  # llama.cpp's log levels; from 4 on it would print prompts
+
+
+class LlamaServer:
+    """A running server for one model; stop it with `close` or a `with` statement.
+
+    address: `http://host:port`.  threads: CPU threads it computes with.
+    Each of `parallel` requests at a time has a context of `ctx_size` tokens (llama.cpp rounds up to 256).
+    The caller has checked the file with `GGUFFile.open`: llama.cpp itself trusts it. Raises SmidgenError if the port is
+    taken or llama.cpp refuses the model.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        ctx_size: int,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        api_key: str | None = None,
+        threads: int | None = None,
+        parallel: int = 1,
+        name: str | None = None,
+        warm_up: bool = False,
+        verbose: bool = False,
+    ) -> None:
+        xllamacpp = _xllamacpp()
+        self.threads = threads or default_threads()
+        params = xllamacpp.CommonParams()
+        params.model.path = str(path)
+        params.model_alias = {name or path.name}  # otherwise answers carry the full path of the file
+        params.n_ctx, params.n_parallel = ctx_size * parallel, parallel
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = self.threads
+        params.hostnames, params.port = [host], port
+        params.api_keys = [api_key] if api_key else []
+        params.verbosity = _VERBOSE if verbose else _SILENT
+        params.warmup = warm_up
+        _make_safe(params)
+        if port:
+            _refuse_taken_port(host, port)
+        try:
+            self._server = xllamacpp.Server(params)
+        except RuntimeError as error:
+            raise SmidgenError(
+                f"{engine_version()} could not start with {path}: an architecture it does "
+                f"not know, or not enough memory for a context of {ctx_size} tokens; --debug shows its log."
+            ) from error
+        finally:
+            _restore_signal_handlers()
+        self.address: str = self._server.listening_address
+        _wait_until_running(self.address, api_key)
+
+    def close(self) -> None:
+        """Stop serving and free the model. Safe to call twice."""
+        self._server = None  # its destructor waits for the server's threads
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def serve(server: Callable[[], LlamaServer], announce: Callable[[LlamaServer], None]) -> None:
+    """Start a server, announce it, keep it running until Ctrl-C or SIGTERM; a second one of these ends the process."""
+    stop = threading.Event()
+
+    def ask_to_stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        stop.set()
+
+    signal.signal(signal.SIGINT, ask_to_stop)
+    signal.signal(signal.SIGTERM, ask_to_stop)
+    with server() as running:
+        announce(running)
+        stop.wait()
+
+
+def check_exposure(host: str, api_key: str | None) -> None:
+    """Refuse to serve beyond this machine without a key. Raises SmidgenError."""
+    if not api_key and not is_loopback(host):
+        raise SmidgenError(
+            f"--host {host} lets other machines in, which needs a key: add --api-key SECRET, or use --host 127.0.0.1."
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address can be reached from this machine only."""
+    try:
+        found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
+    except OSError as error:
+        raise SmidgenError(f"--host {host} is not an address or name of this machine: {error}.") from error
+    return all(ipaddress.ip_address(address.partition("%")[0]).is_loopback for address in found)
+
+
+def engine_version() -> str:
+    """Name and version of the engine, for reports."""
+    return f"llama.cpp (xllamacpp {_xllamacpp().__version__})"
+
+
+def _xllamacpp() -> Any:
+    """The wheel's module, loaded when first needed; it is compiled and describes no types."""
+    return import_module("xllamacpp")
+
+
+def _make_safe(params: Any) -> None:
+    params.ui = False
+    params.endpoint_slots = params.endpoint_metrics = params.endpoint_props = False
+    params.cors_origins = "localhost"  # llama.cpp's default lets the pages of any site read the answers
+    params.ctx_shift = False
+    params.cache_ram_mib = 0  # llama.cpp's default keeps up to 8 GiB of earlier prompts in memory
+
+
+def _wait_until_running(address: str, api_key: str | None) -> None:
+    """Return once the server's loop has answered a request.
+
+    llama.cpp reports itself ready just before its loop starts; stopped in between, it would miss the signal and never end.
+    The list of adapters is a question that only the loop can answer.
+    """
+    with closing(HTTPConnection(urlsplit(address).netloc)) as connection:
+        connection.request("GET", "/lora-adapters", headers={"Authorization": f"Bearer {api_key}"})
+        connection.getresponse().read()
+
+
+def _refuse_taken_port(host: str, port: int) -> None:
+    """llama.cpp only says that it failed; find out why beforehand."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise SmidgenError(
+                f"cannot listen on {host} port {port}: {error.strerror}; choose another with --port or --host."
+            ) from error
+
+
+def _restore_signal_handlers() -> None:
+    """llama.cpp takes SIGINT and SIGTERM for itself when it starts; give them back to Python."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in (signal.SIGINT, signal.SIGTERM):
+        handler = signal.getsignal(number)
+        if handler is not None:
+            signal.signal(number, handler)

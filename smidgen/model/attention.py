@@ -1,0 +1,126 @@
+"""Grouped-query causal self-attention with rotary positions, sliding windows, soft caps and a key/value cache.
+
+Grouped queries: Ainslie et al. 2023, https://arxiv.org/abs/2305.13245. Sliding windows: a token at position t sees
+t-window+1 … t, as in transformers and llama.cpp. Soft caps (cap·tanh(score/cap)) and query/key norms: the Gemma 2
+and Gemma 3 reports, https://arxiv.org/abs/2408.00118 and https://arxiv.org/abs/2503.19786.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from smidgen.model.config import LayerConfig
+from smidgen.model.linear import blank_linear
+from smidgen.model.norms import RMSNorm
+from smidgen.model.rope import rotary_tables, rotate
+from smidgen.shapes import Bool, Float
+
+
+class LayerCache:
+    """Keys and values of one layer for positions already seen, in tensors allocated once."""
+
+    def __init__(self, layer: LayerConfig, batch: int, capacity: int, device: torch.device | None = None) -> None:
+        shape = (batch, layer.kv_heads, capacity, layer.head_dim)
+        self.keys: Float[Tensor, "batch kv capacity head"] = torch.empty(shape, device=device)
+        self.values: Float[Tensor, "batch kv capacity head"] = torch.empty(shape, device=device)
+
+    def extend(
+        self, start: int, keys: Float[Tensor, "batch kv new head"], values: Float[Tensor, "batch kv new head"]
+    ) -> tuple[Float[Tensor, "batch kv position head"], Float[Tensor, "batch kv position head"]]:
+        """Stores keys and values at positions start, start+1, … and returns all from position 0 on (views)."""
+        end = start + keys.shape[2]
+        if end > self.keys.shape[2]:
+            raise ValueError(f"the cache holds {self.keys.shape[2]} positions, {end} are needed")
+        self.keys[:, :, start:end] = keys
+        self.values[:, :, start:end] = values
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+def soft_cap(x: Float[Tensor, "..."], cap: float | None) -> Float[Tensor, "..."]:
+    """cap · tanh(x / cap): smoothly bounded to ±cap. Unchanged when `cap` is None."""
+    return x if cap is None else cap * torch.tanh(x / cap)
+
+
+def visible(queries: int, keys: int, window: int | None, device: torch.device) -> Bool[Tensor, "queries keys"]:
+    """Which keys each query may see, where the last query stands at the last key's position."""
+    query = torch.arange(keys - queries, keys, device=device)[:, None]
+    key = torch.arange(keys, device=device)[None, :]
+    mask = key <= query
+    return mask if window is None else mask & (key > query - window)
+
+
+class Attention(nn.Module):
+    """Causal self-attention of one layer. Parameters are created uninitialised: load a state dict before use."""
+
+    def __init__(self, layer: LayerConfig, hidden: int, epsilon: float) -> None:
+        super().__init__()
+        self.layer = layer
+        self.query = blank_linear(hidden, layer.heads * layer.head_dim)
+        self.key = blank_linear(hidden, layer.kv_heads * layer.head_dim)
+        self.value = blank_linear(hidden, layer.kv_heads * layer.head_dim)
+        self.output = blank_linear(layer.heads * layer.head_dim, hidden)
+        self.query_norm = RMSNorm(layer.head_dim, epsilon) if layer.qk_norm else None
+        self.key_norm = RMSNorm(layer.head_dim, epsilon) if layer.qk_norm else None
+
+    def forward(
+        self, x: Float[Tensor, "batch position hidden"], start: int = 0, cache: LayerCache | None = None
+    ) -> Float[Tensor, "batch position hidden"]:
+        """`x` stands at positions start, start+1, …; what came before is taken from `cache`."""
+        batch, length, _ = x.shape
+        layer = self.layer
+        queries = self.query(x).view(batch, length, layer.heads, layer.head_dim).transpose(1, 2)
+        keys = self.key(x).view(batch, length, layer.kv_heads, layer.head_dim).transpose(1, 2)
+        values = self.value(x).view(batch, length, layer.kv_heads, layer.head_dim).transpose(1, 2)
+        if self.query_norm is not None and self.key_norm is not None:
+            queries, keys = self.query_norm(queries), self.key_norm(keys)
+        cosines, sines = rotary_tables(layer, start, length, x.device)
+        queries, keys = rotate(queries, cosines, sines), rotate(keys, cosines, sines)
+        if cache is not None:
+            keys, values = cache.extend(start, keys, values)
+        if layer.window is not None:  # keys that no query can see any more
+            keys, values = (part[:, :, max(0, part.shape[2] - length - layer.window + 1) :] for part in (keys, values))
+        mixed = attend(queries, keys, values, layer)
+        return self.output(mixed.transpose(1, 2).reshape(batch, length, -1))
+
+
+def attend(
+    queries: Float[Tensor, "batch heads queries head"],
+    keys: Float[Tensor, "batch kv keys head"],
+    values: Float[Tensor, "batch kv keys head"],
+    layer: LayerConfig,
+) -> Float[Tensor, "batch heads queries head"]:
+    """Each query's mixture of the values it can see. The last query stands at the last key's position."""
+    batch, heads, length, head = queries.shape
+    if layer.attention_cap is not None:
+        return _attend_capped(queries, keys, values, layer)
+    if length == 1:
+        # Everything is visible and the queries of a group share their keys, so the group can stand in the place of
+        # positions: no copy of the cache for each query head.
+        grouped = queries.reshape(batch, layer.kv_heads, heads // layer.kv_heads, head)
+        mixed = functional.scaled_dot_product_attention(grouped, keys, values, scale=layer.attention_scale)
+        return mixed.reshape(batch, heads, 1, head)
+    causal = length == keys.shape[2] and (layer.window is None or length <= layer.window)
+    return functional.scaled_dot_product_attention(
+        queries,
+        keys,
+        values,
+        attn_mask=None if causal else visible(length, keys.shape[2], layer.window, keys.device),
+        is_causal=causal,
+        scale=layer.attention_scale,
+        enable_gqa=heads != layer.kv_heads,
+    )
+
+
+def _attend_capped(
+    queries: Float[Tensor, "batch heads queries head"],
+    keys: Float[Tensor, "batch kv keys head"],
+    values: Float[Tensor, "batch kv keys head"],
+    layer: LayerConfig,
+) -> Float[Tensor, "batch heads queries head"]:
+    """The same written out, because fused attention kernels know no soft cap."""
+    batch, heads, length, head = queries.shape
+    grouped = queries.reshape(batch, layer.kv_heads, heads // layer.kv_heads, length, head)
+    scores = soft_cap(grouped @ keys[:, :, None].mT * layer.attention_scale, layer.attention_cap)
+    scores = scores.masked_fill(~visible(length, keys.shape[2], layer.window, keys.device), float("-inf"))
+    mixed = scores.float().softmax(dim=-1).to(values.dtype) @ values[:, :, None]
+    return mixed.reshape(batch, heads, length, head)

@@ -1,0 +1,107 @@
+"""The decoder-only transformer, one for every family: what differs between models is data in `ModelConfig`.
+
+A block is pre-norm attention and a pre-norm gated feed-forward network (Shazeer 2020, https://arxiv.org/abs/2002.05202),
+each added to the residual stream, with the optional norms after them that Gemma 2 and 3 have. Parameter names are the
+"canonical names" used all over smidgen; `model.parameters` lists them with their shapes without loading torch.
+Parameters are created uninitialised, so that no time goes into random numbers that are thrown away: load a state dict.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from smidgen.model.attention import Attention, LayerCache, soft_cap
+from smidgen.model.config import LayerConfig, ModelConfig
+from smidgen.model.linear import blank_embedding, blank_linear
+from smidgen.model.norms import RMSNorm
+from smidgen.shapes import Float, Int
+
+
+class FeedForward(nn.Module):
+    """Gated feed-forward network: down(activation(gate·x) ⊙ up·x)."""
+
+    def __init__(self, layer: LayerConfig, hidden: int) -> None:
+        super().__init__()
+        self.gate = blank_linear(hidden, layer.ffn_width)
+        self.up = blank_linear(hidden, layer.ffn_width)
+        self.down = blank_linear(layer.ffn_width, hidden)
+        self.activation = layer.activation
+
+    def forward(self, x: Float[Tensor, "... hidden"]) -> Float[Tensor, "... hidden"]:
+        """Same shape as `x`."""
+        gate = self.gate(x)
+        active = functional.silu(gate) if self.activation == "silu" else functional.gelu(gate, approximate="tanh")
+        return self.down(active * self.up(x))
+
+
+class Block(nn.Module):
+    """One transformer block; works alone once `load_state_dict(checkpoint.block(i))` has filled it."""
+
+    def __init__(self, layer: LayerConfig, hidden: int, epsilon: float) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(hidden, epsilon)
+        self.attention = Attention(layer, hidden, epsilon)
+        self.attention_post_norm = RMSNorm(hidden, epsilon) if layer.post_norms else None
+        self.feed_forward_norm = RMSNorm(hidden, epsilon)
+        self.feed_forward = FeedForward(layer, hidden)
+        self.feed_forward_post_norm = RMSNorm(hidden, epsilon) if layer.post_norms else None
+
+    def forward(
+        self, x: Float[Tensor, "batch position hidden"], start: int = 0, cache: LayerCache | None = None
+    ) -> Float[Tensor, "batch position hidden"]:
+        """`x` stands at positions start, start+1, …; with start > 0, `cache` holds the positions before."""
+        attended = self.attention(self.attention_norm(x), start, cache)
+        if self.attention_post_norm is not None:
+            attended = self.attention_post_norm(attended)
+        x = x + attended
+        fed = self.feed_forward(self.feed_forward_norm(x))
+        if self.feed_forward_post_norm is not None:
+            fed = self.feed_forward_post_norm(fed)
+        return x + fed
+
+
+class Cache:
+    """Keys and values of every layer, and how many positions are filled."""
+
+    def __init__(self, config: ModelConfig, batch: int, capacity: int, device: torch.device | None = None) -> None:
+        self.layers = [LayerCache(layer, batch, capacity, device) for layer in config.layers]
+        self.length = 0
+
+
+class Decoder(nn.Module):
+    """Embedding, blocks, final norm and output head."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = blank_embedding(config.vocabulary, config.hidden)
+        self.blocks = nn.ModuleList(Block(layer, config.hidden, config.norm_epsilon) for layer in config.layers)
+        self.final_norm = RMSNorm(config.hidden, config.norm_epsilon)
+        self.head = None if config.tied_head else blank_linear(config.hidden, config.vocabulary)
+
+    def embed(self, ids: Int[Tensor, "batch position"]) -> Float[Tensor, "batch position hidden"]:
+        """What enters the first block."""
+        return self.embedding(ids) * self.config.embedding_scale
+
+    def hidden_states(
+        self, ids: Int[Tensor, "batch position"], cache: Cache | None = None
+    ) -> Float[Tensor, "batch position hidden"]:
+        """What the output head reads (after the final norm). `ids` follow the positions that `cache` holds."""
+        start = 0 if cache is None else cache.length
+        x = self.embed(ids)
+        for index, block in enumerate(self.blocks):
+            x = block(x, start, None if cache is None else cache.layers[index])
+        if cache is not None:
+            cache.length += ids.shape[1]
+        return self.final_norm(x)
+
+    def logits(self, hidden: Float[Tensor, "... hidden"]) -> Float[Tensor, "... vocab"]:
+        """Scores of every token; memory is vocabulary × positions × 4 bytes, so ask for few positions at once."""
+        scores = functional.linear(hidden, self.embedding.weight) if self.head is None else self.head(hidden)
+        return soft_cap(scores, self.config.logit_cap)
+
+    def forward(
+        self, ids: Int[Tensor, "batch position"], cache: Cache | None = None
+    ) -> Float[Tensor, "batch position vocab"]:
+        """Logits of the token after each position."""
+        return self.logits(self.hidden_states(ids, cache))

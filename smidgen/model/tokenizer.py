@@ -1,0 +1,112 @@
+"""Text to token ids and back, from the metadata of a GGUF file alone.
+
+The ids are those that llama.cpp gives for the same file (tests/parity/test_tokenizer_llama_cpp.py), because
+that is where the model will run; the places where smidgen differs on purpose are named in
+tokenizers/sentencepiece.py, and there are none for byte-level models.
+"""
+
+import operator
+import re
+from collections.abc import Iterable, Mapping
+
+from smidgen.errors import SmidgenError
+from smidgen.model.tokenizers import byte_level
+from smidgen.model.tokenizers.byte_level import ByteLevel
+from smidgen.model.tokenizers.sentencepiece import SentencePiece
+from smidgen.model.tokenizers.special_tokens import SpecialTokens
+from smidgen.model.tokenizers.vocabulary import MetadataValue, TokenKind, Vocabulary, flag, number_array
+
+ADD_BOS = "tokenizer.ggml.add_bos_token"
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class Tokenizer:
+    """A model's tokenizer.
+
+    bos_id: the token that begins a sequence, None where the model has none.
+    eos_ids: the tokens after which generation stops.
+    adds_bos: whether the model expects `encode(…, add_bos=True)` at the start of a sequence.
+    missing_bytes: bytes that the vocabulary cannot express; `encode` leaves them out. Empty for nearly all models.
+    """
+
+    def __init__(
+        self, vocabulary: Vocabulary, coder: SentencePiece | ByteLevel, adds_bos: bool, add_space_prefix: bool = False
+    ):
+        self._vocabulary = vocabulary
+        self._coder = coder
+        self._add_space_prefix = add_space_prefix
+        self.adds_bos = adds_bos and vocabulary.bos_id is not None
+        self.bos_id = vocabulary.bos_id
+        self.eos_ids = vocabulary.end_ids
+        self.missing_bytes = coder.missing_bytes if isinstance(coder, ByteLevel) else frozenset[int]()
+        user_defined = {i for i, kind in enumerate(vocabulary.kinds) if kind == TokenKind.USER_DEFINED}
+        self._special = user_defined | vocabulary.control
+        self._always = SpecialTokens({vocabulary.texts[i]: i for i in sorted(user_defined - vocabulary.control)})
+        self._all_special = SpecialTokens({vocabulary.texts[i]: i for i in sorted(self._special)})
+
+    @classmethod
+    def from_gguf(cls, metadata: Mapping[str, MetadataValue]) -> "Tokenizer":
+        """Build from a GGUF file's metadata (`GGUFFile.metadata`).
+
+        Raises BadFile for metadata that contradicts itself and Unsupported for a kind of tokenizer not known here.
+        """
+        vocabulary = Vocabulary.from_gguf(metadata)
+        if vocabulary.model == "llama":
+            prefix = flag(metadata, "tokenizer.ggml.add_space_prefix", True)
+            scores = number_array(metadata, "tokenizer.ggml.scores", len(vocabulary))
+            coder = SentencePiece(vocabulary, scores, prefix)
+            return cls(vocabulary, coder, flag(metadata, ADD_BOS, True), prefix)
+        pre = byte_level.pre_tokenizer(metadata)
+        coder = ByteLevel(vocabulary, byte_level.read_merges(metadata, vocabulary), pre)
+        return cls(vocabulary, coder, flag(metadata, ADD_BOS, pre.adds_bos))
+
+    def __len__(self) -> int:
+        """The number of tokens in the vocabulary."""
+        return len(self._vocabulary)
+
+    def token_text(self, token: int) -> str:
+        """A token as the file spells it, e.g. "▁the" or "<bos>": for chat templates and tables, not for output."""
+        return self._vocabulary.texts[token]
+
+    def encode(self, text: str, *, add_bos: bool = False, parse_special: bool = False) -> list[int]:
+        """Token ids of a text.
+
+        add_bos: begin with exactly one BOS, also where the text itself begins with it (a rendered chat template).
+        parse_special: control tokens spelled out in the text, such as "<bos>", become those tokens; keep it off for
+            text from people. (Tokens that the model's makers defined as plain text, like Gemma's runs of newlines,
+            are found either way.)
+        Lone surrogates, which are not text, are replaced by U+FFFD.
+        """
+        text = _SURROGATE.sub("\ufffd", text)
+        ids: list[int] = []
+        for part in (self._all_special if parse_special else self._always).split(text):
+            if isinstance(part, int):
+                ids.append(part)
+            else:
+                ids += self._coder.encode(part)
+        return self._with_one_bos(ids) if add_bos else ids
+
+    def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
+        """The text of token ids; bytes that are not UTF-8 become U+FFFD.
+
+        skip_special: leave control tokens out instead of spelling them.
+        Raises ValueError for an id outside the vocabulary.
+        """
+        pieces: list[bytes] = []
+        after_special = True
+        for token in map(operator.index, ids):
+            if not 0 <= token < len(self):
+                raise ValueError(f"token id {token} is outside the vocabulary of {len(self)} tokens")
+            piece = self._coder.pieces[token]
+            if after_special and self._add_space_prefix and token not in self._special:
+                piece = piece.removeprefix(b" ")  # the space that encode put before this stretch of text
+            after_special = token in self._special
+            if not (skip_special and token in self._vocabulary.control):
+                pieces.append(piece)
+        return b"".join(pieces).decode("utf-8", "replace")
+
+    def _with_one_bos(self, ids: list[int]) -> list[int]:
+        if self.bos_id is None:
+            raise SmidgenError("this model has no BOS token (tokenizer.ggml.bos_token_id); encode without add_bos.")
+        first = next((place for place, token in enumerate(ids) if token != self.bos_id), len(ids))
+        return [self.bos_id, *ids[first:]]

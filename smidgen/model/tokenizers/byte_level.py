@@ -1,0 +1,142 @@
+"""Byte-level BPE (tokenizer.ggml.model = "gpt2": GPT-2, Llama 3, Qwen, SmolLM) through the `tokenizers` library.
+
+Radford et al. 2019 ("Language Models are Unsupervised Multitask Learners"): text is cut into words by
+regular expressions, each byte of a word becomes one printable character, and pairs merge by a ranked list.
+The expressions are not in the file, only the name of a set of them (tokenizer.ggml.pre); the table below has
+them as the models' own tokenizer.json and llama.cpp's src/llama-vocab.cpp give them.
+
+A vocabulary may lack bytes (SmolLM2 lacks 0x04 and seven others that occur in valid UTF-8). Like llama.cpp,
+`encode` leaves them out and merges nothing across the gap; `missing_bytes` names them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+
+from smidgen.errors import BadFile, Unsupported
+from smidgen.model.tokenizers.vocabulary import MetadataValue, TokenKind, Vocabulary
+
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
+# GPT-4's expression, and the same with at most so many digits to a word.
+_GPT4 = (
+    r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}DIGITS"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+@dataclass(frozen=True)
+class PreTokenizer:
+    """How text is cut into words.
+
+    patterns: applied one after another, each to what the one before left; matches and the text between them are words.
+    whole_words: a word that is a token as it stands is taken without merging.
+    adds_bos: what holds where the file has no tokenizer.ggml.add_bos_token.
+    """
+
+    patterns: tuple[str, ...]
+    whole_words: bool = False
+    adds_bos: bool = False
+
+
+_PLAIN_GPT2 = PreTokenizer((_GPT2,))
+_SINGLE_DIGITS = PreTokenizer((r"\p{N}", _GPT2))
+_LLAMA3 = PreTokenizer((_GPT4.replace("DIGITS", "{1,3}"),), whole_words=True, adds_bos=True)
+_QWEN2 = PreTokenizer((_GPT4.replace("DIGITS", ""),))
+_DEFAULT = PreTokenizer((r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"))
+
+PRE_TOKENIZERS = {
+    "default": _DEFAULT,
+    "gpt-2": _PLAIN_GPT2,
+    "phi-2": _PLAIN_GPT2,
+    "mpt": _PLAIN_GPT2,
+    "olmo": _PLAIN_GPT2,
+    "smollm": _SINGLE_DIGITS,
+    "starcoder": _SINGLE_DIGITS,
+    "refact": _SINGLE_DIGITS,
+    "command-r": _SINGLE_DIGITS,
+    "exaone": _SINGLE_DIGITS,
+    "llama-bpe": _LLAMA3,
+    "llama3": _LLAMA3,
+    "llama-v3": _LLAMA3,
+    "falcon3": _LLAMA3,
+    "lfm2": _LLAMA3,
+    "dbrx": PreTokenizer(_LLAMA3.patterns),
+    "smaug-bpe": PreTokenizer(_LLAMA3.patterns),
+    "qwen2": _QWEN2,
+    "stablelm2": _QWEN2,
+    "deepseek-r1-qwen": _QWEN2,
+}
+
+
+def _byte_characters() -> list[str]:
+    """GPT-2's printable character for each byte: printable Latin-1 stands for itself, the rest for U+0100 and on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return [chr(byte) if byte in printable else chr(0x100 + others.index(byte)) for byte in range(256)]
+
+
+BYTE_CHARACTERS = _byte_characters()
+_BYTE_OF = {character: byte for byte, character in enumerate(BYTE_CHARACTERS)}
+
+
+class ByteLevel:
+    """Encode text between special tokens; know the bytes of each token."""
+
+    def __init__(self, vocabulary: Vocabulary, merges: list[tuple[str, str]], pre: PreTokenizer):
+        """merges: pairs of token texts, best first; both and their concatenation are tokens."""
+        absent = [character for character in BYTE_CHARACTERS if character not in vocabulary.ids]
+        self.missing_bytes = frozenset(_BYTE_OF[character] for character in absent)
+        # An id of its own keeps the place of a byte without a token, so that nothing merges across it.
+        placeholders = {character: len(vocabulary) + index for index, character in enumerate(absent)}
+        self._size = len(vocabulary)
+        bpe = models.BPE(vocab=vocabulary.ids | placeholders, merges=merges, ignore_merges=pre.whole_words)
+        self._tokenizer = Tokenizer(bpe)
+        self._tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in pre.patterns]
+            + [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        )
+        self.pieces = [_piece(vocabulary, index) for index in range(len(vocabulary))]
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a stretch of text without special tokens."""
+        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return [token for token in ids if token < self._size] if self.missing_bytes else ids
+
+
+def pre_tokenizer(metadata: Mapping[str, MetadataValue]) -> PreTokenizer:
+    """The expressions that tokenizer.ggml.pre names; a file without the key has the default ones."""
+    name = str(metadata.get("tokenizer.ggml.pre", "default"))
+    if name not in PRE_TOKENIZERS:
+        raise Unsupported(
+            f"pre-tokenizer {name[:40]!r} (tokenizer.ggml.pre) is not supported; "
+            f"smidgen knows {', '.join(PRE_TOKENIZERS)}."
+        )
+    return PRE_TOKENIZERS[name]
+
+
+def read_merges(metadata: Mapping[str, MetadataValue], vocabulary: Vocabulary) -> list[tuple[str, str]]:
+    """The ranked pairs of tokenizer.ggml.merges; of a pair given twice the first counts."""
+    lines = metadata.get("tokenizer.ggml.merges")
+    if not isinstance(lines, list):
+        raise BadFile("tokenizer.ggml.merges is missing or not an array of strings; tokenizer model 'gpt2' needs it.")
+    pairs: dict[tuple[str, str], None] = {}
+    for line in lines:
+        space = line.find(" ", 1)
+        left, right = line[:space], line[space + 1 :]
+        if space < 0 or left not in vocabulary.ids or right not in vocabulary.ids or left + right not in vocabulary.ids:
+            raise BadFile(f"tokenizer.ggml.merges holds {line[:60]!r}, which does not join two tokens into a third.")
+        pairs[left, right] = None
+    return list(pairs)
+
+
+def _piece(vocabulary: Vocabulary, token: int) -> bytes:
+    """The bytes that a token stands for; a character outside GPT-2's byte alphabet stands for itself."""
+    byte = vocabulary.byte_value(token)
+    if byte is not None:
+        return bytes([byte])
+    text = vocabulary.texts[token]
+    if token in vocabulary.control or vocabulary.kinds[token] == TokenKind.USER_DEFINED:
+        return text.encode()
+    spelled = (bytes([_BYTE_OF[char]]) if char in _BYTE_OF else char.encode() for char in text)
+    return b"".join(spelled)

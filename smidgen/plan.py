@@ -1,0 +1,128 @@
+"""The plan of a cut: which type each tensor gets, so that the file fits the budget.
+
+Sizes are those of the file as it will be written, header, tokenizer and alignment included. What a type costs comes
+from `quant.survey`; leaving a tensor as it is costs its bytes and no damage, and competes with the rest.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from smidgen import __version__
+from smidgen.errors import BudgetError
+from smidgen.formats.checkpoint import Checkpoint
+from smidgen.formats.gguf_reader import MetadataValue
+from smidgen.formats.gguf_writer import TensorPlan, file_size
+from smidgen.numerics.block_types import BY_NAME, BlockType
+from smidgen.quant.allocate import Option, allocate
+from smidgen.quant.survey import TARGET_TYPES
+from smidgen.sizes import format_size
+
+# `general.file_type`, which llama.cpp only shows: the number of its nearest mixture (llama.h, llama_ftype).
+_FILE_TYPES = {
+    "F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10, "Q3_K": 12, "Q4_K": 15,
+    "Q5_K": 17, "Q6_K": 18, "IQ4_NL": 25, "IQ4_XS": 30, "BF16": 32,
+}  # fmt: skip
+_STRING, _UINT32 = 8, 4
+_KEEP = "keep"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What becomes of one matrix.
+
+    kind: its type in the new file.  keep: it stays as it is.  nbytes: in the file.
+    damage: estimated nats of KL divergence per token.
+    """
+
+    name: str
+    kind: BlockType
+    keep: bool
+    nbytes: int
+    damage: float
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The file to be written: metadata, and every tensor in file order with its planned type."""
+
+    metadata: dict[str, MetadataValue]
+    metadata_types: dict[str, tuple[int, ...]]
+    tensors: list[TensorPlan]
+
+    @property
+    def size(self) -> int:
+        """Exact bytes of the file."""
+        return file_size(self.metadata, self.metadata_types, self.tensors)
+
+
+def matrices(checkpoint: Checkpoint) -> list[str]:
+    """Canonical names of what can be quantized: every parameter with rows and columns."""
+    return [name for name in checkpoint.names() if len(checkpoint.shape(name)) == 2]
+
+
+def layout(checkpoint: Checkpoint, kinds: Mapping[str, BlockType]) -> Layout:
+    """The file with these types (canonical name → type); all else as in the original."""
+    by_file_name = {checkpoint.gguf_name(name): kind for name, kind in kinds.items()}
+    tensors = [
+        TensorPlan(tensor.name, tensor.shape, by_file_name.get(tensor.name, tensor.kind))
+        for tensor in checkpoint.file.tensors.values()
+    ]
+    weight: dict[str, int] = {}
+    for tensor in tensors:
+        weight[tensor.kind.name] = weight.get(tensor.kind.name, 0) + tensor.nbytes
+    added: dict[str, tuple[MetadataValue, tuple[int, ...]]] = {
+        "general.file_type": (_FILE_TYPES[max(weight, key=lambda kind: weight[kind])], (_UINT32,)),
+        "general.quantization_version": (2, (_UINT32,)),
+        "general.quantized_by": (f"smidgen {__version__}", (_STRING,)),
+    }
+    metadata = dict(checkpoint.file.metadata) | {key: value for key, (value, _) in added.items()}
+    types = dict(checkpoint.file.metadata_types) | {key: kind for key, (_, kind) in added.items()}
+    return Layout(metadata, types, tensors)
+
+
+def smallest_size(checkpoint: Checkpoint) -> int:
+    """Bytes of the smallest file that the target types allow."""
+    kinds: dict[str, BlockType] = {}
+    for name in matrices(checkpoint):
+        columns = checkpoint.shape(name)[1]
+        fitting = [kind for kind in (*TARGET_TYPES, checkpoint.kind(name)) if kind.fits(columns)]
+        kinds[name] = min(fitting, key=lambda kind: kind.bits_per_weight)
+    return layout(checkpoint, kinds).size
+
+
+def refuse_impossible(checkpoint: Checkpoint, budget: int) -> None:
+    """Raises BudgetError, with the smallest possible size, where no choice of types meets the budget."""
+    smallest = smallest_size(checkpoint)
+    if smallest > budget:
+        raise BudgetError(
+            f"{checkpoint.path.name} cannot be cut to {format_size(budget)} by quantization: the smallest possible file "
+            f"is {smallest} bytes. Ask for --fit {-(-smallest // 10**6)}MB or more."
+        )
+
+
+def choose(checkpoint: Checkpoint, damage: Mapping[str, Mapping[str, float]], budget: int) -> list[Choice]:
+    """The choice for every matrix with the least total damage whose file is at most `budget` bytes.
+
+    damage: canonical name → type name → nats per token, from `quant.survey`.
+    """
+    names = matrices(checkpoint)
+    sizes = {name: {BY_NAME[kind]: _bytes(checkpoint, name, BY_NAME[kind]) for kind in damage[name]} for name in names}
+    kept = {name: _bytes(checkpoint, name, checkpoint.kind(name)) for name in names}
+    fixed = layout(checkpoint, {}).size - sum(kept.values())
+    options = [
+        [Option(kind.name, nbytes, damage[name][kind.name]) for kind, nbytes in sizes[name].items()]
+        + [Option(_KEEP, kept[name], 0.0)]
+        for name in names
+    ]
+    chosen = allocate(options, budget - fixed)
+    return [
+        Choice(
+            name, checkpoint.kind(name) if option.label == _KEEP else BY_NAME[option.label], option.label == _KEEP,
+            option.nbytes, option.damage,
+        )
+        for name, option in zip(names, chosen, strict=True)
+    ]  # fmt: skip
+
+
+def _bytes(checkpoint: Checkpoint, name: str, kind: BlockType) -> int:
+    return TensorPlan(name, checkpoint.shape(name), kind).padded_bytes(checkpoint.file.alignment)

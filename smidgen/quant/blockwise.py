@@ -1,0 +1,88 @@
+"""Quantizing a whole model, block by block, so that each block is fitted to what really reaches it.
+
+The hidden states walk through the blocks as they are *after* quantization: the inputs from which a block's second
+moments are taken already carry the errors of all blocks before it (as in GPTQ, arXiv:2210.17323, section 4).
+
+Every finished part is on disk before the next begins, so that a killed cut goes on where it stopped. Resuming repeats
+exactly the operations that were interrupted, on the same numbers, so the result is the same to the bit.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from smidgen.calibrate.moments import INPUT_OF, linear_of, watch_inputs
+from smidgen.calibrate.walk import States, advance, run
+from smidgen.formats.checkpoint import Checkpoint
+from smidgen.formats.parts import load_block
+from smidgen.numerics.block_types import BlockType
+from smidgen.numerics.decode import decode
+from smidgen.progress import track
+from smidgen.quant.encode import Encoded, Metric, encode
+from smidgen.quant.workspace import Workspace
+from smidgen.shapes import Float, Int, UInt8
+
+_EMBEDDING_ROWS = 8192
+
+
+def quantize(
+    checkpoint: Checkpoint,
+    kinds: Mapping[str, BlockType],
+    ends: Mapping[str, Float[Tensor, "hidden hidden"]],
+    windows: Int[Tensor, "windows position"],
+    workspace: Workspace,
+) -> None:
+    """Encode every matrix of `kinds` and leave the bytes in `workspace`, each part as soon as it is done.
+
+    kinds: canonical name → type.  ends: metrics of the matrices outside the blocks.  windows: the calibration text.
+    Memory: one block twice (float32), the hidden states of all windows, second moments of one block's inputs.
+    """
+    layers = len(checkpoint.config.layers)
+    with track("Quantizing", layers + len(ends)) as task:
+        for name, hessian in ends.items():
+            if not workspace.has(name):
+                workspace.save(name, {name: _encode_rows(checkpoint, name, kinds[name], Metric.of(hessian))})
+            task.advance()
+        done, states = workspace.load_states()
+        if states is None:
+            states = _embed(checkpoint, workspace, windows)
+        task.advance(done)
+        for index in range(done, layers):
+            workspace.save(f"block-{index}", _quantize_block(checkpoint, index, kinds, states))
+            workspace.save_states(index + 1, states)
+            task.advance()
+
+
+def _encode_rows(checkpoint: Checkpoint, name: str, kind: BlockType, metric: Metric) -> Encoded:
+    total = checkpoint.shape(name)[0]
+    starts = range(0, total, _EMBEDDING_ROWS)
+    return encode((checkpoint.rows(name, at, min(at + _EMBEDDING_ROWS, total)) for at in starts), kind, metric)
+
+
+def _embed(checkpoint: Checkpoint, workspace: Workspace, windows: Int[Tensor, "windows position"]) -> States:
+    """What enters the first block from the quantized embedding."""
+    kind, packed = workspace.packed("embedding.weight")
+    distinct, places = windows.unique(return_inverse=True)
+    return decode(packed[distinct], kind)[places] * checkpoint.config.embedding_scale
+
+
+def _quantize_block(
+    checkpoint: Checkpoint, index: int, kinds: Mapping[str, BlockType], states: States
+) -> dict[str, Encoded]:
+    """Encode one block's matrices; `states` advance through the quantized block."""
+    block = load_block(checkpoint, index)
+    with watch_inputs(block) as moments:
+        run(block, states)
+    metrics = {name: Metric.of(moment.mean()) for name, moment in moments.items()}
+    encoded: dict[str, Encoded] = {}
+    for name in INPUT_OF:
+        linear, full_name = linear_of(block, name), f"blocks.{index}.{name}.weight"
+        kind = kinds[full_name]
+        encoded[full_name] = encode([linear.weight.detach()], kind, metrics[INPUT_OF[name]])
+        linear.weight.data.copy_(decode(encoded[full_name].packed, kind))
+    advance(block, states)
+    return encoded

@@ -1,0 +1,96 @@
+"""Text that the model writes itself: seeded, kept apart by purpose, cached, and never read half-written."""
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from smidgen.data.self_written import self_written
+from smidgen.errors import SmidgenError
+from smidgen.progress import Task
+from tests.data.test_text import ByteTokenizer
+
+MODEL = "ab" * 32
+
+
+class LetterSampler:
+    """Writes random letters; ends a document every `length` tokens, as TorchEngine.sample does."""
+
+    def __init__(self, length: int = 200) -> None:
+        self.length, self.calls, self.prompts = length, 0, []
+
+    def sample(
+        self, prompts: Tensor, tokens: int, temperature: float, seed: int, *,
+        end_ids: Collection[int], bos_id: int | None, progress: Task | None,
+    ) -> Tensor:  # fmt: skip
+        self.calls += 1
+        self.prompts.append(prompts)
+        generator = torch.Generator().manual_seed(seed)
+        ids = torch.randint(ord("a") + 2, ord("z") + 3, (len(prompts), tokens), generator=generator)
+        ids[:, :: self.length] = min(end_ids)
+        return ids
+
+
+def test_same_arguments_same_text_and_the_cache_spares_the_sampling(tmp_path: Path) -> None:
+    sampler = LetterSampler()
+    first = self_written(sampler, ByteTokenizer(), MODEL, 1000, 7, "calibration", tmp_path)
+    calls = sampler.calls
+    again = self_written(sampler, ByteTokenizer(), MODEL, 1000, 7, "calibration", tmp_path)
+    assert first == again and sampler.calls == calls
+    assert 1000 <= len(first.text) < 1300
+    elsewhere = self_written(LetterSampler(), ByteTokenizer(), MODEL, 1000, 7, "calibration", tmp_path / "other")
+    assert elsewhere.text == first.text
+    assert len(list(tmp_path.glob("*.json"))) == 1 and not list(tmp_path.glob("*.part"))
+
+
+def test_purposes_seeds_and_models_do_not_share_text(tmp_path: Path) -> None:
+    texts = {
+        self_written(LetterSampler(), ByteTokenizer(), model, 300, seed, purpose, tmp_path).text
+        for model, seed, purpose in [(MODEL, 0, "calibration"), (MODEL, 0, "evaluation"), (MODEL, 1, "calibration")]
+    }
+    assert len(texts) == 3
+    assert len(list(tmp_path.glob("*.json"))) == 3
+
+
+@pytest.mark.parametrize("damage", ["truncated", "other text", "other model", "not an object"])
+def test_a_damaged_cache_is_written_anew(tmp_path: Path, damage: str) -> None:
+    good = self_written(LetterSampler(), ByteTokenizer(), MODEL, 300, 0, "evaluation", tmp_path)
+    assert good.path is not None
+    stored = good.path.read_text()
+    record = json.loads(stored)
+    damaged = {
+        "truncated": stored[:-5],
+        "other text": json.dumps(record | {"text": "something else"}),
+        "other model": json.dumps(record | {"model_sha256": "cd" * 32}),
+        "not an object": "[1]",
+    }[damage]
+    good.path.write_text(damaged)
+    sampler = LetterSampler()
+    assert self_written(sampler, ByteTokenizer(), MODEL, 300, 0, "evaluation", tmp_path) == good
+    assert sampler.calls > 0 and json.loads(good.path.read_text()) == record
+
+
+def test_documents_start_from_bos_or_from_different_plain_tokens(tmp_path: Path) -> None:
+    with_bos, without = LetterSampler(), LetterSampler()
+    self_written(with_bos, ByteTokenizer(adds_bos=True), MODEL, 6000, 0, "calibration", tmp_path / "a")
+    text = self_written(without, ByteTokenizer(adds_bos=False), MODEL, 6000, 0, "calibration", tmp_path / "b").text
+    assert with_bos.prompts[0].unique().tolist() == [0]
+    starts = [chr(token - 2) for token in without.prompts[0].flatten().tolist()]
+    assert len(set(starts)) > 5 and all(start.isalpha() for start in starts)
+    assert all(start in text.split("\n\n") for start in starts)  # the sampler ends each document there at once
+
+
+def test_a_model_that_never_writes_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SmidgenError, match="--text FILE"):
+        self_written(LetterSampler(length=1), ByteTokenizer(), MODEL, 300, 0, "calibration", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_cache_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    with pytest.raises(SmidgenError, match="SMIDGEN_HOME"):
+        self_written(LetterSampler(), ByteTokenizer(), MODEL, 300, 0, "calibration", blocked)
