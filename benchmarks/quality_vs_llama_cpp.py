@@ -6,14 +6,15 @@
 
 Both sides get the same calibration text and the same number of tokens. For each size:
 
-- llama.cpp: the best of all mixtures in llama_cpp_mixtures.py whose file fits the size. A whole mixture is measured only if
-  its parts promise something: each body is measured once with the embedding left at F16, each embedding once with the
-  body left at F16, on a short text; mixtures are ranked by the sum of the two, and the first few are measured in full.
+- llama.cpp: the best of all mixtures in llama_cpp_mixtures.py whose file fits the size. A whole mixture is measured
+  only if its parts promise something: each body is measured once with the embedding left at F16, each embedding once
+  with the body left at F16, on a short text; mixtures are ranked by the sum of the two, and the first few are measured
+  in full.
 - smidgen: `smidgen cut --fit`, given exactly the bytes of llama.cpp's best file.
 
-The cost is KL(original ‖ cut) in nats a token on a text that neither side has seen, by smidgen's measure (float32, whole
-vocabulary, every position of every window) for both, on the same windows. Below 1 the ratio says that smidgen loses less.
-Takes about an hour on 2 cores; a repeated run finds finished measurements in `--work`.
+The cost is KL(original ‖ cut) in nats a token on a text that neither side has seen, by smidgen's measure (float32,
+whole vocabulary, every position of every window) for both, on the same windows. A ratio below 1 says that smidgen loses
+less. Takes about an hour on 2 cores; a repeated run finds finished measurements in `--work`.
 """
 
 import argparse
@@ -105,6 +106,7 @@ def screen(fitting: Iterable[Mixture], quantizer: Quantizer, meter: Meter, token
     for name, mixture in alone.items():
         quantizer.make(mixture, path)
         found[name] = meter.figures(path, windows, f"quick look at {mixture}")["kl_mean"]
+        say(f"quick look, KL {found[name]:.4f}: {mixture}")
     path.unlink(missing_ok=True)
     return found
 
@@ -151,13 +153,14 @@ def smidgen_side(options: argparse.Namespace, calibration: Path, fit: int, size:
 def make_imatrix(options: argparse.Namespace, tools: llama_cpp_tools.Tools, calibration: Path) -> tuple[Path, str]:
     """llama-imatrix on the calibration text (BOS at the start of each chunk, as the model's metadata asks)."""
     path = options.work / "imatrix.gguf"
-    chunks = str(options.tokens // _IMATRIX_CHUNK)
+    unfinished = path.with_name("unfinished-imatrix.gguf")  # the tool saves what it has now and then
     command = [
-        tools.imatrix, "-m", options.original, "-f", calibration, "-o", path, "-c", str(_IMATRIX_CHUNK), "--chunks", chunks,
-        "--no-ppl", "-t", str(options.threads),
+        tools.imatrix, "-m", options.original, "-f", calibration, "-o", unfinished, "-c", str(_IMATRIX_CHUNK),
+        "--chunks", str(options.tokens // _IMATRIX_CHUNK), "--no-ppl", "-t", str(options.threads),
     ]  # fmt: skip
     if not path.exists():
         record.run(command, options.work / "llama-imatrix.log")
+        unfinished.replace(path)
     return path, record.shown(command)
 
 
@@ -187,7 +190,8 @@ def compare_sizes(options: argparse.Namespace) -> dict[str, Any]:
         "seed": options.seed, "threads": options.threads, "imatrix": imatrix_command,
         "considered": {"bodies": len(BODIES), "embeddings": len(EMBEDDINGS), "near_a_size": len(near)},
         "screened": dict(sorted(costs.items(), key=lambda item: item[1])),
-        "sizes": [compare_at(size, sizes, costs, quantizer, meter, options, calibration_file) for size in options.sizes],
+        "sizes": [compare_at(size, sizes, costs, quantizer, meter, options, calibration_file)
+                  for size in options.sizes],
     }  # fmt: skip
 
 

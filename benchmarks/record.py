@@ -38,7 +38,7 @@ class Run:
 
 
 def run(command: Sequence[str | Path], log: Path, environment: Mapping[str, str] | None = None) -> Run:
-    """Run a command to its end with its output appended to `log`. Raises SmidgenError with its last line if it fails."""
+    """Run a command to its end, its output appended to `log`. Raises SmidgenError with its last line if it fails."""
     words = [str(word) for word in command]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
@@ -65,6 +65,14 @@ def run(command: Sequence[str | Path], log: Path, environment: Mapping[str, str]
         raise SmidgenError(f"{words[0]} failed with code {process.returncode}: {lines[-1]} (all of it is in {log})")
     unit = 1 if platform.system() == "Darwin" else 1024
     return Run(seconds, usage.ru_maxrss * unit)
+
+
+def json_from_python(arguments: Sequence[str]) -> Any:
+    """What a Python process with these arguments prints, read as JSON."""
+    answer = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
+    if answer.returncode:
+        raise SmidgenError(f"python {shown(arguments)} failed: {answer.stderr.strip()[-500:]}")
+    return json.loads(answer.stdout)
 
 
 def smidgen(*arguments: str | Path) -> list[str]:

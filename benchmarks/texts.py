@@ -1,9 +1,15 @@
 """Calibration and evaluation text for benchmarks: which piece of which file, and proof that they do not overlap.
 
-A piece is written `FILE` (from its beginning) or `FILE@0.5` (from the first line after half of it). Texts are named in results by
-file name and sha256, never by folder.
+A piece is written `FILE` (from its beginning) or `FILE@0.5` (from the first line after half of it). Texts are named in
+results by file name and sha256, never by folder.
+
+    python -m benchmarks.texts model.gguf piece.txt --tokens 16384 FILE[@START] …
+
+writes a piece and prints what it is as JSON: for benchmarks that must not load a tokenizer themselves.
 """
 
+import argparse
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +17,7 @@ from typing import Any
 
 from smidgen.data.text import overlap, read_text
 from smidgen.errors import SmidgenError
+from smidgen.formats.gguf_reader import GGUFFile
 from smidgen.model.tokenizer import Tokenizer
 
 _HIGHEST_OVERLAP = 0.01  # share of 8-token runs; encyclopedias repeat phrases, and markup
@@ -36,7 +43,7 @@ class Piece:
 
 
 def take(arguments: Sequence[str], tokens: int, tokenizer: Tokenizer) -> Piece:
-    """`tokens` tokens, an equal share from each `FILE` or `FILE@START`. Raises SmidgenError where a file has too few."""
+    """`tokens` tokens, the same number from each `FILE[@START]`. Raises SmidgenError where a file has too few."""
     share = -(-tokens // len(arguments))
     texts, sources = [], []
     for argument in arguments:
@@ -73,3 +80,21 @@ def _first_tokens(text: str, tokens: int, tokenizer: Tokenizer) -> str | None:
         if count >= tokens:
             return "".join(taken)
     return None
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("model", type=Path, help="GGUF file whose tokenizer counts")
+    parser.add_argument("destination", type=Path)
+    parser.add_argument("files", nargs="+", metavar="FILE[@START]")
+    parser.add_argument("--tokens", type=int, required=True)
+    options = parser.parse_args(arguments)
+    with GGUFFile.open(options.model) as file:
+        piece = take(options.files, options.tokens, Tokenizer.from_gguf(file.metadata))
+    piece.write(options.destination)
+    print(json.dumps(piece.description))
+
+
+if __name__ == "__main__":
+    main()

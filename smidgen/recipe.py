@@ -1,13 +1,15 @@
 """The cut: from a model and a byte budget to a smaller file, its report card, and the recipe that made both.
 
-The stages meet only here. Weights in → calibration text → survey (what would each type cost?) → plan → quantize block by
-block → write → measure what was written. Everything up to the written file is kept in `DIR/work` as it is
-finished; `--resume` goes on from there.
+The stages meet only here. Weights in → calibration text → survey (what would each type cost?) → plan → quantize
+block by block → write → measure what was written. Everything up to the written file is kept in `DIR/work` as it is
+finished, and `--resume` goes on from there.
 """
 
+import json
 import time
+import tomllib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,16 @@ from torch import Tensor
 from smidgen import __version__
 from smidgen.data.self_written import self_written
 from smidgen.data.text import TextSource, Windows, cut_into_windows, read_texts, spread
+from smidgen.engines.machine import peak_memory
 from smidgen.engines.torch import TorchEngine
-from smidgen.errors import SmidgenError
+from smidgen.errors import BadFile, SmidgenError
 from smidgen.formats.catalogue import cache_folder, locate
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.gguf_writer import write_gguf
+from smidgen.measure import measure
 from smidgen.model.tokenizer import Tokenizer
 from smidgen.numerics.block_types import BlockType
+from smidgen.outputs import write_companions
 from smidgen.plan import Choice, choose, layout, refuse_impossible
 from smidgen.progress import say
 from smidgen.quant.blockwise import quantize
@@ -35,6 +40,9 @@ from smidgen.sizes import format_size
 
 #: Tokens of the calibration text on which the survey looks at gradients; the cut itself uses all of them.
 SURVEY_TOKENS = 4096
+
+#: Of a text that is given, one window in so many is kept for measuring.
+HELD_OUT_EVERY = 5
 
 
 @dataclass(frozen=True)
@@ -51,23 +59,63 @@ class CutOptions:
     seed: int = 0
     threads: int | None = None
 
+    def as_recipe(self, model: str, sha256: str, sources: Sequence[TextSource]) -> dict[str, Any]:
+        """What `recipe.toml` says: everything that is needed to make the same file again."""
+        texts = [{"file": given, "sha256": source.sha256} for given, source in zip(self.texts, sources, strict=True)]
+        versions = {"smidgen": __version__, "torch": torch.__version__}
+        step = {"step": "quantize", "fit": self.fit, "tokens": self.tokens, "seed": self.seed, "texts": texts}
+        threads = torch.get_num_threads()
+        return {"model": model, "sha256": sha256, "threads": threads, "versions": versions, "steps": [step]}
+
 
 @dataclass
 class CutResult:
-    """Where things are, and the plan that was carried out.  path: None after a dry run."""
+    """Where things are, and the plan that was carried out.
+
+    path: None after a dry run.  card: what `card.json` holds, None where nothing was measured.
+    """
 
     path: Path | None
     choices: list[Choice]
     size: int
     seconds: float
-    steps: list[dict[str, Any]] = field(default_factory=list)
+    card: dict[str, Any] | None = None
+
+    def to_json(self) -> str:
+        """Everything as one JSON object."""
+        return json.dumps(
+            {
+                "path": None if self.path is None else str(self.path), "bytes": self.size, "seconds": self.seconds,
+                "expected_kl": sum(choice.damage for choice in self.choices),
+                "tensors": [
+                    {"name": c.name, "kind": c.kind.name, "kept": c.keep, "bytes": c.nbytes, "expected_kl": c.damage}
+                    for c in self.choices
+                ],
+                "card": self.card,
+            }
+        )  # fmt: skip
+
+    def describe(self) -> str:
+        """What a person wants to know at the end, in a few lines."""
+        if self.path is None:
+            return "Nothing was written (--dry-run)."
+        lines = [f"{self.path}: {self.size} bytes, in {self.seconds:.0f} s"]
+        if self.card is not None:
+            lines.append(f"Report card: {self.path.parent / 'card.html'}")
+        lines.append(f'Try it: smidgen run {self.path.parent} "Once upon a time"')
+        return "\n".join(lines)
 
 
-def cut(model: str, output: Path, options: CutOptions, *, resume: bool = False, dry_run: bool = False) -> CutResult:
-    """Cut `model` to `options.fit` bytes and write `output/model.gguf`.
+def cut(
+    model: str, output: Path, options: CutOptions, *, resume: bool = False, dry_run: bool = False, measured: bool = True
+) -> CutResult:
+    """Cut `model` to `options.fit` bytes and write `output/model.gguf` with its companions.
 
-    Raises BudgetError before any work where the size is impossible, SmidgenError or BadFile for bad input, an unwritable
-    or full disk, and for `resume` with other settings than the interrupted cut had.
+    model: catalogue name, .gguf file or folder of an earlier cut.  resume: go on where the same cut was interrupted.
+    dry_run: stop after the plan.  measured: compare original and result, and write the report card.
+
+    Raises BudgetError before any work where the size is impossible; SmidgenError or BadFile for bad input, an
+    unwritable or full disk, and for `resume` with other settings than the interrupted cut had.
     """
     started = time.monotonic()
     if options.threads is not None:
@@ -75,8 +123,7 @@ def cut(model: str, output: Path, options: CutOptions, *, resume: bool = False, 
     with Checkpoint.open(locate(model)) as checkpoint:
         refuse_impossible(checkpoint, options.fit)
         sources = read_texts(options.texts)
-        _prepare_folder(output)
-        workspace = _open_workspace(output / "work", checkpoint, sources, options, resume)
+        workspace = _open_workspace(output, checkpoint, sources, options, resume)
         windows = _calibration_windows(checkpoint, sources, options)
         surveyed = _survey(checkpoint, windows, options, workspace)
         choices = choose(checkpoint, surveyed.damage, options.fit)
@@ -90,8 +137,12 @@ def cut(model: str, output: Path, options: CutOptions, *, resume: bool = False, 
         quantize(checkpoint, encoded, surveyed.ends, windows, workspace)
         path = output / "model.gguf"
         _write(checkpoint, kinds, encoded, workspace, path)
-        steps = [_quantize_step(choices, workspace, options, sources)]
-        return CutResult(path, choices, path.stat().st_size, time.monotonic() - started, steps)
+        result = CutResult(path, choices, size, time.monotonic() - started)
+        if measured:
+            result.card = _measure(model, result, options, sources, windows, _step(choices, workspace, options, sources))
+        write_companions(output, model, checkpoint, options.as_recipe(model, checkpoint.sha256(), sources), result.card)
+        workspace.finish()
+        return result
 
 
 def describe_plan(choices: Sequence[Choice], size: int, budget: int) -> str:
@@ -108,22 +159,21 @@ def describe_plan(choices: Sequence[Choice], size: int, budget: int) -> str:
     )
 
 
-def _prepare_folder(output: Path) -> None:
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SmidgenError(f"{output} cannot be made: {error.strerror}. Choose another folder with -o.") from error
-
-
 def _open_workspace(
-    folder: Path, checkpoint: Checkpoint, sources: Sequence[TextSource], options: CutOptions, resume: bool
+    output: Path, checkpoint: Checkpoint, sources: Sequence[TextSource], options: CutOptions, resume: bool
 ) -> Workspace:
+    """`output/work`, bound to everything that the result depends on."""
     fingerprint = {
         "model": checkpoint.sha256(), "fit": options.fit, "texts": [source.sha256 for source in sources],
         "tokens": options.tokens, "seed": options.seed, "threads": torch.get_num_threads(),
         "smidgen": __version__, "torch": torch.__version__,
     }  # fmt: skip
-    return Workspace.resume(folder, fingerprint) if resume else Workspace.start(folder, fingerprint)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        open_or_start = Workspace.resume if resume else Workspace.start
+        return open_or_start(output / "work", fingerprint)
+    except OSError as error:
+        raise SmidgenError(f"{output} cannot be written: {error.strerror}. Choose another folder with -o.") from error
 
 
 def _calibration_windows(
@@ -131,15 +181,26 @@ def _calibration_windows(
 ) -> Int[Tensor, "windows position"]:
     """Full windows of about `options.tokens` tokens, each text giving an equal share."""
     tokenizer = Tokenizer.from_gguf(checkpoint.file.metadata)
-    if not sources:
-        folder = cache_folder() / "self-written"
-        sources = [self_written(TorchEngine(checkpoint), tokenizer, checkpoint.sha256(), options.tokens, options.seed, "calibration", folder)]
-    share = -(-options.tokens // len(sources))
-    parts = [spread(cut_into_windows(source.text, tokenizer), share, options.seed).full() for source in sources]
-    windows = torch.cat(parts)
+    if sources:
+        parts = [_calibration_part(cut_into_windows(source.text, tokenizer)) for source in sources]
+    else:
+        engine, folder = TorchEngine(checkpoint), cache_folder() / "self-written"
+        text = self_written(
+            engine, tokenizer, checkpoint.sha256(), options.tokens, options.seed, "calibration", folder
+        ).text
+        parts = [cut_into_windows(text, tokenizer)]
+    share = -(-options.tokens // len(parts))
+    windows = torch.cat([spread(part, share, options.seed).full() for part in parts])
     if not len(windows):
-        raise SmidgenError("The calibration text is shorter than one window of 512 tokens. Give more text, or leave out --text.")
+        raise SmidgenError(
+            "The calibration text has fewer than 512 tokens. Give more text, or leave out --text to let the model write."
+        )
     return windows
+
+
+def _calibration_part(windows: Windows) -> Windows:
+    """All but every fifth window: those stay unseen, so that the result can be measured on the same text."""
+    return windows.take([place for place in range(len(windows)) if place % HELD_OUT_EVERY != HELD_OUT_EVERY - 1])
 
 
 def _survey(
@@ -170,3 +231,54 @@ def _write(
 
     plan = layout(checkpoint, kinds)
     write_gguf(path, plan.metadata, plan.metadata_types, plan.tensors, packed)
+
+
+def _step(
+    choices: Sequence[Choice], workspace: Workspace, options: CutOptions, sources: Sequence[TextSource]
+) -> dict[str, Any]:
+    """What the card says about the cut: settings, and what became of each matrix."""
+    tensors: list[dict[str, Any]] = []
+    for choice in choices:
+        entry = {"name": choice.name, "kind": choice.kind.name, "bytes": choice.nbytes, "damage": choice.damage}
+        if not choice.keep:
+            outcome = workspace.outcome(choice.name)
+            entry |= {
+                "compensated": outcome.compensated, "loss": outcome.loss, "rounding_loss": outcome.rounding_loss
+            }  # fmt: skip
+        tensors.append(entry | {"kept": choice.keep})
+    names = [source.name for source in sources] or ["written by the model itself"]
+    parameters = {"fit": options.fit, "tokens": options.tokens, "seed": options.seed, "calibration": names}
+    return {"step": "quantize", "parameters": parameters, "tensors": tensors}
+
+
+def _measure(
+    model: str, result: CutResult, options: CutOptions, sources: Sequence[TextSource],
+    windows: Int[Tensor, "windows position"], step: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """The report card of the written file. A given text is measured on where it was not calibrated on."""
+    assert result.path is not None
+    return measure(
+        model, result.path, options.texts, seed=options.seed, threads=options.threads, calibrated_on=windows,
+        output=result.path.parent / "card.json", steps=[step], cut_name=result.path.parent.resolve().name,
+        cost={"seconds": result.seconds, "peak_ram_bytes": peak_memory()},
+    )  # fmt: skip
+
+
+def read_recipe(path: Path) -> CutOptions:
+    """The options that a `recipe.toml` repeats. Raises BadFile for anything that is not one."""
+    try:
+        recipe = tomllib.loads(path.read_text(encoding="utf-8"))
+        (step,) = recipe["steps"]
+        texts = tuple(str(text["file"]) for text in step["texts"])
+        options = CutOptions(
+            int(step["fit"]), texts, int(step["tokens"]), int(step["seed"]), int(recipe["threads"])
+        )
+        hashes = [str(text["sha256"]) for text in step["texts"]]
+    except OSError as error:
+        raise BadFile(f"The recipe {path} cannot be read: {error.strerror}. Give the recipe.toml of a cut.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadFile(f"{path} is not a recipe ({error}). Give the recipe.toml of a cut.") from error
+    for text, wanted in zip(texts, hashes, strict=True):
+        if read_texts([text])[0].sha256 != wanted:
+            raise BadFile(f"The text {text} is not the one that {path} was made with. Restore it, or cut with --fit.")
+    return options

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+import smidgen  # noqa: F401 - first of all, because it sets up OpenMP before torch is loaded
+
 
 @pytest.fixture(scope="session")
 def gemma_path() -> Path:

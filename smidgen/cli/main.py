@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from smidgen.cli import options
-from smidgen.errors import SmidgenError
+from smidgen.errors import SmidgenError, printable
 
 # name → (module with a function `command`, summary in `smidgen --help`), in the order of a newcomer's day
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -129,7 +129,7 @@ def _usage_message(error: Any) -> str:
 
 
 def _file_of(error: OSError) -> str:
-    return f": {error.filename}" if error.filename else ""
+    return f": {printable(error.filename)}" if error.filename else ""
 
 
 def _leave_closed_pipe() -> int:

@@ -11,6 +11,8 @@ import typer
 
 from smidgen import progress
 
+MODEL_HELP = "Catalogue name (see `smidgen models`), .gguf file, or folder that `smidgen cut` wrote."
+
 _debug = False
 
 
@@ -31,14 +33,7 @@ def _set_quiet(value: bool) -> bool:
     return value
 
 
-Model = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL",
-        help="Catalogue name (see `smidgen models`), .gguf file, or folder that `smidgen cut` wrote.",
-        show_default=False,
-    ),
-]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_set_quiet, help="No progress, no notes.")]
 Debug = Annotated[bool, typer.Option("--debug", callback=_set_debug, help="Show a traceback when something fails.")]

@@ -1,6 +1,7 @@
 """`smidgen run`: complete a prompt, streaming to stdout."""
 
 import json as json_format
+import os
 import sys
 from typing import Annotated
 
@@ -70,10 +71,12 @@ def command(
 def _read_prompt(prompt: str | None) -> str:
     """The argument, or all of stdin. Raises SmidgenError if there is neither, or if it is not text."""
     if prompt is not None and prompt != "-":
-        return prompt
-    if prompt is None and sys.stdin.isatty():
+        raw = os.fsencode(prompt)
+    elif prompt is None and sys.stdin.isatty():
         raise SmidgenError('no prompt: give one, as in `smidgen run MODEL "Once upon a time"`, or pipe it in.')
+    else:
+        raw = sys.stdin.buffer.read().removesuffix(b"\n")
     try:
-        return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n")
+        return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise SmidgenError(f"the prompt on stdin is not UTF-8 text ({error.reason} at byte {error.start}).") from error
+        raise SmidgenError(f"the prompt is not UTF-8 text ({error.reason} at byte {error.start}).") from error

@@ -1,9 +1,9 @@
 """Text that the model writes itself, for calibrating and measuring without any download.
 
 A language model's own samples, drawn at temperature 1 from its beginning-of-text token, follow the distribution it
-was trained to reproduce; they serve calibration about as well as real text (LLM-QAT, Liu et al. 2023,
-arXiv:2305.17888; Williams & Aletras 2024, arXiv:2410.17170). Calibration and evaluation draw from different seeds, so what is
-measured on was never calibrated on. Real text of one's own field, where there is any, is the better choice.
+was trained to reproduce, and need no data of its makers (LLM-QAT, Liu et al. 2023, arXiv:2305.17888, trains on them;
+Williams & Aletras 2024, arXiv:2410.17170, calibrate on them). Calibration and evaluation draw from different seeds, so
+what is measured on was never calibrated on. Real text of one's own field, where there is any, is the better choice.
 
 A sample is one window long. It starts from BOS or, for models without one, from a random plain-text token; where the
 model ends its text, the sample goes on with a new document. Documents are joined by an empty line into one text, which
@@ -21,9 +21,9 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from smidgen.data.files import write_whole
+from smidgen.atomic import write_whole
 from smidgen.data.text import WINDOW, TextSource, TextTokenizer
-from smidgen.errors import SmidgenError
+from smidgen.errors import SmidgenError, printable
 from smidgen.progress import Task, track
 from smidgen.shapes import Int
 
@@ -94,7 +94,7 @@ def self_written(
 
 def _write(sampler: Sampler, tokenizer: WritersTokenizer, key: _Key) -> str:
     documents: list[str] = []
-    have, steps = 0, key.window - 1
+    have, steps = 0, min(key.window - 1, key.tokens)
     for turn in range(_ROUNDS_AT_MOST):
         missing = key.tokens - have
         if missing <= 0:
@@ -171,5 +171,5 @@ def _cache(key: _Key, text: str, folder: Path) -> None:
         write_whole(key.path(folder), json.dumps(record, ensure_ascii=False))
     except OSError as error:
         raise SmidgenError(
-            f"Cannot write the cache in {folder}: {error.strerror}. Set SMIDGEN_HOME to a folder of yours."
+            f"Cannot write the cache in {printable(folder)}: {error.strerror}. Set SMIDGEN_HOME to a folder of yours."
         ) from error

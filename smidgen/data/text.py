@@ -10,7 +10,7 @@ import hashlib
 import random
 import re
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from smidgen.errors import BadFile, SmidgenError
+from smidgen.errors import BadFile, SmidgenError, printable
 from smidgen.shapes import Int
 
 WINDOW = 512
@@ -30,8 +30,11 @@ _LONGEST_SPLIT = 16  # tokens that can share characters: byte tokens of a few ch
 class TextTokenizer(Protocol):
     """What is needed here of `model.tokenizer.Tokenizer`."""
 
-    adds_bos: bool
-    bos_id: int | None
+    @property
+    def adds_bos(self) -> bool: ...
+
+    @property
+    def bos_id(self) -> int | None: ...
 
     def encode(self, text: str, *, add_bos: bool = False, parse_special: bool = False) -> list[int]: ...
 
@@ -65,27 +68,28 @@ def read_text(argument: str | Path) -> TextSource:
         path, name = Path(after), before
     try:
         data = path.read_bytes()
-    except OSError as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
-        raise BadFile(f"Cannot read the text {path}: {reason}. Give a UTF-8 text file.") from error
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        reason = (
+            "no such file" if isinstance(error, FileNotFoundError) else getattr(error, "strerror", None) or str(error)
+        )
+        raise BadFile(f"Cannot read the text {printable(path)}: {reason}. Give a UTF-8 text file.") from error
     text = _decode_strictly(data.removeprefix(_BYTE_ORDER_MARK), len(data), path)
     return TextSource.of(name or path.name, text, path, name)
 
 
 def _decode_strictly(data: bytes, size: int, path: Path) -> str:
-    skipped = size - len(data)
+    """size: of the file, byte order mark included, so that offsets are those of the file."""
+    skipped, shown = size - len(data), printable(path)
     if not data.strip():
-        raise BadFile(f"The text {path} is empty. Give a UTF-8 text file.")
+        raise BadFile(f"The text {shown} is empty. Give a UTF-8 text file.")
     zero = data.find(0)
     if zero >= 0:
-        raise BadFile(f"{path} is not text: a zero byte at offset {zero + skipped}. Give a UTF-8 text file.")
+        raise BadFile(f"{shown} is not text: a zero byte at offset {zero + skipped}. Give a UTF-8 text file.")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        offset = error.start + skipped
-        raise BadFile(
-            f"{path} is not UTF-8: byte 0x{data[error.start]:02x} at offset {offset}. Convert it, for example with iconv."
-        ) from error
+        bad = f"byte 0x{data[error.start]:02x} at offset {error.start + skipped}"
+        raise BadFile(f"{shown} is not UTF-8: {bad}. Convert it, for example with iconv.") from error
 
 
 def read_texts(arguments: Iterable[str | Path]) -> list[TextSource]:
@@ -94,7 +98,7 @@ def read_texts(arguments: Iterable[str | Path]) -> list[TextSource]:
     seen: set[str] = set()
     for source in sources:
         if source.name in seen:
-            raise SmidgenError(f"Two texts are named {source.name}. Tell them apart as in --text NAME=FILE.")
+            raise SmidgenError(f"Two texts are named {printable(source.name)}. Tell them apart as in --text NAME=FILE.")
         seen.add(source.name)
     return sources
 
@@ -126,6 +130,14 @@ class Windows:
         chosen = torch.tensor(list(indices), dtype=torch.long)
         parts = (self.ids[chosen], self.lengths[chosen], self.text_bytes[chosen], self.first_bytes[chosen])
         return Windows(*parts, self.has_bos)
+
+    def rows(self) -> list[list[int]]:
+        """The ids of each window, without padding."""
+        return [row[:length] for row, length in zip(self.ids.tolist(), self.lengths.tolist(), strict=True)]
+
+    def trimmed(self) -> "Windows":
+        """Without the columns that are padding in every window."""
+        return replace(self, ids=self.ids[:, : int(self.lengths.max())])
 
     def full(self) -> Int[Tensor, "batch position"]:
         """The ids of the windows that need no padding: what calibration wants."""

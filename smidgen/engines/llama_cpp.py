@@ -7,16 +7,12 @@ Prompts are tokenized first, so that a prompt that does not fit the context is r
 that there is exactly one BOS: a template or a person may write one that the tokenizer then adds once more.
 """
 
-import json
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
-from urllib.parse import urlsplit
 
 from smidgen.engines.llama_cpp_server import DEFAULT_CONTEXT, LlamaServer
 from smidgen.errors import SmidgenError, Unsupported
@@ -152,16 +148,19 @@ class LlamaCppEngine:
     ) -> None:
         self.facts = read_facts(path)
         self.ctx_size = choose_context(self.facts, ctx_size)
-        self._key = secrets.token_urlsafe()
         self._server = LlamaServer(
-            path, ctx_size=self.ctx_size, api_key=self._key, threads=threads, parallel=parallel, verbose=verbose
+            path,
+            ctx_size=self.ctx_size,
+            api_key=secrets.token_urlsafe(),
+            threads=threads,
+            parallel=parallel,
+            verbose=verbose,
         )
-        self._host = urlsplit(self._server.address).netloc
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids as llama.cpp sees a prompt: special tokens recognised, the model's BOS in front, once."""
         request = {"content": text, "add_special": True, "parse_special": True}
-        ids: list[int] = self._call("/tokenize", request)["tokens"]
+        ids: list[int] = self._server.call("/tokenize", request)["tokens"]
         if self.facts.bos_id is not None and ids[:2] == [self.facts.bos_id] * 2:
             return ids[1:]
         return ids
@@ -186,7 +185,7 @@ class LlamaCppEngine:
             "n_predict": max_tokens if fits else room,
             "stream": True,
         }
-        return Reply(self._events("/completion", request), len(ids), "max_tokens" if fits else "context")
+        return Reply(self._server.events("/completion", request), len(ids), "max_tokens" if fits else "context")
 
     def chat(
         self, messages: Sequence[Message], max_tokens: int | None = None, sampling: Sampling | None = None
@@ -196,11 +195,11 @@ class LlamaCppEngine:
         Raises Unsupported for a model without a template, SmidgenError if the conversation does not fit the context.
         """
         require_chat_template(self.facts)
-        prompt = self._call("/apply-template", {"messages": list(messages)})["prompt"]
+        prompt = self._server.call("/apply-template", {"messages": list(messages)})["prompt"]
         return self.stream(prompt, max_tokens, sampling)
 
     def close(self) -> None:
-        """Free the model. Safe to call twice."""
+        """Stop what is being written and free the model. Safe to call twice."""
         self._server.close()
 
     def __enter__(self) -> Self:
@@ -218,39 +217,6 @@ class LlamaCppEngine:
         else:
             advice = f"shorten it: this model allows --ctx-size {self.facts.context_length} at most"
         return SmidgenError(f"the prompt has {tokens} tokens: no room in a context of {self.ctx_size}; {advice}.")
-
-    def _call(self, endpoint: str, request: dict[str, Any]) -> dict[str, Any]:
-        with closing(HTTPConnection(self._host)) as connection:
-            return json.loads(self._post(connection, endpoint, request).read())
-
-    def _events(self, endpoint: str, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """The server-sent events of a streamed request; closing the generator cancels it."""
-        with closing(HTTPConnection(self._host)) as connection:
-            for line in self._post(connection, endpoint, request):
-                if line.startswith(b"data: "):
-                    yield json.loads(line[len(b"data: ") :])
-                elif line.startswith(b"error: "):
-                    raise _failure(line[len(b"error: ") :])
-
-    def _post(self, connection: HTTPConnection, endpoint: str, request: dict[str, Any]) -> HTTPResponse:
-        headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
-        try:
-            connection.request("POST", endpoint, json.dumps(request), headers)
-            response = connection.getresponse()
-        except (OSError, HTTPException) as error:
-            raise SmidgenError(f"llama.cpp stopped answering ({type(error).__name__}).") from error
-        if response.status != 200:
-            raise _failure(response.read())
-        return response
-
-
-def _failure(body: bytes) -> SmidgenError:
-    """llama.cpp's own message, as one of our errors."""
-    try:
-        message = json.loads(body)["error"]["message"]
-    except (ValueError, KeyError, TypeError):
-        message = body.decode(errors="replace")[:200]
-    return SmidgenError(f"llama.cpp: {message}")
 
 
 def generate(

@@ -8,16 +8,19 @@ Endpoints: https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README
 """
 
 import ipaddress
+import json
+import os
 import signal
 import socket
+import sys
 import threading
-from collections.abc import Callable
-from contextlib import closing
-from http.client import HTTPConnection
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 from importlib import import_module
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 from urllib.parse import urlsplit
 
 from smidgen.engines.machine import default_threads
@@ -60,6 +63,7 @@ class LlamaServer:
         params.hostnames, params.port = [host], port
         params.api_keys = [api_key] if api_key else []
         params.verbosity = _VERBOSE if verbose else _SILENT
+        params.n_batch = params.n_ubatch  # a cancelled request stops at the next batch, so keep them small
         params.warmup = warm_up
         _make_safe(params)
         if port:
@@ -74,10 +78,28 @@ class LlamaServer:
         finally:
             _restore_signal_handlers()
         self.address: str = self._server.listening_address
-        _wait_until_running(self.address, api_key)
+        self._connections: set[HTTPConnection] = set()
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._wait_until_running()
+
+    def call(self, endpoint: str, request: dict[str, Any]) -> dict[str, Any]:
+        """The answer to one request, as JSON. Raises SmidgenError with llama.cpp's words if it refuses."""
+        with self._exchange("POST", endpoint, request) as response:
+            return json.loads(response.read())
+
+    def events(self, endpoint: str, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The events of a streamed answer as they come. Closing the generator cancels the request."""
+        with self._exchange("POST", endpoint, request) as response:
+            for line in response:
+                if line.startswith(b"data: "):
+                    yield json.loads(line[len(b"data: ") :])
+                elif line.startswith(b"error: "):
+                    raise _refusal(line[len(b"error: ") :])
 
     def close(self) -> None:
-        """Stop serving and free the model. Safe to call twice."""
+        """Stop our own requests and free the model, once other clients have been answered. Safe to call twice."""
+        for connection in list(self._connections):
+            connection.close()
         self._server = None  # its destructor waits for the server's threads
 
     def __enter__(self) -> Self:
@@ -88,21 +110,62 @@ class LlamaServer:
     ) -> None:
         self.close()
 
+    def _wait_until_running(self) -> None:
+        """Return once the server's loop has answered a request.
 
-def serve(server: Callable[[], LlamaServer], announce: Callable[[LlamaServer], None]) -> None:
-    """Start a server, announce it, keep it running until Ctrl-C or SIGTERM; a second one of these ends the process."""
+        llama.cpp reports itself ready just before its loop starts; stopped in between, it would miss that and never
+        end. The list of adapters is a question that only the loop can answer.
+        """
+        with self._exchange("GET", "/lora-adapters") as response:
+            response.read()
+
+    @contextmanager
+    def _exchange(self, method: str, endpoint: str, request: dict[str, Any] | None = None) -> Iterator[HTTPResponse]:
+        """One request over a connection of its own, and its answer once that has begun well."""
+        connection = HTTPConnection(urlsplit(self.address).netloc)
+        self._connections.add(connection)
+        try:
+            body = None if request is None else json.dumps(request)
+            connection.request(method, endpoint, body, self._headers)
+            response = connection.getresponse()
+            if response.status != 200:
+                raise _refusal(response.read())
+            yield response
+        except (OSError, HTTPException) as error:
+            raise SmidgenError(f"llama.cpp stopped answering ({type(error).__name__}).") from error
+        finally:
+            connection.close()
+            self._connections.discard(connection)
+
+
+def _refusal(body: bytes) -> SmidgenError:
+    """llama.cpp's own message, as one of our errors."""
+    try:
+        message = json.loads(body)["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        message = body.decode(errors="replace")[:200]
+    return SmidgenError(f"llama.cpp: {message}")
+
+
+def serve(start: Callable[[], LlamaServer], announce: Callable[[LlamaServer], None]) -> NoReturn:
+    """Start a server, announce it, and keep it running until Ctrl-C or SIGTERM, which end this process with code 0.
+
+    The process ends without taking the server apart: llama.cpp would first wait for the requests under way, for as
+    long as they take.
+    """
     stop = threading.Event()
 
     def ask_to_stop(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         stop.set()
 
     signal.signal(signal.SIGINT, ask_to_stop)
     signal.signal(signal.SIGTERM, ask_to_stop)
-    with server() as running:
-        announce(running)
-        stop.wait()
+    server = start()
+    announce(server)
+    stop.wait()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def check_exposure(host: str, api_key: str | None) -> None:
@@ -138,17 +201,6 @@ def _make_safe(params: Any) -> None:
     params.cors_origins = "localhost"  # llama.cpp's default lets the pages of any site read the answers
     params.ctx_shift = False
     params.cache_ram_mib = 0  # llama.cpp's default keeps up to 8 GiB of earlier prompts in memory
-
-
-def _wait_until_running(address: str, api_key: str | None) -> None:
-    """Return once the server's loop has answered a request.
-
-    llama.cpp reports itself ready just before its loop starts; stopped in between, it would miss the signal and never end.
-    The list of adapters is a question that only the loop can answer.
-    """
-    with closing(HTTPConnection(urlsplit(address).netloc)) as connection:
-        connection.request("GET", "/lora-adapters", headers={"Authorization": f"Bearer {api_key}"})
-        connection.getresponse().read()
 
 
 def _refuse_taken_port(host: str, port: int) -> None:

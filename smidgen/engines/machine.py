@@ -7,6 +7,7 @@ bandwidth is the fastest that any engine can decode.
 import math
 import os
 import platform
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,6 @@ import numpy as np
 
 _RAPL = Path("/sys/class/powercap")
 _BANDWIDTH_BYTES = 512 << 20  # larger than the caches of common processors
-_BANDWIDTH_PASSES = 5
 
 
 def default_threads() -> int:
@@ -27,21 +27,38 @@ def default_threads() -> int:
 
 def machine_name() -> str:
     """Processor, cores, memory and system, such as `AMD EPYC, 2 cores, 25 GB, Linux x86_64`."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return f"{_processor()}, {default_threads()} cores, {memory / 1e9:.0f} GB, {platform.system()} {platform.machine()}"
+    system = f"{platform.system()} {platform.machine()}"
+    return f"{_processor()}, {default_threads()} cores, {_total_memory() / 1e9:.0f} GB, {system}"
 
 
-def read_bandwidth(threads: int) -> float:
-    """Bytes a second that `threads` threads read from memory together: the best of a few passes over a large array."""
-    memory = np.ones(_BANDWIDTH_BYTES // 8, dtype=np.int64)
-    pieces = np.array_split(memory, threads)
-    best = math.inf
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in range(_BANDWIDTH_PASSES):
+def peak_memory() -> int:
+    """The most resident memory this process has had, in bytes.
+
+    Not `ru_maxrss` on Linux: a process inherits that figure from the one that started it.
+    """
+    try:
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+    except (OSError, IndexError):
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+class BandwidthMeter:
+    """Bytes a second that `threads` threads together read from memory; `best` of the turns taken so far."""
+
+    def __init__(self, threads: int) -> None:
+        self.best = 0.0
+        self._memory = np.ones(min(_BANDWIDTH_BYTES, _total_memory() // 8) // 8, dtype=np.int64)
+        self._pieces = np.array_split(self._memory, threads)
+
+    def take_turn(self) -> None:
+        """Read the whole of a large array once."""
+        with ThreadPoolExecutor(len(self._pieces)) as pool:
             start = time.perf_counter()
-            list(pool.map(np.bitwise_or.reduce, pieces))
-            best = min(best, time.perf_counter() - start)
-    return memory.nbytes / best
+            list(pool.map(np.bitwise_or.reduce, self._pieces))
+            self.best = max(self.best, self._memory.nbytes / (time.perf_counter() - start))
 
 
 def energy_microjoules(root: Path = _RAPL) -> int | None:
@@ -86,6 +103,10 @@ def _container_limit(cores: int) -> int:
         return cores if quota == "max" else min(cores, math.ceil(int(quota) / int(period)))
     except (OSError, ValueError):
         return cores
+
+
+def _total_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _processor() -> str:

@@ -12,10 +12,11 @@ import os
 import re
 import secrets
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from smidgen.errors import BadFile, SmidgenError, Unsupported
+from smidgen.errors import BadFile, SmidgenError, Unsupported, printable
 
 MODEL_FILE = "model.gguf"  # what `cut` calls the model inside the folder it writes
 _LICENCE_PATTERN = re.compile(r"(LICEN[CS]E|NOTICE|COPYING|[A-Z]+_TERMS)(\.|$)", re.IGNORECASE)
@@ -102,15 +103,15 @@ def locate(name_or_path: str | os.PathLike[str]) -> Path:
     if path.is_dir():
         return _locate_in_folder(path)
     if path.exists():
-        raise BadFile(f"{path} is neither a file nor a folder; give a .gguf file or a folder that `smidgen cut` wrote.")
+        raise BadFile(f"{printable(path)} is neither a file nor a folder; give a .gguf file or a folder cut wrote.")
     if _HUB_PATTERN.fullmatch(text) and not text.endswith(".gguf"):
         raise Unsupported(
             f"{text} is not a path here, and Hugging Face repo ids are not supported yet. Download a .gguf file and "
             f"give its path, or use a catalogue name: {', '.join(CATALOGUE)}."
         )
     raise SmidgenError(
-        f"{text} is no file, folder or catalogue name. Give a .gguf file, a folder that `smidgen cut` wrote, or one "
-        f"of: {', '.join(CATALOGUE)}."
+        f"{printable(text)} is no file, folder or catalogue name. Give a .gguf file, a folder that `smidgen cut` "
+        f"wrote, or one of: {', '.join(CATALOGUE)}."
     )
 
 
@@ -154,13 +155,15 @@ def _locate_in_folder(folder: Path) -> Path:
         return model
     others = sorted(file.name for file in folder.glob("*.gguf"))
     if others:
-        raise BadFile(f"{folder} has no {MODEL_FILE} but {', '.join(others[:3])}; give the path of one .gguf file.")
+        names = ", ".join(map(printable, others[:3]))
+        raise BadFile(f"{printable(folder)} has no {MODEL_FILE} but {names}; give the path of one .gguf file.")
     if (folder / "config.json").is_file():
         raise Unsupported(
-            f"{folder} is in Hugging Face layout, which is not supported yet; convert it to a .gguf file and give that."
+            f"{printable(folder)} is in Hugging Face layout, which is not supported yet; convert it to a .gguf file "
+            f"and give that."
         )
     raise BadFile(
-        f"{folder} is a folder without {MODEL_FILE}; give a folder that `smidgen cut` wrote, a .gguf file, "
+        f"{printable(folder)} is a folder without {MODEL_FILE}; give a folder that `smidgen cut` wrote, a .gguf file, "
         f"or one of: {', '.join(CATALOGUE)}."
     )
 
@@ -235,10 +238,8 @@ def _is_verified(path: Path, entry: Entry) -> bool:
 
 def _remember(path: Path, fingerprint: str) -> None:
     """Note that `path` was verified; failing to (a read-only cache) only means hashing again next time."""
-    try:
+    with suppress(OSError):
         _sidecar(path).write_text(fingerprint)
-    except OSError:
-        pass
 
 
 def _join(parts: list[Path], target: Path, entry: Entry) -> Path:
@@ -267,6 +268,7 @@ def _join(parts: list[Path], target: Path, entry: Entry) -> Path:
             f"free some space or set SMIDGEN_HOME to another folder."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # replaced, or never made
+            temporary.unlink()
     _remember(target, _fingerprint(target, entry.sha256))
     return target

@@ -22,6 +22,7 @@ import os
 import stat
 import struct
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn, Self
 
@@ -366,7 +367,7 @@ def _read_tensor_entry(cursor: _Cursor, index: int) -> tuple[str, tuple[int, ...
 
 def _refuse_overlaps(cursor: _Cursor, tensors: list[TensorInfo]) -> None:
     ordered = sorted(tensors, key=lambda info: info.offset)
-    for before, after in zip(ordered, ordered[1:], strict=False):
+    for before, after in pairwise(ordered):
         if before.offset + before.nbytes > after.offset:
             cursor.bad(f"tensors {printable(before.name)} and {printable(after.name)} overlap at byte {after.offset}")
 

@@ -18,7 +18,7 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 from gguf.gguf_writer import WriterState
 
-from smidgen.formats.atomic import replacing
+from smidgen.atomic import replacing
 from smidgen.formats.gguf_reader import (
     ARRAY,
     DEFAULT_ALIGNMENT,

@@ -63,11 +63,12 @@ def compare(original: Scorer, cut: Scorer, windows: Windows, label: str = "measu
     """
     if original.config.vocabulary != cut.config.vocabulary:
         raise Unsupported(
-            f"The models have different vocabularies ({original.config.vocabulary} and {cut.config.vocabulary} tokens), "
-            "which cannot be compared yet. Measure against a model with the same tokenizer."
+            f"The models have different vocabularies ({original.config.vocabulary} and {cut.config.vocabulary} "
+            "tokens), which cannot be compared yet. Measure against a model with the same tokenizer."
         )
     if len(windows) == 0:
         raise SmidgenError("There is no text to measure on. Give a longer one.")
+    windows = windows.trimmed()
     bytes_per_window = windows.ids.shape[1] * 4 * max(original.config.hidden, cut.config.hidden)
     group = max(1, _HIDDEN_BYTES // bytes_per_window)
     groups = [windows.take(range(at, min(at + group, len(windows)))) for at in range(0, len(windows), group)]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from smidgen.model.config import LayerConfig
-from smidgen.model.linear import blank_linear
+from smidgen.model.linear import BlankLinear
 from smidgen.model.norms import RMSNorm
 from smidgen.model.rope import rotary_tables, rotate
 from smidgen.shapes import Bool, Float
@@ -55,10 +55,10 @@ class Attention(nn.Module):
     def __init__(self, layer: LayerConfig, hidden: int, epsilon: float) -> None:
         super().__init__()
         self.layer = layer
-        self.query = blank_linear(hidden, layer.heads * layer.head_dim)
-        self.key = blank_linear(hidden, layer.kv_heads * layer.head_dim)
-        self.value = blank_linear(hidden, layer.kv_heads * layer.head_dim)
-        self.output = blank_linear(layer.heads * layer.head_dim, hidden)
+        self.query = BlankLinear(hidden, layer.heads * layer.head_dim)
+        self.key = BlankLinear(hidden, layer.kv_heads * layer.head_dim)
+        self.value = BlankLinear(hidden, layer.kv_heads * layer.head_dim)
+        self.output = BlankLinear(layer.heads * layer.head_dim, hidden)
         self.query_norm = RMSNorm(layer.head_dim, epsilon) if layer.qk_norm else None
         self.key_norm = RMSNorm(layer.head_dim, epsilon) if layer.qk_norm else None
 

@@ -22,10 +22,11 @@ from typing import Any
 
 import jinja2
 import jinja2.nodes
+from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from smidgen.errors import SmidgenError, printable
 
@@ -62,7 +63,9 @@ def render_chat(
     specials = dict(specials or {})
     for place, message in enumerate(messages):
         if not isinstance(message.get("role"), str):
-            raise SmidgenError(f"message {place + 1} of the chat has no role; give it a role such as user or assistant.")
+            raise SmidgenError(
+                f"message {place + 1} of the chat has no role; give it a role such as user or assistant."
+            )
     if messages and messages[0]["role"] == "system" and not takes_system_role(template, specials):
         messages = fold_system(messages)
     return _render(template, messages, specials, add_generation_prompt)
@@ -84,7 +87,7 @@ def _takes_system_role(template: str, specials: tuple[tuple[str, str], ...]) -> 
 
 
 def fold_system(messages: Sequence[Message]) -> list[Message]:
-    """The messages with the first, a system message, in front of the next one if that is the user's, else as a user's."""
+    """The first message, a system message, put in front of the user's that follows, or made a user's if none does."""
     system, *rest = messages
     if not rest or rest[0]["role"] != "user":
         return [{**system, "role": "user"}, *rest]
@@ -101,7 +104,9 @@ def _parts(content: Any) -> list[Any]:
     return list(content) if isinstance(content, list | tuple) else [{"type": "text", "text": str(content or "")}]
 
 
-def _render(template: str, messages: Sequence[Message], specials: Mapping[str, str], add_generation_prompt: bool) -> str:
+def _render(
+    template: str, messages: Sequence[Message], specials: Mapping[str, str], add_generation_prompt: bool
+) -> str:
     given = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": add_generation_prompt}
     pieces: list[str] = []
     length = 0
@@ -113,6 +118,10 @@ def _render(template: str, messages: Sequence[Message], specials: Mapping[str, s
                 length += len(piece)
                 if length > LONGEST_TEXT:
                     raise SecurityError(f"it writes more than {LONGEST_TEXT} characters")
+    except _TooManySteps:
+        raise SmidgenError(
+            f"the model's chat template runs for more than {MOST_STEPS} steps; it was stopped."
+        ) from None
     except (RecursionError, MemoryError):
         raise SmidgenError("the model's chat template is nested too deep or too large to be used.") from None
     except Exception as error:  # a template is a program and can fail in any way a program can
@@ -121,18 +130,20 @@ def _render(template: str, messages: Sequence[Message], specials: Mapping[str, s
     return "".join(pieces)
 
 
+class _TooManySteps(BaseException):
+    """Not an Exception, so that no filter can swallow it."""
+
+
 @contextmanager
 def _limited_steps() -> Iterator[None]:
     """Count the lines of Python run in this thread (loops, macros and filters alike) and stop at MOST_STEPS."""
     left = MOST_STEPS
-    refused: bool = False
 
     def count(frame: FrameType, event: str, argument: Any) -> Callable[..., Any]:
-        nonlocal left, refused
+        nonlocal left
         left -= 1
-        if left < 0 and not refused:
-            refused = True
-            raise SecurityError(f"it runs for more than {MOST_STEPS} steps")
+        if left < 0:
+            raise _TooManySteps
         return count
 
     outer = sys.gettrace()  # a debugger's or a coverage tool's
@@ -151,7 +162,7 @@ def _compile(template: str) -> jinja2.Template:
 
 
 class _GenerationBlock(Extension):
-    """{% generation %} … {% endgeneration %} marks what the assistant wrote, for training; here it is only its content."""
+    """{% generation %} … {% endgeneration %} marks the assistant's words, for training; here only they count."""
 
     tags = {"generation"}
 
@@ -188,7 +199,9 @@ def _environment() -> _Environment:
     return environment
 
 
-def _to_json(value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False) -> str:
+def _to_json(
+    value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
+) -> str:
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 

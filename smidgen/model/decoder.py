@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from smidgen.model.attention import Attention, LayerCache, soft_cap
 from smidgen.model.config import LayerConfig, ModelConfig
-from smidgen.model.linear import blank_embedding, blank_linear
+from smidgen.model.linear import BlankEmbedding, BlankLinear
 from smidgen.model.norms import RMSNorm
 from smidgen.shapes import Float, Int
 
@@ -22,9 +22,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, layer: LayerConfig, hidden: int) -> None:
         super().__init__()
-        self.gate = blank_linear(hidden, layer.ffn_width)
-        self.up = blank_linear(hidden, layer.ffn_width)
-        self.down = blank_linear(layer.ffn_width, hidden)
+        self.gate = BlankLinear(hidden, layer.ffn_width)
+        self.up = BlankLinear(hidden, layer.ffn_width)
+        self.down = BlankLinear(layer.ffn_width, hidden)
         self.activation = layer.activation
 
     def forward(self, x: Float[Tensor, "... hidden"]) -> Float[Tensor, "... hidden"]:
@@ -74,10 +74,10 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.embedding = blank_embedding(config.vocabulary, config.hidden)
+        self.embedding = BlankEmbedding(config.vocabulary, config.hidden)
         self.blocks = nn.ModuleList(Block(layer, config.hidden, config.norm_epsilon) for layer in config.layers)
         self.final_norm = RMSNorm(config.hidden, config.norm_epsilon)
-        self.head = None if config.tied_head else blank_linear(config.hidden, config.vocabulary)
+        self.head = None if config.tied_head else BlankLinear(config.hidden, config.vocabulary)
 
     def embed(self, ids: Int[Tensor, "batch position"]) -> Float[Tensor, "batch position hidden"]:
         """What enters the first block."""

@@ -1,14 +1,20 @@
-"""Linear layers without bias whose weights are left uninitialised, because a file is about to fill them."""
+"""Linear and embedding layers whose weights are left uninitialised, because a file is about to fill them."""
 
-import torch
 from torch import nn
 
 
-def blank_linear(inputs: int, outputs: int) -> nn.Linear:
-    """A linear layer, weight [outputs, inputs], on torch's default device; no time goes into random numbers."""
-    return nn.Linear(inputs, outputs, bias=False, device="meta").to_empty(device=torch.get_default_device())
+class BlankLinear(nn.Linear):
+    """A linear layer without bias, weight [outputs, inputs]; no time goes into random numbers."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, bias=False)
+
+    def reset_parameters(self) -> None:
+        """Leaves the weight as it was allocated."""
 
 
-def blank_embedding(rows: int, width: int) -> nn.Embedding:
-    """The same for an embedding, weight [rows, width]."""
-    return nn.Embedding(rows, width, device="meta").to_empty(device=torch.get_default_device())
+class BlankEmbedding(nn.Embedding):
+    """An embedding, weight [rows, width], filled later in the same way."""
+
+    def reset_parameters(self) -> None:
+        """Leaves the weight as it was allocated."""

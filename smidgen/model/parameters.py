@@ -19,26 +19,30 @@ BLOCK_LINEARS = (
     "feed_forward.down.weight",
 )
 
+_QK_NORMS = ("attention.query_norm.weight", "attention.key_norm.weight")
+_POST_NORMS = ("attention_post_norm.weight", "feed_forward_post_norm.weight")
+
 
 def block_shapes(layer: LayerConfig, hidden: int) -> dict[str, Shape]:
-    """Names within one block → shapes; linear weights are (out, in)."""
+    """Names within one block → shapes, in the order in which the data meets them; linear weights are (out, in)."""
     query, key = layer.heads * layer.head_dim, layer.kv_heads * layer.head_dim
     shapes: dict[str, Shape] = {
         "attention_norm.weight": (hidden,),
         "attention.query.weight": (query, hidden),
         "attention.key.weight": (key, hidden),
         "attention.value.weight": (key, hidden),
+        "attention.query_norm.weight": (layer.head_dim,),
+        "attention.key_norm.weight": (layer.head_dim,),
         "attention.output.weight": (hidden, query),
+        "attention_post_norm.weight": (hidden,),
         "feed_forward_norm.weight": (hidden,),
         "feed_forward.gate.weight": (layer.ffn_width, hidden),
         "feed_forward.up.weight": (layer.ffn_width, hidden),
         "feed_forward.down.weight": (hidden, layer.ffn_width),
+        "feed_forward_post_norm.weight": (hidden,),
     }
-    if layer.qk_norm:
-        shapes |= {f"attention.{role}_norm.weight": (layer.head_dim,) for role in ("query", "key")}
-    if layer.post_norms:
-        shapes |= {f"{part}_post_norm.weight": (hidden,) for part in ("attention", "feed_forward")}
-    return shapes
+    absent = (() if layer.qk_norm else _QK_NORMS) + (() if layer.post_norms else _POST_NORMS)
+    return {name: shape for name, shape in shapes.items() if name not in absent}
 
 
 def parameter_shapes(config: ModelConfig) -> dict[str, Shape]:

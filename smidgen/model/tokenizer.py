@@ -35,8 +35,8 @@ class Tokenizer:
         self._vocabulary = vocabulary
         self._coder = coder
         self._add_space_prefix = add_space_prefix
-        self.adds_bos = adds_bos and vocabulary.bos_id is not None
-        self.bos_id = vocabulary.bos_id
+        self.bos_id = vocabulary.roles.get("bos_token")
+        self.adds_bos = adds_bos and self.bos_id is not None
         self.eos_ids = vocabulary.end_ids
         self.missing_bytes = coder.missing_bytes if isinstance(coder, ByteLevel) else frozenset[int]()
         user_defined = {i for i, kind in enumerate(vocabulary.kinds) if kind == TokenKind.USER_DEFINED}
@@ -64,8 +64,13 @@ class Tokenizer:
         """The number of tokens in the vocabulary."""
         return len(self._vocabulary)
 
+    @property
+    def special_texts(self) -> dict[str, str]:
+        """Texts of the special tokens, as chat templates name them: bos_token, eos_token, unk_token, pad_token."""
+        return {name: self.token_text(token) for name, token in self._vocabulary.roles.items()}
+
     def token_text(self, token: int) -> str:
-        """A token as the file spells it, e.g. "▁the" or "<bos>": for chat templates and tables, not for output."""
+        """A token as the file spells it, e.g. "▁the" or "<bos>": for templates and tables, not for output."""
         return self._vocabulary.texts[token]
 
     def encode(self, text: str, *, add_bos: bool = False, parse_special: bool = False) -> list[int]:

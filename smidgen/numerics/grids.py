@@ -22,7 +22,7 @@ from torch import Tensor
 
 from smidgen.numerics import block_types as types
 from smidgen.numerics.block_types import BlockType
-from smidgen.shapes import Float
+from smidgen.shapes import Float, UInt8
 
 IQ4_NL_LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
@@ -67,7 +67,11 @@ class Grid:
         self.levels = torch.tensor(levels, dtype=torch.float32)
         self.first, self.last = float(levels[0]), float(levels[-1])
         self.uniform = len(levels) == self.last - self.first + 1
-        self._midpoints = (self.levels[1:] + self.levels[:-1]) / 2
+        # For levels that are not evenly spaced: the nearest level of every half step from the first to the last. Levels
+        # are integers, so borders between them fall on half steps, and looking up beats searching many times over.
+        midpoints = (self.levels[1:] + self.levels[:-1]) / 2
+        half_steps = torch.arange(2 * self.first, 2 * self.last + 1) / 2
+        self._nearest = self.levels[torch.bucketize(half_steps + 0.25, midpoints)]
 
     def open_block(self, weights: Float[Tensor, "block rows"]) -> tuple[Tensor, ...]:
         """Choose what the groups of a block share; for simple formats nothing."""
@@ -78,19 +82,22 @@ class Grid:
         raise NotImplementedError
 
     def round(self, weights: Tensor, scales: Scales, inverse: Tensor) -> tuple[Tensor, Tensor]:
-        """Nearest code and its value. weights, and both results: [*candidates, rows].
+        """Nearest level and its value. weights, and both results: [*candidates, rows].
 
         inverse: 1/scale, 0 where the scale is 0 (the group then decodes to −offset).
         """
-        shifted = weights if scales.offset is None else weights + scales.offset
+        level = (weights if scales.offset is None else weights + scales.offset) * inverse
         if self.uniform:
-            level = (shifted * inverse).round_().clamp_(self.first, self.last)
-            code = level - self.first
+            level.round_().clamp_(self.first, self.last)
         else:
-            code = torch.bucketize(shifted * inverse, self._midpoints, out_int32=True)
-            level = self.levels[code]
+            place = level.mul_(2).sub_(2 * self.first).clamp_(0, len(self._nearest) - 1).int()
+            level = self._nearest.index_select(0, place.flatten()).view(place.shape)
         value = level * scales.scale
-        return code.to(torch.uint8), value if scales.offset is None else value - scales.offset
+        return level, value if scales.offset is None else value - scales.offset
+
+    def codes(self, level: Tensor) -> UInt8[Tensor, "..."]:
+        """Index of each level, counted from the lowest."""
+        return (level - self.first if self.uniform else torch.searchsorted(self.levels, level)).to(torch.uint8)
 
 
 def inverse_scale(scale: Tensor) -> Tensor:

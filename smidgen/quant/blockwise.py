@@ -7,24 +7,20 @@ Every finished part is on disk before the next begins, so that a killed cut goes
 exactly the operations that were interrupted, on the same numbers, so the result is the same to the bit.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from smidgen.calibrate.moments import INPUT_OF, linear_of, watch_inputs
 from smidgen.calibrate.walk import States, advance, run
 from smidgen.formats.checkpoint import Checkpoint
-from smidgen.formats.parts import load_block
+from smidgen.formats.parts import embed, load_block
 from smidgen.numerics.block_types import BlockType
 from smidgen.numerics.decode import decode
 from smidgen.progress import track
 from smidgen.quant.encode import Encoded, Metric, encode
 from smidgen.quant.workspace import Workspace
-from smidgen.shapes import Float, Int, UInt8
+from smidgen.shapes import Float, Int
 
 _EMBEDDING_ROWS = 8192
 
@@ -38,18 +34,19 @@ def quantize(
 ) -> None:
     """Encode every matrix of `kinds` and leave the bytes in `workspace`, each part as soon as it is done.
 
-    kinds: canonical name → type.  ends: metrics of the matrices outside the blocks.  windows: the calibration text.
+    kinds: canonical name → type; matrices not named stay as they are.  ends: metrics of the matrices outside the blocks.  windows: the calibration text.
     Memory: one block twice (float32), the hidden states of all windows, second moments of one block's inputs.
     """
     layers = len(checkpoint.config.layers)
-    with track("Quantizing", layers + len(ends)) as task:
-        for name, hessian in ends.items():
+    outside = [name for name in ends if name in kinds]
+    with track("Quantizing", layers + len(outside)) as task:
+        for name in outside:
             if not workspace.has(name):
-                workspace.save(name, {name: _encode_rows(checkpoint, name, kinds[name], Metric.of(hessian))})
+                workspace.save(name, {name: _encode_rows(checkpoint, name, kinds[name], Metric.of(ends[name]))})
             task.advance()
         done, states = workspace.load_states()
         if states is None:
-            states = _embed(checkpoint, workspace, windows)
+            states = _embed(checkpoint, workspace, windows, "embedding.weight" in kinds)
         task.advance(done)
         for index in range(done, layers):
             workspace.save(f"block-{index}", _quantize_block(checkpoint, index, kinds, states))
@@ -63,8 +60,12 @@ def _encode_rows(checkpoint: Checkpoint, name: str, kind: BlockType, metric: Met
     return encode((checkpoint.rows(name, at, min(at + _EMBEDDING_ROWS, total)) for at in starts), kind, metric)
 
 
-def _embed(checkpoint: Checkpoint, workspace: Workspace, windows: Int[Tensor, "windows position"]) -> States:
-    """What enters the first block from the quantized embedding."""
+def _embed(
+    checkpoint: Checkpoint, workspace: Workspace, windows: Int[Tensor, "windows position"], encoded: bool
+) -> States:
+    """What enters the first block, from the quantized embedding where it was encoded."""
+    if not encoded:
+        return embed(checkpoint, windows)
     kind, packed = workspace.packed("embedding.weight")
     distinct, places = windows.unique(return_inverse=True)
     return decode(packed[distinct], kind)[places] * checkpoint.config.embedding_scale
@@ -81,8 +82,9 @@ def _quantize_block(
     encoded: dict[str, Encoded] = {}
     for name in INPUT_OF:
         linear, full_name = linear_of(block, name), f"blocks.{index}.{name}.weight"
-        kind = kinds[full_name]
-        encoded[full_name] = encode([linear.weight.detach()], kind, metrics[INPUT_OF[name]])
-        linear.weight.data.copy_(decode(encoded[full_name].packed, kind))
+        if full_name in kinds:
+            kind = kinds[full_name]
+            encoded[full_name] = encode([linear.weight.detach()], kind, metrics[INPUT_OF[name]])
+            linear.weight.data.copy_(decode(encoded[full_name].packed, kind))
     advance(block, states)
     return encoded

@@ -69,7 +69,8 @@ def _compensate_rows(W: Float[Tensor, "in rows"], grid: Grid, U: Tensor) -> UInt
             end = start + grid.group
             inside = U[start:end, start:end] if U.ndim == 2 else U[start:end]
             tried = grid.candidates(W[start:end], frame)
-            codes[start:end], errors, kept = _round_group(W[start:end], grid, tried, inside)
+            levels, errors, kept = _round_group(W[start:end], grid, tried, inside)
+            codes[start:end] = grid.codes(levels)
             scales.append(kept.stored)
             if U.ndim == 2 and end < columns:
                 W[end:].addmm_(U[start:end, end:].T, errors, alpha=-1)
@@ -78,20 +79,20 @@ def _compensate_rows(W: Float[Tensor, "in rows"], grid: Grid, U: Tensor) -> UInt
 
 def _round_group(
     weights: Float[Tensor, "group rows"], grid: Grid, tried: Scales, U: Tensor
-) -> tuple[UInt8[Tensor, "group rows"], Float[Tensor, "group rows"], Scales]:
-    """Round one group under every candidate; per row keep the best. Returns codes, errors e and the kept scales."""
+) -> tuple[Float[Tensor, "group rows"], Float[Tensor, "group rows"], Scales]:
+    """Round one group under every candidate; per row keep the best. Returns levels, errors e and the kept scales."""
     inverse = inverse_scale(tried.scale)
     w = weights[:, None].expand(-1, *tried.scale.shape).contiguous()  # [group, candidates, rows]
-    codes = torch.empty(w.shape, dtype=torch.uint8)
+    levels = torch.empty_like(w)
     diagonal = U.diagonal() if U.ndim == 2 else U
     for i in range(len(w)):
-        codes[i], value = grid.round(w[i], tried, inverse)
+        levels[i], value = grid.round(w[i], tried, inverse)
         error = w[i].sub_(value).div_(diagonal[i])  # from here on w[i] holds e
         if U.ndim == 2:
             w[i + 1 :].addcmul_(error[None], U[i, i + 1 :, None, None], value=-1)
     best = w.square().sum(0).argmin(0)
     index = best.expand(len(w), 1, -1)
-    return codes.gather(1, index)[:, 0], w.gather(1, index)[:, 0], tried.pick(best)
+    return levels.gather(1, index)[:, 0], w.gather(1, index)[:, 0], tried.pick(best)
 
 
 def damage(error: Float[Tensor, "out in"], hessian: Float[Tensor, "in in"]) -> Float[Tensor, " out"]:

@@ -27,15 +27,17 @@ from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.parts import head_name
 from smidgen.numerics import block_types as types
 from smidgen.numerics.block_types import BlockType
+from smidgen.numerics.decode import decode
 from smidgen.progress import track
-from smidgen.quant.encode import Metric, encode
+from smidgen.quant.compensate import compensate, damage
+from smidgen.quant.encode import Metric
 from smidgen.shapes import Float, Int
 
 #: What the cut may choose from. Every llama.cpp reads these, and rows allow at least the simple ones.
 TARGET_TYPES = (
     types.Q4_0, types.IQ4_NL, types.Q4_K, types.Q4_1, types.Q5_0, types.Q5_K, types.Q5_1, types.Q6_K, types.Q8_0,
 )  # fmt: skip
-_SAMPLED_ROWS = 384
+_SAMPLED_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -57,22 +59,25 @@ def survey(
     found: dict[str, dict[str, float]] = {}
 
     def visit(seen: BlockSurvey) -> None:
-        metrics = {name: Metric.of(moment.mean()) for name, moment in seen.moments.items()}
-        for name in INPUT_OF:
-            weight = linear_of(seen.block, name).weight.detach()
-            chosen = torch.randperm(len(weight), generator=generator)[:_SAMPLED_ROWS]
-            importance = seen.importance[name][chosen] * (len(weight) / len(chosen))
-            found[f"blocks.{seen.index}.{name}.weight"] = _damages(
-                weight[chosen], importance, metrics[INPUT_OF[name]], kinds
-            )
+        for source, moment in seen.moments.items():
+            # Matrices that share an input share its factorisation, and are rounded together.
+            readers = [name for name in INPUT_OF if INPUT_OF[name] == source]
+            rows, importance = zip(*(_sample(seen, name, generator) for name in readers), strict=True)
+            losses = _losses(torch.cat(rows), Metric.of(moment.mean()), kinds)
+            for place, name in enumerate(readers):
+                start = sum(len(part) for part in rows[:place])
+                own = slice(start, start + len(rows[place]))
+                found[f"blocks.{seen.index}.{name}.weight"] = {
+                    kind: 0.5 * float(importance[place] @ loss[own]) for kind, loss in losses.items()
+                }
 
     with track("Measuring what each type would cost", 2 * len(checkpoint.config.layers) + 1) as task:
         ends = end_metrics(checkpoint, survey_blocks(checkpoint, windows, visit, task))
     tokens = windows[:, 1:].flatten()
     for name, hessian in ends.items():
         ids = tokens[torch.randint(len(tokens), (2 * _SAMPLED_ROWS,), generator=generator)]
-        importance = torch.full((len(ids),), 1 / len(ids))
-        found[name] = _damages(checkpoint.gather(name, ids), importance, Metric.of(hessian), kinds)
+        losses = _losses(checkpoint.gather(name, ids), Metric.of(hessian), kinds)
+        found[name] = {kind: 0.5 * float(loss.mean()) for kind, loss in losses.items()}
     return Survey(found, ends)
 
 
@@ -84,9 +89,19 @@ def end_metrics(checkpoint: Checkpoint, ends: EndSurvey) -> dict[str, Float[Tens
     return {"embedding.weight": as_input, "head.weight": ends.head_input}
 
 
-def _damages(
-    rows: Float[Tensor, "rows in"], importance: Float[Tensor, " rows"], metric: Metric, kinds: Sequence[BlockType]
-) -> dict[str, float]:
-    """½ Σ importance · loss in each type that fits."""
+def _sample(
+    seen: BlockSurvey, name: str, generator: torch.Generator
+) -> tuple[Float[Tensor, "rows in"], Float[Tensor, " rows"]]:
+    """Some rows of a matrix, and how much each matters, scaled up to stand for all."""
+    weight = linear_of(seen.block, name).weight.detach()
+    chosen = torch.randperm(len(weight), generator=generator)[:_SAMPLED_ROWS]
+    return weight[chosen], seen.importance[name][chosen] * (len(weight) / len(chosen))
+
+
+def _losses(
+    rows: Float[Tensor, "rows in"], metric: Metric, kinds: Sequence[BlockType]
+) -> dict[str, Float[Tensor, " rows"]]:
+    """(ΔW H ΔWᵀ)ᵣᵣ of each row, compensated, in each type that fits."""
     fitting = [kind for kind in kinds if kind.fits(rows.shape[1])]
-    return {kind.name: 0.5 * float(importance @ encode([rows], kind, metric).loss) for kind in fitting}
+    packed = {kind: compensate(rows, kind, metric.factor) for kind in fitting}
+    return {kind.name: damage(decode(packed[kind], kind).sub_(rows), metric.hessian) for kind in fitting}

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from smidgen.errors import SmidgenError
-from smidgen.formats.atomic import replacing
+from smidgen.atomic import replacing
 from smidgen.numerics.block_types import BY_NAME, BlockType
 from smidgen.quant.encode import Encoded
 from smidgen.shapes import UInt8

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from smidgen.data.self_written import self_written
+from smidgen.data.self_written import Purpose, self_written
 from smidgen.errors import SmidgenError
 from smidgen.progress import Task
 from tests.data.test_text import ByteTokenizer
@@ -46,10 +46,11 @@ def test_same_arguments_same_text_and_the_cache_spares_the_sampling(tmp_path: Pa
     assert len(list(tmp_path.glob("*.json"))) == 1 and not list(tmp_path.glob("*.part"))
 
 
-def test_purposes_seeds_and_models_do_not_share_text(tmp_path: Path) -> None:
+def test_purposes_and_seeds_do_not_share_text(tmp_path: Path) -> None:
+    cases: list[tuple[int, Purpose]] = [(0, "calibration"), (0, "evaluation"), (1, "calibration")]
     texts = {
-        self_written(LetterSampler(), ByteTokenizer(), model, 300, seed, purpose, tmp_path).text
-        for model, seed, purpose in [(MODEL, 0, "calibration"), (MODEL, 0, "evaluation"), (MODEL, 1, "calibration")]
+        self_written(LetterSampler(), ByteTokenizer(), MODEL, 300, seed, purpose, tmp_path).text
+        for seed, purpose in cases
     }
     assert len(texts) == 3
     assert len(list(tmp_path.glob("*.json"))) == 3

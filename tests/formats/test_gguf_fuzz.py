@@ -174,9 +174,7 @@ def real_header(gemma_path: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 
 @settings(bounded, max_examples=60)
 @given(damage=damages_in_place, region=st.sampled_from(["keys", "vocabulary", "last keys and tensors"]))
-def test_a_whole_real_header(
-    real_header: tuple[Path, int], damage: list[tuple[Mutation, float]], region: str
-) -> None:
+def test_a_whole_real_header(real_header: tuple[Path, int], damage: list[tuple[Mutation, float]], region: str) -> None:
     """Windows of 16 kB: the first holds all keys before the vocabulary, the last those after it and all tensors."""
     path, length = real_header
     window = 16_384

@@ -79,8 +79,8 @@ def test_tensors(tmp_path: Path, alignment: int | None) -> None:
             info = file.tensors[name]
             assert info.offset % file.alignment == 0
             assert info.nbytes == array.nbytes
-            assert file.packed(name).shape == (array.size // array.shape[-1], array.strides[0] if array.ndim == 2 else
-                                               array.shape[-1] * array.itemsize)
+            row_bytes = array.shape[-1] * array.itemsize
+            assert file.packed(name).shape == (array.nbytes // row_bytes, row_bytes)
             assert file.packed(name).tobytes() == array.tobytes()
         kinds = {name: (info.kind, info.shape) for name, info in file.tensors.items()}
         assert kinds == {

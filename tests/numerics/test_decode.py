@@ -109,9 +109,10 @@ def test_a_read_only_map_becomes_a_tensor_without_a_warning_or_a_copy() -> None:
 
 @pytest.mark.parametrize("model", ["gemma_path", "smollm_path"])
 def test_real_tensors_decode_as_the_reference(model: str, request: pytest.FixtureRequest) -> None:
-    """Some rows of every tensor; each type in the file is met."""
+    """The first and last rows of every tensor; each type in the file is met."""
     path: Path = request.getfixturevalue(model)
     with GGUFFile.open(path) as file:
         for name, info in file.tensors.items():
-            rows = file.packed(name)[:64]
-            assert_same_bits(decode(as_bytes_tensor(rows), info.kind), reference(rows, info.kind))
+            packed = file.packed(name)
+            for rows in (packed[:8], packed[-8:]):
+                assert_same_bits(decode(as_bytes_tensor(rows), info.kind), reference(rows, info.kind))

@@ -9,13 +9,19 @@ A vocabulary may lack bytes (SmolLM2 lacks 0x04 and seven others that occur in v
 `encode` leaves them out and merges nothing across the gap; `missing_bytes` names them.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
-from smidgen.errors import BadFile, Unsupported
+from smidgen.errors import BadFile, SmidgenError, Unsupported
 from smidgen.model.tokenizers.vocabulary import MetadataValue, TokenKind, Vocabulary
+
+LONGEST_SPACE = (
+    1_000_000  # white space in a row; the library's regular expressions give up (and crash) at ten times that
+)
+_SPACES = re.compile(r"\s+")
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
 # GPT-4's expression, and the same with at most so many digits to a word.
@@ -99,7 +105,9 @@ class ByteLevel:
         self.pieces = [_piece(vocabulary, index) for index in range(len(vocabulary))]
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a stretch of text without special tokens."""
+        """Token ids of a stretch of text without special tokens. Raises SmidgenError for a million spaces in a row."""
+        if len(text) > LONGEST_SPACE and any(len(run[0]) > LONGEST_SPACE for run in _SPACES.finditer(text)):
+            raise SmidgenError(f"the text has more than {LONGEST_SPACE} spaces in a row; shorten the run.")
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         return [token for token in ids if token < self._size] if self.missing_bytes else ids
 

@@ -60,6 +60,7 @@ class Vocabulary:
 
     model: "llama" (SentencePiece-like) or "gpt2" (byte-level BPE).
     control: ids of tokens that mean something other than their text (control and unknown tokens).
+    roles: ids by the name that chat templates give them ("bos_token", "eos_token", "unk_token", "pad_token").
     end_ids: ids after which generation stops.
     """
 
@@ -68,8 +69,7 @@ class Vocabulary:
     kinds: list[int]
     ids: dict[str, int]
     control: frozenset[int]
-    bos_id: int | None
-    eos_id: int | None
+    roles: dict[str, int]
     end_ids: frozenset[int]
 
     @classmethod
@@ -89,15 +89,12 @@ class Vocabulary:
             twice = next(text for index, text in enumerate(texts) if ids[text] != index)
             raise BadFile(f"tokenizer.ggml.tokens holds {twice[:40]!r} twice; each token must occur once.")
         kinds = _kinds(metadata, len(texts), required=model == "llama")
-        default = (1, 2) if model == "llama" else (None, None)  # bos and eos of the first Llama models
-        bos_id = _special_id(metadata, "bos", len(texts), default[0])
-        eos_id = _special_id(metadata, "eos", len(texts), default[1])
-        end_ids = _end_ids(metadata, ids, len(texts))
-        end_ids |= {eos_id} if eos_id is not None else set()
+        roles = _roles(metadata, len(texts), model)
+        end_ids = _end_ids(metadata, ids, len(texts)) | ({roles["eos_token"]} if "eos_token" in roles else set())
         control = {i for i, kind in enumerate(kinds) if kind in (TokenKind.CONTROL, TokenKind.UNKNOWN)}
         named = END_TEXTS.union(FILL_TEXTS, *FILL_END_TEXTS.values())
         control |= {ids[text] for text in named if text in ids}
-        return cls(model, texts, kinds, ids, frozenset(control), bos_id, eos_id, frozenset(end_ids))
+        return cls(model, texts, kinds, ids, frozenset(control), roles, frozenset(end_ids))
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -161,6 +158,14 @@ def _special_id(metadata: Mapping[str, MetadataValue], role: str, size: int, def
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < size:
         raise BadFile(f"{key} is {str(value)[:40]}, outside the vocabulary of {size} tokens.")
     return value
+
+
+def _roles(metadata: Mapping[str, MetadataValue], size: int, model: str) -> dict[str, int]:
+    first_llama = {"unk_token": 0, "bos_token": 1, "eos_token": 2}  # what holds where no key says otherwise
+    keys = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+    defaults = first_llama if model == "llama" else {}
+    found = {name: _special_id(metadata, role, size, defaults.get(name)) for name, role in keys.items()}
+    return {name: token for name, token in found.items() if token is not None}
 
 
 def _end_ids(metadata: Mapping[str, MetadataValue], ids: dict[str, int], size: int) -> set[int]:

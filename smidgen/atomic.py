@@ -119,3 +119,10 @@ def _publish(file: BinaryIO, partial: Path, target: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a small text file, UTF-8, the same way. Raises SmidgenError where it cannot be written."""
+    data = text.encode("utf-8")
+    with replacing(path, len(data)) as file:
+        file.write(data)

@@ -1,0 +1,63 @@
+"""`smidgen cut`: make a model fit a size."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from smidgen.cli import options
+
+
+def command(
+    model: options.Model,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the result.", show_default=False)
+    ],
+    fit: Annotated[
+        str | None, typer.Option("--fit", metavar="SIZE", help="Largest size of the file: 165MB, 1.2GB, 512MiB.")
+    ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option("--text", metavar="FILE", help="Calibration text, repeatable.  [default: text by the model itself]"),
+    ] = None,
+    tokens: Annotated[int, typer.Option("--tokens", min=512, metavar="N", help="Tokens of calibration.")] = 16_384,
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", metavar="FILE", help="Repeat the cut that wrote this recipe.toml.")
+    ] = None,
+    measure: Annotated[bool, typer.Option("--measure/--no-measure", help="Write the report card.")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its expected cost, and stop.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the same cut was interrupted.")] = False,
+    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of every random choice.")] = 0,
+    threads: options.Threads = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Make a model fit a size by quantizing it where that hurts least, and measure what was lost.
+
+    Writes DIR/model.gguf, never larger than --fit, with card.html (the report), card.json, README.md, recipe.toml and
+    the original's licence. Runs in llama.cpp, Ollama, LM Studio and everything else that reads GGUF.
+
+    \b
+    Examples:
+      smidgen cut gemma-3-270m --fit 165MB -o gemma-small
+      smidgen cut model-f16.gguf --fit 1.2GB --text my-field.txt -o small
+      smidgen cut gemma-3-270m --fit 165MB -o gemma-small --resume
+      smidgen cut gemma-3-270m --recipe gemma-small/recipe.toml -o again
+    """
+    from smidgen.recipe import CutOptions, cut, read_recipe
+    from smidgen.sizes import parse_size
+
+    if recipe is not None:
+        if fit is not None or text:
+            raise typer.BadParameter("--recipe already says what --fit and --text would")
+        wanted = read_recipe(recipe)
+    elif fit is None:
+        raise typer.BadParameter("--fit SIZE (or --recipe FILE) is needed, for example --fit 165MB")
+    else:
+        wanted = CutOptions(parse_size(fit), tuple(text or ()), tokens, seed, threads)
+    result = cut(model, output, wanted, resume=resume, dry_run=dry_run, measured=measure)
+    if json:
+        print(result.to_json())
+    else:
+        print(result.describe())

@@ -1,0 +1,65 @@
+"""`smidgen inspect`: what is in a model file."""
+
+import json as json_format
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from smidgen.cli.options import Debug, Json, Model, Quiet
+
+if TYPE_CHECKING:
+    from smidgen.formats.summary import Share, Summary
+
+
+def command(model: Model, json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
+    """What is in a model file: parameters and bytes by part and type, tokenizer, context, licence.
+
+    Reads the header only, so it is quick for files of any size.
+
+    \b
+    Examples:
+      smidgen inspect gemma-3-270m
+      smidgen inspect gemma-small/model.gguf --json
+    """
+    from smidgen.formats.summary import summarise
+
+    summary = summarise(model)
+    if json:
+        print(json_format.dumps(asdict(summary)))
+        return
+    for label, value in _facts(summary):
+        print(f"{label:<14}{value}")
+    _print_shares("part", summary.parts, summary.bytes)
+    _print_shares("type", summary.types, summary.bytes)
+
+
+def _facts(summary: "Summary") -> list[tuple[str, str]]:
+    """Label and text of each fact that the file states."""
+    head = "tied to the embedding" if summary.tied_head else "of its own"
+    bits = "" if summary.bits_per_weight is None else f", {summary.bits_per_weight:.2f} bits a weight"
+    template = "yes" if summary.chat_template else "no (a base model: it completes text)"
+    heads = f"{summary.heads}, {summary.kv_heads} key/value" if summary.heads and summary.kv_heads else None
+    facts: list[tuple[str, object]] = [
+        ("file", summary.path),
+        ("name", summary.name),
+        ("architecture", f"{summary.architecture}, {summary.layers} layers, hidden {summary.hidden}"),
+        ("heads", heads),
+        ("parameters", f"{summary.parameters / 1e6:.1f} M"),
+        ("size", f"{summary.bytes / 1e6:.1f} MB" + bits),
+        ("context", f"{summary.context_length} tokens" if summary.context_length else None),
+        ("vocabulary", f"{summary.vocabulary} tokens, head {head}" if summary.vocabulary else None),
+        ("tokenizer", summary.tokenizer),
+        ("chat template", template),
+        ("licence", summary.licence or "not stated"),
+    ]
+    facts += [("", path) for path in summary.licence_files]
+    return [(label, str(value)) for label, value in facts if value is not None]
+
+
+def _print_shares(title: str, shares: "dict[str, Share]", file_bytes: int) -> None:
+    print(f"\n{title:<14}{'tensors':>8}{'parameters':>14}{'MB':>9}{'of file':>9}{'bits/weight':>13}")
+    for name, share in shares.items():
+        bits = 8 * share.bytes / share.parameters
+        print(
+            f"{name:<14}{share.tensors:>8}{share.parameters / 1e6:>12.2f} M{share.bytes / 1e6:>9.2f}"
+            f"{share.bytes / file_bytes:>9.1%}{bits:>13.2f}"
+        )

@@ -1,0 +1,97 @@
+"""`smidgen measure`: the report card of one model against another."""
+
+import json as json_format
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from smidgen.cli.options import Debug, Json, Quiet, Threads
+from smidgen.errors import SmidgenError
+
+_MODEL = "Catalogue name (see `smidgen models`), .gguf file, or folder that `smidgen cut` wrote."
+Original = Annotated[str, typer.Argument(metavar="ORIGINAL", help=_MODEL, show_default=False)]
+Cut = Annotated[
+    str, typer.Argument(metavar="CUT", help="The model to compare with it, named alike.", show_default=False)
+]
+Text = Annotated[
+    list[str] | None,
+    typer.Option("--text", metavar="[NAME=]FILE", help="UTF-8 text to compare on; repeatable.", show_default="its own"),
+]
+Tokens = Annotated[int, typer.Option("--tokens", min=64, metavar="N", help="Tokens to compare on, of each text.")]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="CARD.json", help="Write the card, and CARD.html beside it.")
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Chooses windows and self-written text.")]
+NoSpeed = Annotated[bool, typer.Option("--no-speed", help="Leave out speed and memory.")]
+
+
+def command(
+    original: Original,
+    cut: Cut,
+    text: Text = None,
+    tokens: Tokens = 8192,
+    output: Output = None,
+    seed: Seed = 0,
+    threads: Threads = None,
+    no_speed: NoSpeed = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """What a cut model lost: KL divergence, same next token, bits per byte, size, speed and memory.
+
+    Both models must share one vocabulary. Without --text, the original first writes a text of its own (minutes; kept
+    for the next time).
+
+    \b
+    Examples:
+      smidgen measure gemma-3-270m gemma-small
+      smidgen measure gemma-3-270m gemma-small --text notes.txt -o card.json
+      smidgen measure gemma-3-270m gemma-small --text de=deutsch.txt --text fr=francais.txt --json
+    """
+    from smidgen.measure import measure
+
+    path = None if output is None else _card_path(output)
+    card = measure(
+        original, cut, text or (), tokens=tokens, seed=seed, threads=threads, with_speed=not no_speed, output=path
+    )
+    if json:
+        print(json_format.dumps(card))
+        return
+    _print_card(card)
+    if path is not None:
+        print(f"\nCard: {path} and {path.with_suffix('.html')}")
+
+
+def _card_path(output: Path) -> Path:
+    """Checked before the minutes of measuring, not after. A folder gets card.json."""
+    path = output / "card.json" if output.is_dir() else output
+    if path.suffix != ".json":
+        raise SmidgenError(f"The card {path} must end in .json, since its page is written beside it as .html.")
+    if not path.parent.is_dir():
+        raise SmidgenError(f"There is no folder {path.parent} to write the card in. Make it first.")
+    return path
+
+
+def _print_card(card: dict[str, Any]) -> None:
+    from smidgen.measure.report import number, percent, size, verdict
+
+    print(verdict(card))
+    for text in card["fidelity"]:
+        print(f"\n{text['text']} ({text['tokens']:,} tokens)")
+        tail = f"p99 {number(text['kl_p99'])}, p99.9 {number(text['kl_p999'])}"
+        print(f"  KL divergence    {number(text['kl_mean'])} nats ({tail})")
+        print(f"  same next token  {percent(text['same_top1'])}")
+        print(f"  bits per byte    {number(text['bits_per_byte_original'])} → {number(text['bits_per_byte_cut'])}")
+    speed = card["speed"]
+    if speed["original"] is None:
+        print(f"\nSpeed: not measured ({speed['reason']}).")
+        return
+    print(f"\n{speed['engine']}, {speed['threads']} threads")
+    for label, key, words in (
+        ("decode, tokens/s", "decode_tokens_per_s", number),
+        ("prompt, tokens/s", "prompt_tokens_per_s", number),
+        ("peak memory", "peak_ram_bytes", size),
+    ):
+        print(f"  {label:<17}{words(speed['original'][key])} → {words(speed[key])}")

@@ -1,0 +1,73 @@
+"""What a cut leaves beside the model: README.md (a Hugging Face model card), recipe.toml, licence and notice files."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from smidgen.atomic import write_whole
+from smidgen.formats.catalogue import licence_files
+from smidgen.formats.checkpoint import Checkpoint
+from smidgen.sizes import format_size
+
+
+def write_companions(
+    output: Path, model: str, checkpoint: Checkpoint, recipe: Mapping[str, Any], card: Mapping[str, Any] | None
+) -> None:
+    """Write everything but the model and the card into `output`."""
+    for notice in licence_files(model):
+        if notice.parent.resolve() != output.resolve():
+            shutil.copyfile(notice, output / notice.name)
+    write_whole(output / "recipe.toml", _toml(recipe))
+    write_whole(output / "README.md", _model_card(output, model, checkpoint, card))
+
+
+def _toml(recipe: Mapping[str, Any]) -> str:
+    """The recipe as TOML: plain keys, the versions as a table, each step as an element of `[[steps]]`."""
+    lines = ["# Makes the same file again, bit for bit:  smidgen cut MODEL --recipe recipe.toml -o DIR", ""]
+    lines += [f"{key} = {_literal(recipe[key])}" for key in ("model", "sha256", "threads")]
+    lines += ["", "[versions]", *(f"{key} = {_literal(value)}" for key, value in recipe["versions"].items())]
+    for step in recipe["steps"]:
+        lines += ["", "[[steps]]", *(f"{key} = {_literal(value)}" for key, value in step.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _literal(value: Any) -> str:
+    """A TOML value. JSON's strings, numbers and lists are TOML's; tables are written inline."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_literal(part)}" for key, part in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(_literal(part) for part in value) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _model_card(output: Path, model: str, checkpoint: Checkpoint, card: Mapping[str, Any] | None) -> str:
+    """Hugging Face's model card: front matter, then what this is and what it cost."""
+    metadata = checkpoint.file.metadata
+    base, licence = str(metadata.get("general.name", model)), str(metadata.get("general.license", "unknown"))
+    front = {"license": licence, "base_model": base, "tags": ["gguf", "smidgen"], "quantized_by": "smidgen"}
+    size = (output / "model.gguf").stat().st_size
+    lines = [
+        "---", *(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in front.items()), "---", "",
+        f"# {base}, cut to {format_size(size)}", "",
+        f"`model.gguf` is {base} ({format_size(checkpoint.file.size)}), quantized by smidgen with error compensation to",
+        f"{size} bytes. It runs in llama.cpp, Ollama, LM Studio and other programs that read GGUF.", "",
+        "```", f"smidgen run {output.name} \"Once upon a time\"", "llama-cli -m model.gguf", "```", "",
+        "## What it cost", "", *_costs(card), "", "## Licence", "",
+        f"The licence of the original applies: {licence}. Its licence and notice files, where it came with any, are in this folder.", "",
+        "`recipe.toml` makes the same file again.",
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _costs(card: Mapping[str, Any] | None) -> list[str]:
+    if card is None:
+        return ["Not measured. `smidgen measure ORIGINAL CUT` does it."]
+    lines = ["| text | KL divergence (nats) | same top token | bits per byte before | after |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {text['text']} | {text['kl_mean']:.4f} | {100 * text['same_top1']:.1f}% | "
+        f"{text['bits_per_byte_original']:.4f} | {text['bits_per_byte_cut']:.4f} |"
+        for text in card["fidelity"]
+    ]
+    return [*lines, "", "The whole report: `card.html`; as data: `card.json`."]

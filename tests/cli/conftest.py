@@ -1,0 +1,38 @@
+"""Runs the command line as a person does: a process of its own, in an empty folder."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import smidgen
+
+SmidgenCommand = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def cli_environment() -> dict[str, str]:
+    """This process's environment, with the package under test importable from any folder."""
+    paths = [str(Path(smidgen.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "COLUMNS": "80"}
+
+
+@pytest.fixture
+def run_smidgen(tmp_path: Path, cli_environment: dict[str, str]) -> SmidgenCommand:
+    """`run_smidgen("models", "--json", stdin="…")` → the finished process, its output as text."""
+
+    def run(*words: str, stdin: str | bytes = "", **variables: str) -> "subprocess.CompletedProcess[str]":
+        done = subprocess.run(
+            [sys.executable, "-m", "smidgen", *words],
+            input=stdin if isinstance(stdin, bytes) else stdin.encode(),
+            capture_output=True,
+            cwd=tmp_path,
+            env=cli_environment | variables,
+            timeout=120,
+        )
+        return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    return run

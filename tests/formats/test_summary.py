@@ -1,0 +1,37 @@
+"""Facts about a file, checked against its header."""
+
+from pathlib import Path
+
+import pytest
+
+from smidgen.formats.gguf_reader import GGUFFile
+from smidgen.formats.summary import part_of, summarise
+
+
+@pytest.mark.parametrize(
+    ("tensor", "part"),
+    [
+        ("token_embd.weight", "embedding"),
+        ("output.weight", "head"),
+        ("output_norm.weight", "norms"),
+        ("blk.3.attn_q.weight", "attention"),
+        ("blk.3.attn_q_norm.weight", "norms"),
+        ("blk.11.ffn_down.weight", "feed-forward"),
+        ("blk.11.post_ffw_norm.weight", "norms"),
+        ("rope_freqs.weight", "other"),
+    ],
+)
+def test_parts(tensor: str, part: str) -> None:
+    assert part_of(tensor) == part
+
+
+def test_shares_add_up(smollm_path: Path) -> None:
+    summary = summarise(smollm_path)
+    with GGUFFile.open(smollm_path) as file:
+        stored = sum(tensor.nbytes for tensor in file.tensors.values())
+    for shares in (summary.parts, summary.types):
+        assert sum(share.bytes for share in shares.values()) == stored
+        assert sum(share.parameters for share in shares.values()) == summary.parameters
+    assert (summary.architecture, summary.layers, summary.hidden) == ("llama", 30, 576)
+    assert (summary.vocabulary, summary.context_length, summary.chat_template) == (49152, 8192, True)
+    assert (summary.tokenizer, summary.licence) == ("byte-level BPE, smollm", "Apache-2.0")
