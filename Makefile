@@ -20,7 +20,7 @@ test: $(VENV)/test.done lint
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/basedpyright
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 # torch first and alone: its pinned version comes without CUDA packages, and later requirements accept it.
 $(VENV)/torch.done: constraints.txt

@@ -51,11 +51,12 @@ def _model_card(output: Path, model: str, checkpoint: Checkpoint, card: Mapping[
     lines = [
         "---", *(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in front.items()), "---", "",
         f"# {base}, cut to {format_size(size)}", "",
-        f"`model.gguf` is {base} ({format_size(checkpoint.file.size)}), quantized by smidgen with error compensation to",
-        f"{size} bytes. It runs in llama.cpp, Ollama, LM Studio and other programs that read GGUF.", "",
+        f"`model.gguf` is {base} ({format_size(checkpoint.file.size)}), quantized with error compensation by smidgen",
+        f"to {size} bytes. It runs in llama.cpp, Ollama, LM Studio and other programs that read GGUF.", "",
         "```", f"smidgen run {output.name} \"Once upon a time\"", "llama-cli -m model.gguf", "```", "",
         "## What it cost", "", *_costs(card), "", "## Licence", "",
-        f"The licence of the original applies: {licence}. Its licence and notice files, where it came with any, are in this folder.", "",
+        f"The licence of the original applies: {licence}. Licence files that came with it are in this folder.",
+        "",
         "`recipe.toml` makes the same file again.",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"

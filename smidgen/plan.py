@@ -95,8 +95,8 @@ def refuse_impossible(checkpoint: Checkpoint, budget: int) -> None:
     smallest = smallest_size(checkpoint)
     if smallest > budget:
         raise BudgetError(
-            f"{checkpoint.path.name} cannot be cut to {format_size(budget)} by quantization: the smallest possible file "
-            f"is {smallest} bytes. Ask for --fit {-(-smallest // 10**6)}MB or more."
+            f"{checkpoint.path.name} cannot be cut to {budget} bytes by quantization: the smallest possible file is "
+            f"{smallest} bytes. Ask for --fit {smallest} ({format_size(smallest)}) or more."
         )
 
 

@@ -139,7 +139,9 @@ def cut(
         _write(checkpoint, kinds, encoded, workspace, path)
         result = CutResult(path, choices, size, time.monotonic() - started)
         if measured:
-            result.card = _measure(model, result, options, sources, windows, _step(choices, workspace, options, sources))
+            result.card = _measure(
+                model, result, options, sources, windows, _step(choices, workspace, options, sources)
+            )
         write_companions(output, model, checkpoint, options.as_recipe(model, checkpoint.sha256(), sources), result.card)
         workspace.finish()
         return result
@@ -193,7 +195,7 @@ def _calibration_windows(
     windows = torch.cat([spread(part, share, options.seed).full() for part in parts])
     if not len(windows):
         raise SmidgenError(
-            "The calibration text has fewer than 512 tokens. Give more text, or leave out --text to let the model write."
+            "The calibration text has fewer than 512 tokens. Give more, or leave out --text to let the model write."
         )
     return windows
 
@@ -270,9 +272,7 @@ def read_recipe(path: Path) -> CutOptions:
         recipe = tomllib.loads(path.read_text(encoding="utf-8"))
         (step,) = recipe["steps"]
         texts = tuple(str(text["file"]) for text in step["texts"])
-        options = CutOptions(
-            int(step["fit"]), texts, int(step["tokens"]), int(step["seed"]), int(recipe["threads"])
-        )
+        options = CutOptions(int(step["fit"]), texts, int(step["tokens"]), int(step["seed"]), int(recipe["threads"]))
         hashes = [str(text["sha256"]) for text in step["texts"]]
     except OSError as error:
         raise BadFile(f"The recipe {path} cannot be read: {error.strerror}. Give the recipe.toml of a cut.") from error

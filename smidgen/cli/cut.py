@@ -18,7 +18,9 @@ def command(
     ] = None,
     text: Annotated[
         list[str] | None,
-        typer.Option("--text", metavar="FILE", help="Calibration text, repeatable.  [default: text by the model itself]"),
+        typer.Option(
+            "--text", metavar="FILE", help="Calibration text, repeatable.  [default: text by the model itself]"
+        ),
     ] = None,
     tokens: Annotated[int, typer.Option("--tokens", min=512, metavar="N", help="Tokens of calibration.")] = 16_384,
     recipe: Annotated[

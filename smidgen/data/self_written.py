@@ -168,8 +168,8 @@ def _cache(key: _Key, text: str, folder: Path) -> None:
     record = vars(key) | {"sha256": hashlib.sha256(text.encode("utf-8")).hexdigest(), "text": text}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(key.path(folder), json.dumps(record, ensure_ascii=False))
     except OSError as error:
         raise SmidgenError(
             f"Cannot write the cache in {printable(folder)}: {error.strerror}. Set SMIDGEN_HOME to a folder of yours."
         ) from error
+    write_whole(key.path(folder), json.dumps(record, ensure_ascii=False))

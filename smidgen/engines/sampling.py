@@ -18,7 +18,7 @@ def draw(
     *,
     banned: Collection[int] = (),
     top_k: int | None = None,
-) -> Int[Tensor, "batch"]:
+) -> Int[Tensor, " batch"]:
     """One token for each row, from softmax(logits / temperature). Overwrites `logits`.
 
     temperature: 0 takes the likeliest token.  banned: tokens never drawn.  top_k: only the likeliest k, None for all.
@@ -34,7 +34,7 @@ def draw(
     return _draw_in_proportion(weights, generator)
 
 
-def _draw_in_proportion(weights: Float[Tensor, "batch vocab"], generator: torch.Generator) -> Int[Tensor, "batch"]:
+def _draw_in_proportion(weights: Float[Tensor, "batch vocab"], generator: torch.Generator) -> Int[Tensor, " batch"]:
     """Inverts the cumulative sum at one uniform number a row: first over runs of tokens, then inside the chosen run.
 
     torch.multinomial draws a random number for every token of the vocabulary, which takes longer than all the rest.

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from smidgen.atomic import write_whole
-from smidgen.errors import SmidgenError, printable
 
 SCHEMA = 1
 Card = dict[str, Any]
@@ -132,13 +131,8 @@ def write_card(card: Card, path: Path) -> Path:
     from smidgen.measure.report import render
 
     page = path.with_suffix(".html")
-    try:
-        write_whole(path, json.dumps(card, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-        write_whole(page, render(card))
-    except OSError as error:
-        raise SmidgenError(
-            f"Cannot write the card {printable(path)}: {error.strerror}. Choose another place with -o."
-        ) from error
+    write_whole(path, json.dumps(card, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_whole(page, render(card))
     return page
 
 

@@ -19,7 +19,8 @@ class LayerConfig:
     window: positions a token can see, itself included; None for all before it.
     rope_base: base of the rotary frequencies.  rope_scale: positions are divided by it (linear scaling).
     attention_scale: factor on query·key.  attention_cap: soft cap on attention scores, None for none.
-    qk_norm: RMS norm on each query and key head.  post_norms: RMS norm after attention and feed-forward, before the residual sum.
+    qk_norm: RMS norm on each query and key head.
+    post_norms: RMS norm after attention and feed-forward, before the residual sum.
     """
 
     heads: int

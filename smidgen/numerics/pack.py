@@ -16,7 +16,9 @@ from smidgen.shapes import UInt8
 Fields = Sequence[tuple[Tensor, ...]]
 
 
-def pack(kind: BlockType, codes: UInt8[Tensor, "cols rows"], scales: Fields, frames: Fields) -> UInt8[Tensor, "rows bytes"]:
+def pack(
+    kind: BlockType, codes: UInt8[Tensor, "cols rows"], scales: Fields, frames: Fields
+) -> UInt8[Tensor, "rows bytes"]:
     """Bytes of all rows.
 
     codes: index of the level of each weight, counted from the lowest level.
@@ -99,7 +101,7 @@ def _pack_q5_k(blocks: Tensor, scales: list[Tensor], frame: list[Tensor]) -> Ten
 
 
 def _pack_q6_k(blocks: Tensor, scales: list[Tensor], frame: list[Tensor]) -> Tensor:
-    """Q6_K: per half of 128, nibbles of quarters (0, 2) and (1, 3), then two-bit tops of the four quarters; scales; unit."""
+    """Q6_K: per half of 128, nibbles of quarters (0, 2) and (1, 3) and two-bit tops of all four; then scales, unit."""
     quarters = blocks.unflatten(-1, (2, 4, 32))  # [rows, blocks, half, quarter, 32]
     low = (quarters[..., :2, :] & 15) | ((quarters[..., 2:, :] & 15) << 4)
     shifts = torch.tensor([0, 2, 4, 6])[:, None]

@@ -1,8 +1,8 @@
 """Which type for which tensor, so that the sum of bytes stays within a budget and the sum of damage is least.
 
-The multiple-choice knapsack problem (Sinha & Zoltners 1979), solved by dynamic programming over bytes. Bytes are counted
-in units, each option rounded up, so the budget is never exceeded; what rounding left over is then spent on the
-upgrades that gain most. With u units, n tensors and k types: O(n·k·u) vectorised steps, well under a second.
+The multiple-choice knapsack problem (Sinha & Zoltners 1979), solved by dynamic programming over bytes. Bytes are
+counted in units, each option rounded up, so the budget is never exceeded; what rounding left over is then spent on
+the upgrades that gain most. With u units, n tensors and k types: O(n·k·u) vectorised steps, well under a second.
 """
 
 from collections.abc import Sequence

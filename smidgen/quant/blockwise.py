@@ -34,7 +34,8 @@ def quantize(
 ) -> None:
     """Encode every matrix of `kinds` and leave the bytes in `workspace`, each part as soon as it is done.
 
-    kinds: canonical name → type; matrices not named stay as they are.  ends: metrics of the matrices outside the blocks.  windows: the calibration text.
+    kinds: canonical name → type; matrices not named stay as they are.
+    ends: metrics of the matrices outside the blocks.  windows: the calibration text.
     Memory: one block twice (float32), the hidden states of all windows, second moments of one block's inputs.
     """
     layers = len(checkpoint.config.layers)

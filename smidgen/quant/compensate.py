@@ -38,7 +38,7 @@ def inverse_factor(hessian: Float[Tensor, "in in"], damping: float = 0.01) -> Fl
     H = hessian.double()
     mean = H.diagonal().mean().clamp_min(1e-30)
     H = H + damping * mean * torch.eye(H.shape[0], dtype=torch.float64)
-    # Reverse the order of the columns: H' = L Lᵀ, so H'⁻¹ = L⁻ᵀ L⁻¹, and L⁻¹ reversed back is upper triangular: it is U.
+    # Reverse the order of the columns: H' = L Lᵀ, so H'⁻¹ = L⁻ᵀ L⁻¹, and L⁻¹ reversed back is upper triangular: U.
     # One triangular inverse replaces inverting H and factorising the result.
     lower = torch.linalg.cholesky(H.flip(0, 1))
     eye = torch.eye(H.shape[0], dtype=torch.float64)

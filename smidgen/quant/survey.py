@@ -1,8 +1,8 @@
 """What each tensor would cost in each type, measured before anything is decided.
 
-A sample of each matrix's rows is really encoded, as the cut will encode them, in every type that its rows allow; the loss
-of these rows, weighted by how much the model's prediction depends on each output (`calibrate.gradients`), gives the
-damage in nats of KL divergence per token:
+A sample of each matrix's rows is really encoded, as the cut will encode them, in every type that its rows allow. The
+loss of these rows, weighted by how much the model's prediction depends on each output (`calibrate.gradients`), gives
+the damage in nats of KL divergence per token:
 
     damage = ½ Σᵣ E[gᵣ²] (ΔW H ΔWᵀ)ᵣᵣ
 
@@ -52,7 +52,10 @@ class Survey:
 
 
 def survey(
-    checkpoint: Checkpoint, windows: Int[Tensor, "windows position"], seed: int, kinds: Sequence[BlockType] = TARGET_TYPES
+    checkpoint: Checkpoint,
+    windows: Int[Tensor, "windows position"],
+    seed: int,
+    kinds: Sequence[BlockType] = TARGET_TYPES,
 ) -> Survey:
     """Measure every matrix of the model in every type that fits it, on the tokens of `windows`."""
     generator = torch.Generator().manual_seed(seed)

@@ -16,8 +16,8 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from smidgen.errors import SmidgenError
 from smidgen.atomic import replacing
+from smidgen.errors import SmidgenError
 from smidgen.numerics.block_types import BY_NAME, BlockType
 from smidgen.quant.encode import Encoded
 from smidgen.shapes import UInt8

@@ -11,10 +11,20 @@ from smidgen.formats.checkpoint import Checkpoint
 from smidgen.model.config import ModelConfig
 from smidgen.model.decoder import Decoder
 from smidgen.progress import Task
-from tests.tiny_models import GEMMA3_CONFIG, GEMMA3_KEYS, LLAMA_CONFIG, LLAMA_KEYS, gguf_tensors, random_decoder, write_model
+from tests.tiny_models import (
+    GEMMA3_CONFIG,
+    GEMMA3_KEYS,
+    LLAMA_CONFIG,
+    LLAMA_KEYS,
+    gguf_tensors,
+    random_decoder,
+    write_model,
+)
 
 
-@pytest.mark.parametrize("config, keys", [(GEMMA3_CONFIG, GEMMA3_KEYS), (LLAMA_CONFIG, LLAMA_KEYS)], ids=["gemma3", "llama"])
+@pytest.mark.parametrize(
+    "config, keys", [(GEMMA3_CONFIG, GEMMA3_KEYS), (LLAMA_CONFIG, LLAMA_KEYS)], ids=["gemma3", "llama"]
+)
 def test_importance_equals_whole_model_backward(config: ModelConfig, keys: dict, tmp_path: Path) -> None:
     decoder = random_decoder(config)
     path = write_model(tmp_path / "tiny.gguf", config.family, keys, gguf_tensors(decoder))
@@ -26,19 +36,23 @@ def test_importance_equals_whole_model_backward(config: ModelConfig, keys: dict,
     for index, survey in seen.items():
         for name in INPUT_OF:
             expected = squares[index, name]
-            assert torch.allclose(survey.importance[name], expected, rtol=1e-3, atol=1e-3 * float(expected.mean())), name
+            assert torch.allclose(survey.importance[name], expected, rtol=1e-3, atol=1e-3 * float(expected.mean())), (
+                name
+            )
     assert torch.allclose(ends.embedded, at_entry, rtol=1e-3, atol=1e-3 * float(at_entry.diagonal().mean()))
     assert torch.allclose(ends.head_input, head_input, rtol=1e-3, atol=1e-3 * float(head_input.diagonal().mean()))
 
 
 def whole_model(decoder: Decoder, windows: torch.Tensor) -> tuple[dict, torch.Tensor, torch.Tensor]:
-    """E[g²] at every linear output, E[g gᵀ] at the first block's input, weighted E[h hᵀ] at the head, all by autograd."""
+    """E[g²] at each linear output, E[g gᵀ] at the first block's input, weighted E[h hᵀ] at the head, by autograd."""
     outputs, entry = {}, []
     for index, block in enumerate(decoder.blocks):
         for name in INPUT_OF:
+
             def keep(_, __, output, key=(index, name)):
                 output.retain_grad()
                 outputs[key] = output
+
             linear_of(block, name).register_forward_hook(keep)
     embedded = decoder.embed(windows).detach().requires_grad_()
     entry.append(embedded)

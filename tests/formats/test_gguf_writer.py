@@ -15,9 +15,9 @@ from gguf import GGUFReader
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from smidgen.errors import SmidgenError
 from smidgen import atomic
 from smidgen.atomic import partial_path
+from smidgen.errors import SmidgenError
 from smidgen.formats.gguf_reader import BOOL, NUMBER_TYPES, STRING, GGUFFile, MetadataValue
 from smidgen.formats.gguf_writer import TensorPlan, file_size, write_gguf
 from smidgen.numerics.block_types import F32, Q4_K, Q8_0, READABLE

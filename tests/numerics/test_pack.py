@@ -16,7 +16,9 @@ NAMES = [kind.name for kind in GRIDS]
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**31), rows=st.integers(1, 5), blocks=st.integers(1, 3), size=st.floats(1e-6, 1e3))
-def test_decode_gives_back_scale_times_level_minus_offset(name: str, seed: int, rows: int, blocks: int, size: float) -> None:
+def test_decode_gives_back_scale_times_level_minus_offset(
+    name: str, seed: int, rows: int, blocks: int, size: float
+) -> None:
     kind = BY_NAME[name]
     grid = GRIDS[kind]
     generator = torch.Generator().manual_seed(seed)
