@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from smidgen.data.text import overlap, read_text
+from smidgen.data.sources import read_text
+from smidgen.data.text import overlap
 from smidgen.errors import SmidgenError
 from smidgen.formats.gguf_reader import GGUFFile
 from smidgen.model.tokenizer import Tokenizer

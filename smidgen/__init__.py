@@ -10,16 +10,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from smidgen.engines.llama_cpp import generate
     from smidgen.formats.catalogue import locate
+    from smidgen.formats.checkpoint import load
+    from smidgen.recipe import CutOptions, cut
 
 # OpenMP's threads wait for each other in a busy loop by default. With any other work on the machine that makes torch's
 # many small operations up to 30 times slower, so let them sleep instead. It must be set before torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "generate", "locate"]
+__all__ = ["CutOptions", "__version__", "cut", "generate", "load", "locate"]
 
+# The report card's verb is `smidgen.measure.measure`, because its folder has the name already.
 _HOMES = {
+    "CutOptions": "smidgen.recipe",
+    "cut": "smidgen.recipe",
     "generate": "smidgen.engines.llama_cpp",
+    "load": "smidgen.formats.checkpoint",
     "locate": "smidgen.formats.catalogue",
 }
 

@@ -35,7 +35,7 @@ def replacing(target: Path, size: int) -> Iterator[BinaryIO]:
     writing the same target, or the disk has less than `size` bytes free; and when writing in the block fails (disk
     full).
     """
-    _refuse_folder(target)
+    refuse_unwritable(target)
     partial = partial_path(target)
     try:
         file = _open_alone(partial, target)
@@ -57,11 +57,14 @@ def replacing(target: Path, size: int) -> Iterator[BinaryIO]:
         raise SmidgenError(message) from error
 
 
-def _refuse_folder(target: Path) -> None:
+def refuse_unwritable(target: Path) -> None:
+    """Raises SmidgenError where a file of this name cannot be made. Writes nothing, so it can be asked early."""
     folder = target.parent
     cannot = f"{printable(target)} cannot be written"
+    if not folder.exists():
+        raise SmidgenError(f"{cannot}: there is no folder {printable(folder)}; make it first")
     if not folder.is_dir():
-        raise SmidgenError(f"{cannot}: {printable(folder)} is not a folder; make it first")
+        raise SmidgenError(f"{cannot}: {printable(folder)} is not a folder; choose another")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise SmidgenError(f"{cannot}: {printable(folder)} is not writable by this user; choose another folder")
     if target.is_dir():

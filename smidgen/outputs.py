@@ -1,19 +1,56 @@
 """What a cut leaves beside the model: README.md (a Hugging Face model card), recipe.toml, licence and notice files."""
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from smidgen.atomic import write_whole
-from smidgen.formats.catalogue import licence_files
-from smidgen.formats.checkpoint import Checkpoint
+from smidgen.errors import SmidgenError, printable
+from smidgen.formats.catalogue import MODEL_FILE, licence_files
 from smidgen.sizes import format_size
+
+if TYPE_CHECKING:
+    from smidgen.formats.checkpoint import Checkpoint
+
+WORK = "work"
+_UNFINISHED_START = {".fingerprint.json.partial"}  # all that a cut killed at its very beginning leaves in WORK
+
+
+def refuse_output(output: Path, original: Path) -> None:
+    """Raises SmidgenError where a cut of `original` cannot write, or would destroy what is not its own.
+
+    Writes nothing and needs no torch, so it can be asked before anything else.
+    """
+    shown, advice = printable(output), "Choose another folder with -o."
+    nearest = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
+    if not nearest.is_dir():
+        raise SmidgenError(f"{shown} cannot be a folder: {printable(nearest)} is a file. {advice}")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise SmidgenError(f"{shown} cannot be written: {printable(nearest)} is not writable by this user. {advice}")
+    model, work = output / MODEL_FILE, output / WORK
+    if model.exists() and model.samefile(original):
+        raise SmidgenError(f"{printable(model)} is the model to be cut, and the result would replace it. {advice}")
+    if work.exists() and not _is_of_a_cut(work):
+        raise SmidgenError(f"{printable(work)} is in the way: its place is needed, but no cut has made it. {advice}")
+
+
+def _is_of_a_cut(work: Path) -> bool:
+    if not work.is_dir():
+        return False
+    return (work / "fingerprint.json").is_file() or {path.name for path in work.iterdir()} <= _UNFINISHED_START
+
+
+def remove_outdated(output: Path) -> None:
+    """Remove what an earlier cut wrote about an earlier model here: it is not true of the new one."""
+    for name in ("card.json", "card.html", "README.md", "recipe.toml"):
+        (output / name).unlink(missing_ok=True)
 
 
 def write_companions(
-    output: Path, model: str, checkpoint: Checkpoint, recipe: Mapping[str, Any], card: Mapping[str, Any] | None
+    output: Path, model: str, checkpoint: "Checkpoint", recipe: Mapping[str, Any], card: Mapping[str, Any] | None
 ) -> None:
     """Write everything but the model and the card into `output`."""
     for notice in licence_files(model):
@@ -42,7 +79,7 @@ def _literal(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _model_card(output: Path, model: str, checkpoint: Checkpoint, card: Mapping[str, Any] | None) -> str:
+def _model_card(output: Path, model: str, checkpoint: "Checkpoint", card: Mapping[str, Any] | None) -> str:
     """Hugging Face's model card: front matter, then what this is and what it cost."""
     metadata = checkpoint.file.metadata
     base, licence = str(metadata.get("general.name", model)), str(metadata.get("general.license", "unknown"))

@@ -4,7 +4,7 @@ Sizes are those of the file as it will be written, header, tokenizer and alignme
 from `quant.survey`; leaving a tensor as it is costs its bytes and no damage, and competes with the rest.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from smidgen import __version__
@@ -80,12 +80,12 @@ def layout(checkpoint: Checkpoint, kinds: Mapping[str, BlockType]) -> Layout:
     return Layout(metadata, types, tensors)
 
 
-def smallest_size(checkpoint: Checkpoint) -> int:
-    """Bytes of the smallest file that the target types allow."""
+def smallest_size(checkpoint: Checkpoint, types: Sequence[BlockType] = TARGET_TYPES) -> int:
+    """Bytes of the smallest file that `types` allow."""
     kinds: dict[str, BlockType] = {}
     for name in matrices(checkpoint):
         columns = checkpoint.shape(name)[1]
-        fitting = [kind for kind in (*TARGET_TYPES, checkpoint.kind(name)) if kind.fits(columns)]
+        fitting = [kind for kind in (*types, checkpoint.kind(name)) if kind.fits(columns)]
         kinds[name] = min(fitting, key=lambda kind: kind.bits_per_weight)
     return layout(checkpoint, kinds).size
 

@@ -9,8 +9,10 @@ import json
 import time
 import tomllib
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -18,18 +20,20 @@ import torch
 from torch import Tensor
 
 from smidgen import __version__
+from smidgen.calibrate.walk import StateShelf
 from smidgen.data.self_written import self_written
-from smidgen.data.text import TextSource, Windows, cut_into_windows, read_texts, spread
+from smidgen.data.sources import TextSource, read_texts
+from smidgen.data.text import WINDOW, Windows, cut_into_windows, spread
 from smidgen.engines.machine import peak_memory
 from smidgen.engines.torch import TorchEngine
-from smidgen.errors import BadFile, SmidgenError
-from smidgen.formats.catalogue import cache_folder, locate
-from smidgen.formats.checkpoint import Checkpoint
+from smidgen.errors import BadFile, SmidgenError, printable
+from smidgen.formats.catalogue import cache_folder
+from smidgen.formats.checkpoint import Checkpoint, load
 from smidgen.formats.gguf_writer import write_gguf
 from smidgen.measure import measure
 from smidgen.model.tokenizer import Tokenizer
 from smidgen.numerics.block_types import BlockType
-from smidgen.outputs import write_companions
+from smidgen.outputs import WORK, refuse_output, remove_outdated, write_companions
 from smidgen.plan import Choice, choose, layout, refuse_impossible
 from smidgen.progress import say
 from smidgen.quant.blockwise import quantize
@@ -38,8 +42,8 @@ from smidgen.quant.workspace import Workspace
 from smidgen.shapes import Int
 from smidgen.sizes import format_size
 
-#: Tokens of the calibration text on which the survey looks at gradients; the cut itself uses all of them.
-SURVEY_TOKENS = 4096
+#: Tokens of calibration, where nobody says otherwise.
+DEFAULT_TOKENS = 16_384
 
 #: Of a text that is given, one window in so many is kept for measuring.
 HELD_OUT_EVERY = 5
@@ -51,13 +55,23 @@ class CutOptions:
 
     fit: largest size of the file in bytes.  texts: calibration files; empty for text that the model writes itself.
     tokens: of calibration.  seed: of every random choice.  threads: of torch (sums depend on it in the last bit).
+    original: the sha256 that the model must have; None for any.
     """
 
     fit: int
     texts: tuple[str, ...] = ()
-    tokens: int = 16_384
+    tokens: int = DEFAULT_TOKENS
     seed: int = 0
     threads: int | None = None
+    original: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raises SmidgenError for numbers that mean nothing, whether a program or a recipe gave them."""
+        least = {"fit": 1, "tokens": WINDOW, "seed": 0, "threads": 1}
+        for name, smallest in least.items():
+            value = getattr(self, name)
+            if value is not None and not smallest <= value < 2**63:
+                raise SmidgenError(f"{name} is {value}; it must be {smallest} or more, and below 2^63.")
 
     def as_recipe(self, model: str, sha256: str, sources: Sequence[TextSource]) -> dict[str, Any]:
         """What `recipe.toml` says: everything that is needed to make the same file again."""
@@ -72,13 +86,15 @@ class CutOptions:
 class CutResult:
     """Where things are, and the plan that was carried out.
 
-    path: None after a dry run.  card: what `card.json` holds, None where nothing was measured.
+    path: None after a dry run.  plan: the choices in a line for people.
+    card: what `card.json` holds, None where nothing was measured.
     """
 
     path: Path | None
     choices: list[Choice]
     size: int
     seconds: float
+    plan: str
     card: dict[str, Any] | None = None
 
     def to_json(self) -> str:
@@ -98,7 +114,7 @@ class CutResult:
     def describe(self) -> str:
         """What a person wants to know at the end, in a few lines."""
         if self.path is None:
-            return "Nothing was written (--dry-run)."
+            return f"{self.plan}\nNothing was written (--dry-run)."
         lines = [f"{self.path}: {self.size} bytes, in {self.seconds:.0f} s"]
         if self.card is not None:
             lines.append(f"Report card: {self.path.parent / 'card.html'}")
@@ -120,24 +136,28 @@ def cut(
     started = time.monotonic()
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    with Checkpoint.open(locate(model)) as checkpoint:
+    with load(model) as checkpoint, ExitStack() as stack:
+        refuse_output(output, checkpoint.path)
         refuse_impossible(checkpoint, options.fit)
+        _refuse_other_original(checkpoint, options)
         sources = read_texts(options.texts)
-        workspace = _open_workspace(output, checkpoint, sources, options, resume)
+        scratch = Path(stack.enter_context(TemporaryDirectory(prefix="smidgen-"))) if dry_run else None
+        workspace = _open_workspace(scratch or output, checkpoint, sources, options, resume)
         windows = _calibration_windows(checkpoint, sources, options)
         surveyed = _survey(checkpoint, windows, options, workspace)
         choices = choose(checkpoint, surveyed.damage, options.fit)
         kinds = {choice.name: choice.kind for choice in choices}
         size = layout(checkpoint, kinds).size
-        say(describe_plan(choices, size, options.fit))
+        plan = describe_plan(choices, size, options.fit)
         if dry_run:
-            workspace.finish()
-            return CutResult(None, choices, size, time.monotonic() - started)
+            return CutResult(None, choices, size, time.monotonic() - started, plan)
+        say(plan)
         encoded = {choice.name: choice.kind for choice in choices if not choice.keep}
-        quantize(checkpoint, encoded, surveyed.ends, windows, workspace)
+        quantize(checkpoint, encoded, surveyed, windows, workspace)
         path = output / "model.gguf"
         _write(checkpoint, kinds, encoded, workspace, path)
-        result = CutResult(path, choices, size, time.monotonic() - started)
+        remove_outdated(output)
+        result = CutResult(path, choices, size, time.monotonic() - started, plan)
         if measured:
             result.card = _measure(
                 model, result, options, sources, windows, _step(choices, workspace, options, sources)
@@ -145,6 +165,14 @@ def cut(
         write_companions(output, model, checkpoint, options.as_recipe(model, checkpoint.sha256(), sources), result.card)
         workspace.finish()
         return result
+
+
+def _refuse_other_original(checkpoint: Checkpoint, options: CutOptions) -> None:
+    if options.original is not None and options.original != checkpoint.sha256():
+        raise BadFile(
+            f"{printable(checkpoint.path)} is not the model that the recipe was made with: its sha256 begins with "
+            f"{checkpoint.sha256()[:12]}, the recipe's with {options.original[:12]}. Give that one, or cut with --fit."
+        )
 
 
 def describe_plan(choices: Sequence[Choice], size: int, budget: int) -> str:
@@ -173,7 +201,7 @@ def _open_workspace(
     try:
         output.mkdir(parents=True, exist_ok=True)
         open_or_start = Workspace.resume if resume else Workspace.start
-        return open_or_start(output / "work", fingerprint)
+        return open_or_start(output / WORK, fingerprint)
     except OSError as error:
         raise SmidgenError(f"{output} cannot be written: {error.strerror}. Choose another folder with -o.") from error
 
@@ -211,9 +239,9 @@ def _survey(
     """The survey, from the workspace where it is done already."""
     damage = workspace.load_json("survey")
     if damage is not None:
-        return Survey(damage, workspace.load_tensors("ends"))
-    stride = max(1, windows.numel() // SURVEY_TOKENS)
-    surveyed = survey(checkpoint, windows[::stride], options.seed)
+        return Survey(damage, workspace.load_tensors("token-weights"), workspace.load_tensors("ends"))
+    surveyed = survey(checkpoint, windows, options.seed, StateShelf(workspace.folder))
+    workspace.save_tensors("token-weights", surveyed.token_weights)
     workspace.save_tensors("ends", surveyed.ends)
     workspace.save_json("survey", surveyed.damage)
     return surveyed
@@ -272,12 +300,14 @@ def read_recipe(path: Path) -> CutOptions:
         recipe = tomllib.loads(path.read_text(encoding="utf-8"))
         (step,) = recipe["steps"]
         texts = tuple(str(text["file"]) for text in step["texts"])
-        options = CutOptions(int(step["fit"]), texts, int(step["tokens"]), int(step["seed"]), int(recipe["threads"]))
+        numbers = int(step["tokens"]), int(step["seed"]), int(recipe["threads"])
+        options = CutOptions(int(step["fit"]), texts, *numbers, original=str(recipe["sha256"]))
         hashes = [str(text["sha256"]) for text in step["texts"]]
     except OSError as error:
         raise BadFile(f"The recipe {path} cannot be read: {error.strerror}. Give the recipe.toml of a cut.") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise BadFile(f"{path} is not a recipe ({error}). Give the recipe.toml of a cut.") from error
+        reason = f"no {error} in it" if isinstance(error, KeyError) else str(error)
+        raise BadFile(f"{path} is not a recipe ({reason}). Give the recipe.toml of a cut.") from error
     for text, wanted in zip(texts, hashes, strict=True):
         if read_texts([text])[0].sha256 != wanted:
             raise BadFile(f"The text {text} is not the one that {path} was made with. Restore it, or cut with --fit.")

@@ -17,7 +17,15 @@ from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.gguf_reader import GGUFFile
 from smidgen.numerics import block_types as types
 from smidgen.plan import smallest_size
-from tests.tiny_models import write_gemma3, write_llama
+from tests.tiny_models import (
+    GEMMA3_CONFIG,
+    GEMMA3_KEYS,
+    gguf_tensors,
+    random_decoder,
+    write_gemma3,
+    write_llama,
+    write_model,
+)
 
 _LETTERS = random.Random(0)
 TEXT = "".join(_LETTERS.choice("abcdefghijklmnopqrstuvwxyz ,.") for _ in range(6000))
@@ -122,6 +130,9 @@ def test_recipe_makes_the_same_file(folder: Path) -> None:
     again = smidgen(folder, "cut", model, "--recipe", "out/recipe.toml", "-o", "again", "--no-measure")
     assert again.returncode == 0, again.stderr
     assert sha256(folder / "again/model.gguf") == sha256(folder / "out/model.gguf")
+    other = write_llama(folder / "other.gguf")
+    refused = smidgen(folder, "cut", other, "--recipe", "out/recipe.toml", "-o", "again", "--no-measure")
+    assert refused.returncode == 2 and "is not the model that the recipe was made with" in refused.stderr
     (folder / "text.txt").write_text(TEXT + "more")
     changed = smidgen(folder, "cut", model, "--recipe", "out/recipe.toml", "-o", "again", "--no-measure")
     assert changed.returncode == 2 and "is not the one" in changed.stderr
@@ -133,7 +144,47 @@ def test_dry_run_writes_no_model(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
     assert plan["path"] is None and plan["expected_kl"] > 0 and plan["bytes"] <= 140_000
-    assert list((folder / "out").iterdir()) == []
+    assert not (folder / "out").exists()
+
+
+def test_dry_run_leaves_an_unfinished_cut_alone(folder: Path) -> None:
+    model = write_gemma3(folder / "tiny.gguf")
+    kill_once_there(folder, cut_arguments(model, 140_000, "out"), folder / "out/work/survey.json")
+    done = smidgen(folder, *cut_arguments(model, 145_000, "out"), "--dry-run", "--quiet")
+    assert done.returncode == 0 and done.stdout.startswith("Plan: ") and done.stderr == ""
+    assert (folder / "out/work/survey.json").exists()
+
+
+def test_nothing_of_the_persons_own_is_destroyed(folder: Path) -> None:
+    model = write_gemma3(folder / "tiny.gguf")
+    (folder / "mine/work").mkdir(parents=True)
+    (folder / "mine/work/precious.txt").write_text("mine")
+    refused = smidgen(folder, *cut_arguments(model, 140_000, "mine"))
+    assert refused.returncode == 2 and "mine/work is in the way" in refused.stderr
+    assert (folder / "mine/work/precious.txt").read_text() == "mine"
+    (folder / "own").mkdir()
+    original = model.rename(folder / "own/model.gguf").read_bytes()
+    refused = smidgen(folder, *cut_arguments(folder / "own", 140_000, "own"))
+    assert refused.returncode == 2 and "is the model to be cut" in refused.stderr
+    assert (folder / "own/model.gguf").read_bytes() == original
+
+
+def test_a_card_of_an_earlier_model_does_not_stay(folder: Path) -> None:
+    model = write_gemma3(folder / "tiny.gguf")
+    (folder / "out").mkdir()
+    for name in ("card.json", "card.html"):
+        (folder / "out" / name).write_text("of another model")
+    assert smidgen(folder, *cut_arguments(model, 140_000, "out"), "--no-measure").returncode == 0
+    assert sorted(path.name for path in (folder / "out").iterdir()) == ["README.md", "model.gguf", "recipe.toml"]
+
+
+def test_weights_that_are_no_numbers_are_refused(folder: Path) -> None:
+    tensors = gguf_tensors(random_decoder(GEMMA3_CONFIG))
+    tensors["blk.1.ffn_norm.weight"] = tensors["blk.1.ffn_norm.weight"] * float("nan")
+    model = write_model(folder / "tiny.gguf", "gemma3", GEMMA3_KEYS, tensors)
+    refused = smidgen(folder, *cut_arguments(model, 140_000, "out"), "--quiet")
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1
+    assert "blk.1.ffn_norm.weight holds values that are not finite" in refused.stderr
 
 
 @pytest.mark.parametrize(
@@ -146,6 +197,8 @@ def test_dry_run_writes_no_model(folder: Path) -> None:
         (["--fit", "140KB", "--text", "missing.txt"], "no such file"),
         (["--fit", "140KB", "--text", "short.txt"], "fewer than 512 tokens"),
         (["--recipe", "binary.txt"], "is not a recipe"),
+        (["--recipe", "other.toml"], "no 'steps' in it"),
+        (["--recipe", "other.toml", "--seed", "1"], "already says"),
         ([], "--fit SIZE"),
     ],
 )
@@ -154,6 +207,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(arguments: list[str], message:
     (folder / "empty.txt").write_text("")
     (folder / "binary.txt").write_bytes(b"\x00\x01\xff")
     (folder / "short.txt").write_text("short")
+    (folder / "other.toml").write_text("answer = 42")
     refused = smidgen(folder, "cut", model, "-o", "out", *arguments)
     assert refused.returncode == 2, refused.stderr
     assert message in refused.stderr and refused.stderr.count("\n") == 1

@@ -1,32 +1,36 @@
-"""How much each output of each linear layer matters to the model's prediction: E[g²], g = ∂(−log p)/∂y.
+"""How much the prediction depends on each output of each linear layer, token by token: g = ∂(−log p)/∂y.
 
 Expanded to second order around the original weights, the KL divergence that a small change ΔW of one layer causes is
-½ vec(ΔW)ᵀ F vec(ΔW) with the Fisher information F. With F ≈ E[g gᵀ] ⊗ E[x xᵀ] (K-FAC: Martens & Grosse 2015,
-arXiv:1503.05671) and errors of different rows taken as independent,
+½ vec(ΔW)ᵀ F vec(ΔW) with the Fisher information F = E[vec(g xᵀ) vec(g xᵀ)ᵀ]. Errors of different rows are taken as
+independent, and how gᵣ² varies over tokens as alike for all rows (w, see `calibrate.moments`):
 
-    KL ≈ ½ Σᵣ E[gᵣ²] (ΔW H ΔWᵀ)ᵣᵣ    nats per token.
+    KL ≈ ½ Σᵣ E[gᵣ²] (ΔW H ΔWᵀ)ᵣᵣ    nats per token,    H = E[w x xᵀ] / E[w]
+
+With H = E[x xᵀ] instead this would be K-FAC (Martens & Grosse 2015, arXiv:1503.05671), which overrates by far the
+layers whose largest inputs come where their outputs matter least.
 
 The labels of the log-likelihood are the tokens of the calibration text itself. For text that the model wrote
 these are samples of its own distribution, which makes this the true Fisher information; for other text it is the
 "empirical" one.
 
-The backward pass goes block by block: the input of every block is kept from the forward pass, and each block is
-computed again when its gradient is due.
+The backward pass goes block by block: the input of every block waits on disk from the forward pass on, and each block
+is computed again when its gradient is due.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from smidgen.calibrate.moments import INPUT_OF, SecondMoment, linear_of, watch_inputs
-from smidgen.calibrate.walk import States, advance, in_batches
+from smidgen.calibrate.moments import LINEARS, SecondMoment, linear_of
+from smidgen.calibrate.walk import States, StateShelf, advance, in_batches
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.parts import embed, head_name, load_block, load_final_norm
 from smidgen.model.attention import soft_cap
 from smidgen.model.decoder import Block
+from smidgen.numerics.precision import fast_product_dtype
 from smidgen.progress import Task
 from smidgen.shapes import Float, Int
 
@@ -34,17 +38,25 @@ _HEAD_ROWS = 8192
 _POSITIONS = 1024
 
 
+@dataclass
+class LinearSurvey:
+    """What the two passes saw of one linear layer.
+
+    moment: H, weighted.  importance: E[gᵣ²] per output.  token_weights: w of every token, in order.
+    """
+
+    moment: SecondMoment
+    importance: Float[Tensor, " out"]
+    token_weights: list[Float[Tensor, " tokens"]] = field(default_factory=list)
+
+
 @dataclass(frozen=True)
 class BlockSurvey:
-    """What the two passes saw of one block.
-
-    moments: H per distinct input.  importance: E[gᵣ²] per linear layer and output.
-    """
+    """One block, with its weights, and what was seen of each of `LINEARS`."""
 
     index: int
     block: Block
-    moments: dict[str, SecondMoment]
-    importance: dict[str, Float[Tensor, " out"]]
+    linears: dict[str, LinearSurvey]
 
 
 @dataclass(frozen=True)
@@ -61,73 +73,85 @@ class EndSurvey:
 
 
 def survey_blocks(
-    checkpoint: Checkpoint, windows: Int[Tensor, "windows position"], visit: Callable[[BlockSurvey], None], task: Task
+    checkpoint: Checkpoint,
+    windows: Int[Tensor, "windows position"],
+    visit: Callable[[BlockSurvey], None],
+    shelf: StateShelf,
+    task: Task,
 ) -> EndSurvey:
     """Forward, then backward through the model; `visit` sees each block, last to first, while its weights are loaded.
 
-    task: advanced twice for each block and once for the head.
-    Memory: one block, the head in chunks of rows, and the states of `windows` before every block.
+    shelf: where the states wait.  task: advanced twice for each block and once for each part of the head's work,
+    `steps(checkpoint, windows)` in all.
+    Memory: one block, the head in chunks of rows, and the states of `windows` three times.
     """
-    inputs = _forward(checkpoint, windows, task)
-    gradient, head_input = _head_gradient(checkpoint, inputs.pop(), windows)
-    task.advance()
-    for index in reversed(range(len(checkpoint.config.layers))):
-        visit(_backward(index, load_block(checkpoint, index), inputs.pop(), gradient))
-        task.advance()
-    at_entry = SecondMoment(checkpoint.config.hidden)
-    at_entry.add(gradient)
-    return EndSurvey(at_entry.mean(), head_input)
-
-
-def _forward(checkpoint: Checkpoint, windows: Int[Tensor, "windows position"], task: Task) -> list[States]:
-    """States before each block, and after the last."""
-    states = [embed(checkpoint, windows)]
+    states = embed(checkpoint, windows)
     for index in range(len(checkpoint.config.layers)):
-        states.append(states[-1].clone())
-        advance(load_block(checkpoint, index), states[-1])
+        shelf.put(states)
+        advance(load_block(checkpoint, index), states)
         task.advance()
-    return states
+    gradient, head_input = _head_gradient(checkpoint, states, windows, task)
+    for index in reversed(range(len(checkpoint.config.layers))):
+        visit(_backward(index, load_block(checkpoint, index), shelf.take(), gradient))
+        task.advance()
+    g = gradient.flatten(0, 1)
+    return EndSurvey(g.T @ g / len(g), head_input)
+
+
+def steps(checkpoint: Checkpoint, windows: Int[Tensor, "windows position"]) -> int:
+    """How often `survey_blocks` advances its task."""
+    return 2 * len(checkpoint.config.layers) + -(-windows[:, 1:].numel() // _POSITIONS)
 
 
 def _backward(index: int, block: Block, inputs: States, gradient: States) -> BlockSurvey:
     """Turn `gradient`, in place, from the block's output to its input, watching the linear layers."""
-    with watch_inputs(block) as moments, _watch_gradients(block) as squares:
+    for parameter in block.parameters():
+        parameter.requires_grad_(False)
+    with _watch(block) as linears:
         for x, g in zip(in_batches(inputs), in_batches(gradient), strict=True):
             x = x.detach().requires_grad_()
             (at_input,) = torch.autograd.grad(block(x), x, g)
             g.copy_(at_input)
     tokens = inputs.shape[0] * inputs.shape[1]
-    return BlockSurvey(index, block, moments, {name: total / tokens for name, total in squares.items()})
+    for seen in linears.values():
+        seen.importance /= tokens
+    return BlockSurvey(index, block, linears)
 
 
 @contextmanager
-def _watch_gradients(block: Block) -> Iterator[dict[str, Float[Tensor, " out"]]]:
-    """Sums of squared gradients at the output of each linear layer, over all backward passes in the context."""
-    squares: dict[str, Tensor] = {}
+def _watch(block: Block) -> Iterator[dict[str, LinearSurvey]]:
+    """While the context is open, forward and backward passes add to the survey of each linear layer."""
+    linears: dict[str, LinearSurvey] = {}
     handles = []
 
-    def watch(name: str) -> None:
+    def watch(linear: nn.Linear, survey: LinearSurvey) -> None:
+        def forward(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            x = inputs[0].detach().flatten(0, -2)
+
+            def backward(gradient: Tensor) -> None:
+                squares = gradient.flatten(0, -2).square()
+                weights = squares.mean(1)
+                survey.importance += squares.sum(0)
+                survey.token_weights.append(weights)
+                survey.moment.add(x, weights)
+
+            output.register_hook(backward)
+
+        handles.append(linear.register_forward_hook(forward))
+
+    for name in LINEARS:
         linear = linear_of(block, name)
-        squares[name] = torch.zeros(linear.out_features)
-
-        def seen(gradient: Tensor) -> None:
-            squares[name] += gradient.flatten(0, -2).square().sum(0)
-
-        handles.append(linear.register_forward_hook(lambda _, __, output: output.register_hook(seen) and None))
-
-    for parameter in block.parameters():
-        parameter.requires_grad_(False)
-    for name in INPUT_OF:
-        watch(name)
+        linears[name] = LinearSurvey(SecondMoment(linear.in_features), torch.zeros(linear.out_features))
+        watch(linear, linears[name])
     try:
-        yield squares
+        yield linears
     finally:
         for handle in handles:
             handle.remove()
 
 
 def _head_gradient(
-    checkpoint: Checkpoint, states: States, windows: Int[Tensor, "windows position"]
+    checkpoint: Checkpoint, states: States, windows: Int[Tensor, "windows position"], task: Task
 ) -> tuple[States, Float[Tensor, "hidden hidden"]]:
     """Gradient of −log p(next token) at the last block's output (per token), and the head's weighted input moment.
 
@@ -145,6 +169,7 @@ def _head_gradient(
         flat_gradient.append(torch.autograd.grad(hidden, x, at_hidden)[0])
         weighted = hidden.detach() * curvature[:, None]
         moment.addmm_(weighted.T, hidden.detach())
+        task.advance()
     gradient[:, :-1] = torch.cat(flat_gradient).unflatten(0, (len(states), -1))
     return gradient, moment / len(targets)
 
@@ -156,21 +181,21 @@ def _softmax_gradient(
     """∂(−log p(target))/∂hidden = Σᵥ (pᵥ − [v = target]) capᵥ' Eᵥ, and 1 − Σ p², in one stream over the vocabulary.
 
     Sums are kept relative to the running maximum (online softmax, arXiv:1805.02867), so no more than a chunk of logits
-    exists at a time.
+    exists at a time. Products are in bfloat16 where the processor has it: a weight of importance needs no more.
     """
-    config, name = checkpoint.config, head_name(checkpoint.config)
+    config, name, dtype = checkpoint.config, head_name(checkpoint.config), fast_product_dtype()
     maximum = torch.full((len(hidden), 1), -torch.inf)
     total, squares = torch.zeros(len(hidden), 1), torch.zeros(len(hidden), 1)
     pulled = torch.zeros_like(hidden)
     for start in range(0, config.vocabulary, _HEAD_ROWS):
-        rows = checkpoint.rows(name, start, min(start + _HEAD_ROWS, config.vocabulary))
-        logits = soft_cap(hidden @ rows.T, config.logit_cap)
+        rows = checkpoint.rows(name, start, min(start + _HEAD_ROWS, config.vocabulary)).to(dtype)
+        logits = soft_cap((hidden.to(dtype) @ rows.T).float(), config.logit_cap)
         higher = torch.maximum(maximum, logits.amax(1, keepdim=True))
         rescale = (maximum - higher).exp()
         weights = (logits - higher).exp_()
         total = total * rescale + weights.sum(1, keepdim=True)
         squares = squares * rescale.square() + weights.square().sum(1, keepdim=True)
-        pulled.mul_(rescale).addmm_(weights * _cap_slope(logits, config.logit_cap), rows)
+        pulled.mul_(rescale).add_((weights * _cap_slope(logits, config.logit_cap)).to(dtype) @ rows)
         maximum = higher
     target_rows = checkpoint.gather(name, targets)
     target_logits = soft_cap((hidden * target_rows).sum(1, keepdim=True), config.logit_cap)

@@ -3,7 +3,10 @@
 States are [windows, positions, hidden] and are overwritten as they advance.
 """
 
+from pathlib import Path
+
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from smidgen.model.decoder import Block
@@ -31,3 +34,29 @@ def run(block: Block, states: States) -> None:
     """Send all windows through a block for what watchers see of it; the states stay."""
     for part in in_batches(states):
         block(part)
+
+
+class StateShelf:
+    """States laid aside on disk until a backward pass comes for them: a pile, last in first out.
+
+    folder: must exist; files are removed as they are taken.  dtype: on disk; bfloat16 is enough for weights of importance.
+    """
+
+    def __init__(self, folder: Path, dtype: torch.dtype = torch.bfloat16) -> None:
+        self._folder, self._dtype, self._height = folder, dtype, 0
+
+    def put(self, states: States) -> None:
+        """Lay a copy on top."""
+        save_file({"states": states.to(self._dtype)}, self._path(self._height))
+        self._height += 1
+
+    def take(self) -> States:
+        """The topmost states, in float32 again."""
+        self._height -= 1
+        path = self._path(self._height)
+        states = load_file(path)["states"].float()
+        path.unlink()
+        return states
+
+    def _path(self, place: int) -> Path:
+        return self._folder / f"before-block-{place}.safetensors"

@@ -1,11 +1,13 @@
 """`smidgen cut`: make a model fit a size."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from smidgen.cli import options
+from smidgen.sizes import parse_size
 
 
 def command(
@@ -22,14 +24,18 @@ def command(
             "--text", metavar="FILE", help="Calibration text, repeatable.  [default: text by the model itself]"
         ),
     ] = None,
-    tokens: Annotated[int, typer.Option("--tokens", min=512, metavar="N", help="Tokens of calibration.")] = 16_384,
+    tokens: Annotated[
+        int | None, typer.Option("--tokens", min=512, metavar="N", help="Tokens of calibration.  [default: 16384]")
+    ] = None,
     recipe: Annotated[
         Path | None, typer.Option("--recipe", metavar="FILE", help="Repeat the cut that wrote this recipe.toml.")
     ] = None,
     measure: Annotated[bool, typer.Option("--measure/--no-measure", help="Write the report card.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its expected cost, and stop.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the same cut was interrupted.")] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of every random choice.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, metavar="N", help="Of every random choice.  [default: 0]")
+    ] = None,
     threads: options.Threads = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -47,19 +53,34 @@ def command(
       smidgen cut gemma-3-270m --fit 165MB -o gemma-small --resume
       smidgen cut gemma-3-270m --recipe gemma-small/recipe.toml -o again
     """
-    from smidgen.recipe import CutOptions, cut, read_recipe
-    from smidgen.sizes import parse_size
-
-    if recipe is not None:
-        if fit is not None or text:
-            raise typer.BadParameter("--recipe already says what --fit and --text would")
-        wanted = read_recipe(recipe)
-    elif fit is None:
+    if recipe is None and fit is None:
         raise typer.BadParameter("--fit SIZE (or --recipe FILE) is needed, for example --fit 165MB")
+    if recipe is not None and any(value is not None for value in (fit, text, tokens, seed, threads)):
+        raise typer.BadParameter("--recipe already says what --fit, --text, --tokens, --seed and --threads would")
+    size = None if fit is None else parse_size(fit)
+    _refuse_early(model, output, text or ())
+    from smidgen.recipe import DEFAULT_TOKENS, CutOptions, cut, read_recipe
+
+    if size is None:
+        assert recipe is not None
+        wanted = read_recipe(recipe)
     else:
-        wanted = CutOptions(parse_size(fit), tuple(text or ()), tokens, seed, threads)
+        wanted = CutOptions(size, tuple(text or ()), tokens or DEFAULT_TOKENS, seed or 0, threads)
     result = cut(model, output, wanted, resume=resume, dry_run=dry_run, measured=measure)
     if json:
         print(result.to_json())
     else:
         print(result.describe())
+
+
+def _refuse_early(model: str, output: Path, texts: Sequence[str]) -> None:
+    """What can be refused at once: loading torch takes seconds. The cut looks again."""
+    from smidgen.data.sources import read_texts
+    from smidgen.formats.catalogue import locate
+    from smidgen.formats.contents import refuse_unsupported
+    from smidgen.outputs import refuse_output
+
+    path = locate(model)
+    refuse_unsupported(path)
+    refuse_output(output, path)
+    read_texts(texts)

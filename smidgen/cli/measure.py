@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from smidgen.atomic import refuse_unwritable
 from smidgen.cli.options import Debug, Json, Quiet, Threads
 from smidgen.errors import SmidgenError
 
@@ -50,9 +51,16 @@ def command(
       smidgen measure gemma-3-270m gemma-small --text notes.txt -o card.json
       smidgen measure gemma-3-270m gemma-small --text de=deutsch.txt --text fr=francais.txt --json
     """
-    from smidgen.measure import measure
+    from smidgen.data.sources import read_texts
+    from smidgen.formats.catalogue import locate
+    from smidgen.formats.contents import refuse_unsupported
 
     path = None if output is None else _card_path(output)
+    read_texts(text or ())  # these are looked at before torch is loaded, which takes seconds
+    for model in (original, cut):
+        refuse_unsupported(locate(model))
+    from smidgen.measure import measure
+
     card = measure(
         original, cut, text or (), tokens=tokens, seed=seed, threads=threads, with_speed=not no_speed, output=path
     )
@@ -69,8 +77,8 @@ def _card_path(output: Path) -> Path:
     path = output / "card.json" if output.is_dir() else output
     if path.suffix != ".json":
         raise SmidgenError(f"The card {path} must end in .json, since its page is written beside it as .html.")
-    if not path.parent.is_dir():
-        raise SmidgenError(f"There is no folder {path.parent} to write the card in. Make it first.")
+    refuse_unwritable(path)
+    refuse_unwritable(path.with_suffix(".html"))
     return path
 
 

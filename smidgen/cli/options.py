@@ -38,7 +38,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_set_quiet, help="No progress, no notes.")]
 Debug = Annotated[bool, typer.Option("--debug", callback=_set_debug, help="Show a traceback when something fails.")]
 Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, metavar="N", help="CPU threads.  [default: the physical cores]")
+    int | None,
+    typer.Option("--threads", min=1, max=512, metavar="N", help="CPU threads.  [default: the physical cores]"),
 ]
 CtxSize = Annotated[
     int | None,

@@ -21,8 +21,9 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from smidgen.atomic import write_whole
-from smidgen.data.text import WINDOW, TextSource, TextTokenizer
+from smidgen.atomic import refuse_unwritable, write_whole
+from smidgen.data.sources import TextSource
+from smidgen.data.text import WINDOW, TextTokenizer
 from smidgen.errors import SmidgenError, printable
 from smidgen.progress import Task, track
 from smidgen.shapes import Int
@@ -87,8 +88,10 @@ def self_written(
     name = f"self-written ({purpose})"
     text = _read_cached(key, cache_dir)
     if text is None:
+        _prepare_cache(key, cache_dir)  # before minutes of writing, not after
         text = _write(sampler, tokenizer, key)
-        _cache(key, text, cache_dir)
+        record = vars(key) | {"sha256": hashlib.sha256(text.encode("utf-8")).hexdigest(), "text": text}
+        write_whole(key.path(cache_dir), json.dumps(record, ensure_ascii=False))
     return TextSource.of(name, text, key.path(cache_dir))
 
 
@@ -164,12 +167,13 @@ def _read_cached(key: _Key, folder: Path) -> str | None:
     return text if whole and stored == vars(key) else None
 
 
-def _cache(key: _Key, text: str, folder: Path) -> None:
-    record = vars(key) | {"sha256": hashlib.sha256(text.encode("utf-8")).hexdigest(), "text": text}
+def _prepare_cache(key: _Key, folder: Path) -> None:
+    """Make the folder; raises SmidgenError where the text could not be kept in it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+        refuse_unwritable(key.path(folder))
+    except (OSError, SmidgenError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not writable"
         raise SmidgenError(
-            f"Cannot write the cache in {printable(folder)}: {error.strerror}. Set SMIDGEN_HOME to a folder of yours."
+            f"Cannot write the cache in {printable(folder)}: {reason}. Set SMIDGEN_HOME to a folder of yours."
         ) from error
-    write_whole(key.path(folder), json.dumps(record, ensure_ascii=False))

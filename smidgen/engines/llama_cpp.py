@@ -16,6 +16,7 @@ from typing import Any, Literal, Self
 
 from smidgen.engines.llama_cpp_server import DEFAULT_CONTEXT, LlamaServer
 from smidgen.errors import SmidgenError, Unsupported
+from smidgen.formats.contents import refuse_damaged
 from smidgen.formats.gguf_reader import GGUFFile
 
 Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
@@ -56,8 +57,9 @@ class Facts:
 
 
 def read_facts(path: Path) -> Facts:
-    """Check a GGUF file with our own bounded reader. Raises BadFile or Unsupported."""
+    """Check a GGUF file, and the model in it, with our own bounded reader. Raises BadFile or Unsupported."""
     with GGUFFile.open(path) as file:
+        refuse_damaged(file)
         architecture = file.metadata.get("general.architecture")
         context = file.metadata.get(f"{architecture}.context_length")
         bos_id = file.metadata.get("tokenizer.ggml.bos_token_id")

@@ -5,8 +5,8 @@ models meet the same moods of the machine; the median counts. Decoding is compar
 reads all weights once (of an untied embedding only one row), so no engine can decode quicker than
 read bandwidth / bytes per token.
 
-Run as a module (`python -m smidgen.engines.llama_cpp_bench MODEL THREADS`) this is such a process: it loads the model
-and answers each line on stdin, `prompt` or `decode`, with one JSON line.
+Run as a module (`python -m smidgen.engines.llama_cpp_bench MODEL THREADS VOCABULARY`) this is such a process: it loads
+the model and answers each line on stdin, `prompt` or `decode`, with one JSON line.
 """
 
 import json
@@ -31,12 +31,13 @@ from smidgen.engines.machine import (
     peak_memory,
 )
 from smidgen.errors import SmidgenError
+from smidgen.formats.contents import refuse_damaged
 from smidgen.formats.gguf_reader import GGUFFile
 
 PROMPT_TOKENS = 256
 DECODE_TOKENS = 64
 _CONTEXT = 512
-_FIRST_ID, _ID_STEP = 1000, 7  # prompt ids: ordinary tokens in every vocabulary of practical size
+_FIRST_ID, _ID_STEP = 1000, 7  # prompt ids: ordinary tokens in every vocabulary of practical size, wrapped in others
 
 
 class Energy(TypedDict):
@@ -77,13 +78,16 @@ def measure_speed(paths: Sequence[Path], threads: int | None = None, repeats: in
     Raises BadFile or Unsupported for a file that our reader refuses, SmidgenError if llama.cpp does.
     """
     threads = threads or default_threads()
-    bytes_per_token = [_bytes_per_token(path) for path in paths]
-    memory = BandwidthMeter(threads)
+    headers = [_read_header(path) for path in paths]
     with ExitStack() as stack:
-        workers = [stack.enter_context(_Worker(path, threads)) for path in paths]
+        workers = [
+            stack.enter_context(_Worker(path, threads, vocabulary))
+            for path, (_, vocabulary) in zip(paths, headers, strict=True)
+        ]
         with progress.track("speed", 1 + repeats) as task:
             for worker in workers:
                 worker.warm_up()
+            memory = BandwidthMeter(threads)  # large, so made only when all models are known to run
             task.advance()
             for _ in range(repeats):
                 for worker in workers:
@@ -91,31 +95,36 @@ def measure_speed(paths: Sequence[Path], threads: int | None = None, repeats: in
                 memory.take_turn()
                 task.advance()
         return [
-            worker.result(size, memory.best, repeats) for worker, size in zip(workers, bytes_per_token, strict=True)
+            worker.result(nbytes, memory.best, repeats) for worker, (nbytes, _) in zip(workers, headers, strict=True)
         ]
 
 
-def _bytes_per_token(path: Path) -> int:
-    """Bytes of weights that decoding one token reads."""
+def _read_header(path: Path) -> tuple[int, int]:
+    """Bytes of weights that decoding one token reads, and tokens of the vocabulary.
+
+    Refuses a file that llama.cpp should not see.
+    """
     with GGUFFile.open(path) as file:
+        refuse_damaged(file)
         total = sum(tensor.nbytes for tensor in file.tensors.values())
         embedding = file.tensors.get("token_embd.weight")
         if embedding is not None and "output.weight" in file.tensors:
             total -= embedding.nbytes - embedding.nbytes // embedding.shape[0]
-        return total
+        return total, 1 if embedding is None else embedding.shape[0]
 
 
 class _Worker:
     """The process of one model, and what it has measured so far."""
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, vocabulary: int) -> None:
+        words = [str(path.resolve()), str(threads), str(vocabulary)]
         self._path, self._threads = path, threads
         self._prompt: list[float] = []
         self._decode: list[float] = []
         self._joules: list[float] = []
         self._peak = 0
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "smidgen.engines.llama_cpp_bench", str(path.resolve()), str(threads)],
+            [sys.executable, "-P", "-m", "smidgen.engines.llama_cpp_bench", *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -186,17 +195,17 @@ class _Worker:
         return json.loads(answer)
 
 
-def _work(path: Path, threads: int) -> None:
+def _work(path: Path, threads: int, vocabulary: int) -> None:
     """What the process of one model does."""
     with LlamaServer(path, ctx_size=_CONTEXT, threads=threads, warm_up=True) as server:
         for line in sys.stdin:
-            print(json.dumps(_run_once(server, line.strip())), flush=True)
+            print(json.dumps(_run_once(server, line.strip(), vocabulary)), flush=True)
 
 
-def _run_once(server: LlamaServer, question: str) -> dict[str, float]:
+def _run_once(server: LlamaServer, question: str, vocabulary: int) -> dict[str, float]:
     prompt_tokens, decode_tokens = (PROMPT_TOKENS, 1) if question == "prompt" else (1, DECODE_TOKENS + 1)
     request = {
-        "prompt": [_FIRST_ID + _ID_STEP * place for place in range(prompt_tokens)],
+        "prompt": [(_FIRST_ID + _ID_STEP * place) % vocabulary for place in range(prompt_tokens)],
         "n_predict": decode_tokens,
         "ignore_eos": True,
         "cache_prompt": False,
@@ -212,6 +221,6 @@ def _run_once(server: LlamaServer, question: str) -> dict[str, float]:
 
 if __name__ == "__main__":
     try:
-        _work(Path(sys.argv[1]), int(sys.argv[2]))
+        _work(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
     except SmidgenError as error:
         sys.exit(str(error))

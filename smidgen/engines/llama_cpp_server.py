@@ -192,6 +192,7 @@ def engine_version() -> str:
 
 def _xllamacpp() -> Any:
     """The wheel's module, loaded when first needed; it is compiled and describes no types."""
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # should it ever abort, it would start a debugger on us
     return import_module("xllamacpp")
 
 

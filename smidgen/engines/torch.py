@@ -8,16 +8,16 @@ from torch.nn import functional
 
 from smidgen.engines.sampling import draw
 from smidgen.formats.checkpoint import Checkpoint
+from smidgen.formats.parts import embed, head_name, load_block, load_final_norm
 from smidgen.model.attention import soft_cap
 from smidgen.model.config import ModelConfig
-from smidgen.model.decoder import Block, Cache
-from smidgen.model.norms import RMSNorm
+from smidgen.model.decoder import Cache
+from smidgen.numerics.precision import fast_product_dtype
 from smidgen.progress import Task
 from smidgen.shapes import Float, Int
 
 _TOKENS_AT_ONCE = 4096  # through one block; bounds attention and feed-forward activations
 _HEAD_ROWS = 16_384  # decoded at once
-_NATIVE_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")  # what torch calls it on x86 and Arm
 
 
 class TorchEngine:
@@ -42,17 +42,17 @@ class TorchEngine:
 
         All windows go through one block before the next is decoded: memory is their hidden states and one block.
         """
-        states = self._embed(windows)
+        states = embed(self.checkpoint, windows)
         at_once = max(1, _TOKENS_AT_ONCE // windows.shape[1])
         for index in range(len(self.config.layers)):
-            block = self._block(index)
+            block = load_block(self.checkpoint, index)
             for part in states.split(at_once):
                 part.copy_(block(part))
-        return self._final_norm()(states)
+        return load_final_norm(self.checkpoint)(states)
 
     def head_rows(self, start: int, stop: int) -> Float[Tensor, "rows hidden"]:
         """Rows start … stop-1 of the output head, float32, decoded on demand."""
-        return self.checkpoint.rows("embedding.weight" if self.config.tied_head else "head.weight", start, stop)
+        return self.checkpoint.rows(head_name(self.config), start, stop)
 
     @torch.no_grad()
     def sample(
@@ -79,13 +79,13 @@ class TorchEngine:
         far below sampling's own.
         """
         generator = torch.Generator().manual_seed(seed)
-        blocks = [self._block(index) for index in range(len(self.config.layers))]
-        final_norm, head = self._final_norm(), self._head()
+        blocks = [load_block(self.checkpoint, index) for index in range(len(self.config.layers))]
+        final_norm, head = load_final_norm(self.checkpoint), self._head()
         cache = Cache(self.config, len(prompts), prompts.shape[1] + tokens)
         written = torch.empty(len(prompts), tokens, dtype=torch.long)
         ends, step = torch.tensor(sorted(end_ids), dtype=torch.long), prompts
         for place in range(tokens):
-            hidden = self._embed(step)
+            hidden = embed(self.checkpoint, step)
             for block, layer_cache in zip(blocks, cache.layers, strict=True):
                 hidden = block(hidden, cache.length, layer_cache)
             cache.length += step.shape[1]
@@ -99,25 +99,9 @@ class TorchEngine:
                 progress.advance()
         return written
 
-    def _embed(self, ids: Int[Tensor, "batch position"]) -> Float[Tensor, "batch position hidden"]:
-        return self.checkpoint.gather("embedding.weight", ids) * self.config.embedding_scale
-
-    def _block(self, index: int) -> Block:
-        block = Block(self.config.layers[index], self.config.hidden, self.config.norm_epsilon)
-        block.load_state_dict(self.checkpoint.block(index))
-        return block
-
-    def _final_norm(self) -> RMSNorm:
-        norm = RMSNorm(self.config.hidden, self.config.norm_epsilon)
-        norm.load_state_dict({"weight": self.checkpoint.tensor("final_norm.weight")})
-        return norm
-
     def _head(self) -> Float[Tensor, "vocab hidden"]:
         """The whole head, in bfloat16 where the CPU computes in it (half the memory, several times the speed)."""
-        capabilities = torch.cpu.get_capabilities()
-        native = any(capabilities.get(name) for name in _NATIVE_BFLOAT16)
-        dtype = torch.bfloat16 if native else torch.float32
-        head = torch.empty(self.config.vocabulary, self.config.hidden, dtype=dtype)
+        head = torch.empty(self.config.vocabulary, self.config.hidden, dtype=fast_product_dtype())
         for start in range(0, len(head), _HEAD_ROWS):
             stop = min(start + _HEAD_ROWS, len(head))
             head[start:stop] = self.head_rows(start, stop)

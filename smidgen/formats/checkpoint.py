@@ -7,7 +7,7 @@ a single weight is decoded.
 import hashlib
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -17,10 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from smidgen.errors import BadFile, SmidgenError, Unsupported
+from smidgen.errors import BadFile, printable
+from smidgen.formats.catalogue import locate
+from smidgen.formats.contents import describe
 from smidgen.formats.gguf_reader import GGUFFile
 from smidgen.model.config import ModelConfig
-from smidgen.model.families import Family, Transform, family_of_gguf
+from smidgen.model.families import Family, Transform
 from smidgen.model.parameters import Shape, parameter_shapes
 from smidgen.numerics.block_types import BlockType
 from smidgen.numerics.decode import decode
@@ -53,11 +55,7 @@ class Checkpoint:
         """
         file = GGUFFile.open(path)
         try:
-            family, config = _describe(file)
-            _check_tensors(file, family, config)
-        except SmidgenError as error:
-            file.close()
-            raise type(error)(f"{file.path}: {error}") from error
+            family, config = describe(file)
         except BaseException:
             file.close()
             raise
@@ -139,6 +137,9 @@ class Checkpoint:
         for part in _parts(len(numbers), max(1, _CHUNK_BYTES // packed.shape[1])):
             # Indexing by an array copies the rows out of the read-only map, which torch would warn about.
             result[part] = decode(torch.from_numpy(packed[numbers[part]]), kind)
+            if not math.isfinite(result[part].sum()):
+                what = f"{printable(self.path)}: {self.gguf_name(name)} holds values that are not finite numbers"
+                raise BadFile(f"{what}; the file is damaged or was badly converted: get it again")
         return result
 
     @cached_property
@@ -150,35 +151,10 @@ class Checkpoint:
         return digest.hexdigest()
 
 
+def load(model: str | os.PathLike[str]) -> Checkpoint:
+    """Opens a catalogue name, a .gguf file or a folder that `cut` wrote. A context manager, as `Checkpoint.open`."""
+    return Checkpoint.open(locate(model))
+
+
 def _parts(total: int, size: int) -> Iterator[slice]:
     return (slice(start, min(start + size, total)) for start in range(0, total, size))
-
-
-def _describe(file: GGUFFile) -> tuple[Family, ModelConfig]:
-    architecture = file.metadata.get("general.architecture")
-    if not isinstance(architecture, str):
-        raise BadFile("no general.architecture in its metadata, so it is not a model; get a complete GGUF of a model")
-    family = family_of_gguf(architecture)
-    shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
-    return family, family.config_from_gguf(file.metadata, shapes)
-
-
-def _check_tensors(file: GGUFFile, family: Family, config: ModelConfig) -> None:
-    """The file's tensors are the configuration's parameters: none missing, none more, shapes equal."""
-    expected = {family.gguf_name(name): shape for name, shape in parameter_shapes(config).items()}
-    if missing := [name for name in expected if name not in file.tensors]:
-        raise BadFile(f"{_some(missing)} missing; get a complete GGUF of this model")
-    for name, shape in expected.items():
-        if (found := file.tensors[name].shape) != shape:
-            raise BadFile(f"{name} is {_size(found)} but its metadata says {_size(shape)}; the file is damaged")
-    if extra := [name for name in file.tensors if name not in expected]:
-        raise Unsupported(f"{_some(extra)} not used by smidgen's {family.name} decoder; use a model without it")
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(name[:60] for name in names[:3])
-    return f"tensor {shown} is" if len(names) == 1 else f"tensors {shown}{' …' if len(names) > 3 else ''} are"
-
-
-def _size(shape: Shape) -> str:
-    return "×".join(str(length) for length in shape)

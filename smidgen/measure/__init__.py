@@ -46,19 +46,19 @@ def measure(
     import torch
 
     from smidgen.data.self_written import self_written
-    from smidgen.data.text import read_texts
+    from smidgen.data.sources import read_texts
     from smidgen.engines.llama_cpp_bench import measure_speed
     from smidgen.engines.machine import machine_name, peak_memory
     from smidgen.engines.torch import TorchEngine
-    from smidgen.formats.catalogue import cache_folder, locate
-    from smidgen.formats.checkpoint import Checkpoint
+    from smidgen.formats.catalogue import cache_folder
+    from smidgen.formats.checkpoint import load
     from smidgen.measure.card import write_card
     from smidgen.measure.run import DEFAULT_TOKENS, measure_subjects, refuse_other_vocabulary
     from smidgen.model.tokenizer import Tokenizer
 
     tokens = DEFAULT_TOKENS if tokens is None else tokens
     sources = read_texts(texts)
-    with Checkpoint.open(locate(original)) as before, Checkpoint.open(locate(cut)) as after:
+    with load(original) as before, load(cut) as after:
         engine = TorchEngine(before, threads)
         pair = _subject(before, _name(original), engine), _subject(after, cut_name or _name(cut), TorchEngine(after))
         refuse_other_vocabulary(*pair)

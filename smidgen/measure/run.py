@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from smidgen.data.text import TextSource, TextTokenizer, Windows, cut_into_windows, overlap, spread
+from smidgen.data.sources import TextSource
+from smidgen.data.text import TextTokenizer, Windows, cut_into_windows, overlap, spread
 from smidgen.engines.base import Scorer
 from smidgen.errors import SmidgenError, Unsupported, printable
 from smidgen.measure.card import Card, Fidelity, ModelFacts, build_card

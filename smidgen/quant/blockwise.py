@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from smidgen.calibrate.moments import INPUT_OF, linear_of, watch_inputs
+from smidgen.calibrate.moments import LINEARS, linear_of, watch_inputs
 from smidgen.calibrate.walk import States, advance, run
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.parts import embed, load_block
@@ -19,8 +19,9 @@ from smidgen.numerics.block_types import BlockType
 from smidgen.numerics.decode import decode
 from smidgen.progress import track
 from smidgen.quant.encode import Encoded, Metric, encode
+from smidgen.quant.survey import Survey
 from smidgen.quant.workspace import Workspace
-from smidgen.shapes import Float, Int
+from smidgen.shapes import Int
 
 _EMBEDDING_ROWS = 8192
 
@@ -28,29 +29,30 @@ _EMBEDDING_ROWS = 8192
 def quantize(
     checkpoint: Checkpoint,
     kinds: Mapping[str, BlockType],
-    ends: Mapping[str, Float[Tensor, "hidden hidden"]],
+    surveyed: Survey,
     windows: Int[Tensor, "windows position"],
     workspace: Workspace,
 ) -> None:
     """Encode every matrix of `kinds` and leave the bytes in `workspace`, each part as soon as it is done.
 
     kinds: canonical name → type; matrices not named stay as they are.
-    ends: metrics of the matrices outside the blocks.  windows: the calibration text.
+    surveyed: token weights, and the metrics of the matrices outside the blocks.  windows: the calibration text.
     Memory: one block twice (float32), the hidden states of all windows, second moments of one block's inputs.
     """
     layers = len(checkpoint.config.layers)
-    outside = [name for name in ends if name in kinds]
+    outside = [name for name in surveyed.ends if name in kinds]
     with track("Quantizing", layers + len(outside)) as task:
         for name in outside:
             if not workspace.has(name):
-                workspace.save(name, {name: _encode_rows(checkpoint, name, kinds[name], Metric.of(ends[name]))})
+                metric = Metric.of(surveyed.ends[name])
+                workspace.save(name, {name: _encode_rows(checkpoint, name, kinds[name], metric)})
             task.advance()
         done, states = workspace.load_states()
         if states is None:
             states = _embed(checkpoint, workspace, windows, "embedding.weight" in kinds)
         task.advance(done)
         for index in range(done, layers):
-            workspace.save(f"block-{index}", _quantize_block(checkpoint, index, kinds, states))
+            workspace.save(f"block-{index}", _quantize_block(checkpoint, index, kinds, surveyed, states))
             workspace.save_states(index + 1, states)
             task.advance()
 
@@ -73,19 +75,18 @@ def _embed(
 
 
 def _quantize_block(
-    checkpoint: Checkpoint, index: int, kinds: Mapping[str, BlockType], states: States
+    checkpoint: Checkpoint, index: int, kinds: Mapping[str, BlockType], surveyed: Survey, states: States
 ) -> dict[str, Encoded]:
     """Encode one block's matrices; `states` advance through the quantized block."""
     block = load_block(checkpoint, index)
-    with watch_inputs(block) as moments:
+    full_names = {name: f"blocks.{index}.{name}.weight" for name in LINEARS}
+    with watch_inputs(block, {name: surveyed.token_weights[full] for name, full in full_names.items()}) as moments:
         run(block, states)
-    metrics = {name: Metric.of(moment.mean()) for name, moment in moments.items()}
     encoded: dict[str, Encoded] = {}
-    for name in INPUT_OF:
-        linear, full_name = linear_of(block, name), f"blocks.{index}.{name}.weight"
+    for name, full_name in full_names.items():
         if full_name in kinds:
-            kind = kinds[full_name]
-            encoded[full_name] = encode([linear.weight.detach()], kind, metrics[INPUT_OF[name]])
-            linear.weight.data.copy_(decode(encoded[full_name].packed, kind))
+            weight, kind = linear_of(block, name).weight.detach(), kinds[full_name]
+            encoded[full_name] = encode([weight], kind, Metric.of(moments.pop(name).mean()))
+            weight.copy_(decode(encoded[full_name].packed, kind))
     advance(block, states)
     return encoded

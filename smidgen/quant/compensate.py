@@ -83,16 +83,26 @@ def _round_group(
     """Round one group under every candidate; per row keep the best. Returns levels, errors e and the kept scales."""
     inverse = inverse_scale(tried.scale)
     w = weights[:, None].expand(-1, *tried.scale.shape).contiguous()  # [group, candidates, rows]
-    levels = torch.empty_like(w)
-    diagonal = U.diagonal() if U.ndim == 2 else U
-    for i in range(len(w)):
-        levels[i], value = grid.round(w[i], tried, inverse)
-        error = w[i].sub_(value).div_(diagonal[i])  # from here on w[i] holds e
-        if U.ndim == 2:
-            w[i + 1 :].addcmul_(error[None], U[i, i + 1 :, None, None], value=-1)
+    if U.ndim == 1:
+        levels, values = grid.round(w, tried, inverse)
+        w.sub_(values).div_(U[:, None, None])
+    else:
+        levels = _round_in_order(w, grid, tried, inverse, U)
     best = w.square().sum(0).argmin(0)
     index = best.expand(len(w), 1, -1)
     return levels.gather(1, index)[:, 0], w.gather(1, index)[:, 0], tried.pick(best)
+
+
+def _round_in_order(
+    w: Float[Tensor, "group candidates rows"], grid: Grid, tried: Scales, inverse: Tensor, U: Float[Tensor, "group group"]
+) -> Float[Tensor, "group candidates rows"]:
+    """Round column after column, pushing each error onto the columns after it. Returns levels; w becomes the errors e."""
+    levels = torch.empty_like(w)
+    for i in range(len(w)):
+        levels[i], value = grid.round(w[i], tried, inverse)
+        error = w[i].sub_(value).div_(U[i, i])  # from here on w[i] holds e
+        w[i + 1 :].addcmul_(error[None], U[i, i + 1 :, None, None], value=-1)
+    return levels
 
 
 def damage(error: Float[Tensor, "out in"], hessian: Float[Tensor, "in in"]) -> Float[Tensor, " out"]:

@@ -4,7 +4,7 @@ A sample of each matrix's rows is really encoded, as the cut will encode them, i
 loss of these rows, weighted by how much the model's prediction depends on each output (`calibrate.gradients`), gives
 the damage in nats of KL divergence per token:
 
-    damage = ½ Σᵣ E[gᵣ²] (ΔW H ΔWᵀ)ᵣᵣ
+    damage = ½ Σᵣ E[gᵣ²] (ΔW H ΔWᵀ)ᵣᵣ,    H weighted by token as in `calibrate.moments`
 
 The embedding is felt twice where the head is tied to it. As the head, an error Δ in row v moves one logit, and
 costs ½ pᵥ(1−pᵥ) (Δ·h)²; as the input it moves what enters the first block, and costs ½ (Δ·s·g)² wherever token v
@@ -21,8 +21,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from smidgen.calibrate.gradients import BlockSurvey, EndSurvey, survey_blocks
-from smidgen.calibrate.moments import INPUT_OF, linear_of
+from smidgen.calibrate.gradients import BlockSurvey, EndSurvey, steps, survey_blocks
+from smidgen.calibrate.moments import linear_of
+from smidgen.calibrate.walk import StateShelf
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.parts import head_name
 from smidgen.numerics import block_types as types
@@ -33,21 +34,23 @@ from smidgen.quant.compensate import compensate, damage
 from smidgen.quant.encode import Metric
 from smidgen.shapes import Float, Int
 
-#: What the cut may choose from. Every llama.cpp reads these, and rows allow at least the simple ones.
-TARGET_TYPES = (
-    types.Q4_0, types.IQ4_NL, types.Q4_K, types.Q4_1, types.Q5_0, types.Q5_K, types.Q5_1, types.Q6_K, types.Q8_0,
-)  # fmt: skip
+#: What a cut chooses from unless told otherwise; llama.cpp reads them all. Q4_0 and Q4_1 can be asked for but are not
+#: worth a survey: IQ4_NL has Q4_0's bytes, and did less damage than either in every matrix of the blocks (LOG.md).
+TARGET_TYPES = (types.IQ4_NL, types.Q4_K, types.Q5_0, types.Q5_K, types.Q5_1, types.Q6_K, types.Q8_0)
 _SAMPLED_ROWS = 256
 
 
 @dataclass(frozen=True)
 class Survey:
-    """The measured damages, and what the cut needs again for the two ends of the model.
+    """The measured damages, and what the cut needs again.
 
-    damage: canonical name → type name → nats per token.  ends: metrics of embedding and head.
+    damage: canonical name → type name → nats per token.
+    token_weights: canonical name → weight of every calibration token, for matrices inside blocks.
+    ends: canonical name → metric, for embedding and head.
     """
 
     damage: dict[str, dict[str, float]]
+    token_weights: dict[str, Float[Tensor, " tokens"]]
     ends: dict[str, Float[Tensor, "hidden hidden"]]
 
 
@@ -55,33 +58,31 @@ def survey(
     checkpoint: Checkpoint,
     windows: Int[Tensor, "windows position"],
     seed: int,
+    shelf: StateShelf,
     kinds: Sequence[BlockType] = TARGET_TYPES,
 ) -> Survey:
     """Measure every matrix of the model in every type that fits it, on the tokens of `windows`."""
     generator = torch.Generator().manual_seed(seed)
-    found: dict[str, dict[str, float]] = {}
+    damages: dict[str, dict[str, float]] = {}
+    token_weights: dict[str, Tensor] = {}
 
     def visit(seen: BlockSurvey) -> None:
-        for source, moment in seen.moments.items():
-            # Matrices that share an input share its factorisation, and are rounded together.
-            readers = [name for name in INPUT_OF if INPUT_OF[name] == source]
-            rows, importance = zip(*(_sample(seen, name, generator) for name in readers), strict=True)
-            losses = _losses(torch.cat(rows), Metric.of(moment.mean()), kinds)
-            for place, name in enumerate(readers):
-                start = sum(len(part) for part in rows[:place])
-                own = slice(start, start + len(rows[place]))
-                found[f"blocks.{seen.index}.{name}.weight"] = {
-                    kind: 0.5 * float(importance[place] @ loss[own]) for kind, loss in losses.items()
-                }
+        for name, linear in seen.linears.items():
+            full_name = f"blocks.{seen.index}.{name}.weight"
+            weight = linear_of(seen.block, name).weight.detach()
+            chosen = torch.randperm(len(weight), generator=generator)[:_SAMPLED_ROWS]
+            importance = linear.importance[chosen] * (len(weight) / len(chosen))
+            damages[full_name] = _damages(weight[chosen], importance, Metric.of(linear.moment.mean()), kinds)
+            token_weights[full_name] = torch.cat(linear.token_weights)
 
-    with track("Measuring what each type would cost", 2 * len(checkpoint.config.layers) + 1) as task:
-        ends = end_metrics(checkpoint, survey_blocks(checkpoint, windows, visit, task))
+    with track("Measuring what each type would cost", steps(checkpoint, windows)) as task:
+        ends = end_metrics(checkpoint, survey_blocks(checkpoint, windows, visit, shelf, task))
     tokens = windows[:, 1:].flatten()
     for name, hessian in ends.items():
         ids = tokens[torch.randint(len(tokens), (2 * _SAMPLED_ROWS,), generator=generator)]
-        losses = _losses(checkpoint.gather(name, ids), Metric.of(hessian), kinds)
-        found[name] = {kind: 0.5 * float(loss.mean()) for kind, loss in losses.items()}
-    return Survey(found, ends)
+        importance = torch.full((len(ids),), 1 / len(ids))
+        damages[name] = _damages(checkpoint.gather(name, ids), importance, Metric.of(hessian), kinds)
+    return Survey(damages, token_weights, ends)
 
 
 def end_metrics(checkpoint: Checkpoint, ends: EndSurvey) -> dict[str, Float[Tensor, "hidden hidden"]]:
@@ -92,19 +93,12 @@ def end_metrics(checkpoint: Checkpoint, ends: EndSurvey) -> dict[str, Float[Tens
     return {"embedding.weight": as_input, "head.weight": ends.head_input}
 
 
-def _sample(
-    seen: BlockSurvey, name: str, generator: torch.Generator
-) -> tuple[Float[Tensor, "rows in"], Float[Tensor, " rows"]]:
-    """Some rows of a matrix, and how much each matters, scaled up to stand for all."""
-    weight = linear_of(seen.block, name).weight.detach()
-    chosen = torch.randperm(len(weight), generator=generator)[:_SAMPLED_ROWS]
-    return weight[chosen], seen.importance[name][chosen] * (len(weight) / len(chosen))
-
-
-def _losses(
-    rows: Float[Tensor, "rows in"], metric: Metric, kinds: Sequence[BlockType]
-) -> dict[str, Float[Tensor, " rows"]]:
-    """(ΔW H ΔWᵀ)ᵣᵣ of each row, compensated, in each type that fits."""
-    fitting = [kind for kind in kinds if kind.fits(rows.shape[1])]
-    packed = {kind: compensate(rows, kind, metric.factor) for kind in fitting}
-    return {kind.name: damage(decode(packed[kind], kind).sub_(rows), metric.hessian) for kind in fitting}
+def _damages(
+    rows: Float[Tensor, "rows in"], importance: Float[Tensor, " rows"], metric: Metric, kinds: Sequence[BlockType]
+) -> dict[str, float]:
+    """½ Σ importance · (ΔW H ΔWᵀ)ᵣᵣ of compensated rows, in each type that fits."""
+    found: dict[str, float] = {}
+    for kind in (kind for kind in kinds if kind.fits(rows.shape[1])):
+        error = decode(compensate(rows, kind, metric.factor), kind).sub_(rows)
+        found[kind.name] = 0.5 * float(importance @ damage(error, metric.hessian))
+    return found

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from smidgen.data.text import choose_windows, cut_into_windows, overlap, read_text, read_texts, spread
+from smidgen.data.sources import read_text, read_texts
+from smidgen.data.text import choose_windows, cut_into_windows, overlap, spread
 from smidgen.errors import BadFile, SmidgenError
 
 

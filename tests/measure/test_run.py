@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from smidgen.data.text import TextSource, cut_into_windows, spread
+from smidgen.data.sources import TextSource
+from smidgen.data.text import cut_into_windows, spread
 from smidgen.errors import SmidgenError, Unsupported
 from smidgen.measure.run import Subject, held_out, measure_subjects
 from tests.data.test_text import ByteTokenizer

@@ -20,7 +20,7 @@ def _configure(keys: Keys, vocabulary: int, tied_head: bool) -> ModelConfig:
     heads, kv_heads = grouped_heads(keys, layers)
     head = head_width(keys, hidden, heads)
     ffn_widths = keys.per_layer("feed_forward_length", layers)
-    window = keys.integer("attention.sliding_window", 0, least=0, most=2**31) or None
+    window = keys.integer("attention.sliding_window", 0, least=0, most=2**31 - 1) or None
     local = _local_layers(keys, layers) if window else (False,) * layers
     # The 27B model scales scores by the residual width of a head; engines tell it by its number of layers.
     scaled_width = hidden // heads[0] if layers == _LAYERS_OF_27B else head
@@ -47,7 +47,7 @@ def _configure(keys: Keys, vocabulary: int, tied_head: bool) -> ModelConfig:
             for i in range(layers)
         ),
         norm_epsilon=keys.number("attention.layer_norm_rms_epsilon"),
-        context_length=keys.integer("context_length", most=2**31),
+        context_length=keys.integer("context_length", most=2**31 - 1),
         tied_head=tied_head,
         embedding_scale=hidden**0.5,
         logit_cap=keys.number("final_logit_softcapping", 0.0, zero=True) or None,
@@ -62,7 +62,7 @@ def _local_layers(keys: Keys, layers: int) -> tuple[bool, ...]:
         if len(flags) != layers or np.asarray(flags).dtype.kind not in "biu":
             raise BadFile(f"gemma3.{key} should be one flag for each of the {layers} layers; the file is damaged")
         return tuple(bool(flag) for flag in flags)
-    period = keys.integer(key, 6, least=0, most=2**31)
+    period = keys.integer(key, 6, least=0, most=2**31 - 1)
     return tuple(period == 0 or i % period < period - 1 for i in range(layers))
 
 

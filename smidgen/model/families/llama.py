@@ -36,7 +36,7 @@ def _configure(keys: Keys, vocabulary: int, tied_head: bool) -> ModelConfig:
             for i in range(layers)
         ),
         norm_epsilon=keys.number("attention.layer_norm_rms_epsilon"),
-        context_length=keys.integer("context_length", most=2**31),
+        context_length=keys.integer("context_length", most=2**31 - 1),
         tied_head=tied_head,
     )
 
