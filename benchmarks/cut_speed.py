@@ -6,8 +6,8 @@ The two sides take turns, so that a slow spell of the machine meets both; what c
 are wall time of whole processes, from start to written file. Peak memory is the largest resident set of a process,
 memory-mapped model files included. llama-imatrix runs without computing perplexity, which only slows it down.
 
-`--cut-option` passes an option on to `smidgen cut`, for example to leave out the final report card, which llama.cpp's
-tools do not make.
+`smidgen cut` is run without its report card, which llama.cpp's tools do not make; reading the text, planning and
+writing are in.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def smidgen_turn(options: argparse.Namespace) -> record.Run:
     shutil.rmtree(folder, ignore_errors=True)
     command = record.smidgen(
         "cut", options.original, "--fit", str(options.fit), "--text", options.work / "calibration.txt", "-o", folder,
-        "--threads", str(options.threads), *options.cut_option,
+        "--threads", str(options.threads), "--tokens", str(options.tokens), "--no-measure",
     )  # fmt: skip
     cost = record.run(command, options.work / "smidgen.log")
     if not (folder / "model.gguf").is_file():
@@ -85,7 +85,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         **record.facts(llama_cpp=f"{llama_cpp_tools.PACKAGE} {llama_cpp_tools.VERSION}: {tools.version()}"),
         "original": options.original.name, "calibration": calibration, "threads": options.threads,
         "llama_cpp_type": f"{options.type}, embedding {options.embedding}", "fit": options.fit,
-        "cut_options": options.cut_option, **result, "time_ratio": ratio,
+        **result, "time_ratio": ratio,
     }  # fmt: skip
 
 
@@ -116,7 +116,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--fit", type=parse_size, default=parse_size("160MB"))
     parser.add_argument("--type", default="IQ4_NL", help="llama.cpp's file type")
     parser.add_argument("--embedding", default="iq4_nl", help="llama.cpp's type for the embedding")
-    parser.add_argument("--cut-option", action="append", default=[], help="passed on to `smidgen cut`; may be repeated")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, default=record.RESULTS / "cut_speed.json")

@@ -49,7 +49,6 @@ class Meter:
         self.original = TorchEngine(Checkpoint.open(original))
         tokenizer = Tokenizer.from_gguf(self.original.checkpoint.file.metadata)
         self.windows = cut_into_windows(text, tokenizer).take(range(-(-tokens // _IMATRIX_CHUNK)))
-        self.text_hash = hashlib.sha256(text.encode("utf-8")).hexdigest()
         self.memory, self.quantizer = memory, quantizer
         self.known: dict[str, dict[str, Any]] = json.loads(memory.read_text()) if memory.exists() else {}
 
@@ -61,7 +60,8 @@ class Meter:
         """The fidelity figures of one file (`Divergence.figures`)."""
         with model.open("rb") as stream:
             model_hash = hashlib.file_digest(stream, "sha256").hexdigest()
-        key = f"{self.original.checkpoint.sha256()} {model_hash} {self.text_hash} {len(windows)}"
+        windows_hash = hashlib.sha256(windows.ids.numpy().tobytes()).hexdigest()
+        key = f"{self.original.checkpoint.sha256()} {model_hash} {windows_hash}"
         if key not in self.known:
             self.known[key] = self._measure(model, windows, label)
             self.memory.write_text(json.dumps(self.known, indent=1))
@@ -142,7 +142,7 @@ def smidgen_side(options: argparse.Namespace, calibration: Path, fit: int, size:
     folder = options.work / f"smidgen-{size}"
     command = record.smidgen(
         "cut", options.original, "--fit", str(fit), "--text", calibration, "-o", folder,
-        "--seed", str(options.seed), "--threads", str(options.threads), *options.cut_option,
+        "--seed", str(options.seed), "--threads", str(options.threads), "--tokens", str(options.tokens), "--no-measure",
     )  # fmt: skip
     cost = record.run(command, options.work / "smidgen.log")
     path = folder / "model.gguf"
@@ -238,7 +238,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--finalists", type=int, default=5, help="mixtures of llama.cpp's measured in full at each size"
     )
     parser.add_argument("--sides", choices=("both", "llama.cpp"), default="both")
-    parser.add_argument("--cut-option", action="append", default=[], help="passed on to `smidgen cut`; may be repeated")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--work", type=Path, default=Path("out/quality"), help="for files in between (some GB)")

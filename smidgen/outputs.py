@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,11 +53,13 @@ def write_companions(
     output: Path, model: str, checkpoint: "Checkpoint", recipe: Mapping[str, Any], card: Mapping[str, Any] | None
 ) -> None:
     """Write everything but the model and the card into `output`."""
-    for notice in licence_files(model):
+    notices = licence_files(model)
+    for notice in notices:
         if notice.parent.resolve() != output.resolve():
             shutil.copyfile(notice, output / notice.name)
+    licence = _licence(checkpoint.file.metadata.get("general.license"), [notice.name for notice in notices])
     write_whole(output / "recipe.toml", _toml(recipe))
-    write_whole(output / "README.md", _model_card(output, model, checkpoint, card))
+    write_whole(output / "README.md", _model_card(output, model, checkpoint, licence, card))
 
 
 def _toml(recipe: Mapping[str, Any]) -> str:
@@ -79,11 +81,26 @@ def _literal(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _model_card(output: Path, model: str, checkpoint: "Checkpoint", card: Mapping[str, Any] | None) -> str:
+def _licence(stated: object, notices: Sequence[str]) -> str:
+    """What the model card says of the licence: no more than is known."""
+    known = f"The licence of the original applies: {stated}." if stated else "The original's file states no licence."
+    if notices:
+        return f"{known} The files that came with it are in this folder: {', '.join(notices)}."
+    return f"{known} No licence file came with it: look at the original's source before you pass this on."
+
+
+def _model_card(
+    output: Path, model: str, checkpoint: "Checkpoint", licence: str, card: Mapping[str, Any] | None
+) -> str:
     """Hugging Face's model card: front matter, then what this is and what it cost."""
     metadata = checkpoint.file.metadata
-    base, licence = str(metadata.get("general.name", model)), str(metadata.get("general.license", "unknown"))
-    front = {"license": licence, "base_model": base, "tags": ["gguf", "smidgen"], "quantized_by": "smidgen"}
+    base = str(metadata.get("general.name", model))
+    front = {
+        "license": str(metadata.get("general.license", "unknown")),
+        "base_model": base,
+        "tags": ["gguf", "smidgen"],
+        "quantized_by": "smidgen",
+    }
     size = (output / "model.gguf").stat().st_size
     lines = [
         "---", *(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in front.items()), "---", "",
@@ -91,9 +108,7 @@ def _model_card(output: Path, model: str, checkpoint: "Checkpoint", card: Mappin
         f"`model.gguf` is {base} ({format_size(checkpoint.file.size)}), quantized with error compensation by smidgen",
         f"to {size} bytes. It runs in llama.cpp, Ollama, LM Studio and other programs that read GGUF.", "",
         "```", f"smidgen run {output.name} \"Once upon a time\"", "llama-cli -m model.gguf", "```", "",
-        "## What it cost", "", *_costs(card), "", "## Licence", "",
-        f"The licence of the original applies: {licence}. Licence files that came with it are in this folder.",
-        "",
+        "## What it cost", "", *_costs(card), "", "## Licence", "", licence, "",
         "`recipe.toml` makes the same file again.",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"

@@ -90,9 +90,9 @@ def smallest_size(checkpoint: Checkpoint, types: Sequence[BlockType] = TARGET_TY
     return layout(checkpoint, kinds).size
 
 
-def refuse_impossible(checkpoint: Checkpoint, budget: int) -> None:
+def refuse_impossible(checkpoint: Checkpoint, budget: int, types: Sequence[BlockType] = TARGET_TYPES) -> None:
     """Raises BudgetError, with the smallest possible size, where no choice of types meets the budget."""
-    smallest = smallest_size(checkpoint)
+    smallest = smallest_size(checkpoint, types)
     if smallest > budget:
         raise BudgetError(
             f"{checkpoint.path.name} cannot be cut to {budget} bytes by quantization: the smallest possible file is "

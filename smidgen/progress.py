@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 _quiet = False
 _SECONDS_BETWEEN_LINES = 10.0
+_LABEL_WIDTH, _BAR_WIDTH = 36, 12  # with up to 9999/9999 and both times this fits 80 columns, where rich would cut
 
 
 def set_quiet(quiet: bool) -> None:
@@ -62,10 +63,11 @@ class _BarTask(Task):
 
         super().__init__(label, total)
         self.bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TextColumn("elapsed,"), TimeRemainingColumn(), TextColumn("left"), console=Console(stderr=True),
+            TextColumn("{task.description}", markup=False), BarColumn(_BAR_WIDTH), MofNCompleteColumn(),
+            TimeElapsedColumn(), TimeRemainingColumn(compact=True), TextColumn("left"), console=Console(stderr=True),
         )  # fmt: skip
-        self._id = self.bar.add_task(label, total=total)
+        shown = label if len(label) <= _LABEL_WIDTH else f"{label[: _LABEL_WIDTH - 1]}…"
+        self._id = self.bar.add_task(shown, total=total)
 
     def advance(self, steps: int = 1) -> None:
         super().advance(steps)

@@ -32,12 +32,13 @@ from smidgen.formats.checkpoint import Checkpoint, load
 from smidgen.formats.gguf_writer import write_gguf
 from smidgen.measure import measure
 from smidgen.model.tokenizer import Tokenizer
-from smidgen.numerics.block_types import BlockType
+from smidgen.numerics.block_types import BY_NAME, BlockType
+from smidgen.numerics.grids import GRIDS
 from smidgen.outputs import WORK, refuse_output, remove_outdated, write_companions
 from smidgen.plan import Choice, choose, layout, refuse_impossible
 from smidgen.progress import say
 from smidgen.quant.blockwise import quantize
-from smidgen.quant.survey import Survey, survey
+from smidgen.quant.survey import TARGET_TYPES, Survey, survey
 from smidgen.quant.workspace import Workspace
 from smidgen.shapes import Int
 from smidgen.sizes import format_size
@@ -55,6 +56,7 @@ class CutOptions:
 
     fit: largest size of the file in bytes.  texts: calibration files; empty for text that the model writes itself.
     tokens: of calibration.  seed: of every random choice.  threads: of torch (sums depend on it in the last bit).
+    types: GGUF types to choose from; empty for `quant.survey.TARGET_TYPES`.
     original: the sha256 that the model must have; None for any.
     """
 
@@ -63,6 +65,7 @@ class CutOptions:
     tokens: int = DEFAULT_TOKENS
     seed: int = 0
     threads: int | None = None
+    types: tuple[str, ...] = ()
     original: str | None = None
 
     def __post_init__(self) -> None:
@@ -72,12 +75,22 @@ class CutOptions:
             value = getattr(self, name)
             if value is not None and not smallest <= value < 2**63:
                 raise SmidgenError(f"{name} is {value}; it must be {smallest} or more, and below 2^63.")
+        known = {kind.name for kind in GRIDS}
+        for name in self.types:
+            if name not in known:
+                raise SmidgenError(f"{name!r} is not a type to quantize to. Choose from {', '.join(sorted(known))}.")
+
+    @property
+    def kinds(self) -> tuple[BlockType, ...]:
+        """The types to choose from."""
+        return tuple(BY_NAME[name] for name in self.types) or TARGET_TYPES
 
     def as_recipe(self, model: str, sha256: str, sources: Sequence[TextSource]) -> dict[str, Any]:
         """What `recipe.toml` says: everything that is needed to make the same file again."""
         texts = [{"file": given, "sha256": source.sha256} for given, source in zip(self.texts, sources, strict=True)]
         versions = {"smidgen": __version__, "torch": torch.__version__}
         step = {"step": "quantize", "fit": self.fit, "tokens": self.tokens, "seed": self.seed, "texts": texts}
+        step["types"] = list(self.types)
         threads = torch.get_num_threads()
         return {"model": model, "sha256": sha256, "threads": threads, "versions": versions, "steps": [step]}
 
@@ -138,7 +151,7 @@ def cut(
         torch.set_num_threads(options.threads)
     with load(model) as checkpoint, ExitStack() as stack:
         refuse_output(output, checkpoint.path)
-        refuse_impossible(checkpoint, options.fit)
+        refuse_impossible(checkpoint, options.fit, options.kinds)
         _refuse_other_original(checkpoint, options)
         sources = read_texts(options.texts)
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="smidgen-"))) if dry_run else None
@@ -195,7 +208,7 @@ def _open_workspace(
     """`output/work`, bound to everything that the result depends on."""
     fingerprint = {
         "model": checkpoint.sha256(), "fit": options.fit, "texts": [source.sha256 for source in sources],
-        "tokens": options.tokens, "seed": options.seed, "threads": torch.get_num_threads(),
+        "tokens": options.tokens, "seed": options.seed, "types": options.types, "threads": torch.get_num_threads(),
         "smidgen": __version__, "torch": torch.__version__,
     }  # fmt: skip
     try:
@@ -240,7 +253,7 @@ def _survey(
     damage = workspace.load_json("survey")
     if damage is not None:
         return Survey(damage, workspace.load_tensors("token-weights"), workspace.load_tensors("ends"))
-    surveyed = survey(checkpoint, windows, options.seed, StateShelf(workspace.folder))
+    surveyed = survey(checkpoint, windows, options.seed, StateShelf(workspace.folder), options.kinds)
     workspace.save_tensors("token-weights", surveyed.token_weights)
     workspace.save_tensors("ends", surveyed.ends)
     workspace.save_json("survey", surveyed.damage)
@@ -301,7 +314,8 @@ def read_recipe(path: Path) -> CutOptions:
         (step,) = recipe["steps"]
         texts = tuple(str(text["file"]) for text in step["texts"])
         numbers = int(step["tokens"]), int(step["seed"]), int(recipe["threads"])
-        options = CutOptions(int(step["fit"]), texts, *numbers, original=str(recipe["sha256"]))
+        kinds = tuple(str(name) for name in step["types"])
+        options = CutOptions(int(step["fit"]), texts, *numbers, kinds, original=str(recipe["sha256"]))
         hashes = [str(text["sha256"]) for text in step["texts"]]
     except OSError as error:
         raise BadFile(f"The recipe {path} cannot be read: {error.strerror}. Give the recipe.toml of a cut.") from error

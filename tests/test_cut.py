@@ -138,6 +138,14 @@ def test_recipe_makes_the_same_file(folder: Path) -> None:
     assert changed.returncode == 2 and "is not the one" in changed.stderr
 
 
+def test_types_limit_the_choice(folder: Path) -> None:
+    model = write_gemma3(folder / "tiny.gguf")
+    plan = smidgen(folder, *cut_arguments(model, 200_000, "out"), "--types", "q4_0,q8_0", "--dry-run", "--json")
+    assert plan.returncode == 0, plan.stderr
+    kinds = {tensor["kind"] for tensor in json.loads(plan.stdout)["tensors"] if not tensor["kept"]}
+    assert kinds and kinds <= {"Q4_0", "Q8_0"}
+
+
 def test_dry_run_writes_no_model(folder: Path) -> None:
     model = write_gemma3(folder / "tiny.gguf")
     done = smidgen(folder, *cut_arguments(model, 140_000, "out"), "--dry-run", "--json")
@@ -196,6 +204,7 @@ def test_weights_that_are_no_numbers_are_refused(folder: Path) -> None:
         (["--fit", "140KB", "--text", "binary.txt"], "zero byte"),
         (["--fit", "140KB", "--text", "missing.txt"], "no such file"),
         (["--fit", "140KB", "--text", "short.txt"], "fewer than 512 tokens"),
+        (["--fit", "140KB", "--types", "Q4_0,Q9_9"], "'Q9_9' is not a type"),
         (["--recipe", "binary.txt"], "is not a recipe"),
         (["--recipe", "other.toml"], "no 'steps' in it"),
         (["--recipe", "other.toml", "--seed", "1"], "already says"),

@@ -6,9 +6,10 @@ States are [windows, positions, hidden] and are overwritten as they advance.
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
+from smidgen.atomic import replacing
 from smidgen.model.decoder import Block
 from smidgen.shapes import Float
 
@@ -39,7 +40,8 @@ def run(block: Block, states: States) -> None:
 class StateShelf:
     """States laid aside on disk until a backward pass comes for them: a pile, last in first out.
 
-    folder: must exist; files are removed as they are taken.  dtype: on disk; bfloat16 is enough for weights of importance.
+    folder: must exist; files are removed as they are taken.
+    dtype: on disk; bfloat16 is enough to weigh what matters.
     """
 
     def __init__(self, folder: Path, dtype: torch.dtype = torch.bfloat16) -> None:
@@ -47,7 +49,9 @@ class StateShelf:
 
     def put(self, states: States) -> None:
         """Lay a copy on top."""
-        save_file({"states": states.to(self._dtype)}, self._path(self._height))
+        data = save({"states": states.to(self._dtype)})
+        with replacing(self._path(self._height), len(data)) as file:
+            file.write(data)
         self._height += 1
 
     def take(self) -> States:

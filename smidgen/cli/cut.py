@@ -27,6 +27,14 @@ def command(
     tokens: Annotated[
         int | None, typer.Option("--tokens", min=512, metavar="N", help="Tokens of calibration.  [default: 16384]")
     ] = None,
+    types: Annotated[
+        str | None,
+        typer.Option(
+            "--types",
+            metavar="A,B…",
+            help="GGUF types to choose from, such as Q4_0,Q8_0.  [default: those that do least damage for their size]",
+        ),
+    ] = None,
     recipe: Annotated[
         Path | None, typer.Option("--recipe", metavar="FILE", help="Repeat the cut that wrote this recipe.toml.")
     ] = None,
@@ -55,8 +63,10 @@ def command(
     """
     if recipe is None and fit is None:
         raise typer.BadParameter("--fit SIZE (or --recipe FILE) is needed, for example --fit 165MB")
-    if recipe is not None and any(value is not None for value in (fit, text, tokens, seed, threads)):
-        raise typer.BadParameter("--recipe already says what --fit, --text, --tokens, --seed and --threads would")
+    if recipe is not None and any(value is not None for value in (fit, text, tokens, types, seed, threads)):
+        raise typer.BadParameter(
+            "--recipe already says what --fit, --text, --tokens, --types, --seed and --threads would"
+        )
     size = None if fit is None else parse_size(fit)
     _refuse_early(model, output, text or ())
     from smidgen.recipe import DEFAULT_TOKENS, CutOptions, cut, read_recipe
@@ -65,7 +75,8 @@ def command(
         assert recipe is not None
         wanted = read_recipe(recipe)
     else:
-        wanted = CutOptions(size, tuple(text or ()), tokens or DEFAULT_TOKENS, seed or 0, threads)
+        names = tuple(name.strip().upper() for name in types.split(",")) if types else ()
+        wanted = CutOptions(size, tuple(text or ()), tokens or DEFAULT_TOKENS, seed or 0, threads, names)
     result = cut(model, output, wanted, resume=resume, dry_run=dry_run, measured=measure)
     if json:
         print(result.to_json())

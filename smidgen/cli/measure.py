@@ -49,7 +49,7 @@ def command(
     Examples:
       smidgen measure gemma-3-270m gemma-small
       smidgen measure gemma-3-270m gemma-small --text notes.txt -o card.json
-      smidgen measure gemma-3-270m gemma-small --text de=deutsch.txt --text fr=francais.txt --json
+      smidgen measure gemma-3-270m gemma-small --text de=de.txt --text fr=fr.txt --json
     """
     from smidgen.data.sources import read_texts
     from smidgen.formats.catalogue import locate

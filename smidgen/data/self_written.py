@@ -104,7 +104,7 @@ def _write(sampler: Sampler, tokenizer: WritersTokenizer, key: _Key) -> str:
             return _SEPARATOR.join(documents)
         batch, seed = min(_BATCH, -(-missing // steps)), _seed_of(key, turn)
         prompts = _prompts(tokenizer, batch, seed)
-        with track(f"the model writes its {key.purpose} text", steps) as task:
+        with track(f"Writing {'more ' if turn else ''}{key.purpose} text", steps) as task:
             written = sampler.sample(
                 prompts, steps, key.temperature, seed,
                 end_ids=tokenizer.eos_ids, bos_id=_starting_token(tokenizer), progress=task,

@@ -84,7 +84,7 @@ def measure_speed(paths: Sequence[Path], threads: int | None = None, repeats: in
             stack.enter_context(_Worker(path, threads, vocabulary))
             for path, (_, vocabulary) in zip(paths, headers, strict=True)
         ]
-        with progress.track("speed", 1 + repeats) as task:
+        with progress.track("Measuring speed", 1 + repeats) as task:
             for worker in workers:
                 worker.warm_up()
             memory = BandwidthMeter(threads)  # large, so made only when all models are known to run

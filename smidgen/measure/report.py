@@ -37,7 +37,7 @@ def render(card: Mapping[str, Any]) -> str:
         card=card, name=cut_name(card), verdict=verdict(card), figures=headline(card), bars=bars(card),
         worst=worst_text(card), types=picture, shares=type_shares(tensors), damage=damage,
         damages=damage_picture(picture, damage) if damage else None, made=_made(card), steps=_steps(card),
-        not_measured=NOT_MEASURED,
+        not_measured=NOT_MEASURED, calibration=calibration_texts(card),
     )  # fmt: skip
 
 
@@ -210,6 +210,11 @@ def damage_by_tensor(card: Mapping[str, Any]) -> dict[str, float]:
             if tensor.get("damage") is not None:
                 damage[tensor["name"]] = damage.get(tensor["name"], 0.0) + float(tensor["damage"])
     return damage
+
+
+def calibration_texts(card: Mapping[str, Any]) -> set[str]:
+    """Names of the texts that the steps learned from."""
+    return {name for step in card["steps"] for name in (step.get("parameters") or {}).get("calibration", ())}
 
 
 def _steps(card: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -100,5 +100,5 @@ def _fidelity(
 ) -> Fidelity:  # fmt: skip
     windows = spread(held_out(cut_into_windows(source.text, tokenizer), calibrated_on), tokens, seed)
     seen = None if calibrated_on is None else overlap(calibrated_on.tolist(), windows.rows())
-    result = compare(original.scorer, cut.scorer, windows, f"comparing on {source.name}")
+    result = compare(original.scorer, cut.scorer, windows, f"Comparing on {source.name}")
     return Fidelity(source.name, source.sha256, result.figures(), source.language, seen)

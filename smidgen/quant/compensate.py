@@ -94,9 +94,13 @@ def _round_group(
 
 
 def _round_in_order(
-    w: Float[Tensor, "group candidates rows"], grid: Grid, tried: Scales, inverse: Tensor, U: Float[Tensor, "group group"]
+    w: Float[Tensor, "group candidates rows"],
+    grid: Grid,
+    tried: Scales,
+    inverse: Tensor,
+    U: Float[Tensor, "group group"],
 ) -> Float[Tensor, "group candidates rows"]:
-    """Round column after column, pushing each error onto the columns after it. Returns levels; w becomes the errors e."""
+    """Round column after column, pushing errors onto the columns after. Returns levels; w becomes the errors e."""
     levels = torch.empty_like(w)
     for i in range(len(w)):
         levels[i], value = grid.round(w[i], tried, inverse)

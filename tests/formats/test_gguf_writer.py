@@ -232,7 +232,7 @@ def refused(target: Path, fragment: str) -> None:
 
 
 def test_a_folder_that_cannot_take_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    refused(tmp_path / "none" / "toy.gguf", "is not a folder")
+    refused(tmp_path / "none" / "toy.gguf", "there is no folder")
     (tmp_path / "file").touch()
     refused(tmp_path / "file" / "toy.gguf", "is not a folder")
     refused(tmp_path, "it is a folder")

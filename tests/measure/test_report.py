@@ -105,6 +105,15 @@ def test_strings_from_strangers_stay_text(hostile: str) -> None:
 def test_a_text_seen_in_calibration_is_marked() -> None:
     seen = build_card(model("a", "Q8_0", 9), model("b", "Q4_0", 5), [text("prose", 0.06, seen=0.8)])
     assert "80.0% of the text prose was also used to make the cut" in render(seen)
+
+
+def test_a_text_of_which_other_passages_were_calibrated_on_is_marked() -> None:
+    step = {"step": "quantize", "parameters": {"calibration": ["prose"]}}
+    marked = render(
+        build_card(model("a", "Q8_0", 9), model("b", "Q4_0", 5), [text("prose", 0.06, seen=0.01)], steps=[step])
+    )
+    assert "calibrated on other passages of the text prose" in marked
+    assert "other passages" not in render(bare_card())
     assert "was also used to make" not in render(bare_card())
 
 
