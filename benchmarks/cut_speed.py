@@ -26,7 +26,10 @@ _CHUNK = 512
 
 
 def write_calibration(options: argparse.Namespace) -> dict[str, Any]:
-    """Cut the text to a quarter more than the wanted tokens, as smidgen keeps a fifth for measuring; in a process of its own: this one has to stay small (see record.py)."""
+    """Cut the text to the wanted tokens and a quarter more, since smidgen keeps a fifth for measuring.
+
+    In a process of its own: this one has to stay small (see record.py).
+    """
     command = [
         *("-m", "benchmarks.texts", str(options.original), str(options.work / "calibration.txt")),
         *("--tokens", str(options.tokens * 5 // 4 + 2 * _CHUNK), *options.calibration),
