@@ -83,7 +83,9 @@ class Meter:
             finally:
                 decoded.unlink(missing_ok=True)
         with checkpoint:
-            return compare(self.original, TorchEngine(checkpoint), windows, label).figures()
+            figures = compare(self.original, TorchEngine(checkpoint), windows, label).figures()
+        figures["text_bytes"] = figures.pop("bytes")
+        return figures
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,8 @@ def llama_cpp_best(
 ) -> list[Measured]:
     """The most promising mixtures of at most `size` bytes, measured in full, best first."""
     fitting = [mixture for mixture, nbytes in sizes.items() if (1 - _NEAR) * size < nbytes <= size]
-    ranked = sorted(fitting, key=lambda mixture: costs[str(mixture.body)] + costs[mixture.embedding])
+    promising = [mixture for mixture in fitting if not any(_outdoes(other, mixture, sizes, costs) for other in fitting)]
+    ranked = sorted(promising, key=lambda mixture: costs[str(mixture.body)] + costs[mixture.embedding])
     measured = []
     for place, mixture in enumerate(ranked[:finalists]):
         path = quantizer.folder / f"llama.cpp-{size}-{place}.gguf"
@@ -149,6 +152,12 @@ def llama_cpp_best(
     if not measured:
         raise SmidgenError(f"No mixture of llama.cpp's comes near {size} bytes; choose another size.")
     return sorted(measured, key=lambda one: one.figures["kl_mean"])
+
+
+def _outdoes(other: Mixture, mixture: Mixture, sizes: Mapping[Mixture, int], costs: Mapping[str, float]) -> bool:
+    """Whether `other` has the same body with an embedding that costs less and is no larger."""
+    cheaper = costs[other.embedding] < costs[mixture.embedding]
+    return cheaper and other.body == mixture.body and sizes[other] <= sizes[mixture]
 
 
 def smidgen_side(options: argparse.Namespace, calibration: Path, fit: int, size: int, meter: Meter) -> dict[str, Any]:

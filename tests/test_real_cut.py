@@ -53,5 +53,5 @@ def test_predictions_stay_close(result: Path, gemma_path: Path) -> None:
 def test_llama_cpp_runs_it(result: Path) -> None:
     from smidgen.engines.llama_cpp import Sampling
 
-    text = generate(result, "The capital of France is", max_tokens=8, sampling=Sampling(temperature=0))
-    assert "Paris" in text
+    text = generate(result, "One, two, three, four, five,", max_tokens=8, sampling=Sampling(temperature=0))
+    assert "six" in text

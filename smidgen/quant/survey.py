@@ -37,7 +37,7 @@ from smidgen.shapes import Float, Int
 #: What a cut chooses from unless told otherwise; llama.cpp reads them all. Q4_0 and Q4_1 can be asked for but are not
 #: worth a survey: IQ4_NL has Q4_0's bytes, and did less damage than either in every matrix of the blocks (LOG.md).
 TARGET_TYPES = (types.IQ4_NL, types.Q4_K, types.Q5_0, types.Q5_K, types.Q5_1, types.Q6_K, types.Q8_0)
-_SAMPLED_ROWS = 256
+_SAMPLED_ROWS = 128
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TorchEngi
 
 @pytest.fixture
 def float32_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_engine, "_NATIVE_BFLOAT16", ())
+    monkeypatch.setattr(torch_engine, "fast_product_dtype", lambda: torch.float32)
 
 
 @torch.no_grad()
