@@ -100,13 +100,7 @@ class Measured:
 
     def result(self) -> dict[str, Any]:
         """As it goes into the results."""
-        return {"mixture": str(self.mixture), **file_figures(self.nbytes, self.figures), "command": self.command}
-
-
-def file_figures(nbytes: int, figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Bytes of the file beside its figures, whose own "bytes" are those of the text."""
-    rest = {key: value for key, value in figures.items() if key != "bytes"}
-    return {"bytes": nbytes, "text_bytes": figures["bytes"], **rest}
+        return {"mixture": str(self.mixture), "bytes": self.nbytes, **self.figures, "command": self.command}
 
 
 def screen(fitting: Iterable[Mixture], quantizer: Quantizer, meter: Meter, tokens: int) -> dict[str, float]:
@@ -170,7 +164,7 @@ def smidgen_side(options: argparse.Namespace, calibration: Path, fit: int, size:
     cost = record.run(command, options.work / "smidgen.log")
     path = folder / "model.gguf"
     figures = meter.figures(path, meter.windows, f"smidgen at {fit} bytes")
-    return {**file_figures(path.stat().st_size, figures), "cost": cost, "command": record.shown(command[1:])}
+    return {"bytes": path.stat().st_size, **figures, "cost": cost, "command": record.shown(command[1:])}
 
 
 def make_imatrix(options: argparse.Namespace, tools: llama_cpp_tools.Tools, calibration: Path) -> tuple[Path, str]:

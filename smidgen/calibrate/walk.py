@@ -18,7 +18,7 @@ _TOKENS_AT_ONCE = 4096  # through one block; bounds attention and feed-forward a
 States = Float[Tensor, "windows position hidden"]
 
 
-def in_batches(states: States) -> tuple[States, ...]:
+def in_batches(states: States) -> tuple[Float[Tensor, "_batch position hidden"], ...]:
     """Views of a few windows each, small enough to go through a block at once."""
     return states.split(max(1, _TOKENS_AT_ONCE // states.shape[1]))
 

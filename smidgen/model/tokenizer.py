@@ -8,6 +8,7 @@ tokenizers/sentencepiece.py, and there are none for byte-level models.
 import operator
 import re
 from collections.abc import Iterable, Mapping
+from typing import SupportsIndex
 
 from smidgen.errors import SmidgenError
 from smidgen.model.tokenizers import byte_level
@@ -91,7 +92,7 @@ class Tokenizer:
                 ids += self._coder.encode(part)
         return self._with_one_bos(ids) if add_bos else ids
 
-    def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
+    def decode(self, ids: Iterable[SupportsIndex], *, skip_special: bool = False) -> str:
         """The text of token ids; bytes that are not UTF-8 become U+FFFD.
 
         skip_special: leave control tokens out instead of spelling them.
