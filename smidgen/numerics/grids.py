@@ -14,6 +14,7 @@ Everything here is transposed: weights come as [group, rows] with the rows conti
 are independent and every operation runs over all of them at once.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,7 +57,7 @@ class Scales:
         return Scales(chosen(self.scale), offset, tuple(chosen(field) for field in self.stored))
 
 
-class Grid:
+class Grid(ABC):
     """One block format as a grid.
 
     kind: the format.  group: weights that share a scale.  levels: what a code stands for, in units of the scale.
@@ -77,9 +78,9 @@ class Grid:
         """Choose what the groups of a block share; for simple formats nothing."""
         return ()
 
+    @abstractmethod
     def candidates(self, weights: Float[Tensor, "group rows"], frame: tuple[Tensor, ...]) -> Scales:
         """Scales worth trying for a group, [candidates, rows]."""
-        raise NotImplementedError
 
     def round(self, weights: Tensor, scales: Scales, inverse: Tensor) -> tuple[Tensor, Tensor]:
         """Nearest level and its value. weights, and both results: [*candidates, rows].
