@@ -9,6 +9,8 @@ on, the product never pays for them. One letter or word means one thing everywhe
     kv        key/value heads                       head      width of one head
     rows cols any matrix                            group     weights sharing one scale
     blocks    quantization blocks                   bytes     packed bytes
+
+A leading underscore leaves a size free: parts of one tensor may differ in it.
 """
 
 from jaxtyping import Bool, Float, Int, UInt8

@@ -18,6 +18,8 @@ Cost: rows · columns² multiply-adds for the pushes between groups (matrix prod
 group/2 inside groups. No loop over rows.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 from torch import Tensor
 
@@ -26,8 +28,9 @@ from smidgen.numerics.grids import GRIDS, Grid, Scales, inverse_scale
 from smidgen.numerics.pack import pack
 from smidgen.shapes import Float, UInt8
 
-# Rows rounded together. Small enough that the candidates of one group stay in the processor's cache.
-ROWS_AT_ONCE = 1024
+# Rows rounded together: few enough that the candidates of one group stay in the processor's cache, and enough that
+# each operation is worth its call.
+_MOST_ROWS, _LEAST_ROWS = 1024, 256
 
 
 def inverse_factor(hessian: Float[Tensor, "in in"], damping: float = 0.01) -> Float[Tensor, "in in"]:
@@ -52,8 +55,12 @@ def compensate(
 
     A vector in place of U (the diagonal alone) means no compensation: round to nearest with searched scales.
     """
-    slabs = weight.split(ROWS_AT_ONCE)
-    return torch.cat([_compensate_rows(slab.T.contiguous(), GRIDS[kind], U) for slab in slabs])
+    threads = torch.get_num_threads()
+    slabs = weight.split(min(_MOST_ROWS, max(_LEAST_ROWS, -(-len(weight) // threads))))
+    # Slabs have nothing to do with each other, and their operations are too small for torch to share out: so each
+    # thread takes slabs of its own.
+    with ThreadPoolExecutor(threads) as pool:
+        return torch.cat(list(pool.map(lambda slab: _compensate_rows(slab.T.contiguous(), GRIDS[kind], U), slabs)))
 
 
 def _compensate_rows(W: Float[Tensor, "in rows"], grid: Grid, U: Tensor) -> UInt8[Tensor, "rows bytes"]:

@@ -46,7 +46,7 @@ class Encoded:
     rounding_loss: float
 
 
-def encode(chunks: Iterable[Float[Tensor, "rows in"]], kind: BlockType, metric: Metric) -> Encoded:
+def encode(chunks: Iterable[Float[Tensor, "_rows in"]], kind: BlockType, metric: Metric) -> Encoded:
     """Both encodings of a matrix, and the better by tr(ΔW H ΔWᵀ).
 
     chunks: the matrix in runs of rows, so that a large one need never be in memory decoded.

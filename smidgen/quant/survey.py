@@ -16,6 +16,7 @@ and rows sampled as the text's own tokens estimate the sum over π.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -67,13 +68,18 @@ def survey(
     token_weights: dict[str, Tensor] = {}
 
     def visit(seen: BlockSurvey) -> None:
+        samples: dict[str, tuple[Tensor, Tensor, Metric]] = {}
         for name, linear in seen.linears.items():
             full_name = f"blocks.{seen.index}.{name}.weight"
             weight = linear_of(seen.block, name).weight.detach()
             chosen = torch.randperm(len(weight), generator=generator)[:_SAMPLED_ROWS]
             importance = linear.importance[chosen] * (len(weight) / len(chosen))
-            damages[full_name] = _damages(weight[chosen], importance, Metric.of(linear.moment.mean()), kinds)
+            samples[full_name] = weight[chosen], importance, Metric.of(linear.moment.mean())
             token_weights[full_name] = torch.cat(linear.token_weights)
+        # Samples are too small for torch to share out over the cores, so each thread takes matrices of its own.
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            found = pool.map(lambda sample: _damages(sample[0], sample[1], sample[2], kinds), samples.values())
+        damages.update(zip(samples, found, strict=True))
 
     with track("Measuring what each type would cost", steps(checkpoint, windows)) as task:
         ends = end_metrics(checkpoint, survey_blocks(checkpoint, windows, visit, shelf, task))
