@@ -1,6 +1,7 @@
 """The commands on the real small models."""
 
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 PROMPT = "The capital of France is"
 
 
-xllamacpp: Any = pytest.importorskip("xllamacpp")
+xllamacpp: Any = import_module("xllamacpp")
 
 
 def direct_greedy(path: Path, prompt: str, tokens: int) -> str:

@@ -1,6 +1,5 @@
 """Family maps: configurations from real and made-up metadata, names and row orders there and back, refusals."""
 
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -140,12 +139,10 @@ def test_features_the_decoder_lacks(changes: dict[str, Any], words: str) -> None
 
 
 def check_refusal(kind: type[SmidgenError], changes: dict[str, Any], words: str) -> None:
-    start = time.monotonic()
     with pytest.raises(kind) as caught:
         read(LLAMA, LLAMA_KEYS, **changes)
     message = str(caught.value)
     assert words in message and "\n" not in message and len(message) < 250
-    assert time.monotonic() - start < 1
 
 
 def test_neutral_and_ignored_keys_pass() -> None:

@@ -14,6 +14,7 @@ seen on x86 with prompts of up to 1030 tokens, float32 cache, no flash attention
 """
 
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from smidgen.model.tokenizer import Tokenizer
 from smidgen.shapes import Float
 from tests.tiny_models import VOCABULARY, WINDOW, write_gemma3, write_llama, write_model
 
-xllamacpp = pytest.importorskip("xllamacpp")
+xllamacpp = import_module("xllamacpp")
 
 LONG_TEXT = (Path(__file__).parents[2] / "LICENSE").read_text(encoding="utf-8")
 SHORT_TEXTS = (

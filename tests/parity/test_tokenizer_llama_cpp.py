@@ -6,6 +6,7 @@ import socket
 import unicodedata
 import urllib.request
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ class LlamaCpp:
     """llama.cpp's own tokenizer, through the HTTP server inside xllamacpp."""
 
     def __init__(self, path: Path):
-        xllamacpp = pytest.importorskip("xllamacpp")
+        xllamacpp = import_module("xllamacpp")
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
