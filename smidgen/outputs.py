@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from smidgen.atomic import write_whole
 from smidgen.errors import SmidgenError, printable
-from smidgen.formats.catalogue import MODEL_FILE, licence_files
+from smidgen.formats.catalogue import MODEL_FILE, companions_folder, entry_of, licence_files
+from smidgen.formats.notices import Licence, Terms, is_agreement, notice_name, notice_text, stated_licence, terms_of
 from smidgen.sizes import format_size
 
 if TYPE_CHECKING:
@@ -53,13 +54,32 @@ def write_companions(
     output: Path, model: str, checkpoint: "Checkpoint", recipe: Mapping[str, Any], card: Mapping[str, Any] | None
 ) -> None:
     """Write everything but the model and the card into `output`."""
-    notices = licence_files(model)
-    for notice in notices:
-        if notice.parent.resolve() != output.resolve():
-            shutil.copyfile(notice, output / notice.name)
-    licence = _licence(checkpoint.file.metadata.get("general.license"), [notice.name for notice in notices])
+    stated = _stated_licence(model, checkpoint)
+    terms = terms_of(checkpoint.config.family, stated)
+    notices = write_notices(output, model, terms)
     write_whole(output / "recipe.toml", _toml(recipe))
-    write_whole(output / "README.md", _model_card(output, model, checkpoint, licence, card))
+    write_whole(output / "README.md", _model_card(output, model, checkpoint, (stated, terms, notices), card))
+
+
+def write_notices(output: Path, model: str, terms: Terms | None, made: str = MODEL_FILE) -> list[str]:
+    """Copy the original's licence and notice files into `output`, and add the notice that its terms ask for about the
+    file `made`; their names."""
+    originals = licence_files(model)
+    for original in originals:
+        if original.parent.resolve() != output.resolve():
+            shutil.copyfile(original, output / original.name)  # what a link of the hub's cache leads to
+    names = [original.name for original in originals]
+    if terms is None:
+        return names
+    ours = notice_name(originals)
+    write_whole(output / ours, notice_text(terms, made))
+    return sorted({*names, ours})
+
+
+def _stated_licence(model: str, checkpoint: "Checkpoint") -> Licence:
+    """What the model says itself; what the catalogue knows where it says nothing."""
+    stated, entry = stated_licence(checkpoint.file.metadata, companions_folder(model)), entry_of(model)
+    return Licence(name=entry.licence) if entry is not None and not str(stated) else stated
 
 
 def _toml(recipe: Mapping[str, Any]) -> str:
@@ -81,22 +101,43 @@ def _literal(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _licence(stated: object, notices: Sequence[str]) -> str:
+def _licence(stated: Licence, terms: Terms | None, notices: Sequence[str]) -> str:
     """What the model card says of the licence: no more than is known."""
-    known = f"The licence of the original applies: {stated}." if stated else "The original's file states no licence."
+    named = str(stated) or (terms.agreement if terms else "")
+    known = f"The licence of the original applies: {named}." if named else "The original states no licence."
     if notices:
-        return f"{known} The files that came with it are in this folder: {', '.join(notices)}."
-    return f"{known} No licence file came with it: look at the original's source before you pass this on."
+        known += f" These files go with it: {', '.join(notices)}."
+    if terms is None:
+        unknown = "No licence file came with it: look at the original's source before you pass this on."
+        return known if notices else f"{known} {unknown}"
+    if not any(map(is_agreement, notices)):
+        known += f" The text of the {terms.agreement} did not come with it. Get it from {terms.text} and add it to this"
+        known += " folder before you pass the model on."
+    known += f" Uses that it forbids: {terms.policy}."
+    return f"{terms.label}. {known}" if terms.label else known
+
+
+def _front_licence(stated: Licence, terms: Terms | None) -> dict[str, str]:
+    """The licence in the front matter: Hugging Face's identifier, or "other" with a name."""
+    identifier = stated.identifier or (terms.identifier if terms else None)
+    if identifier is None and not stated.name:
+        return {"license": "unknown"}
+    parts = {"license": identifier or "other", "license_name": stated.name, "license_link": stated.link}
+    return {key: value for key, value in parts.items() if value}
 
 
 def _model_card(
-    output: Path, model: str, checkpoint: "Checkpoint", licence: str, card: Mapping[str, Any] | None
+    output: Path,
+    model: str,
+    checkpoint: "Checkpoint",
+    licence: tuple[Licence, Terms | None, Sequence[str]],
+    card: Mapping[str, Any] | None,
 ) -> str:
     """Hugging Face's model card: front matter, then what this is and what it cost."""
     metadata = checkpoint.file.metadata
     base = str(metadata.get("general.name", model))
     front = {
-        "license": str(metadata.get("general.license", "unknown")),
+        **_front_licence(*licence[:2]),
         "base_model": base,
         "tags": ["gguf", "smidgen"],
         "quantized_by": "smidgen",
@@ -108,7 +149,7 @@ def _model_card(
         f"`model.gguf` is {base} ({format_size(checkpoint.file.size)}), quantized with error compensation by smidgen",
         f"to {size} bytes. It runs in llama.cpp, Ollama, LM Studio and other programs that read GGUF.", "",
         "```", f"smidgen run {output.name} \"Once upon a time\"", "llama-cli -m model.gguf", "```", "",
-        "## What it cost", "", *_costs(card), "", "## Licence", "", licence, "",
+        "## What it cost", "", *_costs(card), "", "## Licence", "", _licence(*licence), "",
         "`recipe.toml` makes the same file again.",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"

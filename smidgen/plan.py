@@ -12,6 +12,7 @@ from smidgen.errors import BudgetError
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.gguf_reader import MetadataValue
 from smidgen.formats.gguf_writer import TensorPlan, file_size
+from smidgen.model.parameters import is_matrix
 from smidgen.numerics.block_types import BY_NAME, BlockType
 from smidgen.quant.allocate import Option, allocate
 from smidgen.quant.survey import TARGET_TYPES
@@ -28,13 +29,15 @@ _KEEP = "keep"
 
 @dataclass(frozen=True)
 class Choice:
-    """What becomes of one matrix.
+    """What becomes of one matrix of the file.
 
+    name: of the tensor in the file.  members: canonical names of the matrices in it, one unless the file stacks several.
     kind: its type in the new file.  keep: it stays as it is.  nbytes: in the file.
     damage: estimated nats of KL divergence per token.
     """
 
     name: str
+    members: tuple[str, ...]
     kind: BlockType
     keep: bool
     nbytes: int
@@ -55,16 +58,18 @@ class Layout:
         return file_size(self.metadata, self.metadata_types, self.tensors)
 
 
-def matrices(checkpoint: Checkpoint) -> list[str]:
-    """Canonical names of what can be quantized: every parameter with rows and columns."""
-    return [name for name in checkpoint.names() if len(checkpoint.shape(name)) == 2]
+def matrices(checkpoint: Checkpoint) -> dict[str, tuple[str, ...]]:
+    """What can be quantized: tensor of the GGUF file → canonical names of the matrices in it."""
+    found: dict[str, list[str]] = {}
+    for name in filter(is_matrix, checkpoint.names()):
+        found.setdefault(checkpoint.gguf_name(name), []).append(name)
+    return {tensor: tuple(members) for tensor, members in found.items()}
 
 
 def layout(checkpoint: Checkpoint, kinds: Mapping[str, BlockType]) -> Layout:
-    """The file with these types (canonical name → type); all else as in the original."""
-    by_file_name = {checkpoint.gguf_name(name): kind for name, kind in kinds.items()}
+    """The file with these types (tensor → type); all else as in the original."""
     tensors = [
-        TensorPlan(tensor.name, tensor.shape, by_file_name.get(tensor.name, tensor.kind))
+        TensorPlan(tensor.name, tensor.shape, kinds.get(tensor.name, tensor.kind))
         for tensor in checkpoint.file.tensors.values()
     ]
     weight: dict[str, int] = {}
@@ -83,10 +88,10 @@ def layout(checkpoint: Checkpoint, kinds: Mapping[str, BlockType]) -> Layout:
 def smallest_size(checkpoint: Checkpoint, types: Sequence[BlockType] = TARGET_TYPES) -> int:
     """Bytes of the smallest file that `types` allow."""
     kinds: dict[str, BlockType] = {}
-    for name in matrices(checkpoint):
-        columns = checkpoint.shape(name)[1]
-        fitting = [kind for kind in (*types, checkpoint.kind(name)) if kind.fits(columns)]
-        kinds[name] = min(fitting, key=lambda kind: kind.bits_per_weight)
+    for tensor in matrices(checkpoint):
+        info = checkpoint.file.tensors[tensor]
+        fitting = [kind for kind in (*types, info.kind) if kind.fits(info.shape[-1])]
+        kinds[tensor] = min(fitting, key=lambda kind: kind.bits_per_weight)
     return layout(checkpoint, kinds).size
 
 
@@ -103,26 +108,35 @@ def refuse_impossible(checkpoint: Checkpoint, budget: int, types: Sequence[Block
 def choose(checkpoint: Checkpoint, damage: Mapping[str, Mapping[str, float]], budget: int) -> list[Choice]:
     """The choice for every matrix with the least total damage whose file is at most `budget` bytes.
 
-    damage: canonical name → type name → nats per token, from `quant.survey`.
+    damage: canonical name → type name → nats per token, from `quant.survey`. Matrices stacked in one tensor share their
+    type, and their damages add up.
     """
-    names = matrices(checkpoint)
-    sizes = {name: {BY_NAME[kind]: _bytes(checkpoint, name, BY_NAME[kind]) for kind in damage[name]} for name in names}
-    kept = {name: _bytes(checkpoint, name, checkpoint.kind(name)) for name in names}
+    members = matrices(checkpoint)
+    costs = {tensor: _total([damage[name] for name in names]) for tensor, names in members.items()}
+    sizes = {tensor: {kind: _bytes(checkpoint, tensor, BY_NAME[kind]) for kind in costs[tensor]} for tensor in members}
+    kept = {tensor: _bytes(checkpoint, tensor, checkpoint.file.tensors[tensor].kind) for tensor in members}
     fixed = layout(checkpoint, {}).size - sum(kept.values())
     options = [
-        [Option(kind.name, nbytes, damage[name][kind.name]) for kind, nbytes in sizes[name].items()]
-        + [Option(_KEEP, kept[name], 0.0)]
-        for name in names
+        [Option(kind, nbytes, costs[tensor][kind]) for kind, nbytes in sizes[tensor].items()]
+        + [Option(_KEEP, kept[tensor], 0.0)]
+        for tensor in members
     ]
     chosen = allocate(options, budget - fixed)
     return [
         Choice(
-            name, checkpoint.kind(name) if option.label == _KEEP else BY_NAME[option.label], option.label == _KEEP,
-            option.nbytes, option.damage,
+            tensor, names,
+            checkpoint.file.tensors[tensor].kind if option.label == _KEEP else BY_NAME[option.label],
+            option.label == _KEEP, option.nbytes, option.damage,
         )
-        for name, option in zip(names, chosen, strict=True)
+        for (tensor, names), option in zip(members.items(), chosen, strict=True)
     ]  # fmt: skip
 
 
-def _bytes(checkpoint: Checkpoint, name: str, kind: BlockType) -> int:
-    return TensorPlan(name, checkpoint.shape(name), kind).padded_bytes(checkpoint.file.alignment)
+def _total(damages: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Damage by type of matrices that share one."""
+    common = [kind for kind in damages[0] if all(kind in one for one in damages)]
+    return {kind: sum(one[kind] for one in damages) for kind in common}
+
+
+def _bytes(checkpoint: Checkpoint, tensor: str, kind: BlockType) -> int:
+    return TensorPlan(tensor, checkpoint.file.tensors[tensor].shape, kind).padded_bytes(checkpoint.file.alignment)

@@ -5,7 +5,7 @@ Everything goes to stderr, so that stdout carries results only.
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _quiet = False
@@ -33,8 +33,9 @@ class Task:
 class _LineTask(Task):
     """Prints a line now and then: for logs and pipes."""
 
-    def __init__(self, label: str, total: int) -> None:
+    def __init__(self, label: str, total: int, in_bytes: bool) -> None:
         super().__init__(label, total)
+        self._shown: Callable[[int], str] = _megabytes if in_bytes else str
         self._started = self._printed = time.monotonic()
 
     def advance(self, steps: int = 1) -> None:
@@ -43,17 +44,19 @@ class _LineTask(Task):
         if now - self._printed >= _SECONDS_BETWEEN_LINES or self.done >= self.total:
             self._printed = now
             spent = now - self._started
-            left = spent / self.done * (self.total - self.done)
-            print(f"{self.label}: {self.done}/{self.total}, {spent:.0f} s, {left:.0f} s left", file=sys.stderr)
+            left = spent / self.done * (self.total - self.done) if self.done > 0 else 0
+            amount = f"{self._shown(self.done)}/{self._shown(self.total)}"
+            print(f"{self.label}: {amount}, {spent:.0f} s, {left:.0f} s left", file=sys.stderr)
 
 
 class _BarTask(Task):
     """A rich progress bar."""
 
-    def __init__(self, label: str, total: int) -> None:
+    def __init__(self, label: str, total: int, in_bytes: bool) -> None:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
+            DownloadColumn,
             MofNCompleteColumn,
             Progress,
             TextColumn,
@@ -63,10 +66,12 @@ class _BarTask(Task):
 
         super().__init__(label, total)
         self.bar = Progress(
-            TextColumn("{task.description}", markup=False), BarColumn(_BAR_WIDTH), MofNCompleteColumn(),
+            TextColumn("{task.description}", markup=False), BarColumn(_BAR_WIDTH),
+            DownloadColumn() if in_bytes else MofNCompleteColumn(),
             TimeElapsedColumn(), TimeRemainingColumn(compact=True), TextColumn("left"), console=Console(stderr=True),
         )  # fmt: skip
-        shown = label if len(label) <= _LABEL_WIDTH else f"{label[: _LABEL_WIDTH - 1]}…"
+        width = _LABEL_WIDTH - 6 if in_bytes else _LABEL_WIDTH  # "999.9/999.9 GB" is that much wider
+        shown = label if len(label) <= width else f"{label[: width - 1]}…"
         self._id = self.bar.add_task(shown, total=total)
 
     def advance(self, steps: int = 1) -> None:
@@ -74,17 +79,21 @@ class _BarTask(Task):
         self.bar.advance(self._id, steps)
 
 
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
+
+
 @contextmanager
-def track(label: str, total: int) -> Iterator[Task]:
-    """Show the progress of `total` steps named `label` while the block runs."""
+def track(label: str, total: int, in_bytes: bool = False) -> Iterator[Task]:
+    """Show the progress of `total` steps, or bytes, named `label` while the block runs."""
     if _quiet:
         yield Task(label, total)
     elif sys.stderr.isatty():
-        task = _BarTask(label, total)
+        task = _BarTask(label, total, in_bytes)
         with task.bar:
             yield task
     else:
-        yield _LineTask(label, total)
+        yield _LineTask(label, total, in_bytes)
 
 
 def say(line: str) -> None:

@@ -165,10 +165,10 @@ def cut(
         if dry_run:
             return CutResult(None, choices, size, time.monotonic() - started, plan)
         say(plan)
-        encoded = {choice.name: choice.kind for choice in choices if not choice.keep}
+        encoded = {name: choice.kind for choice in choices if not choice.keep for name in choice.members}
         quantize(checkpoint, encoded, surveyed, windows, workspace)
         path = output / "model.gguf"
-        _write(checkpoint, kinds, encoded, workspace, path)
+        _write(checkpoint, choices, workspace, path)
         remove_outdated(output)
         result = CutResult(path, choices, size, time.monotonic() - started, plan)
         if measured:
@@ -260,19 +260,21 @@ def _survey(
     return surveyed
 
 
-def _write(
-    checkpoint: Checkpoint, kinds: dict[str, BlockType], encoded: dict[str, BlockType], workspace: Workspace, path: Path
-) -> None:
+def _write(checkpoint: Checkpoint, choices: Sequence[Choice], workspace: Workspace, path: Path) -> None:
     """The file: encoded matrices from the workspace, everything else as in the original."""
-    canonical = {checkpoint.gguf_name(name): name for name in encoded}
+    encoded = {choice.name: choice.members for choice in choices if not choice.keep}
 
-    def packed(file_name: str) -> np.ndarray:
-        if file_name not in canonical:
-            return checkpoint.file.packed(file_name)
-        name = canonical[file_name]
-        return checkpoint.transform(name).to_file(workspace.packed(name)[1].numpy())
+    def packed(tensor: str) -> np.ndarray:
+        checkpoint.release()
+        if tensor not in encoded:
+            return checkpoint.file.packed(tensor)
+        parts = [
+            checkpoint.family.gguf_transform(name, checkpoint.config).rows_to_file(workspace.packed(name)[1].numpy())
+            for name in encoded[tensor]
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    plan = layout(checkpoint, kinds)
+    plan = layout(checkpoint, {choice.name: choice.kind for choice in choices})
     write_gguf(path, plan.metadata, plan.metadata_types, plan.tensors, packed)
 
 
@@ -284,10 +286,12 @@ def _step(
     for choice in choices:
         entry = {"name": choice.name, "kind": choice.kind.name, "bytes": choice.nbytes, "damage": choice.damage}
         if not choice.keep:
-            outcome = workspace.outcome(choice.name)
+            outcomes = [workspace.outcome(name) for name in choice.members]
             entry |= {
-                "compensated": outcome.compensated, "loss": outcome.loss, "rounding_loss": outcome.rounding_loss
-            }  # fmt: skip
+                "compensated": all(outcome.compensated for outcome in outcomes),
+                "loss": sum(outcome.loss for outcome in outcomes),
+                "rounding_loss": sum(outcome.rounding_loss for outcome in outcomes),
+            }
         tensors.append(entry | {"kept": choice.keep})
     names = [source.name for source in sources] or ["written by the model itself"]
     parameters = {"fit": options.fit, "tokens": options.tokens, "seed": options.seed, "calibration": names}

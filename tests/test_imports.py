@@ -39,6 +39,10 @@ TORCH_FREE = [
     "smidgen.formats.catalogue",
     "smidgen.formats.contents",
     "smidgen.formats.gguf_reader",
+    "smidgen.formats.hf_folder",
+    "smidgen.formats.hub",
+    "smidgen.formats.hub_transfer",
+    "smidgen.formats.safetensors_reader",
     "smidgen.formats.summary",
     "smidgen.numerics.block_types",
     "smidgen.model.config",
@@ -47,7 +51,7 @@ TORCH_FREE = [
     "smidgen.engines.llama_cpp_bench",
     "smidgen.cli.main",
 ]
-HEAVY = {"torch", "transformers", "xllamacpp", "numpy", "rich", "tokenizers", "gguf"}
+HEAVY = {"torch", "transformers", "xllamacpp", "numpy", "rich", "tokenizers", "gguf", "huggingface_hub", "httpx2"}
 
 
 def modules() -> list[Path]:

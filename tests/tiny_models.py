@@ -11,13 +11,14 @@ import gguf
 import numpy as np
 import torch
 
-from smidgen.model.config import LayerConfig, ModelConfig
+from smidgen.model.config import LayerConfig, ModelConfig, Rotary
 from smidgen.model.decoder import Decoder
+from smidgen.model.rope_scaling import LinearScaling
 
 VOCABULARY = 300
 WINDOW = 7
-_WIDE = LayerConfig(6, 2, 16, 96, 1e6, 0.25, "gelu_tanh", rope_scale=8.0, qk_norm=True, post_norms=True)
-_LOCAL = replace(_WIDE, rope_base=1e4, rope_scale=1.0, window=WINDOW)
+_WIDE = LayerConfig(6, 2, 16, 96, Rotary(1e6, 16, LinearScaling(8.0)), 0.25, "gelu_tanh", qk_norm=True, post_norms=True)
+_LOCAL = replace(_WIDE, rotary=Rotary(1e4, 16), window=WINDOW)
 
 GEMMA3_CONFIG = ModelConfig(
     "gemma3", VOCABULARY, 64, (_LOCAL, _LOCAL, _WIDE, _LOCAL, _LOCAL), float(np.float32(1e-6)), 4096, True, 8.0, 3.0
@@ -41,7 +42,7 @@ GEMMA3_KEYS: dict[str, Any] = {
 }
 
 LLAMA_CONFIG = ModelConfig(
-    "llama", VOCABULARY, 64, (LayerConfig(4, 2, 16, 96, 5e3, 0.25, "silu", rope_scale=4.0),) * 3,
+    "llama", VOCABULARY, 64, (LayerConfig(4, 2, 16, 96, Rotary(5e3, 16, LinearScaling(4.0)), 0.25, "silu"),) * 3,
     float(np.float32(1e-5)), 4096, False,
 )  # fmt: skip
 LLAMA_KEYS: dict[str, Any] = {

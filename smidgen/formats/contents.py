@@ -5,16 +5,18 @@ Checked before anything works with the weights: llama.cpp ends its whole process
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 from smidgen.errors import BadFile, SmidgenError, Unsupported, printable
 from smidgen.formats.gguf_reader import GGUFFile
 from smidgen.model.config import ModelConfig
-from smidgen.model.families import FAMILIES, Family, family_of_gguf
-from smidgen.model.parameters import Shape, parameter_shapes
+from smidgen.model.families import FAMILIES, SCALING_TENSORS, Family, Tensors, family_of_gguf
+from smidgen.model.parameters import Shape
 
 _MOST_LAYERS = 512  # of llama.cpp, LLAMA_MAX_LAYERS
 _LONGEST_CONTEXT = 2**31 - 1  # llama.cpp counts positions in 32 bits
+_LARGEST_VECTOR = 2**16  # bytes; the longest that belong to a configuration have some hundred numbers
 
 
 def describe(file: GGUFFile) -> tuple[Family, ModelConfig]:
@@ -26,8 +28,10 @@ def describe(file: GGUFFile) -> tuple[Family, ModelConfig]:
     try:
         family = family_of_gguf(_architecture(file))
         shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
-        config = family.config_from_gguf(file.metadata, shapes)
-        _check_tensors(file, family, config)
+        config = family.config_from_gguf(file.metadata, Tensors(shapes, partial(_vector, file)))
+        expected = family.gguf_layout(config).shapes
+        known = {name: shape for name, shape in shapes.items() if name not in SCALING_TENSORS}
+        compare_shapes(expected, known, family.name)
         return family, config
     except SmidgenError as error:
         raise type(error)(f"{printable(file.path)}: {error}") from error
@@ -46,7 +50,7 @@ def refuse_damaged(file: GGUFFile) -> None:
         _check_common_numbers(file, architecture)
     except BadFile as error:
         raise BadFile(f"{printable(file.path)}: {error}") from error
-    if any(architecture == family.gguf_architecture for family in FAMILIES.values()):
+    if any(architecture == family.gguf.architecture for family in FAMILIES.values()):
         try:
             describe(file)
         except Unsupported:
@@ -77,16 +81,28 @@ def _absurd(key: str, wanted: str, found: object) -> BadFile:
     return BadFile(f"metadata {printable(key)} should be {wanted}, found {shown}; the file is damaged or not a model")
 
 
-def _check_tensors(file: GGUFFile, family: Family, config: ModelConfig) -> None:
-    """The file's tensors are the configuration's parameters: none missing, none more, shapes equal."""
-    expected = {family.gguf_name(name): shape for name, shape in parameter_shapes(config).items()}
-    if missing := [name for name in expected if name not in file.tensors]:
-        raise BadFile(f"{_some(missing)} missing; get a complete GGUF of this model")
+def compare_shapes(expected: Mapping[str, Shape], found: Mapping[str, Shape], family: str) -> None:
+    """A file's tensors are the configuration's: none missing, none more, shapes equal.
+
+    Raises BadFile for missing and wrongly shaped ones, Unsupported for those that the decoder has no use for.
+    """
+    if missing := [name for name in expected if name not in found]:
+        raise BadFile(f"{_some(missing)} missing; get the complete files of this model")
     for name, shape in expected.items():
-        if (found := file.tensors[name].shape) != shape:
-            raise BadFile(f"{name} is {_size(found)} but its metadata says {_size(shape)}; the file is damaged")
-    if extra := [name for name in file.tensors if name not in expected]:
-        raise Unsupported(f"{_some(extra)} not used by smidgen's {family.name} decoder; use a model without it")
+        if found[name] != shape:
+            raise BadFile(
+                f"{name} is {_size(found[name])} but its metadata says {_size(shape)}; the file is damaged"
+            )
+    if extra := [name for name in found if name not in expected]:
+        raise Unsupported(f"{_some(extra)} not used by smidgen's {family} decoder; use a model without it")
+
+
+def _vector(file: GGUFFile, name: str) -> tuple[float, ...]:
+    """The values of a small float32 vector."""
+    info = file.tensors[name]
+    if info.kind.name != "F32" or len(info.shape) != 1 or info.nbytes > _LARGEST_VECTOR:
+        raise BadFile(f"tensor {name} should be a short vector of float32; the file is damaged")
+    return tuple(file.packed(name).reshape(-1).view("<f4").tolist())
 
 
 def _some(names: Sequence[str]) -> str:

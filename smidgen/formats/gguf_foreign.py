@@ -1,6 +1,7 @@
-"""Says what a file is when it is not the GGUF it was given as: the difference between a shrug and an answer."""
+"""Says what a file is when it is not what it was given as: the difference between a shrug and an answer."""
 
 PREFIXES: tuple[tuple[bytes, str], ...] = (
+    (b"GGUF", "is a GGUF file"),
     (b"PK\x03\x04", "is a zip archive, perhaps a PyTorch checkpoint, which smidgen never unpickles"),
     (b"\x80\x02", "is a Python pickle, which smidgen never opens because it can run code"),
     (b"\x80\x03", "is a Python pickle, which smidgen never opens because it can run code"),
@@ -15,8 +16,8 @@ PREFIXES: tuple[tuple[bytes, str], ...] = (
 )
 
 
-def describe_foreign(start: bytes) -> str:
-    """A verb phrase for a file that starts with these bytes (some tens are enough)."""
+def describe_foreign(start: bytes, wanted: str = "b'GGUF'") -> str:
+    """A verb phrase for a file that starts with these bytes (some tens are enough) instead of `wanted`."""
     for prefix, description in PREFIXES:
         if start.startswith(prefix):
             return description
@@ -27,4 +28,4 @@ def describe_foreign(start: bytes) -> str:
         return "is a safetensors file"
     if text.startswith(b"{"):
         return "is JSON text"
-    return f"starts with {start[:4]!r} instead of b'GGUF'"
+    return f"starts with {start[:4]!r} instead of {wanted}"

@@ -97,6 +97,7 @@ class GGUFFile:
     metadata_types: dict[str, tuple[int, ...]]
     tensors: dict[str, TensorInfo]
     _data: np.ndarray | None = field(repr=False)
+    _map: mmap.mmap = field(repr=False)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
@@ -115,7 +116,7 @@ class GGUFFile:
         _refuse_overlaps(cursor, tensors)
         _refuse_split(cursor, metadata)
         view = np.frombuffer(data, dtype=np.uint8)
-        return cls(path, len(data), version, alignment, metadata, types, {info.name: info for info in tensors}, view)
+        return cls(path, len(data), version, alignment, metadata, types, {info.name: info for info in tensors}, view, data)
 
     def packed(self, name: str) -> np.ndarray:
         """The stored bytes of a tensor: a read-only uint8 view [rows, row_bytes] of the map, without a copy.
@@ -128,6 +129,11 @@ class GGUFFile:
         info = self.tensors[name]
         rows = self._data[info.offset : info.offset + info.nbytes]
         return rows.reshape(-1, info.kind.row_bytes(info.shape[-1]))
+
+    def release(self) -> None:
+        """Give the pages of weights that were read back to the system; they are read again when they are needed."""
+        if self._data is not None and hasattr(self._map, "madvise"):
+            self._map.madvise(mmap.MADV_DONTNEED)
 
     def close(self) -> None:
         """Let go of the map."""

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from smidgen.errors import printable
-from smidgen.formats.catalogue import entry_of, licence_files, locate
+from smidgen.formats.catalogue import companions_folder, entry_of, licence_files, locate
 from smidgen.formats.gguf_reader import GGUFFile, TensorInfo
+from smidgen.formats.notices import stated_licence
 
 _TOKENIZERS = {"llama": "SentencePiece-like", "gpt2": "byte-level BPE", "bert": "WordPiece", "t5": "unigram"}
 
@@ -133,7 +134,7 @@ def _largest_first(shares: dict[str, Share]) -> dict[str, Share]:
 
 def _licence(file: GGUFFile, model: str | os.PathLike[str]) -> str | None:
     entry = entry_of(model)
-    return entry.licence if entry is not None else _text(file.metadata.get("general.license"))
+    return entry.licence if entry is not None else str(stated_licence(file.metadata, companions_folder(model))) or None
 
 
 def _tokenizer(file: GGUFFile) -> str | None:

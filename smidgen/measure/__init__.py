@@ -7,6 +7,7 @@ file format, no engine and no cutter. Formats and engines are imported here alon
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,12 +92,13 @@ def _name(given: str | Path) -> str:
 def _subject(checkpoint: Checkpoint, name: str, engine: TorchEngine) -> Subject:
     from smidgen.measure.card import ModelFacts, TensorFacts
     from smidgen.measure.run import Subject
+    from smidgen.model.parameters import is_matrix
 
-    matrices = [matrix for matrix in checkpoint.names() if len(checkpoint.shape(matrix)) == 2]
-    stored = [(matrix, checkpoint.file.tensors[checkpoint.gguf_name(matrix)]) for matrix in matrices]
+    stored = dict.fromkeys(checkpoint.gguf_name(name) for name in checkpoint.names() if is_matrix(name))
+    infos = [checkpoint.file.tensors[tensor] for tensor in stored]
     tensors = tuple(
-        TensorFacts(matrix, info.kind.name, info.kind.bits_per_weight, info.shape[0] * info.shape[1], info.nbytes)
-        for matrix, info in stored
+        TensorFacts(info.name, info.kind.name, info.kind.bits_per_weight, prod(info.shape), info.nbytes)
+        for info in infos
     )
     facts = ModelFacts(name, checkpoint.path, checkpoint.sha256(), checkpoint.file.size, checkpoint.parameters, tensors)
     vocabulary = checkpoint.file.metadata.get("tokenizer.ggml.tokens")

@@ -55,10 +55,10 @@ class Attention(nn.Module):
     def __init__(self, layer: LayerConfig, hidden: int, epsilon: float) -> None:
         super().__init__()
         self.layer = layer
-        self.query = BlankLinear(hidden, layer.heads * layer.head_dim)
-        self.key = BlankLinear(hidden, layer.kv_heads * layer.head_dim)
-        self.value = BlankLinear(hidden, layer.kv_heads * layer.head_dim)
-        self.output = BlankLinear(layer.heads * layer.head_dim, hidden)
+        self.query = BlankLinear(hidden, layer.heads * layer.head_dim, layer.qkv_bias)
+        self.key = BlankLinear(hidden, layer.kv_heads * layer.head_dim, layer.qkv_bias)
+        self.value = BlankLinear(hidden, layer.kv_heads * layer.head_dim, layer.qkv_bias)
+        self.output = BlankLinear(layer.heads * layer.head_dim, hidden, layer.output_bias)
         self.query_norm = RMSNorm(layer.head_dim, epsilon) if layer.qk_norm else None
         self.key_norm = RMSNorm(layer.head_dim, epsilon) if layer.qk_norm else None
 
@@ -73,8 +73,9 @@ class Attention(nn.Module):
         values = self.value(x).view(batch, length, layer.kv_heads, layer.head_dim).transpose(1, 2)
         if self.query_norm is not None and self.key_norm is not None:
             queries, keys = self.query_norm(queries), self.key_norm(keys)
-        cosines, sines = rotary_tables(layer, start, length, x.device)
-        queries, keys = rotate(queries, cosines, sines), rotate(keys, cosines, sines)
+        if layer.rotary is not None:
+            cosines, sines = rotary_tables(layer.rotary, start, length, x.device)
+            queries, keys = rotate(queries, cosines, sines), rotate(keys, cosines, sines)
         if cache is not None:
             keys, values = cache.extend(start, keys, values)
         if layer.window is not None:  # keys that no query can see any more

@@ -1,7 +1,7 @@
 """The decoder-only transformer, one for every family: what differs between models is data in `ModelConfig`.
 
-A block is pre-norm attention and a pre-norm gated feed-forward network (Shazeer 2020, https://arxiv.org/abs/2002.05202),
-each added to the residual stream, with the optional norms after them that Gemma 2 and 3 have. Parameter names are the
+A block is pre-norm attention and a pre-norm feed-forward network (or a mixture of them), each added to the residual
+stream, with the optional norms after them that Gemma 2 and 3 have. Parameter names are the
 "canonical names" used all over smidgen; `model.parameters` lists them with their shapes without loading torch.
 Parameters are created uninitialised, so that no time goes into random numbers that are thrown away: load a state dict.
 """
@@ -12,26 +12,10 @@ from torch.nn import functional
 
 from smidgen.model.attention import Attention, LayerCache, soft_cap
 from smidgen.model.config import LayerConfig, ModelConfig
+from smidgen.model.feed_forward import Experts, FeedForward
 from smidgen.model.linear import BlankEmbedding, BlankLinear
 from smidgen.model.norms import RMSNorm
 from smidgen.shapes import Float, Int
-
-
-class FeedForward(nn.Module):
-    """Gated feed-forward network: down(activation(gate·x) ⊙ up·x)."""
-
-    def __init__(self, layer: LayerConfig, hidden: int) -> None:
-        super().__init__()
-        self.gate = BlankLinear(hidden, layer.ffn_width)
-        self.up = BlankLinear(hidden, layer.ffn_width)
-        self.down = BlankLinear(layer.ffn_width, hidden)
-        self.activation = layer.activation
-
-    def forward(self, x: Float[Tensor, "... hidden"]) -> Float[Tensor, "... hidden"]:
-        """Same shape as `x`."""
-        gate = self.gate(x)
-        active = functional.silu(gate) if self.activation == "silu" else functional.gelu(gate, approximate="tanh")
-        return self.down(active * self.up(x))
 
 
 class Block(nn.Module):
@@ -43,7 +27,8 @@ class Block(nn.Module):
         self.attention = Attention(layer, hidden, epsilon)
         self.attention_post_norm = RMSNorm(hidden, epsilon) if layer.post_norms else None
         self.feed_forward_norm = RMSNorm(hidden, epsilon)
-        self.feed_forward = FeedForward(layer, hidden)
+        self.feed_forward = None if layer.experts else FeedForward(layer, hidden)
+        self.experts = Experts(layer, hidden) if layer.experts else None
         self.feed_forward_post_norm = RMSNorm(hidden, epsilon) if layer.post_norms else None
 
     def forward(
@@ -54,7 +39,9 @@ class Block(nn.Module):
         if self.attention_post_norm is not None:
             attended = self.attention_post_norm(attended)
         x = x + attended
-        fed = self.feed_forward(self.feed_forward_norm(x))
+        network = self.experts if self.feed_forward is None else self.feed_forward
+        assert network is not None
+        fed = network(self.feed_forward_norm(x))
         if self.feed_forward_post_norm is not None:
             fed = self.feed_forward_post_norm(fed)
         return x + fed

@@ -4,13 +4,13 @@ from torch import nn
 
 
 class BlankLinear(nn.Linear):
-    """A linear layer without bias, weight [outputs, inputs]; no time goes into random numbers."""
+    """A linear layer, weight [outputs, inputs], bias [outputs] if any; no time goes into random numbers."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, bias=False)
+    def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
+        super().__init__(inputs, outputs, bias=bias)
 
     def reset_parameters(self) -> None:
-        """Leaves the weight as it was allocated."""
+        """Leaves the parameters as they were allocated."""
 
 
 class BlankEmbedding(nn.Embedding):

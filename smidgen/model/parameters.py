@@ -8,41 +8,52 @@ from smidgen.model.config import LayerConfig, ModelConfig
 
 Shape = tuple[int, ...]
 
-#: The linear weights of a block, in the order in which the data meets them.
-BLOCK_LINEARS = (
-    "attention.query.weight",
-    "attention.key.weight",
-    "attention.value.weight",
-    "attention.output.weight",
-    "feed_forward.gate.weight",
-    "feed_forward.up.weight",
-    "feed_forward.down.weight",
-)
+_ATTENTION = ("query", "key", "value", "output")
+_FEED_FORWARD = ("gate", "up", "down")
 
-_QK_NORMS = ("attention.query_norm.weight", "attention.key_norm.weight")
-_POST_NORMS = ("attention_post_norm.weight", "feed_forward_post_norm.weight")
+
+def block_linears(layer: LayerConfig) -> tuple[str, ...]:
+    """The linear layers of a block that are worth compressing, in the order in which the data meets them.
+
+    A router of experts is not among them: it is tiny, and an error there sends tokens astray.
+    """
+    networks = [f"experts.{expert}" for expert in range(layer.experts)] or ["feed_forward"]
+    attention = tuple(f"attention.{part}" for part in _ATTENTION)
+    return attention + tuple(f"{network}.{part}" for network in networks for part in _FEED_FORWARD)
 
 
 def block_shapes(layer: LayerConfig, hidden: int) -> dict[str, Shape]:
     """Names within one block → shapes, in the order in which the data meets them; linear weights are (out, in)."""
+    shapes: dict[str, Shape] = {"attention_norm.weight": (hidden,)}
     query, key = layer.heads * layer.head_dim, layer.kv_heads * layer.head_dim
-    shapes: dict[str, Shape] = {
-        "attention_norm.weight": (hidden,),
-        "attention.query.weight": (query, hidden),
-        "attention.key.weight": (key, hidden),
-        "attention.value.weight": (key, hidden),
-        "attention.query_norm.weight": (layer.head_dim,),
-        "attention.key_norm.weight": (layer.head_dim,),
-        "attention.output.weight": (hidden, query),
-        "attention_post_norm.weight": (hidden,),
-        "feed_forward_norm.weight": (hidden,),
-        "feed_forward.gate.weight": (layer.ffn_width, hidden),
-        "feed_forward.up.weight": (layer.ffn_width, hidden),
-        "feed_forward.down.weight": (hidden, layer.ffn_width),
-        "feed_forward_post_norm.weight": (hidden,),
-    }
-    absent = (() if layer.qk_norm else _QK_NORMS) + (() if layer.post_norms else _POST_NORMS)
-    return {name: shape for name, shape in shapes.items() if name not in absent}
+    for part, rows in (("query", query), ("key", key), ("value", key)):
+        shapes[f"attention.{part}.weight"] = (rows, hidden)
+        if layer.qkv_bias:
+            shapes[f"attention.{part}.bias"] = (rows,)
+    if layer.qk_norm:
+        shapes |= {f"attention.{part}_norm.weight": (layer.head_dim,) for part in ("query", "key")}
+    shapes["attention.output.weight"] = (hidden, query)
+    if layer.output_bias:
+        shapes["attention.output.bias"] = (hidden,)
+    if layer.post_norms:
+        shapes["attention_post_norm.weight"] = (hidden,)
+    shapes["feed_forward_norm.weight"] = (hidden,)
+    shapes |= _expert_shapes(layer, hidden) if layer.experts else _network_shapes("feed_forward", layer, hidden)
+    if layer.post_norms:
+        shapes["feed_forward_post_norm.weight"] = (hidden,)
+    return shapes
+
+
+def _expert_shapes(layer: LayerConfig, hidden: int) -> dict[str, Shape]:
+    shapes: dict[str, Shape] = {"experts.router.weight": (layer.experts, hidden)}
+    for expert in range(layer.experts):
+        shapes |= _network_shapes(f"experts.{expert}", layer, hidden)
+    return shapes
+
+
+def _network_shapes(name: str, layer: LayerConfig, hidden: int) -> dict[str, Shape]:
+    wide = (layer.ffn_width, hidden)
+    return {f"{name}.gate.weight": wide, f"{name}.up.weight": wide, f"{name}.down.weight": (hidden, layer.ffn_width)}
 
 
 def parameter_shapes(config: ModelConfig) -> dict[str, Shape]:
@@ -55,6 +66,11 @@ def parameter_shapes(config: ModelConfig) -> dict[str, Shape]:
     if not config.tied_head:
         shapes["head.weight"] = (config.vocabulary, config.hidden)
     return shapes
+
+
+def is_matrix(name: str) -> bool:
+    """Whether a parameter is worth compressing: matrices are, but for a router of experts; vectors are not."""
+    return name.endswith(".weight") and "norm" not in name and not name.endswith("experts.router.weight")
 
 
 def split_block_name(name: str) -> tuple[int, str] | None:

@@ -2,7 +2,8 @@
 
 The ids are those that llama.cpp gives for the same file (tests/parity/test_tokenizer_llama_cpp.py), because
 that is where the model will run; the places where smidgen differs on purpose are named in
-tokenizers/sentencepiece.py, and there are none for byte-level models.
+tokenizers/sentencepiece.py, and there are none for byte-level models. A model that came in Hugging Face layout
+may carry rules that llama.cpp does not know (tokenizers/text_rules.py); its ids are those of transformers.
 """
 
 import operator
@@ -15,9 +16,11 @@ from smidgen.model.tokenizers import byte_level
 from smidgen.model.tokenizers.byte_level import ByteLevel
 from smidgen.model.tokenizers.sentencepiece import SentencePiece
 from smidgen.model.tokenizers.special_tokens import SpecialTokens
-from smidgen.model.tokenizers.vocabulary import MetadataValue, TokenKind, Vocabulary, flag, number_array
+from smidgen.model.tokenizers.text_rules import TextRules
+from smidgen.model.tokenizers.vocabulary import MetadataValue, Vocabulary, flag, number_array
 
 ADD_BOS = "tokenizer.ggml.add_bos_token"
+ADD_SPACE_PREFIX = "tokenizer.ggml.add_space_prefix"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -31,18 +34,24 @@ class Tokenizer:
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, coder: SentencePiece | ByteLevel, adds_bos: bool, add_space_prefix: bool = False
+        self,
+        vocabulary: Vocabulary,
+        coder: SentencePiece | ByteLevel,
+        rules: TextRules,
+        adds_bos: bool,
+        add_space_prefix: bool = False,
     ):
         self._vocabulary = vocabulary
         self._coder = coder
+        self._rules = rules
         self._add_space_prefix = add_space_prefix
         self.bos_id = vocabulary.roles.get("bos_token")
         self.adds_bos = adds_bos and self.bos_id is not None
         self.eos_ids = vocabulary.end_ids
         self.missing_bytes = coder.missing_bytes if isinstance(coder, ByteLevel) else frozenset[int]()
-        user_defined = {i for i, kind in enumerate(vocabulary.kinds) if kind == TokenKind.USER_DEFINED}
-        self._special = user_defined | vocabulary.control
-        self._always = SpecialTokens({vocabulary.texts[i]: i for i in sorted(user_defined - vocabulary.control)})
+        self._special = vocabulary.special
+        always = sorted(vocabulary.user_defined - vocabulary.control)
+        self._always = SpecialTokens({vocabulary.texts[i]: i for i in always})
         self._all_special = SpecialTokens({vocabulary.texts[i]: i for i in sorted(self._special)})
 
     @classmethod
@@ -52,14 +61,14 @@ class Tokenizer:
         Raises BadFile for metadata that contradicts itself and Unsupported for a kind of tokenizer not known here.
         """
         vocabulary = Vocabulary.from_gguf(metadata)
+        rules = TextRules.from_gguf(metadata, vocabulary)
         if vocabulary.model == "llama":
-            prefix = flag(metadata, "tokenizer.ggml.add_space_prefix", True)
+            prefix = flag(metadata, ADD_SPACE_PREFIX, True)
             scores = number_array(metadata, "tokenizer.ggml.scores", len(vocabulary))
-            coder = SentencePiece(vocabulary, scores, prefix)
-            return cls(vocabulary, coder, flag(metadata, ADD_BOS, True), prefix)
+            return cls(vocabulary, SentencePiece(vocabulary, scores), rules, flag(metadata, ADD_BOS, True), prefix)
         pre = byte_level.pre_tokenizer(metadata)
         coder = ByteLevel(vocabulary, byte_level.read_merges(metadata, vocabulary), pre)
-        return cls(vocabulary, coder, flag(metadata, ADD_BOS, pre.adds_bos))
+        return cls(vocabulary, coder, rules, flag(metadata, ADD_BOS, pre.adds_bos))
 
     def __len__(self) -> int:
         """The number of tokens in the vocabulary."""
@@ -85,11 +94,15 @@ class Tokenizer:
         """
         text = _SURROGATE.sub("\ufffd", text)
         ids: list[int] = []
-        for part in (self._all_special if parse_special else self._always).split(text):
+        special = self._all_special if parse_special else self._always
+        for place, part in enumerate(self._rules.strip(special.split(text))):
             if isinstance(part, int):
                 ids.append(part)
             else:
-                ids += self._coder.encode(part)
+                stretch = self._rules.normalize(part)
+                ids += self._coder.encode(
+                    self._rules.prefixed(stretch, not place) if self._add_space_prefix else stretch
+                )
         return self._with_one_bos(ids) if add_bos else ids
 
     def decode(self, ids: Iterable[SupportsIndex], *, skip_special: bool = False) -> str:
@@ -106,7 +119,7 @@ class Tokenizer:
             piece = self._coder.pieces[token]
             if after_special and self._add_space_prefix and token not in self._special:
                 piece = piece.removeprefix(b" ")  # the space that encode put before this stretch of text
-            after_special = token in self._special
+            after_special = token in self._special and (token == self.bos_id or self._rules.space_prefix != "first")
             if not (skip_special and token in self._vocabulary.control):
                 pieces.append(piece)
         return b"".join(pieces).decode("utf-8", "replace")

@@ -112,9 +112,8 @@ def test_files_and_folders(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wish", "kind", "message"),
     [
-        ("google/gemma-2-2b-it", Unsupported, "repo ids are not supported yet"),
         ("missing.gguf", SmidgenError, "gemma-3-270m, smollm2-135m-instruct"),
-        ("folder/missing.gguf", SmidgenError, "no file, folder or catalogue name"),
+        ("folder/missing.gguf", SmidgenError, "no file, folder, hub repo or catalogue name"),
         ("/dev/null", BadFile, "neither a file nor a folder"),
     ],
 )
@@ -123,7 +122,40 @@ def test_anything_else_is_refused_with_advice(wish: str, kind: type[SmidgenError
         locate(wish)
 
 
-def test_a_hugging_face_folder_is_named_as_such(tmp_path: Path) -> None:
+def test_hugging_face_folders(tmp_path: Path) -> None:
     (tmp_path / "config.json").touch()
-    with pytest.raises(Unsupported, match="Hugging Face layout"):
+    with pytest.raises(BadFile, match="no weights"):
         locate(tmp_path)
+    (tmp_path / "pytorch_model.bin").touch()
+    with pytest.raises(Unsupported, match="never opens"):
+        locate(tmp_path)
+    (tmp_path / "other.gguf").touch()
+    with pytest.raises(BadFile, match="other.gguf"):
+        locate(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    assert locate(tmp_path) == tmp_path
+    (tmp_path / "model.gguf").touch()
+    assert locate(tmp_path) == tmp_path / "model.gguf"  # what `cut` wrote wins
+
+
+def test_hub_repos_are_downloaded_unless_a_path_has_their_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(catalogue, "download", lambda model: Path(f"/downloaded/{model}"))
+    assert locate("google/gemma-2-2b-it") == Path("/downloaded/google/gemma-2-2b-it")
+    assert locate("org/name@v1:Q4_K_M") == Path("/downloaded/org/name@v1:Q4_K_M")
+    (tmp_path / "google").mkdir()
+    (tmp_path / "google" / "gemma-2-2b-it").write_bytes(b"GGUF")
+    assert locate("google/gemma-2-2b-it") == Path("google/gemma-2-2b-it")
+
+
+def test_licences_of_a_hub_snapshot_are_found(tmp_path: Path) -> None:
+    """They are links into the cache there, and a .gguf file may be in a folder of its own."""
+    snapshot = tmp_path / "models--org--name" / "snapshots" / ("0" * 40)
+    (snapshot / "Q4_K_M").mkdir(parents=True)
+    (tmp_path / "blob").write_text("text")
+    names = ["LICENSE.txt", "Notice", "USE_POLICY.md"]
+    for name in (*names, "config.json", "README.md"):
+        (snapshot / name).symlink_to(tmp_path / "blob")
+    (snapshot / "Q4_K_M" / "model.gguf").touch()
+    for place in (snapshot, snapshot / "config.json", snapshot / "Q4_K_M" / "model.gguf", snapshot / "Q4_K_M"):
+        assert [path.name for path in licence_files(place)] == names

@@ -232,7 +232,7 @@ def test_other_tokenizer_models(model: Any) -> None:
         Tokenizer.from_gguf(sentencepiece_metadata() | {"tokenizer.ggml.model": model})
 
 
-@pytest.mark.parametrize("pre", ["tekken", "deepseek-v3", "", np.zeros(3)])
+@pytest.mark.parametrize("pre", ["kimi-k2", "deepseek-v3", "", np.zeros(3)])
 def test_other_pre_tokenizers(pre: Any) -> None:
     with pytest.raises(Unsupported, match="tokenizer.ggml.pre"):
         Tokenizer.from_gguf(byte_level_metadata() | {"tokenizer.ggml.pre": pre})

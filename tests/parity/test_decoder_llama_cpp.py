@@ -21,7 +21,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from smidgen.engines.torch import TorchEngine
@@ -84,20 +83,6 @@ def log_probabilities(path: Path, prompts: Sequence[Sequence[int]]) -> Float[Ten
         starts = range(0, engine.config.vocabulary, HEAD_ROWS)
         logits = [hidden @ engine.head_rows(at, min(at + HEAD_ROWS, engine.config.vocabulary)).T for at in starts]
         return soft_cap(torch.cat(logits, dim=1), engine.config.logit_cap).log_softmax(dim=1)
-
-
-def half_table_gelu(x: Tensor, approximate: str) -> Tensor:
-    """GELU as llama.cpp looks it up: half-precision input and output, exact beyond ±10."""
-    rounded = GELU(x.half().float(), approximate=approximate).half().float()
-    return torch.where(x >= 10, x, torch.where(x <= -10, 0.0, rounded))
-
-
-GELU = functional.gelu
-
-
-@pytest.fixture
-def llama_cpp_gelu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(functional, "gelu", half_table_gelu)
 
 
 @pytest.mark.parametrize(("write", "bound"), [(write_gemma3, 1e-3), (write_llama, 1e-4)], ids=["gemma3", "llama"])

@@ -134,7 +134,7 @@ def write_tiny_model(path: Path, tokenizer: Callable[[gguf.GGUFWriter], int]) ->
     return path
 
 
-@pytest.mark.parametrize("pre", ["default", "gpt-2", "llama-bpe", "qwen2", "dbrx"])
+@pytest.mark.parametrize("pre", ["default", "gpt-2", "llama-bpe", "qwen2", "dbrx", "tekken", "gpt-4o", "qwen35"])
 def test_other_pre_tokenizers(pre: str, smollm_path: Path, tmp_path: Path) -> None:
     """SmolLM2's vocabulary under the other sets of expressions."""
     with GGUFFile.open(smollm_path) as file:

@@ -1,185 +1,152 @@
 """What a model family is to smidgen: maps between files and the one decoder, and nothing that computes.
 
-A family says which metadata becomes which field of `ModelConfig`, what each parameter is called in a file, and whether
-its rows stand in another order there. Maps for other file formats are further fields of the same dataclass.
+A family has its traits (what is in no file), a map for its GGUF files and one for each `model_type` of its folders in
+Hugging Face layout. Reading goes file → `Facts` → `ModelConfig`, writing the same way back; whatever is written is read
+again and compared, so a configuration that a file format cannot express is refused before any work is done.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from smidgen.errors import BadFile, Unsupported
-from smidgen.model.config import LayerConfig, ModelConfig
-from smidgen.model.families.keys import Keys
-from smidgen.model.parameters import Shape, split_block_name
-
-Rows = TypeVar("Rows")  # a torch tensor or numpy array whose first dimension is the weight's rows, packed or not
-
-#: llama.cpp's tensor names that most families share (gguf-py's tensor_mapping lists them). {i} is the layer.
-COMMON_GGUF_NAMES = {
-    "embedding.weight": "token_embd.weight",
-    "final_norm.weight": "output_norm.weight",
-    "head.weight": "output.weight",
-    "blocks.{i}.attention_norm.weight": "blk.{i}.attn_norm.weight",
-    "blocks.{i}.attention.query.weight": "blk.{i}.attn_q.weight",
-    "blocks.{i}.attention.key.weight": "blk.{i}.attn_k.weight",
-    "blocks.{i}.attention.value.weight": "blk.{i}.attn_v.weight",
-    "blocks.{i}.attention.output.weight": "blk.{i}.attn_output.weight",
-    "blocks.{i}.feed_forward_norm.weight": "blk.{i}.ffn_norm.weight",
-    "blocks.{i}.feed_forward.gate.weight": "blk.{i}.ffn_gate.weight",
-    "blocks.{i}.feed_forward.up.weight": "blk.{i}.ffn_up.weight",
-    "blocks.{i}.feed_forward.down.weight": "blk.{i}.ffn_down.weight",
-}
-
-#: Keys that change nothing in what the decoder computes.
-COMMON_IGNORED_KEYS = frozenset(
-    {
-        "tensor_data_layout",  # of a converter long gone
-        "rope.scaling.original_context_length",  # meaningful for yarn alone, which is refused
-        "rope.scaling.finetuned",
-    }
-)
+from smidgen.errors import Unsupported
+from smidgen.model.config import ModelConfig
+from smidgen.model.families.facts import Traits, configure, facts_of
+from smidgen.model.families.gguf_map import GGUFMap, Tensors
+from smidgen.model.families.hf_map import HFMap
+from smidgen.model.families.names import Layout, pattern_of
+from smidgen.model.parameters import Shape
 
 
 @dataclass(frozen=True)
 class Transform:
-    """How a weight's rows in the model stand to those in the file; rows only move, so packed bytes work too.
+    """How a parameter in the model stands to the one in a file; rows only move, so packed bytes can move too.
 
     order: model row r is file row order[r]; None when they stand alike.
+    offset: what is added to the file's values to get the model's.
     """
 
     order: np.ndarray | None = None
+    offset: float = 0.0
 
-    def to_model(self, rows: Rows) -> Rows:
-        """Rows in the file's order → the model's."""
-        return rows if self.order is None else rows[self.order]  # type: ignore[index]
-
-    def to_file(self, rows: Rows) -> Rows:
-        """Rows in the model's order → the file's."""
-        return rows if self.order is None else rows[np.argsort(self.order)]  # type: ignore[index]
+    def rows_to_file(self, rows: np.ndarray) -> np.ndarray:
+        """Rows in the model's order → the file's, packed or not."""
+        return rows if self.order is None else rows[np.argsort(self.order)]
 
 
 @dataclass(frozen=True)
 class Family:
     """One family's maps.
 
-    name: `ModelConfig.family`.  gguf_architecture: `general.architecture` of its GGUF files.
-    configure: metadata keys, number of vocabulary rows and whether the head is tied → configuration.
-    ignored_gguf_keys: keys that change nothing.  neutral_gguf_keys: features that the decoder lacks → the value that
-    leaves them off; any other value is refused.
-    gguf_names: canonical name → name in the file, {i} for the layer.
-    gguf_row_orders: canonical name → layer → `Transform.order`.
-    refused_gguf_tensors: tensor in the file → why it is refused (any tensor not mapped is refused as well).
+    name: `ModelConfig.family`.  gguf: its GGUF files; None where llama.cpp has no such architecture.
+    hf: its model types; for writing, the first that has all that a model needs is taken.
     """
 
     name: str
-    gguf_architecture: str
-    configure: Callable[[Keys, int, bool], ModelConfig]
-    gguf_names: Mapping[str, str]
-    ignored_gguf_keys: frozenset[str] = COMMON_IGNORED_KEYS
-    neutral_gguf_keys: Mapping[str, Any] = field(default_factory=dict)
-    gguf_row_orders: Mapping[str, Callable[[LayerConfig], np.ndarray]] = field(default_factory=dict)
-    refused_gguf_tensors: Mapping[str, str] = field(default_factory=dict)
+    traits: Traits
+    gguf: GGUFMap
+    hf: tuple[HFMap, ...]
 
-    def config_from_gguf(self, metadata: Mapping[str, Any], shapes: Mapping[str, Shape]) -> ModelConfig:
-        """The configuration that a file describes; `shapes` are its tensors' (rows, columns).
+    # -- GGUF --------------------------------------------------------------------------------------------------------
+
+    def config_from_gguf(self, metadata: Mapping[str, Any], tensors: Tensors) -> ModelConfig:
+        """The configuration that a GGUF file describes.
 
         Raises BadFile for missing, mistyped or absurd values, Unsupported for features that the decoder lacks.
         """
-        for tensor, reason in self.refused_gguf_tensors.items():
-            if tensor in shapes:
-                raise Unsupported(f"tensor {tensor}: {reason}")
-        keys = Keys(metadata, self.gguf_architecture)
-        vocabulary = _vocabulary(keys, metadata, shapes, self.gguf_names["embedding.weight"])
-        config = self.configure(keys, vocabulary, self.gguf_names["head.weight"] not in shapes)
-        for key, neutral in self.neutral_gguf_keys.items():
-            if (found := keys.value(key)) is not None and found != neutral:
-                raise Unsupported(
-                    f"metadata key {self.gguf_architecture}.{key} is {found!r}; smidgen only does models without it yet"
-                )
-        unknown = [key for key in keys.unread() if key not in self.ignored_gguf_keys]
-        if unknown:
-            names = ", ".join(f"{self.gguf_architecture}.{key}" for key in unknown[:5])
-            raise Unsupported(
-                f"unknown metadata {names}: smidgen will not guess what it changes; use a model without it"
-            )
-        return config
+        return configure(self.name, self.traits, self.gguf.read(metadata, tensors, self.traits))
 
-    def gguf_name(self, name: str) -> str:
-        """Canonical name → name in a GGUF file. Raises KeyError for names that the family does not have."""
-        pattern, index = _pattern(name)
-        return self.gguf_names[pattern].replace("{i}", str(index))
+    def gguf_layout(self, config: ModelConfig) -> Layout:
+        """Where each parameter lies in a GGUF file."""
+        return Layout(config, self.gguf.names)
 
-    def canonical_name(self, gguf_name: str) -> str:
-        """The reverse of `gguf_name`, derived from the same map. Raises KeyError for names outside it."""
-        parts = gguf_name.split(".", 2)
-        if parts[0] != "blk" or len(parts) < 3:
-            return self._canonical[gguf_name]
-        return self._canonical[f"blk.{{i}}.{parts[2]}"].replace("{i}", parts[1])
+    def gguf_transform(self, name: str, config: ModelConfig) -> Transform:
+        """How a canonical parameter stands to its rows in a GGUF file."""
+        pattern, layer, _ = pattern_of(name)
+        order = self.gguf.row_orders.get(pattern)
+        return Transform() if order is None else Transform(order(config.layers[layer]))
 
-    def transform(self, name: str, config: ModelConfig) -> Transform:
-        """How the rows of a canonical parameter move between the model and a GGUF file."""
-        pattern, index = _pattern(name)
-        if (order := self.gguf_row_orders.get(pattern)) is None:
-            return Transform()
-        return Transform(order(config.layers[index]))
+    def to_gguf(self, config: ModelConfig) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Metadata (without the tokenizer's) and the vectors that belong to it, for a file that we write.
 
-    @property
-    def _canonical(self) -> dict[str, str]:
-        return {there: here for here, there in self.gguf_names.items()}
+        Raises Unsupported where a GGUF file of this architecture cannot say what the configuration says.
+        """
+        facts = facts_of(config)
+        metadata, vectors = self.gguf.write(facts), self.gguf.extra_tensors(facts)
+        shapes = dict(self.gguf_layout(config).shapes) | {name: vector.shape for name, vector in vectors.items()}
+        planned = Tensors(shapes, lambda name: tuple(vectors[name].tolist()))
+        again = self.config_from_gguf(_as_stored(metadata), planned)
+        _refuse_difference(_rounded(config), _rounded(again), f"GGUF ({self.gguf.architecture})")
+        return metadata, vectors
 
+    # -- Hugging Face layout -----------------------------------------------------------------------------------------
 
-def _pattern(name: str) -> tuple[str, int]:
-    """`"blocks.3.x"` → `("blocks.{i}.x", 3)`; other names stay, with index 0."""
-    split = split_block_name(name)
-    return (name, 0) if split is None else (f"blocks.{{i}}.{split[1]}", split[0])
+    def config_from_hf(self, settings: Mapping[str, Any], written: HFMap) -> ModelConfig:
+        """The configuration that a config.json of this model type describes. Raises as `config_from_gguf`."""
+        return configure(self.name, self.traits, written.read(settings, self.traits))
 
+    def hf_map(self, config: ModelConfig) -> HFMap:
+        """The model type to write a configuration as. Raises Unsupported where none has all that it needs."""
+        facts = facts_of(config)
+        for one in self.hf:
+            if one.fits(facts):
+                return one
+        raise Unsupported(f"no model type of {self.name} in transformers has all that this model has")
 
-def _vocabulary(keys: Keys, metadata: Mapping[str, Any], shapes: Mapping[str, Shape], embedding: str) -> int:
-    """Rows of the embedding, which the tokenizer's list and the key `vocab_size` must agree with."""
-    if len(shapes.get(embedding, ())) != 2:
-        raise BadFile(f"the file has no matrix {embedding}; get a complete GGUF of this model")
-    rows = shapes[embedding][0]
-    tokens = metadata.get("tokenizer.ggml.tokens")
-    if tokens is not None and len(tokens) != rows:
-        raise BadFile(f"{embedding} has {rows} rows but the tokenizer lists {len(tokens)} tokens; the file is damaged")
-    if keys.integer("vocab_size", rows, most=2**31) != rows:
-        raise BadFile(f"{embedding} has {rows} rows but {keys.architecture}.vocab_size differs; the file is damaged")
-    return rows
+    def to_hf(self, config: ModelConfig) -> dict[str, Any]:
+        """config.json. Raises Unsupported where it cannot say what the configuration says."""
+        written = self.hf_map(config)
+        values = written.write(facts_of(config), self.traits)
+        again = self.config_from_hf(values, written)
+        _refuse_difference(_rounded(config), _rounded(again), f"config.json ({written.model_type})")
+        return values
+
+    def hf_transform(self, name: str, written: HFMap) -> Transform:
+        """How a canonical parameter stands to the one in the folder."""
+        return Transform(offset=written.norm_offset if name.endswith("norm.weight") else 0.0)
 
 
-def head_width(keys: Keys, hidden: int, heads: tuple[int, ...]) -> int:
-    """Width of a head: `attention.key_length`, else hidden / heads. Values and rotary dimensions must be as wide."""
-    if hidden % heads[0] and "attention.key_length" not in keys:
-        raise BadFile(f"hidden width {hidden} is not divisible by {heads[0]} heads; the file is damaged or not a model")
-    width = keys.integer("attention.key_length", max(1, hidden // heads[0]), most=2**14)
-    for key in ("attention.value_length", "rope.dimension_count"):
-        if (other := keys.integer(key, width, most=2**14)) != width:
-            raise Unsupported(
-                f"{keys.architecture}.{key} is {other} but heads are {width} wide; smidgen needs them equal for now"
-            )
-    if width % 2:
-        raise BadFile(f"heads are {width} wide but rotary embedding needs an even width; the file is damaged")
-    return width
+def _as_stored(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers as they come back from a file: float32."""
+    return {key: float(np.float32(value)) if isinstance(value, float) else value for key, value in metadata.items()}
 
 
-def grouped_heads(keys: Keys, layers: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Query heads and key/value heads of each layer."""
-    heads = keys.per_layer("attention.head_count", layers)
-    kv_heads = keys.per_layer("attention.head_count_kv", layers, heads)
-    for query, kv in zip(heads, kv_heads, strict=True):
-        if query % kv:
-            raise BadFile(f"{query} heads do not divide into {kv} key/value heads; the file is damaged or not a model")
-    return heads, kv_heads
+def _rounded(value: Any) -> Any:
+    """A configuration with its numbers as float32, and rotary scaling by what it does: two ways to write one model."""
+    if isinstance(value, float):
+        return float(np.float32(value))
+    if isinstance(value, tuple):
+        return tuple(_rounded(one) for one in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return tuple((field.name, _field(value, field.name)) for field in dataclasses.fields(value))
+    return value
 
 
-def linear_rope_scale(keys: Keys) -> float:
-    """What positions are divided by: 1 unless linear scaling is on. Raises Unsupported for other kinds of scaling."""
-    kind = keys.text("rope.scaling.type", "linear")
-    if kind not in ("none", "linear"):
-        raise Unsupported(f"rope scaling {kind!r}: smidgen does none and linear so far; use a model without it")
-    old_key = keys.number("rope.scale_linear", 0.0, zero=True)
-    factor = keys.number("rope.scaling.factor", old_key, zero=True)
-    return factor if kind == "linear" and factor else 1.0
+def _field(owner: Any, name: str) -> Any:
+    value = getattr(owner, name)
+    if name != "scaling" or value is None:
+        return _rounded(value)
+    short, long = (value.divisors(owner.base, owner.width, length) for length in (1, 2**31))
+    return tuple(round(number, 5) for number in (*short, *long, value.magnitude))
+
+
+def _refuse_difference(wanted: Any, found: Any, where: str) -> None:
+    """Raises Unsupported, naming the first field that came back otherwise."""
+    for (name, one), (_, other) in zip(wanted, found, strict=True):
+        if one == other:
+            continue
+        if name == "layers":
+            for layer, (ours, theirs) in enumerate(zip(one, other, strict=True)):
+                _refuse_difference(ours, theirs, f"layer {layer} in {where}")
+        raise Unsupported(
+            f"{where} cannot say that {name} is {_shown(one)} (it would be read as {_shown(other)}); "
+            "write another format, or leave this model as it is"
+        )
+
+
+def _shown(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."

@@ -1,4 +1,8 @@
-"""Llama and what shares its architecture in GGUF (Mistral 7B, SmolLM …): Touvron et al. 2023, https://arxiv.org/abs/2302.13971.
+"""Llama 2 and 3, Mistral 7B, Mixtral, SmolLM2 (one architecture in GGUF), and SmolLM3.
+
+Llama: Touvron et al. 2023, https://arxiv.org/abs/2307.09288, and https://arxiv.org/abs/2407.21783. Mistral: a window in
+every layer, https://arxiv.org/abs/2310.06825. Mixtral: experts, https://arxiv.org/abs/2401.04088. SmolLM3: every fourth
+layer without positions (https://arxiv.org/abs/2501.18795).
 
 GGUF files hold the rows of query and key weights in the order of the paper's rotary embedding (neighbouring features
 form a pair); the decoder wants the half-split order, so these rows move.
@@ -6,39 +10,12 @@ form a pair); the decoder wants the half-split order, so these rows move.
 
 import numpy as np
 
-from smidgen.model.config import LayerConfig, ModelConfig
-from smidgen.model.families.family import COMMON_GGUF_NAMES, Family, grouped_heads, head_width, linear_rope_scale
-from smidgen.model.families.keys import Keys
-
-
-def _configure(keys: Keys, vocabulary: int, tied_head: bool) -> ModelConfig:
-    layers = keys.integer("block_count", most=512)
-    hidden = keys.integer("embedding_length")
-    heads, kv_heads = grouped_heads(keys, layers)
-    head = head_width(keys, hidden, heads)
-    ffn_widths = keys.per_layer("feed_forward_length", layers)
-    base, scale = keys.number("rope.freq_base", 10_000.0), linear_rope_scale(keys)
-    return ModelConfig(
-        family=LLAMA.name,
-        vocabulary=vocabulary,
-        hidden=hidden,
-        layers=tuple(
-            LayerConfig(
-                heads=heads[i],
-                kv_heads=kv_heads[i],
-                head_dim=head,
-                ffn_width=ffn_widths[i],
-                rope_base=base,
-                rope_scale=scale,
-                attention_scale=head**-0.5,
-                activation="silu",
-            )
-            for i in range(layers)
-        ),
-        norm_epsilon=keys.number("attention.layer_norm_rms_epsilon"),
-        context_length=keys.integer("context_length", most=2**31 - 1),
-        tied_head=tied_head,
-    )
+from smidgen.model.config import LayerConfig
+from smidgen.model.families import gguf_map, hf_map
+from smidgen.model.families.facts import Traits, all_but_each
+from smidgen.model.families.family import Family
+from smidgen.model.families.gguf_map import GGUFMap
+from smidgen.model.families.hf_map import HFMap
 
 
 def _half_split(heads: int, head: int) -> np.ndarray:
@@ -47,23 +24,46 @@ def _half_split(heads: int, head: int) -> np.ndarray:
     return rows.swapaxes(1, 2).reshape(-1)
 
 
+def _query_order(layer: LayerConfig) -> np.ndarray:
+    return _half_split(layer.heads, layer.head_dim)
+
+
+def _key_order(layer: LayerConfig) -> np.ndarray:
+    return _half_split(layer.kv_heads, layer.head_dim)
+
+
+_ROW_ORDERS = {
+    "blocks.{i}.attention.query.weight": _query_order,
+    "blocks.{i}.attention.query.bias": _query_order,
+    "blocks.{i}.attention.key.weight": _key_order,
+    "blocks.{i}.attention.key.bias": _key_order,
+}
+_GGUF_NAMES = gguf_map.COMMON_NAMES | gguf_map.BIASES | gguf_map.OUTPUT_BIAS
+_HF_NAMES = hf_map.COMMON_NAMES | hf_map.BIASES | hf_map.OUTPUT_BIAS
+_EXPERT_NAMES = {name: tensor for name, tensor in hf_map.COMMON_NAMES.items() if ".feed_forward." not in name}
+
 LLAMA = Family(
     name="llama",
-    gguf_architecture="llama",
-    configure=_configure,
-    gguf_names=COMMON_GGUF_NAMES,
-    neutral_gguf_keys={
-        "attention.causal": True,
-        "attention.sliding_window": 0,
-        "expert_count": 0,
-        "expert_used_count": 0,
-        "rope.scaling.attn_factor": 1.0,
-    },
-    gguf_row_orders={
-        "blocks.{i}.attention.query.weight": lambda layer: _half_split(layer.heads, layer.head_dim),
-        "blocks.{i}.attention.key.weight": lambda layer: _half_split(layer.kv_heads, layer.head_dim),
-    },
-    refused_gguf_tensors={
-        "rope_freqs.weight": "Llama 3's scaled rotary frequencies are not done yet; use a model without this tensor",
-    },
+    traits=Traits(),
+    gguf=GGUFMap("llama", _GGUF_NAMES | gguf_map.EXPERTS, frozenset({"window", "experts"}), row_orders=_ROW_ORDERS),
+    hf=(
+        HFMap("llama", "LlamaForCausalLM", _HF_NAMES, frozenset({"attention_bias"}), {"rms_norm_eps": 1e-6}),
+        HFMap("mistral", "MistralForCausalLM", hf_map.COMMON_NAMES, frozenset({"window"})),
+        HFMap("mixtral", "MixtralForCausalLM", _EXPERT_NAMES | hf_map.EXPERTS, frozenset({"window", "experts"})),
+    ),
+)
+
+SMOLLM3 = Family(
+    name="smollm3",
+    traits=Traits(rotates=all_but_each(4)),
+    gguf=GGUFMap("smollm3", _GGUF_NAMES, row_orders=_ROW_ORDERS),
+    hf=(
+        HFMap(
+            "smollm3",
+            "SmolLM3ForCausalLM",
+            _HF_NAMES,
+            frozenset({"attention_bias", "nope", "switched_window"}),
+            {"tie_word_embeddings": True, "rope_theta": 2e6},
+        ),
+    ),
 )

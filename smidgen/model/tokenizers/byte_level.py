@@ -24,10 +24,19 @@ LONGEST_SPACE = (
 _SPACES = re.compile(r"\s+")
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
+_CONTRACTION = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
 # GPT-4's expression, and the same with at most so many digits to a word.
 _GPT4 = (
-    r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}DIGITS"
+    _CONTRACTION + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}DIGITS"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# GPT-4o's: a word ends where a capital follows a small letter. This is how llama.cpp writes it, whose letters differ in
+# case only in ASCII and carry no combining marks; HF's own, with \p{Lu}, \p{Ll} and \p{M}, cuts some words elsewhere.
+_CAPITALS = r"((?=[\p{L}])([^a-z]))"
+_SMALL = r"((?=[\p{L}])([^A-Z]))"
+_GPT4O = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_CAPITALS}*{_SMALL}+CONTRACTION|[^\r\n\p{{L}}\p{{N}}]?{_CAPITALS}+{_SMALL}*CONTRACTION"
+    r"|\p{N}DIGITS| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 
@@ -49,6 +58,11 @@ _PLAIN_GPT2 = PreTokenizer((_GPT2,))
 _SINGLE_DIGITS = PreTokenizer((r"\p{N}", _GPT2))
 _LLAMA3 = PreTokenizer((_GPT4.replace("DIGITS", "{1,3}"),), whole_words=True, adds_bos=True)
 _QWEN2 = PreTokenizer((_GPT4.replace("DIGITS", ""),))
+_QWEN35 = PreTokenizer(
+    (_QWEN2.patterns[0].replace(r"?\p{L}+", r"?[\p{L}\p{M}]+").replace(r"[^\s\p{L}\p{N}]", r"[^\s\p{L}\p{M}\p{N}]"),)
+)
+_TEKKEN = PreTokenizer((_GPT4O.replace("CONTRACTION", "").replace("DIGITS", ""),), whole_words=True, adds_bos=True)
+_GPT_4O = PreTokenizer((_GPT4O.replace("CONTRACTION", _CONTRACTION + "?").replace("DIGITS", "{1,3}"),))
 _DEFAULT = PreTokenizer((r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"))
 
 PRE_TOKENIZERS = {
@@ -67,11 +81,16 @@ PRE_TOKENIZERS = {
     "llama-v3": _LLAMA3,
     "falcon3": _LLAMA3,
     "lfm2": _LLAMA3,
+    "pixtral": _LLAMA3,
+    "tekken": _TEKKEN,
+    "gpt-4o": _GPT_4O,
+    "llama4": _GPT_4O,
     "dbrx": PreTokenizer(_LLAMA3.patterns),
     "smaug-bpe": PreTokenizer(_LLAMA3.patterns),
     "qwen2": _QWEN2,
     "stablelm2": _QWEN2,
     "deepseek-r1-qwen": _QWEN2,
+    "qwen35": _QWEN35,
 }
 
 

@@ -34,7 +34,7 @@ LONGEST_REMEMBERED = 32
 class SentencePiece:
     """Encode text between special tokens; know the bytes of each token."""
 
-    def __init__(self, vocabulary: Vocabulary, scores: np.ndarray, add_space_prefix: bool):
+    def __init__(self, vocabulary: Vocabulary, scores: np.ndarray):
         """scores: one per token, finite. Raises BadFile where the byte tokens are not complete."""
         self._ids = {text: index for index, text in enumerate(vocabulary.texts) if _can_be_merged(vocabulary, index)}
         if SPACE not in self._ids:
@@ -45,21 +45,18 @@ class SentencePiece:
         self._rank = {text: rank[index] for text, index in self._ids.items()}  # 0 is merged first
         self._pairs = {text[i : i + 2] for text in self._ids for i in range(len(text) - 1)}
         self._byte_ids = _byte_ids(vocabulary)
-        self._prefix = SPACE if add_space_prefix else ""
         self._words: dict[str, list[int]] = {}
         self.pieces = [_piece(vocabulary, index) for index in range(len(vocabulary))]
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a stretch of text without special tokens."""
         ids: list[int] = []
-        prefix = self._prefix
         literal = self._bytes(SPACE)
         for index, part in enumerate(text.split(SPACE)):
             if index:
                 ids += literal
-            for word in self._split(prefix + part.replace(" ", SPACE)):
+            for word in self._split(part.replace(" ", SPACE)):
                 ids += self._word(word)
-            prefix = ""
         return ids
 
     def _split(self, text: str) -> list[str]:

@@ -99,6 +99,16 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.texts)
 
+    @property
+    def user_defined(self) -> frozenset[int]:
+        """Ids of tokens that are found in any text, whatever stands around them."""
+        return frozenset(i for i, kind in enumerate(self.kinds) if kind == TokenKind.USER_DEFINED)
+
+    @property
+    def special(self) -> frozenset[int]:
+        """Ids of tokens that are cut out of text before the rest is tokenized."""
+        return self.user_defined | self.control
+
     def byte_value(self, token: int) -> int | None:
         """The byte that a token like <0x41> of kind BYTE stands for; None for any other token."""
         if self.kinds[token] != TokenKind.BYTE:

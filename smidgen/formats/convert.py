@@ -1,0 +1,53 @@
+"""Any model as one GGUF file, weights unchanged: what llama.cpp runs, and what `export --to gguf` writes."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from smidgen.errors import SmidgenError
+from smidgen.formats.catalogue import cache_folder, locate
+from smidgen.formats.gguf_writer import TensorPlan, write_gguf
+from smidgen.formats.hf_folder import is_hf_folder
+from smidgen.progress import track
+
+if TYPE_CHECKING:
+    from smidgen.formats.checkpoint import Checkpoint
+
+
+def gguf_of(model: str | os.PathLike[str]) -> Path:
+    """The GGUF file of a model, for engines that read nothing else.
+
+    A folder in Hugging Face layout is converted once into the cache (as large as its weights), under its hash.
+    """
+    path = locate(model)
+    if not is_hf_folder(path):
+        return path
+    from smidgen.formats.checkpoint import Checkpoint
+
+    with Checkpoint.open(path) as checkpoint:
+        target = cache_folder() / "converted" / f"{checkpoint.sha256()}.gguf"
+        if not target.is_file():
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise SmidgenError(
+                    f"{target.parent} cannot be made: {error.strerror}. Set SMIDGEN_HOME to another folder."
+                ) from error
+            write_as_gguf(checkpoint, target)
+    return target
+
+
+def write_as_gguf(checkpoint: "Checkpoint", path: Path) -> None:
+    """Write a model as a GGUF file with the types that it has. Atomic, one tensor in memory at a time."""
+    view = checkpoint.file
+    tensors = [TensorPlan(tensor.name, tensor.shape, tensor.kind) for tensor in view.tensors.values()]
+    with track("Writing GGUF", len(tensors)) as task:
+
+        def packed(name: str) -> np.ndarray:
+            checkpoint.release()
+            task.advance()
+            return view.packed(name)
+
+        write_gguf(path, view.metadata, view.metadata_types, tensors, packed)

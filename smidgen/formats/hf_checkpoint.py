@@ -1,0 +1,194 @@
+"""A folder in Hugging Face layout as a checkpoint, and as the GGUF file that a conversion of it would be.
+
+Weights stay where they are and are decoded on demand. `FolderAsGGUF` answers what a GGUF file would be asked (metadata
+with the tokenizer, tensors with their types, packed bytes), so that cutting, measuring and converting know one kind of
+model only.
+"""
+
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from math import prod
+from typing import Any, Self
+
+import numpy as np
+
+from smidgen.errors import BadFile, SmidgenError, Unsupported, printable
+from smidgen.formats.checkpoint import Checkpoint
+from smidgen.formats.contents import compare_shapes
+from smidgen.formats.gguf_reader import DEFAULT_ALIGNMENT, MetadataValue, TensorInfo
+from smidgen.formats.hf_folder import HFFolder
+from smidgen.formats.hf_tokenizer import tokenizer_metadata
+from smidgen.model.config import ModelConfig
+from smidgen.model.families import Family, HFMap, Layout, Transform, family_of_config
+from smidgen.model.parameters import is_matrix
+from smidgen.numerics import block_types as types
+from smidgen.numerics.block_types import BlockType
+
+_STRING, _ARRAY, _BOOL, _INT32, _UINT32, _FLOAT32 = 8, 9, 7, 5, 4, 6
+
+#: Where a model that sees pictures too keeps its language model, old and new spelling; the rest of it is left out.
+_TEXT_PREFIXES = ("language_model.model.", "model.language_model.")
+_OTHER_PARTS = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
+#: Tensors that hold nothing but what follows from the configuration.
+_DERIVED = ("rotary_emb.inv_freq",)
+
+
+class FolderCheckpoint(Checkpoint):
+    """A model in Hugging Face layout."""
+
+    def __init__(
+        self, folder: HFFolder, family: Family, written: HFMap, config: ModelConfig, tensors: Mapping[str, str]
+    ) -> None:
+        """tensors: name as the map has it → name in the folder."""
+        super().__init__(folder.path, family, config, Layout(config, written.names))
+        self.folder = folder
+        self._written = written
+        self._tensors = tensors
+
+    @classmethod
+    def open_folder(cls, path: str | os.PathLike[str]) -> Self:
+        """As `Checkpoint.open`."""
+        folder = HFFolder.open(path)
+        try:
+            return cls._describe(folder)
+        except SmidgenError as error:
+            folder.close()
+            raise type(error)(f"{printable(path)}: {error}") from error
+        except BaseException:
+            folder.close()
+            raise
+
+    @classmethod
+    def _describe(cls, folder: HFFolder) -> Self:
+        settings, tensors = text_part(folder.config, list(folder.weights))
+        family, written = family_of_config(settings)
+        config = family.config_from_hf(settings, written)
+        layout = Layout(config, written.names)
+        if config.tied_head:
+            tensors.pop(written.names["head.weight"], None)
+        found = {name: folder.weights[stored].shape for name, stored in tensors.items()}
+        compare_shapes(layout.shapes, found, family.name)
+        return cls(folder, family, written, config, tensors)
+
+    @cached_property
+    def file(self) -> "FolderAsGGUF":
+        """The GGUF file that a conversion would write."""
+        return FolderAsGGUF(self)
+
+    def close(self) -> None:
+        """Lets go of the files."""
+        self.folder.close()
+
+    def release(self) -> None:
+        """Gives the pages of weights that were read back to the system."""
+        self.folder.release()
+
+    def transform(self, name: str) -> Transform:
+        """How a parameter stands to the one in the folder."""
+        return self.family.hf_transform(name, self._written)
+
+    def _stored_kind(self, tensor: str) -> BlockType:
+        return self.folder.weights[self._tensors[tensor]].kind
+
+    def _stored_rows(self, tensor: str) -> np.ndarray:
+        return self.folder.packed(self._tensors[tensor])
+
+    def _hash(self) -> str:
+        return self.folder.sha256()
+
+
+def text_part(config: Mapping[str, Any], names: list[str]) -> tuple[Mapping[str, Any], dict[str, str]]:
+    """The settings and tensors of the language model in a folder: name without the part's prefix → name in the folder.
+
+    Models that see pictures too nest them; what is not the language model is left out.
+    """
+    names = [name for name in names if not name.endswith(_DERIVED)]
+    inner = config.get("text_config")
+    if not isinstance(inner, Mapping):
+        return config, {name: name for name in names}
+    settings = {"model_type": f"{config.get('model_type')}_text", **inner}
+    kept: dict[str, str] = {}
+    for name in names:
+        if name.startswith(_OTHER_PARTS):
+            continue
+        prefix = next((prefix for prefix in _TEXT_PREFIXES if name.startswith(prefix)), None)
+        short = f"model.{name.removeprefix(prefix)}" if prefix else name.removeprefix("language_model.")
+        if short in kept:
+            raise BadFile(f"{printable(name)} and {printable(kept[short])} are the same tensor; the folder is damaged")
+        kept[short] = name
+    return settings, kept
+
+
+class FolderAsGGUF:
+    """What `GGUFFile` answers, for a folder. Matrices keep their 16 or 32 bits, vectors become float32."""
+
+    alignment = DEFAULT_ALIGNMENT
+
+    def __init__(self, checkpoint: FolderCheckpoint) -> None:
+        self._checkpoint = checkpoint
+        self._layout = checkpoint.family.gguf_layout(checkpoint.config)
+        self._architecture, self._vectors = checkpoint.family.to_gguf(checkpoint.config)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the folder's weights."""
+        return self._checkpoint.folder.nbytes
+
+    @property
+    def metadata(self) -> dict[str, MetadataValue]:
+        """What the header would say: name, architecture, tokenizer."""
+        return self._header[0]
+
+    @property
+    def metadata_types(self) -> dict[str, tuple[int, ...]]:
+        """The GGUF value types of `metadata`."""
+        return self._header[1]
+
+    @cached_property
+    def tensors(self) -> dict[str, TensorInfo]:
+        """Every tensor by name, those that belong to the configuration first."""
+        found = {name: (vector.shape, types.F32) for name, vector in self._vectors.items()}
+        for tensor, members in self._layout.members.items():
+            kinds = {self._kind(name) for name in members}
+            if len(kinds) > 1:
+                raise Unsupported(f"the parts of {tensor} are stored as {sorted(kind.name for kind in kinds)}")
+            found[tensor] = (self._layout.shapes[tensor], kinds.pop())
+        return {
+            name: TensorInfo(name, shape, kind, 0, prod(shape[:-1]) * kind.row_bytes(shape[-1]))
+            for name, (shape, kind) in found.items()
+        }
+
+    def packed(self, name: str) -> np.ndarray:
+        """A tensor's bytes, uint8 [rows, row bytes]."""
+        if name in self._vectors:
+            return self._vectors[name].reshape(1, -1).view(np.uint8)
+        return np.concatenate([self._part(member) for member in self._layout.members[name]])
+
+    def _kind(self, name: str) -> BlockType:
+        return self._checkpoint.kind(name) if is_matrix(name) else types.F32
+
+    def _part(self, name: str) -> np.ndarray:
+        """One parameter's bytes, rows as GGUF files have them."""
+        model, move = self._checkpoint, self._checkpoint.family.gguf_transform(name, self._checkpoint.config)
+        if is_matrix(name):
+            return move.rows_to_file(model.packed(name))  # the folder's rows stand in the model's order
+        values = move.rows_to_file(model.tensor(name).numpy())
+        rows = 1 if values.ndim == 1 else len(values)
+        return np.ascontiguousarray(values).reshape(rows, -1).view(np.uint8)
+
+    @cached_property
+    def _header(self) -> tuple[dict[str, MetadataValue], dict[str, tuple[int, ...]]]:
+        model = self._checkpoint
+        values: dict[str, Any] = {"general.architecture": model.family.gguf.architecture}
+        values |= {"general.type": "model", "general.name": model.path.resolve().name} | self._architecture
+        tokenizer, tokenizer_types = tokenizer_metadata(model.path, model.config.vocabulary)
+        metadata = {key: np.array(value) if isinstance(value, list) else value for key, value in values.items()}
+        return metadata | tokenizer, {key: _type_of(value) for key, value in values.items()} | tokenizer_types
+
+
+def _type_of(value: Any) -> tuple[int, ...]:
+    """The GGUF value type that converters use for a Python value."""
+    if isinstance(value, list):
+        return (_ARRAY, _BOOL if isinstance(value[0], bool) else _INT32)
+    return ({bool: _BOOL, int: _UINT32, float: _FLOAT32, str: _STRING}[type(value)],)

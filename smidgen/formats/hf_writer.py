@@ -1,0 +1,162 @@
+"""Writes a model as a folder in Hugging Face layout that transformers, vLLM and others load.
+
+config.json, safetensors (in shards with an index beyond one), the tokenizer's files and generation_config.json. Weights
+are decoded and written a piece at a time, so a model need not fit in memory.
+
+The safetensors format (https://github.com/huggingface/safetensors#format) is an 8-byte length, a JSON header and the bare
+numbers; its library wants all tensors of a file in memory at once, so the few lines that write it are here.
+"""
+
+import json
+import shutil
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from smidgen.atomic import replacing, write_whole
+from smidgen.errors import SmidgenError, Unsupported
+from smidgen.formats.checkpoint import Checkpoint
+from smidgen.formats.hf_checkpoint import FolderCheckpoint
+from smidgen.formats.hf_folder import GENERATION_CONFIG, INDEX, SINGLE, TOKENIZER_FILES, member
+from smidgen.formats.hf_tokenizer import write_tokenizer
+from smidgen.model.families import Layout
+from smidgen.model.parameters import Shape
+from smidgen.model.tokenizer import Tokenizer
+from smidgen.progress import Task, track
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_STORED = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_SAFETENSORS_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_SHARD_BYTES = 5 * 10**9  # as transformers' save_pretrained
+_CHUNK_VALUES = 2**24  # decoded at once
+
+
+@dataclass(frozen=True)
+class _Shard:
+    file: str
+    tensors: list[str]
+
+
+def default_dtype(checkpoint: Checkpoint) -> str:
+    """The dtype most weights have already; float16 for weights that are quantized (their scales are float16)."""
+    largest = max((name for name in checkpoint.names()), key=lambda name: prod(checkpoint.shape(name)))
+    return _STORED.get(checkpoint.kind(largest).name, "float16")
+
+
+def write_hf(checkpoint: Checkpoint, folder: Path, dtype: str | None = None) -> None:
+    """Write the whole folder; it must not exist or be empty. Files appear whole or not at all.
+
+    dtype: of the weights, a key of `DTYPES`; None for `default_dtype`.
+    Raises Unsupported for a model that transformers has no class for, SmidgenError where it cannot be written.
+    """
+    name = dtype or default_dtype(checkpoint)
+    if name not in DTYPES:
+        raise SmidgenError(f"{name!r} is no dtype for weights. Choose from {', '.join(DTYPES)}.")
+    config = checkpoint.family.to_hf(checkpoint.config)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SmidgenError(f"{folder} cannot be written: {error.strerror}. Choose another folder with -o.") from error
+    if any(folder.iterdir()):
+        raise SmidgenError(f"{folder} is not empty. Choose another folder with -o.")
+    _write_weights(checkpoint, folder, DTYPES[name])
+    _write_tokenizer(checkpoint, folder)
+    tokenizer = Tokenizer.from_gguf(checkpoint.file.metadata)
+    # null where there is none: the configuration classes have defaults of their own.
+    ids: dict[str, Any] = {
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": sorted(tokenizer.eos_ids) or None,
+        "pad_token_id": checkpoint.file.metadata.get("tokenizer.ggml.padding_token_id"),
+    }
+    _write_json(folder / "config.json", config | ids | {"torch_dtype": name})
+    if member(folder, GENERATION_CONFIG) is None:
+        _write_json(folder / GENERATION_CONFIG, {key: value for key, value in ids.items() if value is not None})
+
+
+def _write_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
+    """The folder's own files where the model came from one, else new ones from the metadata."""
+    if not isinstance(checkpoint, FolderCheckpoint):
+        write_tokenizer(folder, checkpoint.file.metadata)
+        return
+    for name in (*TOKENIZER_FILES, GENERATION_CONFIG):
+        if (source := member(checkpoint.path, name)) is not None:
+            shutil.copyfile(source, folder / name)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def _write_weights(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype) -> None:
+    layout = Layout(checkpoint.config, checkpoint.family.hf_map(checkpoint.config).names)
+    shards = list(_shards(layout, dtype.itemsize))
+    with track("Writing weights", len(layout.shapes)) as task:
+        for shard in shards:
+            _write_shard(checkpoint, layout, shard, folder, dtype, task)
+    if len(shards) > 1:
+        total = sum(prod(shape) for shape in layout.shapes.values()) * dtype.itemsize
+        where = {tensor: shard.file for shard in shards for tensor in shard.tensors}
+        _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
+
+
+def _shards(layout: Layout, itemsize: int) -> Iterator[_Shard]:
+    """The tensors in order, cut where a file would grow beyond the limit."""
+    groups: list[list[str]] = [[]]
+    filled = 0
+    for tensor, shape in layout.shapes.items():
+        size = prod(shape) * itemsize
+        if groups[-1] and filled + size > _SHARD_BYTES:
+            groups.append([])
+            filled = 0
+        groups[-1].append(tensor)
+        filled += size
+    for number, tensors in enumerate(groups, 1):
+        file = SINGLE if len(groups) == 1 else f"model-{number:05}-of-{len(groups):05}.safetensors"
+        yield _Shard(file, tensors)
+
+
+def _write_shard(
+    checkpoint: Checkpoint, layout: Layout, shard: _Shard, folder: Path, dtype: torch.dtype, task: Task
+) -> None:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for tensor in shard.tensors:
+        start, end = end, end + prod(layout.shapes[tensor]) * dtype.itemsize
+        entry = {"dtype": _SAFETENSORS_NAMES[dtype], "shape": layout.shapes[tensor], "data_offsets": [start, end]}
+        header[tensor] = entry
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with replacing(folder / shard.file, 8 + len(text) + end) as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for tensor in shard.tensors:
+            for name in layout.members[tensor]:
+                _write_parameter(file, checkpoint, name, dtype)
+            checkpoint.release()
+            task.advance()
+
+
+def _write_parameter(file: BinaryIO, checkpoint: Checkpoint, name: str, dtype: torch.dtype) -> None:
+    """One parameter, converted to the folder's convention and dtype, a run of rows at a time."""
+    written = checkpoint.family.hf_map(checkpoint.config)
+    offset = checkpoint.family.hf_transform(name, written).offset
+    for values in _pieces(checkpoint, name):
+        stored = (values - offset if offset else values).to(dtype)
+        if not torch.isfinite(stored).all():
+            raise Unsupported(f"{name} has values that {dtype} cannot hold; choose another --dtype".replace("torch.", ""))
+        file.write(stored.contiguous().view(torch.uint8).numpy().tobytes())
+
+
+def _pieces(checkpoint: Checkpoint, name: str) -> Iterator[Tensor]:
+    shape: Shape = checkpoint.shape(name)
+    if len(shape) == 1:
+        yield checkpoint.tensor(name)
+        return
+    step = max(1, _CHUNK_VALUES // shape[1])
+    for start in range(0, shape[0], step):
+        yield checkpoint.rows(name, start, min(start + step, shape[0]))

@@ -1,0 +1,432 @@
+"""From the tokenizer files of Hugging Face layout to GGUF metadata: what each file says, and what is refused by name."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from smidgen.errors import BadFile, SmidgenError, Unsupported
+from smidgen.formats.hf_tokenizer import tokenizer_metadata, write_tokenizer
+from smidgen.model.chat import chat_template, render_chat
+from smidgen.model.tokenizer import Tokenizer
+from smidgen.model.tokenizers import text_rules
+from tests.tiny_tokenizers import (
+    BYTE_LEVEL_CONFIG,
+    CONFIG,
+    LLAMA3,
+    QWEN2,
+    SPACE,
+    TEXT,
+    added,
+    bpe,
+    byte_level_json,
+    message,
+    model_proto,
+    pieces,
+    sentencepiece_json,
+    split_at,
+    template,
+    write_folder,
+)
+
+ROWS = 600
+TEXTS = [TEXT, "", " ", "  the  dog ", "The fox's 123 tricks:\n\n\tété 日本", "<s>the</s> dog<s>", "the▁dog", "a" * 50]
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+REST = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+TEKKEN = rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*|\p{{N}}{REST}"
+ENDING = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+GPT_4O = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+{ENDING}|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*{ENDING}"
+    r"|\p{N}{1,3}" + REST
+)
+REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+PREPEND = {"type": "Prepend", "prepend": SPACE}
+METASPACE = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "first", "split": False}
+
+
+def read(folder: Path, rows: int = ROWS) -> tuple[dict[str, Any], Tokenizer]:
+    metadata, types = tokenizer_metadata(folder, rows)
+    assert metadata.keys() == types.keys()
+    return metadata, Tokenizer.from_gguf(metadata)
+
+
+def byte_level(tmp_path: Path, config: Any = None, **changes: Any) -> Path:
+    return write_folder(
+        tmp_path, tokenizer__json=byte_level_json(**changes), tokenizer_config__json=BYTE_LEVEL_CONFIG | (config or {})
+    )
+
+
+def sentencepiece(tmp_path: Path, config: Any = None, **changes: Any) -> Path:
+    return write_folder(
+        tmp_path, tokenizer__json=sentencepiece_json(**changes), tokenizer_config__json=CONFIG | (config or {})
+    )
+
+
+def test_three_sources_give_the_same_ids(tmp_path: Path) -> None:
+    """tokenizer.json, tokenizer.model, both together, and the GGUF metadata of each written and read again."""
+    json_only = sentencepiece(tmp_path / "json")
+    model_only = write_folder(tmp_path / "model", tokenizer__model=model_proto(), tokenizer_config__json=CONFIG)
+    both = sentencepiece(tmp_path / "both")
+    (both / "tokenizer.model").write_bytes(model_proto())
+    expected, tokenizer = read(model_only)
+    assert expected["tokenizer.ggml.scores"][:400].tolist() == pytest.approx([score for _, score, _ in pieces()][:400])
+    assert tokenizer.token_text(tokenizer.encode("the dog")[0]) == "▁the"
+    for place, folder in enumerate((json_only, model_only, both)):
+        metadata, ours = read(folder)
+        again = tmp_path / f"again{place}"
+        again.mkdir()
+        write_tokenizer(again, metadata)
+        for other in (ours, read(again)[1]):
+            assert [other.encode(text) for text in TEXTS] == [tokenizer.encode(text) for text in TEXTS]
+            parsed = [other.encode(text, parse_special=True, add_bos=True) for text in TEXTS]
+            assert parsed == [tokenizer.encode(text, parse_special=True, add_bos=True) for text in TEXTS]
+        assert metadata["tokenizer.ggml.tokens"] == expected["tokenizer.ggml.tokens"]
+
+
+def test_keys_and_types_are_those_of_the_converter(tmp_path: Path) -> None:
+    folder = byte_level(tmp_path / "a", {"chat_template": "x", "pad_token": "<|end|>", "unk_token": "<|end|>"})
+    values, types = tokenizer_metadata(folder, ROWS)
+    assert {key.removeprefix("tokenizer."): kind for key, kind in types.items()} == {
+        "ggml.model": (8,), "ggml.pre": (8,), "ggml.tokens": (9, 8), "ggml.token_type": (9, 5), "ggml.merges": (9, 8),
+        "ggml.bos_token_id": (4,), "ggml.eos_token_id": (4,), "ggml.unknown_token_id": (4,),
+        "ggml.padding_token_id": (4,), "ggml.add_bos_token": (7,), "ggml.add_eos_token": (7,),
+        "ggml.add_space_prefix": (7,), "chat_template": (8,),
+    }  # fmt: skip
+    assert values["tokenizer.ggml.model"] == "gpt2" and values["tokenizer.ggml.pre"] == "qwen2"
+    assert values["tokenizer.ggml.add_bos_token"] is values["tokenizer.ggml.add_space_prefix"] is False
+    values, types = tokenizer_metadata(sentencepiece(tmp_path / "b"), ROWS)
+    assert values["tokenizer.ggml.model"] == "llama" and values["tokenizer.ggml.pre"] == "default"
+    assert types["tokenizer.ggml.scores"] == (9, 6) and values["tokenizer.ggml.scores"].dtype == np.float32
+    assert values["tokenizer.ggml.add_bos_token"] is values["tokenizer.ggml.add_space_prefix"] is True
+    assert "tokenizer.ggml.merges" not in values
+
+
+def test_rows_without_a_token_are_padded(tmp_path: Path) -> None:
+    metadata, tokenizer = read(sentencepiece(tmp_path))
+    size = len(pieces())
+    assert len(tokenizer) == ROWS and metadata["tokenizer.ggml.tokens"][size:] == [
+        f"[PAD{i}]" for i in range(size, ROWS)
+    ]
+    assert set(metadata["tokenizer.ggml.token_type"][size:].tolist()) == {5}
+    with pytest.raises(BadFile, match=rf"the id {size - 1}, but the model has only {size - 1} rows"):
+        tokenizer_metadata(tmp_path, size - 1)
+    for rows in (0, -1, 1 << 40):
+        with pytest.raises(BadFile, match="out of range"):
+            tokenizer_metadata(tmp_path, rows)
+
+
+SPELLINGS = {
+    "Llama 3, SmolLM 3": ("llama-bpe", split_at(LLAMA3), True),
+    "Phi-4": ("dbrx", split_at(LLAMA3), False),
+    "tiktoken": (
+        "dbrx",
+        split_at(
+            r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*"
+            r"|\s*[\r\n]|\s+(?!\S)|\s+"
+        ),
+        False,
+    ),
+    "Qwen": ("qwen2", split_at(QWEN2), False),
+    "Qwen with line ends as they are": ("qwen2", split_at(QWEN2.replace(r"\r", "\r").replace(r"\n", "\n")), False),
+    "Qwen 3.5": (
+        "qwen35",
+        split_at(QWEN2.replace(r"]?\p{L}+", r"]?[\p{L}\p{M}]+").replace(r"\s\p{L}\p{N}", r"\s\p{L}\p{M}\p{N}")),
+        False,
+    ),
+    "SmolLM 2": (
+        "smollm",
+        {
+            "type": "Sequence",
+            "pretokenizers": [
+                {"type": "Digits", "individual_digits": True},
+                {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+            ],
+        },
+        False,
+    ),
+    "GPT-2": ("gpt-2", {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}, False),
+    "GPT-2 spelled out": ("gpt-2", split_at(GPT2), False),
+    "Mistral Nemo": ("tekken", split_at(TEKKEN), True),
+    "Phi-4 mini": ("gpt-4o", split_at(GPT_4O), False),
+    "matches only": (
+        "gpt-4o",
+        {
+            "type": "Sequence",
+            "pretokenizers": [
+                {"type": "Split", "pattern": {"Regex": GPT_4O}, "behavior": "Removed", "invert": True},
+                {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
+            ],
+        },
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "step", "whole_words"), SPELLINGS.values(), ids=SPELLINGS.keys())
+def test_pre_tokenizers_are_known_by_their_expressions(name: str, step: Any, whole_words: bool, tmp_path: Path) -> None:
+    tokenizer = byte_level_json(pre_tokenizer=step)
+    tokenizer["model"]["ignore_merges"] = whole_words
+    folder = write_folder(tmp_path, tokenizer__json=tokenizer, tokenizer_config__json=BYTE_LEVEL_CONFIG)
+    assert read(folder)[0]["tokenizer.ggml.pre"] == name
+
+
+REFUSED_BYTE_LEVEL: dict[str, tuple[dict[str, Any], str]] = {
+    "expression": ({"pre_tokenizer": split_at(r"\w+")}, r"pre-tokenizer \\w\+"),
+    "two expressions": ({"pre_tokenizer": split_at(QWEN2, QWEN2)}, "pre-tokenizer"),
+    "prefix space": ({"pre_tokenizer": split_at(QWEN2, add_prefix_space=True)}, "add_prefix_space"),
+    "after bytes": (
+        {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [*split_at(QWEN2)["pretokenizers"]] * 2}},
+        "Split after ByteLevel",
+    ),
+    "white space": (
+        {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Whitespace"}, {"type": "ByteLevel"}]}},
+        "Whitespace",
+    ),
+    "digits together": (
+        {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Digits"}, {"type": "ByteLevel"}]}},
+        "Digits",
+    ),
+    "split by string": (
+        {
+            "pre_tokenizer": {
+                "type": "Sequence",
+                "pretokenizers": [{"type": "Split", "pattern": {"String": "a"}}, {"type": "ByteLevel"}],
+            }
+        },
+        "Split with",
+    ),
+    "nested": (
+        {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Sequence"}]}},
+        "Sequence within a Sequence",
+    ),
+    "lower case": ({"normalizer": {"type": "Lowercase"}}, "normalizer Lowercase"),
+    "NFKC": ({"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "NFKC"}]}}, "NFKC"),
+    "Roberta": ({"post_processor": {"type": "RobertaProcessing"}}, "post-processor RobertaProcessing"),
+    "another token first": ({"post_processor": template("<|end|>", end=377)}, "that adds <|end|>"),
+    "unigram": ({"model": {"type": "Unigram", "vocab": []}}, "model Unigram"),
+    "word pieces": ({"model": {"type": "WordPiece", "vocab": {}}}, "model WordPiece"),
+    "dropout": ({"model": bpe({"a": 0}, [], dropout=0.1)}, "dropout"),
+    "suffix": ({"model": bpe({"a": 0}, [], end_of_word_suffix="</w>")}, "end_of_word_suffix"),
+    "byte fallback": ({"model": bpe({"a": 0}, [], byte_fallback=True)}, "byte-level BPE with byte_fallback"),
+    "no bytes": ({"pre_tokenizer": None}, "BPE that knows no bytes"),
+    "words of their own": ({"added_tokens": [added(400, "dog", single_word=True)]}, "a word of its own"),
+}
+
+
+@pytest.mark.parametrize(("changes", "reason"), REFUSED_BYTE_LEVEL.values(), ids=REFUSED_BYTE_LEVEL.keys())
+def test_what_cannot_be_honoured_is_refused_by_name(changes: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    with pytest.raises(Unsupported, match=reason) as caught:
+        tokenizer_metadata(byte_level(tmp_path, **changes), ROWS)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+REFUSED_SENTENCEPIECE: dict[str, tuple[dict[str, Any], str]] = {
+    "NFKC": ({"normalizer": {"type": "Sequence", "normalizers": [REPLACE, {"type": "NFKC"}]}}, "normalizer NFKC"),
+    "another prefix": ({"normalizer": {"type": "Prepend", "prepend": "_"}}, "normalizer Prepend"),
+    "two prefixes": ({"normalizer": {"type": "Sequence", "normalizers": [PREPEND, PREPEND]}}, "normalizer Prepend"),
+    "spaces kept": ({"normalizer": PREPEND}, "turns spaces into"),
+    "replace more": ({"normalizer": REPLACE | {"pattern": {"Regex": " +"}}}, "normalizer Replace"),
+    "both": ({"pre_tokenizer": METASPACE}, "pre-tokenizer Metaspace"),
+    "split words": (
+        {"normalizer": {"type": "Sequence", "normalizers": []}, "pre_tokenizer": METASPACE | {"split": True}},
+        "Metaspace that splits",
+    ),
+    "unknown scheme": (
+        {"normalizer": {"type": "Sequence", "normalizers": []}, "pre_tokenizer": METASPACE | {"prepend_scheme": "x"}},
+        "prepend_scheme x",
+    ),
+    "unescaped split": (
+        {
+            "normalizer": {"type": "Sequence", "normalizers": []},
+            "pre_tokenizer": {"type": "Split", "pattern": {"String": " "}},
+        },
+        "pre-tokenizer Split",
+    ),
+    "normalized": (
+        {"added_tokens": [added(0, "<unk>"), added(500, "dog", special=False, normalized=True)]},
+        "found only after a space",
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "reason"), REFUSED_SENTENCEPIECE.values(), ids=REFUSED_SENTENCEPIECE.keys())
+def test_sentencepiece_steps_refused_by_name(changes: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    with pytest.raises(Unsupported, match=reason):
+        tokenizer_metadata(sentencepiece(tmp_path, **changes), ROWS)
+
+
+def test_merges_that_scores_cannot_say_are_refused(tmp_path: Path) -> None:
+    tokenizer = sentencepiece_json()
+    del tokenizer["model"]["merges"][50]
+    with pytest.raises(Unsupported, match=r"\d of the \d merges that make"):
+        tokenizer_metadata(write_folder(tmp_path, tokenizer__json=tokenizer), ROWS)
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "pre_tokenizer", "prefix", "rule"),
+    [
+        (None, None, True, None),
+        (REPLACE, None, False, None),
+        (REPLACE, {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious"}, False, None),
+        ({"type": "Sequence", "normalizers": []}, METASPACE, True, "first"),
+        ({"type": "Sequence", "normalizers": []}, METASPACE | {"prepend_scheme": "always"}, True, "missing"),
+        ({"type": "Sequence", "normalizers": []}, METASPACE | {"prepend_scheme": "never"}, False, None),
+    ],
+    ids=["Llama 2, Phi-3", "Gemma", "Gemma 3", "Mistral v0.3", "Metaspace", "Metaspace without prefix"],
+)
+def test_space_prefix(normalizer: Any, pre_tokenizer: Any, prefix: bool, rule: str | None, tmp_path: Path) -> None:
+    metadata, tokenizer = read(sentencepiece(tmp_path, normalizer=normalizer, pre_tokenizer=pre_tokenizer))
+    assert metadata["tokenizer.ggml.add_space_prefix"] is prefix and metadata.get(text_rules.SPACE_PREFIX) == rule
+
+    def spelled(text: str) -> str:
+        return "".join(tokenizer.token_text(token) for token in tokenizer.encode(text, parse_special=True))
+
+    before, after = (SPACE if prefix else ""), (SPACE if prefix and rule != "first" else "")
+    assert spelled("the<s>the") == f"{before}the<s>{after}the"
+    assert spelled(" the") == ("▁▁the" if prefix and rule is None else "▁the")
+
+
+def test_normalization_of_plain_text(tmp_path: Path) -> None:
+    decomposed, composed = "e\u0301te\u0301", "\u00e9t\u00e9"
+    _, plain = read(byte_level(tmp_path / "plain"))
+    metadata, nfc = read(byte_level(tmp_path / "nfc", normalizer={"type": "NFC"}))
+    assert metadata[text_rules.NORMALIZER] == "nfc"
+    assert nfc.encode(decomposed) == nfc.encode(composed) == plain.encode(composed) != plain.encode(decomposed)
+
+
+def test_white_space_that_special_tokens_swallow(tmp_path: Path) -> None:
+    tokens = [
+        added(390, "<l>", lstrip=True),
+        added(391, "<r>", rstrip=True),
+        added(392, "<|begin|>"),
+        added(393, "<|end|>"),
+    ]
+    metadata, tokenizer = read(byte_level(tmp_path, added_tokens=tokens))
+    assert metadata[text_rules.STRIP_LEFT].tolist() == [390] and metadata[text_rules.STRIP_RIGHT].tolist() == [391]
+    stripped = tokenizer.encode("the \t\n<l> dog<r>\n\u00a0 the<r> \n<l>", parse_special=True)
+    assert tokenizer.decode(stripped) == "the<l> dog<r>the<r><l>"
+
+
+def test_roles_come_from_the_first_file_that_names_them(tmp_path: Path) -> None:
+    folder = byte_level(tmp_path, {"bos_token": {"content": "<|begin|>", "lstrip": False}, "eos_token": None})
+    write_folder(folder, special_tokens_map__json={"bos_token": "<|end|>", "eos_token": {"content": "<|end|>"}})
+    write_folder(folder, config__json={"bos_token_id": 5, "pad_token_id": 7, "eos_token_id": [1, 2]})
+    _, tokenizer = read(folder)
+    texts = tokenizer.special_texts
+    assert (texts["bos_token"], texts["eos_token"]) == ("<|begin|>", "<|end|>")
+    assert texts["pad_token"] == tokenizer.token_text(7)
+
+
+def test_tokens_that_end_generation(tmp_path: Path) -> None:
+    folder = byte_level(tmp_path, specials=("<|begin|>", "<|end|>", "<|im_end|>", "<stop>", "<halt>"))
+    _, tokenizer = read(folder)
+    begin = tokenizer.bos_id or 0
+    write_folder(folder, generation_config__json={"eos_token_id": [begin + 1, begin + 2, begin + 3, begin + 4]})
+    metadata, tokenizer = read(folder)
+    assert tokenizer.eos_ids == {begin + 1, begin + 2, begin + 3, begin + 4}
+    assert metadata["tokenizer.ggml.eot_token_id"] == begin + 3 and metadata["tokenizer.ggml.eom_token_id"] == begin + 4
+
+
+@pytest.mark.parametrize("said", [None, True, False])
+def test_bos_by_the_post_processor_or_by_name(said: bool | None, tmp_path: Path) -> None:
+    config = {} if said is None else {"add_bos_token": said}
+    for place, processor in enumerate((template("<|begin|>", bos=376), None)):
+        folder = byte_level(tmp_path / str(place), config, post_processor=processor)
+        assert read(folder)[1].adds_bos is (said if said is not None else processor is not None)
+
+
+def test_eos_after_texts(tmp_path: Path) -> None:
+    metadata, _ = read(byte_level(tmp_path, post_processor=template("<|begin|>", "<|end|>", bos=376, eos=377)))
+    assert metadata["tokenizer.ggml.add_bos_token"] is metadata["tokenizer.ggml.add_eos_token"] is True
+
+
+def test_tokens_added_beside_tokenizer_json(tmp_path: Path) -> None:
+    decoder = {"500": {"content": "<tool>", "special": True}, "501": {"content": "▁▁", "special": False}}
+    folder = sentencepiece(tmp_path, {"added_tokens_decoder": decoder})
+    write_folder(folder, added_tokens__json={"<more>": 502})
+    metadata, tokenizer = read(folder)
+    assert metadata["tokenizer.ggml.tokens"][500:503] == ["<tool>", "  ", "<more>"]
+    assert metadata["tokenizer.ggml.token_type"][500:503].tolist() == [3, 4, 4]
+    assert tokenizer.encode("a  b<more><tool>").count(500) == 0
+    assert {501, 502} <= set(tokenizer.encode("a  b<more>"))
+
+
+def test_reserved_pieces_are_replaced_by_added_tokens(tmp_path: Path) -> None:
+    listed = pieces()
+    listed[300] = ("<reserved>", 0.0, 4)
+    folder = write_folder(tmp_path, tokenizer__model=model_proto(listed))
+    write_folder(folder, tokenizer_config__json=CONFIG | {"added_tokens_decoder": {"300": {"content": "<|user|>"}}})
+    metadata, tokenizer = read(folder)
+    assert tokenizer.token_text(300) == "<|user|>" and metadata["tokenizer.ggml.token_type"][300] == 3
+
+
+@pytest.mark.parametrize("legacy", [None, True, False])
+def test_tokenizer_model_alone(legacy: bool | None, tmp_path: Path) -> None:
+    """SentencePiece's own rule, or what transformers calls not legacy: a space before the first word only."""
+    for dummy in (1, 0):
+        folder = write_folder(tmp_path / str(dummy), tokenizer__model=model_proto(normalizer={3: dummy}))
+        write_folder(folder, tokenizer_config__json=CONFIG | ({} if legacy is None else {"legacy": legacy}))
+        metadata, tokenizer = read(folder)
+        assert metadata["tokenizer.ggml.add_space_prefix"] is bool(dummy) and tokenizer.adds_bos
+        assert metadata.get(text_rules.SPACE_PREFIX) == ("first" if dummy and legacy is False else None)
+    assert tokenizer.special_texts == {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+
+
+UNSUPPORTED_MODELS = {
+    "unigram": (model_proto(trainer={3: 1}), "unigram"),
+    "unigram by default": (message(1, message(1, b"a")), "unigram"),
+    "words": (model_proto(trainer={3: 3}), "the kind word"),
+    "characters": (model_proto(normalizer={2: b"table"}), "a table of characters"),
+    "extra spaces": (model_proto(normalizer={4: 1}), "remove_extra_whitespaces"),
+    "no escape": (model_proto(normalizer={5: 0}), "not escaped"),
+    "suffix": (model_proto(trainer={24: 1}), "white space as a suffix"),
+}
+
+
+@pytest.mark.parametrize(("raw", "reason"), UNSUPPORTED_MODELS.values(), ids=UNSUPPORTED_MODELS.keys())
+def test_other_sentencepiece_models(raw: bytes, reason: str, tmp_path: Path) -> None:
+    with pytest.raises(Unsupported, match=reason):
+        tokenizer_metadata(write_folder(tmp_path, tokenizer__model=raw), ROWS)
+
+
+def test_chat_templates(tmp_path: Path) -> None:
+    named = [{"name": "default", "template": "by default"}, {"name": "tool-use", "template": "with tools"}]
+    metadata, _ = read(byte_level(tmp_path, {"chat_template": named}))
+    assert chat_template(metadata) == "by default" and metadata["tokenizer.chat_template.tool_use"] == "with tools"
+    assert metadata["tokenizer.chat_templates"] == ["tool_use"]
+    again = tmp_path / "again"
+    again.mkdir()
+    write_tokenizer(again, metadata)
+    other, _ = read(again)
+    assert {key: other[key] for key in other if "chat" in key} == {
+        key: metadata[key] for key in metadata if "chat" in key
+    }
+    write_folder(tmp_path, chat_template__json={"chat_template": "in JSON"})
+    assert chat_template(read(tmp_path)[0]) == "in JSON"
+    write_folder(tmp_path, chat_template__jinja="in Jinja\r\n")
+    assert chat_template(read(tmp_path)[0]) == "in Jinja\r\n"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for i in range(99999999) %}{% endfor %}",
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+        "{% include '/etc/passwd' %}",
+        "{{ 'a' * 10000000000 }}",
+    ],
+)
+def test_templates_of_a_folder_run_in_the_sandbox(template: str, tmp_path: Path) -> None:
+    """Reading runs nothing; rendering ends in an error of one line."""
+    metadata, tokenizer = read(write_folder(byte_level(tmp_path), chat_template__jinja=template))
+    with pytest.raises(SmidgenError) as caught:
+        render_chat(chat_template(metadata), [{"role": "user", "content": "hi"}], tokenizer.special_texts)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
+    with pytest.raises(BadFile, match=r"neither tokenizer.json nor tokenizer.model"):
+        tokenizer_metadata(tmp_path, ROWS)
