@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from smidgen.engines.llama_cpp import generate
+    from smidgen.export import export
     from smidgen.formats.catalogue import locate
     from smidgen.formats.checkpoint import load
     from smidgen.recipe import CutOptions, cut
@@ -18,12 +19,13 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
-__all__ = ["CutOptions", "__version__", "cut", "generate", "load", "locate"]
+__all__ = ["CutOptions", "__version__", "cut", "export", "generate", "load", "locate"]
 
 # The report card's verb is `smidgen.measure.measure`, because its folder has the name already.
 _HOMES = {
     "CutOptions": "smidgen.recipe",
     "cut": "smidgen.recipe",
+    "export": "smidgen.export",
     "generate": "smidgen.engines.llama_cpp",
     "load": "smidgen.formats.checkpoint",
     "locate": "smidgen.formats.catalogue",

@@ -34,6 +34,8 @@ def refuse_output(output: Path, original: Path) -> None:
     model, work = output / MODEL_FILE, output / WORK
     if model.exists() and model.samefile(original):
         raise SmidgenError(f"{printable(model)} is the model to be cut, and the result would replace it. {advice}")
+    if original.is_dir() and output.exists() and output.samefile(original):
+        raise SmidgenError(f"{shown} is the model to be cut, and its README.md would be replaced. {advice}")
     if work.exists() and not _is_of_a_cut(work):
         raise SmidgenError(f"{printable(work)} is in the way: its place is needed, but no cut has made it. {advice}")
 
@@ -103,7 +105,7 @@ def _literal(value: Any) -> str:
 
 def _licence(stated: Licence, terms: Terms | None, notices: Sequence[str]) -> str:
     """What the model card says of the licence: no more than is known."""
-    named = str(stated) or (terms.agreement if terms else "")
+    named = terms.agreement if terms else str(stated)
     known = f"The licence of the original applies: {named}." if named else "The original states no licence."
     if notices:
         known += f" These files go with it: {', '.join(notices)}."
@@ -119,10 +121,11 @@ def _licence(stated: Licence, terms: Terms | None, notices: Sequence[str]) -> st
 
 def _front_licence(stated: Licence, terms: Terms | None) -> dict[str, str]:
     """The licence in the front matter: Hugging Face's identifier, or "other" with a name."""
-    identifier = stated.identifier or (terms.identifier if terms else None)
-    if identifier is None and not stated.name:
+    if terms is not None:
+        return {"license": terms.identifier}
+    if stated.identifier is None and not stated.name:
         return {"license": "unknown"}
-    parts = {"license": identifier or "other", "license_name": stated.name, "license_link": stated.link}
+    parts = {"license": stated.identifier or "other", "license_name": stated.name, "license_link": stated.link}
     return {key: value for key, value in parts.items() if value}
 
 

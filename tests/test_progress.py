@@ -8,27 +8,37 @@ import sys
 
 SCRIPT = """
 from smidgen.progress import track
-with track({label!r}, 9999) as task:
-    task.advance(5000)
+with track({label!r}, {total}, in_bytes={in_bytes}) as task:
+    task.advance(5000 * {total} // 9999)
 """
 
 
-def shown_on_terminal(label: str) -> str:
+def script_of(label: str, total: int = 9999, in_bytes: bool = False) -> str:
+    return SCRIPT.format(label=label, total=total, in_bytes=in_bytes)
+
+
+def shown_on_terminal(script: str) -> str:
     """What `track` writes to a terminal of 80 columns."""
     master, slave = pty.openpty()
     environment = os.environ | {"COLUMNS": "80", "TERM": "xterm"}
-    subprocess.run([sys.executable, "-c", SCRIPT.format(label=label)], stderr=slave, env=environment, check=True)
+    subprocess.run([sys.executable, "-c", script], stderr=slave, env=environment, check=True)
     os.close(slave)
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", os.read(master, 1 << 16).decode())
 
 
 def test_the_time_left_fits_80_columns() -> None:
     for label in ("Quantizing", "Comparing on a-file-with-a-really-rather-long-name.txt"):
-        shown = shown_on_terminal(label)
+        shown = shown_on_terminal(script_of(label))
         assert "5000/9999" in shown and re.search(r"0:00:0\d (\d\d:\d\d|--:--) left", shown), shown
+        shown = shown_on_terminal(script_of(label, 999_900_000_000, in_bytes=True))
+        assert "500.0/999.9 GB" in shown and re.search(r"0:00:0\d (\d\d:\d\d|--:--) left", shown), shown
 
 
 def test_lines_elsewhere_and_nothing_on_stdout() -> None:
-    script = SCRIPT.format(label="Work").replace("5000", "9999")
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert (done.stdout, done.stderr) == ("", "Work: 9999/9999, 0 s, 0 s left\n")
+    for script, amount in (
+        (script_of("Work"), "9999/9999"),
+        (script_of("Work", 1_234_567_890, in_bytes=True), "1234.6 MB/1234.6 MB"),
+    ):
+        whole = script.replace("5000", "9999")
+        done = subprocess.run([sys.executable, "-c", whole], capture_output=True, text=True, check=True)
+        assert (done.stdout, done.stderr) == ("", f"Work: {amount}, 0 s, 0 s left\n")

@@ -1,4 +1,4 @@
-"""Small tokenizers in the files of Hugging Face layout: byte-level and SentencePiece-like, trained on a few sentences."""
+"""Small tokenizers in the files of Hugging Face layout: byte-level and SentencePiece-like, trained on a sentence."""
 
 import json
 import struct
@@ -17,7 +17,10 @@ TEXT = (
 SPACE = "▁"
 CHARACTERS = [*"abcdefghijklmnopqrstuvwxyz", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ", *"0123456789", *".,!?'\"<>[]/|_:\n", "é"]
 
-LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 QWEN2 = LLAMA3.replace("{1,3}", "")
 
 
@@ -69,7 +72,7 @@ def template(before: str | None = None, after: str | None = None, **ids: int) ->
 
 
 def byte_level_json(specials: tuple[str, ...] = ("<|begin|>", "<|end|>"), **changes: Any) -> dict[str, Any]:
-    """A tokenizer.json as Llama 3's and Qwen's; `specials` come after the other tokens. changes: other top-level keys."""
+    """A tokenizer.json as Llama 3's and Qwen's; `specials` are the last tokens. changes: other top-level keys."""
     merges = trained("Ġ")
     texts = [*BYTE_CHARACTERS, *dict.fromkeys(left + right for left, right in merges)]
     vocabulary = {text: token for token, text in enumerate(texts)}

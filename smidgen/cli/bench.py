@@ -35,10 +35,10 @@ def command(
       smidgen bench gemma-small --json
     """
     from smidgen.engines.llama_cpp_bench import measure_speed
-    from smidgen.formats.catalogue import locate
+    from smidgen.formats.convert import gguf_of
 
     names = [model] if vs is None else [model, vs]
-    results = measure_speed([locate(name) for name in names], threads, repeats)
+    results = measure_speed([gguf_of(name) for name in names], threads, repeats)
     if json:
         named = [{"name": name, **result} for name, result in zip(names, results, strict=True)]
         print(json_format.dumps({"models": named}))

@@ -45,9 +45,9 @@ def command(
       echo "Why is the sky blue?" | smidgen chat smollm2-135m-instruct --temperature 0
     """
     from smidgen.engines.llama_cpp import LlamaCppEngine, Sampling, read_facts, require_chat_template
-    from smidgen.formats.catalogue import locate
+    from smidgen.formats.convert import gguf_of
 
-    path = locate(model)
+    path = gguf_of(model)
     require_chat_template(read_facts(path))
     sampling = Sampling(temperature, top_k, top_p, seed)
     with LlamaCppEngine(path, ctx_size, threads, verbose=options.debug_wanted()) as engine:

@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("smidgen.cli.run", "Complete a prompt."),
     "chat": ("smidgen.cli.chat", "Talk with a model on the terminal."),
     "serve": ("smidgen.cli.serve", "OpenAI-compatible server on this machine."),
+    "export": ("smidgen.cli.export", "The same model in another format: Hugging Face layout or GGUF."),
     "bench": ("smidgen.cli.bench", "Speed, memory and share of the memory bandwidth limit."),
 }
 

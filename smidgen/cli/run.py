@@ -43,9 +43,9 @@ def command(
       cat notes.txt | smidgen run gemma-small --temperature 0 --json
     """
     from smidgen.engines.llama_cpp import LlamaCppEngine, Sampling
-    from smidgen.formats.catalogue import locate
+    from smidgen.formats.convert import gguf_of
 
-    path = locate(model)
+    path = gguf_of(model)
     text = _read_prompt(prompt)
     sampling = Sampling(temperature, top_k, top_p, seed, tuple(stop or ()))
     with LlamaCppEngine(path, ctx_size, threads, verbose=options.debug_wanted()) as engine:

@@ -47,10 +47,10 @@ def command(
     """
     from smidgen.engines.llama_cpp import choose_context, read_facts
     from smidgen.engines.llama_cpp_server import LlamaServer, check_exposure, serve
-    from smidgen.formats.catalogue import locate
+    from smidgen.formats.convert import gguf_of
 
     check_exposure(host, api_key)
-    path = locate(model)
+    path = gguf_of(model)
     facts = read_facts(path)
     start = partial(
         LlamaServer,

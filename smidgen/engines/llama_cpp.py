@@ -230,8 +230,8 @@ def generate(
     ctx_size: int | None = None,
     threads: int | None = None,
 ) -> str:
-    """The text that a model (catalogue name, .gguf file, or folder that `cut` wrote) adds to `prompt`."""
-    from smidgen.formats.catalogue import locate
+    """The text that a model (as `smidgen run` takes it) adds to `prompt`."""
+    from smidgen.formats.convert import gguf_of
 
-    with LlamaCppEngine(locate(model), ctx_size, threads) as engine:
+    with LlamaCppEngine(gguf_of(model), ctx_size, threads) as engine:
         return engine.stream(prompt, max_tokens, sampling).text()

@@ -10,6 +10,7 @@ from functools import partial
 
 from smidgen.errors import BadFile, SmidgenError, Unsupported, printable
 from smidgen.formats.gguf_reader import GGUFFile
+from smidgen.formats.hf_folder import HFFolder, is_hf_folder
 from smidgen.model.config import ModelConfig
 from smidgen.model.families import FAMILIES, SCALING_TENSORS, Family, Tensors, family_of_gguf
 from smidgen.model.parameters import Shape
@@ -38,7 +39,13 @@ def describe(file: GGUFFile) -> tuple[Family, ModelConfig]:
 
 
 def refuse_unsupported(path: str | os.PathLike[str]) -> None:
-    """Raises BadFile or Unsupported for a file that our decoder cannot use."""
+    """Raises BadFile or Unsupported for a GGUF file, or a folder in Hugging Face layout, that our decoder cannot use."""
+    if is_hf_folder(path):
+        from smidgen.formats.hf_contents import describe_folder
+
+        with HFFolder.open(path) as folder:
+            describe_folder(folder)
+        return
     with GGUFFile.open(path) as file:
         describe(file)
 

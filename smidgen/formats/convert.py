@@ -4,15 +4,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from smidgen.errors import SmidgenError
 from smidgen.formats.catalogue import cache_folder, locate
-from smidgen.formats.gguf_writer import TensorPlan, write_gguf
 from smidgen.formats.hf_folder import is_hf_folder
 from smidgen.progress import track
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from smidgen.formats.checkpoint import Checkpoint
 
 
@@ -41,11 +40,13 @@ def gguf_of(model: str | os.PathLike[str]) -> Path:
 
 def write_as_gguf(checkpoint: "Checkpoint", path: Path) -> None:
     """Write a model as a GGUF file with the types that it has. Atomic, one tensor in memory at a time."""
+    from smidgen.formats.gguf_writer import TensorPlan, write_gguf
+
     view = checkpoint.file
     tensors = [TensorPlan(tensor.name, tensor.shape, tensor.kind) for tensor in view.tensors.values()]
     with track("Writing GGUF", len(tensors)) as task:
 
-        def packed(name: str) -> np.ndarray:
+        def packed(name: str) -> "np.ndarray":
             checkpoint.release()
             task.advance()
             return view.packed(name)

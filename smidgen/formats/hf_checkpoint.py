@@ -6,70 +6,43 @@ model only.
 """
 
 import os
-from collections.abc import Mapping
 from functools import cached_property
 from math import prod
 from typing import Any, Self
 
 import numpy as np
 
-from smidgen.errors import BadFile, SmidgenError, Unsupported, printable
+from smidgen.errors import Unsupported
 from smidgen.formats.checkpoint import Checkpoint
-from smidgen.formats.contents import compare_shapes
 from smidgen.formats.gguf_reader import DEFAULT_ALIGNMENT, MetadataValue, TensorInfo
+from smidgen.formats.hf_contents import FolderContents, describe_folder
 from smidgen.formats.hf_folder import HFFolder
 from smidgen.formats.hf_tokenizer import tokenizer_metadata
-from smidgen.model.config import ModelConfig
-from smidgen.model.families import Family, HFMap, Layout, Transform, family_of_config
+from smidgen.model.families import Transform
 from smidgen.model.parameters import is_matrix
 from smidgen.numerics import block_types as types
 from smidgen.numerics.block_types import BlockType
 
 _STRING, _ARRAY, _BOOL, _INT32, _UINT32, _FLOAT32 = 8, 9, 7, 5, 4, 6
 
-#: Where a model that sees pictures too keeps its language model, old and new spelling; the rest of it is left out.
-_TEXT_PREFIXES = ("language_model.model.", "model.language_model.")
-_OTHER_PARTS = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
-#: Tensors that hold nothing but what follows from the configuration.
-_DERIVED = ("rotary_emb.inv_freq",)
-
 
 class FolderCheckpoint(Checkpoint):
     """A model in Hugging Face layout."""
 
-    def __init__(
-        self, folder: HFFolder, family: Family, written: HFMap, config: ModelConfig, tensors: Mapping[str, str]
-    ) -> None:
-        """tensors: name as the map has it → name in the folder."""
-        super().__init__(folder.path, family, config, Layout(config, written.names))
+    def __init__(self, folder: HFFolder, contents: FolderContents) -> None:
+        super().__init__(folder.path, contents.family, contents.config, contents.layout)
         self.folder = folder
-        self._written = written
-        self._tensors = tensors
+        self._contents = contents
 
     @classmethod
     def open_folder(cls, path: str | os.PathLike[str]) -> Self:
         """As `Checkpoint.open`."""
         folder = HFFolder.open(path)
         try:
-            return cls._describe(folder)
-        except SmidgenError as error:
-            folder.close()
-            raise type(error)(f"{printable(path)}: {error}") from error
+            return cls(folder, describe_folder(folder))
         except BaseException:
             folder.close()
             raise
-
-    @classmethod
-    def _describe(cls, folder: HFFolder) -> Self:
-        settings, tensors = text_part(folder.config, list(folder.weights))
-        family, written = family_of_config(settings)
-        config = family.config_from_hf(settings, written)
-        layout = Layout(config, written.names)
-        if config.tied_head:
-            tensors.pop(written.names["head.weight"], None)
-        found = {name: folder.weights[stored].shape for name, stored in tensors.items()}
-        compare_shapes(layout.shapes, found, family.name)
-        return cls(folder, family, written, config, tensors)
 
     @cached_property
     def file(self) -> "FolderAsGGUF":
@@ -86,38 +59,16 @@ class FolderCheckpoint(Checkpoint):
 
     def transform(self, name: str) -> Transform:
         """How a parameter stands to the one in the folder."""
-        return self.family.hf_transform(name, self._written)
+        return self.family.hf_transform(name, self._contents.written)
 
     def _stored_kind(self, tensor: str) -> BlockType:
-        return self.folder.weights[self._tensors[tensor]].kind
+        return self.folder.weights[self._contents.stored[tensor]].kind
 
     def _stored_rows(self, tensor: str) -> np.ndarray:
-        return self.folder.packed(self._tensors[tensor])
+        return self.folder.packed(self._contents.stored[tensor])
 
     def _hash(self) -> str:
         return self.folder.sha256()
-
-
-def text_part(config: Mapping[str, Any], names: list[str]) -> tuple[Mapping[str, Any], dict[str, str]]:
-    """The settings and tensors of the language model in a folder: name without the part's prefix → name in the folder.
-
-    Models that see pictures too nest them; what is not the language model is left out.
-    """
-    names = [name for name in names if not name.endswith(_DERIVED)]
-    inner = config.get("text_config")
-    if not isinstance(inner, Mapping):
-        return config, {name: name for name in names}
-    settings = {"model_type": f"{config.get('model_type')}_text", **inner}
-    kept: dict[str, str] = {}
-    for name in names:
-        if name.startswith(_OTHER_PARTS):
-            continue
-        prefix = next((prefix for prefix in _TEXT_PREFIXES if name.startswith(prefix)), None)
-        short = f"model.{name.removeprefix(prefix)}" if prefix else name.removeprefix("language_model.")
-        if short in kept:
-            raise BadFile(f"{printable(name)} and {printable(kept[short])} are the same tensor; the folder is damaged")
-        kept[short] = name
-    return settings, kept
 
 
 class FolderAsGGUF:

@@ -4,12 +4,12 @@ huggingface_hub itself gives the list of files, the session (proxies, certificat
 The bytes are moved here, because its own downloads (2.4) start again from zero when their process ended, and trust the
 server with the names of files. The layout written is the library's, so every other program finds the files:
 
-    models--org--name/blobs/HASH                         the bytes; HASH is the git or LFS hash in the repo's listing
+    models--org--name/blobs/HASH                         the bytes; HASH is the git or LFS hash of the file
     models--org--name/blobs/HASH.incomplete              the bytes so far
     models--org--name/snapshots/COMMIT/config.json       links to ../../blobs/HASH
     models--org--name/refs/main                          the commit that the name stood for
 
-(https://huggingface.co/docs/huggingface_hub/guides/manage-cache). What arrives is hashed before it gets its name.
+(https://huggingface.co/docs/huggingface_hub/guides/manage-cache). Weights are hashed before they get their name.
 """
 
 import hashlib
@@ -25,29 +25,34 @@ from typing import BinaryIO
 from urllib.parse import quote
 
 import httpx2
-from huggingface_hub import HfApi, constants
+from huggingface_hub import HfApi, constants, get_hf_file_metadata
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import WeakFileLock, build_hf_headers, get_session, hf_raise_for_status
 
 from smidgen.errors import BadFile, SmidgenError, printable
 from smidgen.progress import Task, track
 
 NO_NETWORK = (httpx2.TransportError,)
-CHUNK_BYTES = 2**20
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each new attempt; any progress starts them again
 _TRY_AGAIN = {408, 429, 500, 502, 503, 504}
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_SHA1, _SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
+_COMMIT = re.compile(r"[0-9A-Za-z]{7,64}")
+_BLOB = re.compile(r"[0-9A-Za-z][\w-]{0,127}", re.ASCII)  # an ETag that is safe as a file name
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file in a repo. hash: SHA-256 of its bytes for large files (Git LFS), else git's blob hash."""
+    """A file in a repo, as far as it is known.
+
+    blob: what its bytes are called in the cache: a hash.  sha256: of its bytes, known of large files (Git LFS).
+    """
 
     name: str
-    size: int
-    hash: str
+    size: int | None = None
+    blob: str | None = None
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ def list_repo(name: str, revision: str) -> Repo:
     try:
         info = api.model_info(name, revision=revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT)
         commit, siblings = info.sha or "", info.siblings or []
-        files = {file.name: file for file in map(_remote_file, siblings) if file is not None}
+        files = {file.name: file for file in map(_remote_file, siblings)}
     except (HfHubHTTPError, HFValidationError):
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -124,15 +129,25 @@ def _no_hub() -> BadFile:
     return BadFile(f"{endpoint()} does not answer like a Hugging Face hub; check HF_ENDPOINT and the network's proxy")
 
 
-def _remote_file(sibling: object) -> RemoteFile | None:
-    """A file of the listing, or None where its hash or its size is not what a hub gives."""
-    name, size = getattr(sibling, "rfilename", None), getattr(sibling, "size", None)
-    lfs = getattr(sibling, "lfs", None)
-    digest = lfs.sha256 if lfs is not None else getattr(sibling, "blob_id", None)
-    wanted = _SHA1 if lfs is None else _SHA256
-    if not isinstance(name, str) or not isinstance(size, int) or size < 0:
-        return None
-    return RemoteFile(name, size, digest) if isinstance(digest, str) and wanted.fullmatch(digest) else None
+def _remote_file(sibling: RepoSibling) -> RemoteFile:
+    """A file of the listing. Mirrors may leave out sizes and hashes; what is no hash is left out here."""
+    lfs = sibling.lfs
+    sha256 = lfs.sha256 if lfs is not None and _SHA256.fullmatch(str(lfs.sha256)) else None
+    git = sibling.blob_id if lfs is None and _BLOB.fullmatch(str(sibling.blob_id or "")) else None
+    size = sibling.size if isinstance(sibling.size, int) and sibling.size >= 0 else None
+    return RemoteFile(str(sibling.rfilename), size, sha256 or git, sha256)
+
+
+def _completed(repo: Repo, file: RemoteFile) -> RemoteFile:
+    """With what the listing did not say, asked for by one more request."""
+    if file.size is not None and file.blob is not None:
+        return file
+    found = get_hf_file_metadata(_url(repo, file), timeout=constants.HF_HUB_ETAG_TIMEOUT, library_name="smidgen")
+    if found.size is None or not found.etag:
+        raise _no_hub()
+    sha256 = found.etag if _SHA256.fullmatch(found.etag) else None
+    named = found.etag if _BLOB.fullmatch(found.etag) else hashlib.sha256(found.etag.encode()).hexdigest()
+    return RemoteFile(file.name, found.size, named, sha256)
 
 
 def fetch(repo: Repo, files: Sequence[RemoteFile], label: str | None = None) -> None:
@@ -142,17 +157,17 @@ def fetch(repo: Repo, files: Sequence[RemoteFile], label: str | None = None) -> 
     Raises SmidgenError where the disk is too small, before anything is fetched, or the connection breaks for good.
     """
     with _writing(repo):
-        missing = [file for file in files if not _is_there(repo, file)]
+        missing = [_completed(repo, file) for file in files if not _is_there(repo, file)]
         if not missing:
             return
         for folder in (repo.folder / "blobs", _locks(repo)):
             folder.mkdir(parents=True, exist_ok=True)
         absent = [file for file in missing if _size(_blob(repo, file)) != file.size]
-        left = sum(max(0, file.size - max(0, _size(_partial(repo, file)))) for file in absent)
+        left = sum(max(0, (file.size or 0) - max(0, _size(_partial(repo, file)))) for file in absent)
         _refuse_full_disk(repo, left)
         with track(label, left, in_bytes=True) if label else nullcontext(Task("", left)) as task:
             for file in missing:
-                with WeakFileLock(_locks(repo) / f"{file.hash}.lock"):  # another process may fetch it just now
+                with WeakFileLock(_locks(repo) / f"{file.blob}.lock"):  # another process may fetch it just now
                     if _size(_blob(repo, file)) != file.size:
                         _fetch_blob(repo, file, task)
                     _show(repo, file)
@@ -166,23 +181,23 @@ def _fetch_blob(repo: Repo, file: RemoteFile, task: Task) -> None:
             _complete(repo, file, out, task)
             out.flush()
             os.fsync(out.fileno())
-        if _hash(partial, file) == file.hash:
+        if file.sha256 in (None, _sha256(partial)):
             os.replace(partial, _blob(repo, file))
             return
-        task.advance(-file.size)
+        task.advance(-partial.stat().st_size)
         partial.unlink()
     raise BadFile(
-        f"{repo.name}: {printable(file.name)} arrived with another hash than the repo lists ({file.hash[:12]}…); try "
+        f"{repo.name}: {printable(file.name)} arrived with another hash than the repo lists ({file.sha256}); try "
         f"again later, or without the proxy or mirror in between"
     )
 
 
 def _complete(repo: Repo, file: RemoteFile, out: BinaryIO, task: Task) -> None:
     """Fetch the rest of a file, resuming after each break of the connection as long as something still arrives."""
-    if out.tell() > file.size:
+    size, pauses = file.size or 0, list(PAUSES)
+    if out.tell() > size:
         out.truncate(0)
-    pauses = list(PAUSES)
-    while (before := out.seek(0, os.SEEK_END)) < file.size:
+    while (before := out.seek(0, os.SEEK_END)) < size:
         try:
             _receive(repo, file, out, task)
             reason = "it ended too early"
@@ -195,11 +210,11 @@ def _complete(repo: Repo, file: RemoteFile, out: BinaryIO, task: Task) -> None:
         done = out.seek(0, os.SEEK_END)
         if done > before:
             pauses = list(PAUSES)
-        if done < file.size:
+        if done < size:
             if not pauses:
                 raise SmidgenError(
                     f"{repo.name}: the connection broke while {printable(file.name)} was downloaded, at {done} of "
-                    f"{file.size} bytes ({reason}); run the same command again, it goes on from there"
+                    f"{size} bytes ({reason}); run the same command again, it goes on from there"
                 )
             time.sleep(pauses.pop(0))
 
@@ -210,9 +225,8 @@ def _receive(repo: Repo, file: RemoteFile, out: BinaryIO, task: Task) -> None:
     headers = build_hf_headers(library_name="smidgen") | {"Accept-Encoding": "identity"}
     if done:
         headers["Range"] = f"bytes={done}-"
-    url = f"{endpoint()}/{repo.name}/resolve/{repo.commit}/{quote(file.name)}"
     timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
-    with get_session().stream("GET", url, headers=headers, timeout=timeout) as response:
+    with get_session().stream("GET", _url(repo, file), headers=headers, timeout=timeout) as response:
         if response.status_code >= 400:
             response.read()  # the error's text is in it
         hf_raise_for_status(response)
@@ -220,9 +234,9 @@ def _receive(repo: Repo, file: RemoteFile, out: BinaryIO, task: Task) -> None:
             out.truncate(0)  # the server sends the whole file again
             task.advance(-done)
             done = 0
-        for chunk in response.iter_bytes(CHUNK_BYTES):
+        for chunk in response.iter_bytes():  # as it arrives: what is held back would be lost with the connection
             done += len(chunk)
-            if done > file.size:
+            if done > (file.size or 0):
                 raise BadFile(
                     f"{repo.name}: {printable(file.name)} is longer than the {file.size} bytes that are listed"
                 )
@@ -230,11 +244,13 @@ def _receive(repo: Repo, file: RemoteFile, out: BinaryIO, task: Task) -> None:
             task.advance(len(chunk))
 
 
-def _hash(path: Path, file: RemoteFile) -> str:
+def _url(repo: Repo, file: RemoteFile) -> str:
+    return f"{endpoint()}/{repo.name}/resolve/{repo.commit}/{quote(file.name)}"
+
+
+def _sha256(path: Path) -> str:
     with path.open("rb") as stream:
-        if _SHA256.fullmatch(file.hash):
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-        return hashlib.sha1(b"blob %d\0" % file.size + stream.read(), usedforsecurity=False).hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _show(repo: Repo, file: RemoteFile) -> None:
@@ -251,7 +267,8 @@ def _show(repo: Repo, file: RemoteFile) -> None:
 
 
 def _is_there(repo: Repo, file: RemoteFile) -> bool:
-    return _size(repo.snapshot / file.name) == file.size
+    size = _size(repo.snapshot / file.name)
+    return size >= 0 if file.size is None else size == file.size
 
 
 def _size(path: Path) -> int:
@@ -267,11 +284,11 @@ def _repo_folder(name: str) -> Path:
 
 
 def _blob(repo: Repo, file: RemoteFile) -> Path:
-    return repo.folder / "blobs" / file.hash
+    return repo.folder / "blobs" / str(file.blob)
 
 
 def _partial(repo: Repo, file: RemoteFile) -> Path:
-    return repo.folder / "blobs" / f"{file.hash}.incomplete"
+    return repo.folder / "blobs" / f"{file.blob}.incomplete"
 
 
 def _locks(repo: Repo) -> Path:

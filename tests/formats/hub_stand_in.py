@@ -34,6 +34,7 @@ class Hub:
     ranges: bool = True
     redirect: bool = False
     token: str | None = None
+    etag: str | None = None
     info: dict[str, Any] | None = None
     revisions: tuple[str, ...] = ("main", "v1", "refs/pr/1", COMMIT)
     log: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
@@ -118,8 +119,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        digest = hashlib.sha256(content).hexdigest()
+        self.send_header("ETag", f'"{self.hub.etag}{digest[:8]}"' if self.hub.etag else f'"{digest}"')
+        self.send_header("X-Repo-Commit", COMMIT)
         self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
+        if self.command == "HEAD":
+            return
         cuts = self.hub.cut.get(name)
         end = start + cuts.pop(0) if cuts else len(content)
         if name in self.hub.hold and not self.hub.release.is_set():

@@ -1,4 +1,4 @@
-"""From the tokenizer files of Hugging Face layout to GGUF metadata: what each file says, and what is refused by name."""
+"""From the tokenizer files of Hugging Face layout to GGUF metadata: what each file says, and what is refused."""
 
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,8 @@ def test_three_sources_give_the_same_ids(tmp_path: Path) -> None:
 
 def test_keys_and_types_are_those_of_the_converter(tmp_path: Path) -> None:
     folder = byte_level(tmp_path / "a", {"chat_template": "x", "pad_token": "<|end|>", "unk_token": "<|end|>"})
-    values, types = tokenizer_metadata(folder, ROWS)
+    types = tokenizer_metadata(folder, ROWS)[1]
+    values = read(folder)[0]
     assert {key.removeprefix("tokenizer."): kind for key, kind in types.items()} == {
         "ggml.model": (8,), "ggml.pre": (8,), "ggml.tokens": (9, 8), "ggml.token_type": (9, 5), "ggml.merges": (9, 8),
         "ggml.bos_token_id": (4,), "ggml.eos_token_id": (4,), "ggml.unknown_token_id": (4,),
@@ -96,7 +97,8 @@ def test_keys_and_types_are_those_of_the_converter(tmp_path: Path) -> None:
     }  # fmt: skip
     assert values["tokenizer.ggml.model"] == "gpt2" and values["tokenizer.ggml.pre"] == "qwen2"
     assert values["tokenizer.ggml.add_bos_token"] is values["tokenizer.ggml.add_space_prefix"] is False
-    values, types = tokenizer_metadata(sentencepiece(tmp_path / "b"), ROWS)
+    types = tokenizer_metadata(sentencepiece(tmp_path / "b"), ROWS)[1]
+    values = read(tmp_path / "b")[0]
     assert values["tokenizer.ggml.model"] == "llama" and values["tokenizer.ggml.pre"] == "default"
     assert types["tokenizer.ggml.scores"] == (9, 6) and values["tokenizer.ggml.scores"].dtype == np.float32
     assert values["tokenizer.ggml.add_bos_token"] is values["tokenizer.ggml.add_space_prefix"] is True

@@ -18,7 +18,6 @@ from smidgen.formats.hf_tokenizer.sentencepiece_model import read_sentencepiece
 from tests.tiny_tokenizers import (
     BYTE_LEVEL_CONFIG,
     CONFIG,
-    added,
     byte_level_json,
     message,
     model_proto,

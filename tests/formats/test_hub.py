@@ -262,6 +262,7 @@ def test_a_server_that_is_no_hub(hub: Hub) -> None:
     listing = hub.listing()
     broken: list[Any] = [[1], "text", {"siblings": 3}, listing | {"sha": "../../x"}, listing | {"sha": None}]
     broken += [listing | {"siblings": [{}]}, listing | {"siblings": [{"rfilename": "a", "lfs": {"size": 1}}]}]
+    broken += [listing | {"sha": "0" * 100}, listing | {"sha": ""}]
     for hub.info in broken:
         refused(MODEL, BadFile, "HF_ENDPOINT")
 
@@ -278,7 +279,7 @@ def test_no_network(hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 def test_a_cut_connection_resumes(hub: Hub) -> None:
     hub.cut["model.safetensors"] = [2**20 + 5, 2**20 + 7]
     assert (download(MODEL) / "model.safetensors").read_bytes() == WEIGHTS
-    assert hub.ranges_of("model.safetensors") == [None, "bytes=1048576-", "bytes=2097152-"]
+    assert hub.ranges_of("model.safetensors") == [None, f"bytes={2**20 + 5}-", f"bytes={2**21 + 12}-"]
 
 
 def test_a_connection_that_is_cut_for_good(hub: Hub, own_cache: Path) -> None:
@@ -307,14 +308,13 @@ def test_damage_is_found_by_the_hash(hub: Hub, own_cache: Path) -> None:
     hub.cut.clear()
     assert (download(MODEL) / "model.safetensors").read_bytes() == WEIGHTS
 
-    for name in ("model.safetensors", "config.json"):
-        shutil.rmtree(own_cache)
-        hub.info = hub.listing()
-        hub.files[name] = bytes(len(SINGLE[name]))
-        refused(MODEL, BadFile, name, "another hash")
-        hub.files[name] = SINGLE[name] + b"more"
-        refused(MODEL, BadFile, f"{name} is longer than")
-        hub.files[name], hub.info = SINGLE[name], None
+    shutil.rmtree(own_cache)
+    hub.info = hub.listing()
+    hub.files["model.safetensors"] = bytes(len(WEIGHTS))
+    refused(MODEL, BadFile, "model.safetensors", "another hash")
+    hub.files["model.safetensors"] = WEIGHTS + b"more"
+    refused(MODEL, BadFile, "model.safetensors is longer than")
+    hub.files["model.safetensors"] = WEIGHTS
     assert download(MODEL).is_dir()
 
 
@@ -350,20 +350,38 @@ def test_names_that_leave_the_cache_are_not_fetched(hub: Hub, own_cache: Path, t
     assert not any("evil" in path.name for path in own_cache.rglob("*"))
 
 
-def test_hashes_that_are_paths_are_not_used(hub: Hub, own_cache: Path, tmp_path: Path) -> None:
-    """A hash becomes a file name in the cache."""
-    hub.info = hub.listing()
+@pytest.mark.parametrize("etag", [None, "../../../../evil", "W/0123abc", "..", "/tmp/"])
+def test_hashes_that_are_paths_are_not_used(hub: Hub, tmp_path: Path, etag: str | None) -> None:
+    """A hash becomes a file name in the cache. Without a good one, the file's ETag does, if it is a plain name."""
+    hub.info, hub.etag = hub.listing(), etag
     for entry in hub.info["siblings"]:
         entry["blobId"] = "../../../../evil"
         if "lfs" in entry:
             entry["lfs"]["sha256"] = f"../../../../evil{'0' * 48}"
-    refused(MODEL, Unsupported, "no weights")
+    snapshot = download(MODEL)
+    assert (snapshot / "config.json").read_bytes() == b"{}"
+    blobs = [path for path in tmp_path.rglob("*") if path.is_file() and path.parent.name == "blobs"]
+    assert len(blobs) == len(NEEDED)
     assert {path.name for path in tmp_path.iterdir()} <= {"cache"}
+
+
+def test_mirrors_that_list_only_names(hub: Hub) -> None:
+    """Sizes and hashes are asked for file by file; what is there is not asked for again."""
+    hub.info = hub.listing()
+    hub.info["siblings"] = [{"rfilename": entry["rfilename"]} for entry in hub.info["siblings"]]
+    hub.cut["model.safetensors"] = [70_000]
+    assert shown(download(MODEL)) == {name: SINGLE[name] for name in NEEDED}
+    assert [method for method, path, _ in hub.log if path.endswith("/model.safetensors")] == ["HEAD", "GET", "GET"]
+    assert hub.ranges_of("model.safetensors")[2] == "bytes=70000-"
+    hub.log.clear()
+    download(MODEL)
+    assert len(hub.log) == 1
 
 
 def test_progress_is_in_lines_and_silent_when_quiet(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
     download(MODEL)
-    assert "Downloading org/name: 3.1 MB/3.1 MB, 0 s, 0 s left" in capsys.readouterr().err
+    shown_lines = capsys.readouterr()
+    assert shown_lines.out == "" and shown_lines.err.startswith("Downloading org/name: 3.1 MB/3.1 MB, ")
     shutil.rmtree(constants.HF_HUB_CACHE)
     progress.set_quiet(True)
     try:

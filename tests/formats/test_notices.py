@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from smidgen import outputs
+from smidgen.errors import SmidgenError
 from smidgen.formats.notices import (
     GEMMA,
     Licence,
@@ -171,6 +172,13 @@ def test_the_model_card_of_others(tmp_path: Path) -> None:
     assert 'license: "other"\nlicense_name: "qwen"' in text
     assert "The licence of the original applies: qwen. These files go with it: LICENSE." in text
     assert not (tmp_path / "out" / "NOTICE").exists()
+
+
+def test_a_hugging_face_folder_is_not_cut_into_itself(tmp_path: Path) -> None:
+    folder = snapshot(tmp_path, **{"config.json": "{}", "README.md": "theirs"})
+    with pytest.raises(SmidgenError, match="is the model to be cut"):
+        outputs.refuse_output(folder, folder)
+    outputs.refuse_output(tmp_path / "new", folder)
 
 
 def test_the_model_card_where_nothing_is_known(tmp_path: Path) -> None:

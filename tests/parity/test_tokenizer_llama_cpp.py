@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 
 from smidgen.formats.gguf_reader import GGUFFile
+from smidgen.formats.hf_tokenizer import tokenizer_metadata
 from smidgen.model.tokenizer import Tokenizer
 from smidgen.model.tokenizers.byte_level import PRE_TOKENIZERS
+from tests.tiny_tokenizers import LLAMA3, added, byte_level_json, sentencepiece_json, split_at, write_folder
 
 LINES = (Path(__file__).parents[1] / "model" / "tokenizer_lines.txt").read_text(encoding="utf-8").splitlines()
 
@@ -187,3 +189,45 @@ def test_tied_scores_and_overlapping_specials(add_space_prefix: bool | None, tmp
     for text in samples:
         assert ours.decode(ours.encode(text)) == text
         assert ours.decode(ours.encode(text, parse_special=True)) == text
+
+
+FOLDERS: dict[str, tuple[dict[str, Any], str]] = {
+    "Llama 2": (sentencepiece_json(), "llama"),
+    "Phi-3": (
+        sentencepiece_json(
+            added_tokens=[
+                *(added(place, text) for place, text in ((0, "<unk>"), (1, "<s>"), (452, "<|endoftext|>"))),
+                *(
+                    added(place, text, rstrip=True)
+                    for place, text in ((2, "</s>"), (450, "<|user|>"), (451, "<|end|>"))
+                ),
+            ]
+        ),
+        "Phi-3 of our own",
+    ),
+    "Qwen": (byte_level_json(), "qwen"),
+    "Llama 3": (byte_level_json(pre_tokenizer=split_at(LLAMA3)), "llama 3"),
+}
+
+
+@pytest.mark.parametrize(("tokenizer_json", "name"), FOLDERS.values(), ids=FOLDERS.keys())
+def test_metadata_read_from_hugging_face_layout(tokenizer_json: dict[str, Any], name: str, tmp_path: Path) -> None:
+    """llama.cpp's ids with the metadata that we make from tokenizer.json; Phi-3's it knows by the model's name."""
+    folder = write_folder(tmp_path / "folder", tokenizer__json=tokenizer_json, tokenizer_config__json={})
+    values, types = tokenizer_metadata(folder, 500)
+
+    def tokenizer(writer: gguf.GGUFWriter) -> int:
+        writer.add_name(name)
+        for key, value in values.items():
+            kinds = [gguf.GGUFValueType(kind) for kind in types[key]]
+            plain = value.tolist() if isinstance(value, np.ndarray) else value
+            writer.add_key_value(key, plain, *kinds)
+        return 500
+
+    path = write_tiny_model(tmp_path / "tiny.gguf", tokenizer)
+    ours, oracle = read(path), LlamaCpp(path)
+    spaced = ["<s> the</s>\n the<|user|>\n\t the dog<|end|> \n<s>", " the <|end|>", "\n", "the<|begin|> <|end|>dog"]
+    assert_same(ours, oracle, [*LINES, *spaced, *control_and_space_texts()])
+    from_folder = Tokenizer.from_gguf(values)
+    for text in [*LINES, *spaced]:
+        assert from_folder.encode(text, parse_special=True) == ours.encode(text, parse_special=True)

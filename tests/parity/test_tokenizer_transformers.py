@@ -119,7 +119,7 @@ def test_real_models_written(written: Written) -> None:
 def test_real_models_read_again(written: Written) -> None:
     """All keys of the GGUF that the folder can carry come back; the scores as the order in which tokens merge."""
     metadata, ours = written.metadata, written.ours
-    again, _ = tokenizer_metadata(written.folder, len(ours))
+    again: dict[str, Any] = tokenizer_metadata(written.folder, len(ours))[0]
     other = Tokenizer.from_gguf(again)
     for key in again.keys() & metadata.keys() - {"tokenizer.ggml.scores", "tokenizer.ggml.token_type"}:
         assert again[key] == metadata[key], key

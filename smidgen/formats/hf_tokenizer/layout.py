@@ -25,9 +25,7 @@ _CONTROL_FORMS = (("<|", "|>"), ("<｜", "｜>"), ("<unused", ">"))
 
 def looks_special(text: str) -> bool:
     """Whether llama.cpp's converter makes an added token of this text a control token in any case."""
-    return text in _CONTROL_TEXTS or any(
-        text.startswith(begin) and text.endswith(end) for begin, end in _CONTROL_FORMS
-    )
+    return text in _CONTROL_TEXTS or any(text.startswith(begin) and text.endswith(end) for begin, end in _CONTROL_FORMS)
 
 
 def padding_text(token: int) -> str:
@@ -95,9 +93,9 @@ class Layout:
     def score_by_merges(self, merges: list[tuple[str, str]]) -> None:
         """Scores under which merging the best-scored token first does what the list of pairs does.
 
-        That holds where the list has every pair that makes a token, as lists made from SentencePiece models do (of pairs
-        that make the same token the leftmost is then merged first, not the first in the list). Raises Unsupported
-        where pairs are missing, because scores would merge them all the same.
+        That holds where the list has every pair that makes a token, as lists made from SentencePiece models do (of
+        pairs that make the same token the leftmost is then merged first, not the first in the list). Raises
+        Unsupported where pairs are missing, because scores would merge them all the same.
         """
         normal = {text for text, token in self.ids.items() if self.kinds[token] == TokenKind.NORMAL}
         listed: Counter[str] = Counter()

@@ -154,8 +154,9 @@ def _roles(
             roles[role] = found
     if "eos_token" not in roles and settings.end_ids and settings.end_ids[0] < layout.rows:
         roles["eos_token"] = settings.end_ids[0]
-    if tokenizer is not None and "bos_token" not in roles and len(tokenizer.ends.before) == 1:
-        roles.update({"bos_token": layout.ids[name] for name in tokenizer.ends.before if name in layout.ids})
+    before = tokenizer.ends.before if tokenizer is not None else ()
+    if "bos_token" not in roles and len(before) == 1 and before[0] in layout.ids:
+        roles["bos_token"] = layout.ids[before[0]]
     return roles
 
 

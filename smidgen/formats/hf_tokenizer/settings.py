@@ -43,7 +43,11 @@ def read_settings(folder: Path) -> Settings:
     config = _object(folder, "tokenizer_config.json")
     generation, model = _object(folder, "generation_config.json"), _object(folder, "config.json")
     ends = _ids(generation.get("eos_token_id")) or _ids(model.get("eos_token_id"))
-    ids = {role: found[0] for role in ROLES if (found := _ids(model.get(f"{role}_id")) or _ids(generation.get(f"{role}_id")))}
+    ids = {
+        role: found[0]
+        for role in ROLES
+        if (found := _ids(model.get(f"{role}_id")) or _ids(generation.get(f"{role}_id")))
+    }
     return Settings(
         roles=_roles(_object(folder, "special_tokens_map.json")) | _roles(config),
         ids=ids,

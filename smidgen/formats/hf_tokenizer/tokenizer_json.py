@@ -51,7 +51,7 @@ class TokenizerJson:
 
 
 def read_tokenizer_json(path: Path) -> TokenizerJson:
-    """Read and check. Raises BadFile for a file that contradicts itself, Unsupported for steps that GGUF cannot name."""
+    """Read and check. Raises BadFile for a file that contradicts itself, Unsupported for steps GGUF cannot name."""
     tokenizer = read_json(path, LARGEST_FILE)
     model = tokenizer.get("model") if isinstance(tokenizer, dict) else None
     if not isinstance(model, dict):

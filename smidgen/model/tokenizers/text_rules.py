@@ -27,7 +27,7 @@ STRIP_RIGHT = "tokenizer.smidgen.strip_right"  # … and after them
 SPACE_PREFIXES = ("always", "missing", "first")
 
 # Unicode's White_Space, which the `tokenizers` library strips (Rust's char::is_whitespace), and C's isspace.
-UNICODE_SPACES = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
+UNICODE_SPACES = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 _PHI3_KEEPS = ("<unk>", "<s>", "<|endoftext|>")  # the tokens of Phi-3 after which llama.cpp swallows nothing
 
 

@@ -1,0 +1,54 @@
+"""`smidgen export`: a model in another format, its weights unchanged."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from smidgen.cli import options
+from smidgen.errors import Unsupported
+
+_LATER = {"vllm", "onnx", "openvino"}
+
+
+class Dtype(StrEnum):
+    """Of the weights in a folder in Hugging Face layout."""
+
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+    FLOAT32 = "float32"
+
+
+def command(
+    model: options.Model,
+    to: Annotated[str, typer.Option("--to", metavar="hf|gguf", help="Format to write.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="PATH", help="Folder for hf, file for gguf.", show_default=False)
+    ],
+    dtype: Annotated[
+        Dtype | None, typer.Option("--dtype", help="Of hf's weights.  [default: as they are; float16 if quantized]")
+    ] = None,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Write a model in another format.
+
+    hf is a folder that transformers, vLLM and others load: config.json, safetensors, tokenizer files; quantized weights
+    are decoded. gguf is one file for llama.cpp, Ollama and LM Studio, with the weights as they are.
+
+    \b
+    Examples:
+      smidgen export gemma-small --to hf -o gemma-small-hf
+      smidgen export google/gemma-2-2b-it --to gguf -o gemma-2-2b-it.gguf
+    """
+    if to in _LATER:
+        raise Unsupported(f"--to {to} is not there yet; smidgen writes hf and gguf.")
+    if to not in ("hf", "gguf"):
+        raise typer.BadParameter(f"--to {to!r} is no format; choose hf or gguf")
+    if to == "gguf" and dtype is not None:
+        raise typer.BadParameter("--dtype is for --to hf; a GGUF file keeps the weights as they are")
+    from smidgen.export import export
+
+    export(model, to, output, None if dtype is None else dtype.value)
+    print(f"{output}: written. Try it: smidgen run {output} \"Once upon a time\"")

@@ -1,0 +1,36 @@
+"""The verb `export`: any model as a GGUF file or as a folder in Hugging Face layout, with its licence."""
+
+import shutil
+from pathlib import Path
+from typing import Literal
+
+from smidgen.atomic import refuse_unwritable
+from smidgen.errors import SmidgenError, printable
+from smidgen.formats.catalogue import licence_files
+from smidgen.formats.checkpoint import load
+from smidgen.formats.convert import write_as_gguf
+from smidgen.formats.hf_writer import write_hf
+
+Format = Literal["hf", "gguf"]
+
+
+def export(model: str, to: Format, output: Path, dtype: str | None = None) -> None:
+    """Write `model` as `output`: a folder for "hf", a file for "gguf". Licence and notice files go with it.
+
+    dtype: of the weights in a folder ("float32", "float16", "bfloat16"); None for what they are, or float16 where they
+    are quantized.
+    Raises Unsupported for what the format cannot hold, SmidgenError where it cannot be written.
+    """
+    with load(model) as checkpoint:
+        if to == "hf":
+            write_hf(checkpoint, output, dtype)
+            folder = output
+        else:
+            if output.exists() and output.resolve() == checkpoint.path.resolve():
+                raise SmidgenError(f"{printable(output)} is the model itself. Choose another file with -o.")
+            refuse_unwritable(output)
+            write_as_gguf(checkpoint, output)
+            folder = output.parent
+    for notice in licence_files(model):
+        if notice.parent.resolve() != folder.resolve():
+            shutil.copyfile(notice, folder / notice.name)
