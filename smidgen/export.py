@@ -6,10 +6,12 @@ from typing import Literal
 
 from smidgen.atomic import refuse_unwritable
 from smidgen.errors import SmidgenError, printable
-from smidgen.formats.catalogue import licence_files
-from smidgen.formats.checkpoint import load
+from smidgen.formats.catalogue import companions_folder, licence_files
+from smidgen.formats.checkpoint import Checkpoint, load
 from smidgen.formats.convert import write_as_gguf
 from smidgen.formats.hf_writer import write_hf
+from smidgen.formats.notices import stated_licence, terms_of
+from smidgen.outputs import write_notices
 
 Format = Literal["hf", "gguf"]
 
@@ -24,13 +26,16 @@ def export(model: str, to: Format, output: Path, dtype: str | None = None) -> No
     with load(model) as checkpoint:
         if to == "hf":
             write_hf(checkpoint, output, dtype)
-            folder = output
+            stated = stated_licence(checkpoint.file.metadata, companions_folder(model))
+            write_notices(output, model, terms_of(checkpoint.config.family, stated), "model.safetensors")
         else:
-            if output.exists() and output.resolve() == checkpoint.path.resolve():
-                raise SmidgenError(f"{printable(output)} is the model itself. Choose another file with -o.")
-            refuse_unwritable(output)
-            write_as_gguf(checkpoint, output)
-            folder = output.parent
-    for notice in licence_files(model):
-        if notice.parent.resolve() != folder.resolve():
-            shutil.copyfile(notice, folder / notice.name)
+            _export_gguf(checkpoint, output)
+            for notice in licence_files(model):  # beside other files, whose licences may have the same names
+                shutil.copyfile(notice, output.with_name(f"{output.stem}.{notice.name}"))
+
+
+def _export_gguf(checkpoint: Checkpoint, output: Path) -> None:
+    if output.exists() and output.resolve() == checkpoint.path.resolve():
+        raise SmidgenError(f"{printable(output)} is the model itself. Choose another file with -o.")
+    refuse_unwritable(output)
+    write_as_gguf(checkpoint, output)

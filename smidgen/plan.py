@@ -31,7 +31,7 @@ _KEEP = "keep"
 class Choice:
     """What becomes of one matrix of the file.
 
-    name: of the tensor in the file.  members: canonical names of the matrices in it, one unless the file stacks several.
+    name: of the tensor in the file.  members: canonical names of the matrices in it, often one.
     kind: its type in the new file.  keep: it stays as it is.  nbytes: in the file.
     damage: estimated nats of KL divergence per token.
     """

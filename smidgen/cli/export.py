@@ -51,4 +51,4 @@ def command(
     from smidgen.export import export
 
     export(model, to, output, None if dtype is None else dtype.value)
-    print(f"{output}: written. Try it: smidgen run {output} \"Once upon a time\"")
+    print(f'{output}: written. Try it: smidgen run {output} "Once upon a time"')

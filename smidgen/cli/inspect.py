@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 def command(model: Model, json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
     """What is in a model file: parameters and bytes by part and type, tokenizer, context, licence.
 
-    Reads the header only, so it is quick for files of any size.
+    Reads headers and settings only, so it is quick for models of any size. MODEL may also be a folder in Hugging Face
+    layout or a repository on the hub.
 
     \b
     Examples:
@@ -39,10 +40,13 @@ def _facts(summary: "Summary") -> list[tuple[str, str]]:
     template = "yes" if summary.chat_template else "no (a base model: it completes text)"
     heads = f"{summary.heads}, {summary.kv_heads} key/value" if summary.heads and summary.kv_heads else None
     facts: list[tuple[str, object]] = [
-        ("file", summary.path),
+        ("file", f"{summary.path} ({summary.format})"),
         ("name", summary.name),
         ("architecture", f"{summary.architecture}, {summary.layers} layers, hidden {summary.hidden}"),
+        ("family", summary.family or "not supported by smidgen's decoder; llama.cpp may run it"),
         ("heads", heads),
+        ("window", _window(summary)),
+        ("experts", f"{summary.experts}, {summary.experts_used} for each token" if summary.experts else None),
         ("parameters", f"{summary.parameters / 1e6:.1f} M"),
         ("size", f"{summary.bytes / 1e6:.1f} MB" + bits),
         ("context", f"{summary.context_length} tokens" if summary.context_length else None),
@@ -53,6 +57,14 @@ def _facts(summary: "Summary") -> list[tuple[str, str]]:
     ]
     facts += [("", path) for path in summary.licence_files]
     return [(label, str(value)) for label, value in facts if value is not None]
+
+
+def _window(summary: "Summary") -> str | None:
+    """How far the layers see: L for a layer with the window, G for one that sees everything."""
+    if summary.window is None or not summary.windowed:
+        return None
+    letters = "".join("L" if local else "G" for local in summary.windowed)
+    return f"{summary.window} tokens in {sum(summary.windowed)} of {len(letters)} layers: {letters}"
 
 
 def _print_shares(title: str, shares: "dict[str, Share]", file_bytes: int) -> None:

@@ -93,7 +93,7 @@ def _print_card(card: dict[str, Any]) -> None:
         print(f"  same next token  {percent(text['same_top1'])}")
         print(f"  bits per byte    {number(text['bits_per_byte_original'])} → {number(text['bits_per_byte_cut'])}")
     speed = card["speed"]
-    if speed["original"] is None:
+    if speed["decode_tokens_per_s"] is None:
         print(f"\nSpeed: not measured ({speed['reason']}).")
         return
     print(f"\n{speed['engine']}, {speed['threads']} threads")
@@ -102,4 +102,5 @@ def _print_card(card: dict[str, Any]) -> None:
         ("prompt, tokens/s", "prompt_tokens_per_s", number),
         ("peak memory", "peak_ram_bytes", size),
     ):
-        print(f"  {label:<17}{words(speed['original'][key])} → {words(speed[key])}")
+        before = speed["original"]
+        print(f"  {label:<17}{'not measured' if before is None else words(before[key])} → {words(speed[key])}")

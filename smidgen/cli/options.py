@@ -11,7 +11,10 @@ import typer
 
 from smidgen import progress
 
-MODEL_HELP = "Catalogue name (see `smidgen models`), .gguf file, or folder that `smidgen cut` wrote."
+MODEL_HELP = (
+    "Catalogue name (see `smidgen models`), .gguf file, folder (of a cut, or in Hugging Face layout), or repository on "
+    "the Hugging Face hub: org/name, org/name@revision, org/name:Q4_K_M."
+)
 
 _debug = False
 

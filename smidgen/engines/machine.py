@@ -28,7 +28,7 @@ def default_threads() -> int:
 def machine_name() -> str:
     """Processor, cores, memory and system, such as `AMD EPYC, 2 cores, 25 GB, Linux x86_64`."""
     system = f"{platform.system()} {platform.machine()}"
-    return f"{_processor()}, {default_threads()} cores, {_total_memory() / 1e9:.0f} GB, {system}"
+    return f"{_processor()}, {default_threads()} cores, {total_memory() / 1e9:.0f} GB, {system}"
 
 
 def peak_memory() -> int:
@@ -50,7 +50,7 @@ class BandwidthMeter:
 
     def __init__(self, threads: int) -> None:
         self.best = 0.0
-        self._memory = np.ones(min(_BANDWIDTH_BYTES, _total_memory() // 8) // 8, dtype=np.int64)
+        self._memory = np.ones(min(_BANDWIDTH_BYTES, total_memory() // 8) // 8, dtype=np.int64)
         self._pieces = np.array_split(self._memory, threads)
 
     def take_turn(self) -> None:
@@ -105,7 +105,7 @@ def _container_limit(cores: int) -> int:
         return cores
 
 
-def _total_memory() -> int:
+def total_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 

@@ -39,7 +39,7 @@ def describe(file: GGUFFile) -> tuple[Family, ModelConfig]:
 
 
 def refuse_unsupported(path: str | os.PathLike[str]) -> None:
-    """Raises BadFile or Unsupported for a GGUF file, or a folder in Hugging Face layout, that our decoder cannot use."""
+    """Raises BadFile or Unsupported for a GGUF file or a folder in Hugging Face layout that our decoder cannot use."""
     if is_hf_folder(path):
         from smidgen.formats.hf_contents import describe_folder
 
@@ -97,9 +97,7 @@ def compare_shapes(expected: Mapping[str, Shape], found: Mapping[str, Shape], fa
         raise BadFile(f"{_some(missing)} missing; get the complete files of this model")
     for name, shape in expected.items():
         if found[name] != shape:
-            raise BadFile(
-                f"{name} is {_size(found[name])} but its metadata says {_size(shape)}; the file is damaged"
-            )
+            raise BadFile(f"{name} is {_size(found[name])} but its metadata says {_size(shape)}; the file is damaged")
     if extra := [name for name in found if name not in expected]:
         raise Unsupported(f"{_some(extra)} not used by smidgen's {family} decoder; use a model without it")
 

@@ -116,7 +116,9 @@ class GGUFFile:
         _refuse_overlaps(cursor, tensors)
         _refuse_split(cursor, metadata)
         view = np.frombuffer(data, dtype=np.uint8)
-        return cls(path, len(data), version, alignment, metadata, types, {info.name: info for info in tensors}, view, data)
+        return cls(
+            path, len(data), version, alignment, metadata, types, {info.name: info for info in tensors}, view, data
+        )
 
     def packed(self, name: str) -> np.ndarray:
         """The stored bytes of a tensor: a read-only uint8 view [rows, row_bytes] of the map, without a copy.

@@ -44,9 +44,13 @@ class FolderCheckpoint(Checkpoint):
             folder.close()
             raise
 
-    @cached_property
+    @property
     def file(self) -> "FolderAsGGUF":
         """The GGUF file that a conversion would write."""
+        return self._as_gguf
+
+    @cached_property
+    def _as_gguf(self) -> "FolderAsGGUF":
         return FolderAsGGUF(self)
 
     def close(self) -> None:
@@ -134,7 +138,9 @@ class FolderAsGGUF:
         values: dict[str, Any] = {"general.architecture": model.family.gguf.architecture}
         values |= {"general.type": "model", "general.name": model.path.resolve().name} | self._architecture
         tokenizer, tokenizer_types = tokenizer_metadata(model.path, model.config.vocabulary)
-        metadata = {key: np.array(value) if isinstance(value, list) else value for key, value in values.items()}
+        metadata: dict[str, MetadataValue] = {
+            key: np.array(value) if isinstance(value, list) else value for key, value in values.items()
+        }
         return metadata | tokenizer, {key: _type_of(value) for key, value in values.items()} | tokenizer_types
 
 

@@ -47,7 +47,9 @@ def describe_folder(folder: HFFolder) -> FolderContents:
         layout = Layout(config, written.names)
         if config.tied_head:
             stored.pop(written.names["head.weight"], None)
-        compare_shapes(layout.shapes, {name: folder.weights[there].shape for name, there in stored.items()}, family.name)
+        compare_shapes(
+            layout.shapes, {name: folder.weights[there].shape for name, there in stored.items()}, family.name
+        )
         return FolderContents(family, written, config, layout, stored)
     except SmidgenError as error:
         raise type(error)(f"{printable(folder.path)}: {error}") from error

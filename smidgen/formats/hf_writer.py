@@ -3,8 +3,8 @@
 config.json, safetensors (in shards with an index beyond one), the tokenizer's files and generation_config.json. Weights
 are decoded and written a piece at a time, so a model need not fit in memory.
 
-The safetensors format (https://github.com/huggingface/safetensors#format) is an 8-byte length, a JSON header and the bare
-numbers; its library wants all tensors of a file in memory at once, so the few lines that write it are here.
+The safetensors format (https://github.com/huggingface/safetensors#format) is an 8-byte length, a JSON header and the
+bare numbers; its library wants all tensors of a file in memory at once, so the few lines that write it are here.
 """
 
 import json
@@ -148,7 +148,9 @@ def _write_parameter(file: BinaryIO, checkpoint: Checkpoint, name: str, dtype: t
     for values in _pieces(checkpoint, name):
         stored = (values - offset if offset else values).to(dtype)
         if not torch.isfinite(stored).all():
-            raise Unsupported(f"{name} has values that {dtype} cannot hold; choose another --dtype".replace("torch.", ""))
+            raise Unsupported(
+                f"{name} has values that {dtype} cannot hold; choose another --dtype".replace("torch.", "")
+            )
         file.write(stored.contiguous().view(torch.uint8).numpy().tobytes())
 
 

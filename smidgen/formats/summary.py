@@ -1,4 +1,4 @@
-"""What is in a GGUF file, as plain facts: read from the header alone, torch-free.
+"""What is in a model's files, as plain facts: read from headers and settings alone, torch-free.
 
 Source of the keys and tensor names: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -6,13 +6,20 @@ Source of the keys and tensor names: https://github.com/ggml-org/ggml/blob/maste
 import math
 import os
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from smidgen.errors import printable
+from smidgen.errors import Unsupported, printable
 from smidgen.formats.catalogue import companions_folder, entry_of, licence_files, locate
+from smidgen.formats.contents import describe
 from smidgen.formats.gguf_reader import GGUFFile, TensorInfo
+from smidgen.formats.hf_contents import FolderContents, describe_folder
+from smidgen.formats.hf_folder import HFFolder, is_hf_folder, member, read_json
 from smidgen.formats.notices import stated_licence
+from smidgen.formats.safetensors_reader import StoredTensor
+from smidgen.model.config import ModelConfig
 
 _TOKENIZERS = {"llama": "SentencePiece-like", "gpt2": "byte-level BPE", "bert": "WordPiece", "t5": "unigram"}
 
@@ -25,7 +32,7 @@ class Share:
     bytes: int = 0
     tensors: int = 0
 
-    def add(self, tensor: TensorInfo) -> None:
+    def add(self, tensor: TensorInfo | StoredTensor) -> None:
         """Count one more tensor in."""
         self.parameters += math.prod(tensor.shape)
         self.bytes += tensor.nbytes
@@ -34,17 +41,21 @@ class Share:
 
 @dataclass
 class Summary:
-    """What a file says of itself. Facts that it does not state are None.
+    """What files say of themselves. Facts that they do not state are None.
 
+    format: "GGUF 3", or "Hugging Face layout".  family: whose maps smidgen uses; None where it cannot use the model.
     bits_per_weight: counts the whole file, header included.  heads, kv_heads: of the first layer.
+    window: positions that layers with a window see.  windowed: for each layer, whether it has it.
+    experts, experts_used: of each layer's mixture, None where there is none.
     parts, types: shares by role of the tensor and by how its weights are stored.
     tied_head: the embedding is the output head too.
     """
 
     path: str
     bytes: int
-    gguf_version: int
+    format: str
     architecture: str
+    family: str | None
     name: str | None
     licence: str | None
     licence_files: list[str]
@@ -55,6 +66,10 @@ class Summary:
     hidden: int | None
     heads: int | None
     kv_heads: int | None
+    window: int | None
+    windowed: list[bool] | None
+    experts: int | None
+    experts_used: int | None
     vocabulary: int | None
     tied_head: bool
     tokenizer: str | None
@@ -65,29 +80,37 @@ class Summary:
 
 
 def summarise(model: str | os.PathLike[str]) -> Summary:
-    """Read the header of a model (catalogue name, .gguf file, or folder that `cut` wrote).
+    """Read the headers of a model (as `catalogue.locate` takes it).
 
     Raises SmidgenError if there is no such model, BadFile or Unsupported if it cannot be read.
     """
     path = locate(model)
+    if is_hf_folder(path):
+        with HFFolder.open(path) as folder:
+            return _of_folder(folder, describe_folder(folder), model)
     with GGUFFile.open(path) as file:
-        return _describe(file, model)
+        return _of_file(file, model)
 
 
-def _describe(file: GGUFFile, model: str | os.PathLike[str]) -> Summary:
+def _of_file(file: GGUFFile, model: str | os.PathLike[str]) -> Summary:
     metadata = file.metadata
     architecture = str(metadata.get("general.architecture", "unknown"))
-    parts, types = _shares(file)
+    parts, types = _shares((part_of(tensor.name), tensor) for tensor in file.tensors.values())
     parameters = sum(share.parameters for share in parts.values())
     tokens = metadata.get("tokenizer.ggml.tokens")
     adds_bos = metadata.get("tokenizer.ggml.add_bos_token")
+    try:
+        family, config = describe(file)
+    except Unsupported:  # another engine may still run it
+        family = config = None
     return Summary(
         path=str(file.path),
         bytes=file.size,
-        gguf_version=file.version,
+        format=f"GGUF {file.version}",
         architecture=printable(architecture),
+        family=None if family is None else family.name,
         name=_text(metadata.get("general.name")),
-        licence=_licence(file, model),
+        licence=_licence(file.metadata, model),
         licence_files=[str(path) for path in licence_files(model)],
         parameters=parameters,
         bits_per_weight=8 * file.size / parameters if parameters else None,
@@ -96,6 +119,7 @@ def _describe(file: GGUFFile, model: str | os.PathLike[str]) -> Summary:
         hidden=_number(metadata.get(f"{architecture}.embedding_length")),
         heads=_number(metadata.get(f"{architecture}.attention.head_count")),
         kv_heads=_number(metadata.get(f"{architecture}.attention.head_count_kv")),
+        **_pattern(config),
         vocabulary=len(tokens) if isinstance(tokens, list) else None,
         tied_head="output.weight" not in file.tensors,
         tokenizer=_tokenizer(file),
@@ -106,12 +130,59 @@ def _describe(file: GGUFFile, model: str | os.PathLike[str]) -> Summary:
     )
 
 
-def _shares(file: GGUFFile) -> tuple[dict[str, Share], dict[str, Share]]:
+def _of_folder(folder: HFFolder, contents: FolderContents, model: str | os.PathLike[str]) -> Summary:
+    config, first = contents.config, contents.config.layers[0]
+    roles = {tensor: canonical_part(members[0]) for tensor, members in contents.layout.members.items()}
+    parts, types = _shares((roles[name], folder.weights[there]) for name, there in contents.stored.items())
+    parameters = sum(share.parameters for share in parts.values())
+    return Summary(
+        path=str(folder.path),
+        bytes=folder.nbytes,
+        format="Hugging Face layout",
+        architecture=contents.written.model_type,
+        family=contents.family.name,
+        name=_text(folder.config.get("_name_or_path")),
+        licence=_licence({}, model),
+        licence_files=[str(path) for path in licence_files(model)],
+        parameters=parameters,
+        bits_per_weight=8 * folder.nbytes / parameters if parameters else None,
+        context_length=config.context_length,
+        layers=len(config.layers),
+        hidden=config.hidden,
+        heads=first.heads,
+        kv_heads=first.kv_heads,
+        **_pattern(config),
+        vocabulary=config.vocabulary,
+        tied_head=config.tied_head,
+        tokenizer=_folder_tokenizer(folder.path),
+        adds_bos=None,
+        chat_template=has_chat_template(folder.path),
+        parts=parts,
+        types=types,
+    )
+
+
+def _pattern(config: ModelConfig | None) -> dict[str, Any]:
+    """The facts about windows and experts."""
+    if config is None:
+        return {"window": None, "windowed": None, "experts": None, "experts_used": None}
+    windowed = [layer.window is not None for layer in config.layers]
+    window = next((layer.window for layer in config.layers if layer.window is not None), None)
+    first = config.layers[0]
+    return {
+        "window": window,
+        "windowed": windowed,
+        "experts": first.experts or None,
+        "experts_used": first.experts_used or None,
+    }
+
+
+def _shares(tensors: Iterable[tuple[str, TensorInfo | StoredTensor]]) -> tuple[dict[str, Share], dict[str, Share]]:
     """Shares by part and by type, the largest first."""
     parts: defaultdict[str, Share] = defaultdict(Share)
     types: defaultdict[str, Share] = defaultdict(Share)
-    for tensor in file.tensors.values():
-        parts[part_of(tensor.name)].add(tensor)
+    for part, tensor in tensors:
+        parts[part].add(tensor)
         types[tensor.kind.name].add(tensor)
     return _largest_first(parts), _largest_first(types)
 
@@ -124,17 +195,36 @@ def part_of(tensor_name: str) -> str:
     if inner.startswith("attn_"):
         return "attention"
     if inner.startswith("ffn_"):
-        return "feed-forward"
+        return "experts" if "_exps" in inner or inner.startswith("ffn_gate_inp") else "feed-forward"
     return {"token_embd.weight": "embedding", "output.weight": "head"}.get(inner, "other")
+
+
+def canonical_part(name: str) -> str:
+    """The role of a parameter, from its canonical name."""
+    if "norm" in name:
+        return "norms"
+    inner = name.split(".", 2)[2] if name.startswith("blocks.") else name
+    return inner.split(".")[0].replace("_", "-")
 
 
 def _largest_first(shares: dict[str, Share]) -> dict[str, Share]:
     return dict(sorted(shares.items(), key=lambda item: -item[1].bytes))
 
 
-def _licence(file: GGUFFile, model: str | os.PathLike[str]) -> str | None:
+def _licence(metadata: Mapping[str, Any], model: str | os.PathLike[str]) -> str | None:
     entry = entry_of(model)
-    return entry.licence if entry is not None else str(stated_licence(file.metadata, companions_folder(model))) or None
+    return entry.licence if entry is not None else str(stated_licence(metadata, companions_folder(model))) or None
+
+
+def _folder_tokenizer(folder: Path) -> str | None:
+    """The kind of tokenizer, without reading more of it than that takes: a vocabulary takes seconds."""
+    if member(folder, "tokenizer.model") is not None:
+        return "SentencePiece"
+    path = member(folder, "tokenizer.json")
+    if path is None:
+        return None
+    model = read_json(path).get("model", {})
+    return "SentencePiece-like" if model.get("byte_fallback") else "byte-level BPE"
 
 
 def _tokenizer(file: GGUFFile) -> str | None:
@@ -143,6 +233,14 @@ def _tokenizer(file: GGUFFile) -> str | None:
     if kind is None:
         return None
     return _TOKENIZERS.get(kind, kind) + (f", {before}" if before and before != "default" else "")
+
+
+def has_chat_template(folder: Path) -> bool:
+    """Whether a folder comes with a chat template, in a file of its own or among the tokenizer's settings."""
+    if any(member(folder, name) is not None for name in ("chat_template.jinja", "chat_template.json")):
+        return True
+    path = member(folder, "tokenizer_config.json")
+    return path is not None and bool(read_json(path).get("chat_template"))
 
 
 def _text(value: Any) -> str | None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from smidgen.measure.run import Subject
     from smidgen.shapes import Int
 
+_MEMORY_SHARE = 0.7  # of the machine's memory that two models may take at once
+
 
 def measure(
     original: str | Path,
@@ -36,7 +38,7 @@ def measure(
     cost: Mapping[str, Any] | None = None,
     cut_name: str | None = None,
 ) -> Card:
-    """The report card of `cut` against `original`: catalogue names, .gguf files or folders that `cut` wrote.
+    """The report card of `cut` against `original`: models as `catalogue.locate` takes them.
 
     texts: `FILE` or `NAME=FILE`; none for text that the original writes itself.  tokens: to score of each text.
     output: where to write card.json, with card.html beside it.
@@ -67,16 +69,29 @@ def measure(
         if not sources:
             folder = cache_folder() / "self-written"
             sources = [self_written(engine, tokenizer, before.sha256(), tokens, seed, "evaluation", folder)]
-        paths = [before.path, after.path]
         card = measure_subjects(
             *pair, tokenizer, sources, tokens=tokens, seed=seed, calibrated_on=calibrated_on,
-            speed=(lambda: measure_speed(paths, threads)) if with_speed else None, steps=steps, cost=cost,
+            speed=(lambda: measure_speed(_runnable(before, after), threads)) if with_speed else None,
+            steps=steps, cost=cost,
             settings={"machine": machine_name(), "threads": torch.get_num_threads()},
         )  # fmt: skip
     card["made"]["peak_ram_bytes"] = peak_memory()
     if output is not None:
         write_card(card, output)
     return card
+
+
+def _runnable(original: Checkpoint, cut: Checkpoint) -> list[Path]:
+    """The files whose speed to compare: both if they fit into memory side by side, else the cut's alone."""
+    from smidgen.engines.machine import total_memory
+    from smidgen.formats.convert import gguf_of
+    from smidgen.progress import say
+    from smidgen.sizes import format_size
+
+    if original.file.size + cut.file.size <= _MEMORY_SHARE * total_memory():
+        return [gguf_of(original.path), gguf_of(cut.path)]
+    say(f"The speed of the original ({format_size(original.file.size)}) is not measured: too large for this machine.")
+    return [gguf_of(cut.path)]
 
 
 def _name(given: str | Path) -> str:

@@ -98,7 +98,8 @@ def build_card(
     """Everything that is known about a cut.
 
     steps: what `cut` did, each {"step", "parameters", …}; empty where two finished files were compared.
-    speed: of the original and of the cut, as `engines.llama_cpp_bench.measure_speed` gives it; else `speed_reason`.
+    speed: of the original (if this machine can run it) and of the cut, as `engines.llama_cpp_bench.measure_speed` gives
+    it; else `speed_reason`.
     cost: {"seconds", "peak_ram_bytes"} of the cut.  settings: of the measurement (seed, threads, …).
     """
     return {
@@ -166,14 +167,15 @@ def _speed(speed: Sequence[Mapping[str, Any]] | None, reason: str) -> dict[str, 
     if speed is None:
         nothing: dict[str, Any] = dict.fromkeys(SPEED_KEYS)
         return nothing | {"reason": reason, "original": None}
-    original, cut = ({key: value for key, value in one.items() if key not in ("path", "energy")} for one in speed)
-    return cut | {"original": original}
+    *original, cut = ({key: value for key, value in one.items() if key not in ("path", "energy")} for one in speed)
+    return cut | {"original": original[0] if original else None}
 
 
 def _energy(speed: Sequence[Mapping[str, Any]] | None, reason: str) -> dict[str, Any]:
     if speed is None:
         return {"joules_per_token": None, "reason": reason}
-    return dict(speed[1]["energy"]) | {"original": dict(speed[0]["energy"])}
+    *original, cut = (dict(one["energy"]) for one in speed)
+    return cut | {"original": original[0] if original else None}
 
 
 def _version(package: str) -> str | None:

@@ -16,7 +16,7 @@ def _frequencies(base: float, width: int) -> list[float]:
 
 @dataclass(frozen=True)
 class LinearScaling:
-    """Position interpolation (Chen et al. 2023, https://arxiv.org/abs/2306.15595): all positions divided by `factor`."""
+    """Position interpolation (Chen et al. 2023, https://arxiv.org/abs/2306.15595): all positions over `factor`."""
 
     factor: float
 

@@ -24,8 +24,8 @@ def assert_one_line(done: "subprocess.CompletedProcess[str]", *words: str) -> No
     ("words", "expected"),
     [
         (["inspect", "nothing-here"], "gemma-3-270m"),
-        (["run", "google/gemma-2-2b-it", "Hi"], "not supported yet"),
-        (["inspect", "."], "without model.gguf"),
+        (["run", "google/gemma-2-2b-it", "Hi"], "check the network"),
+        (["inspect", "."], "folder without a model"),
         (["inspect"], "MODEL"),
         (["models", "--bad"], "No such option"),
         (["modles"], "No such command"),

@@ -67,7 +67,7 @@ def test_chat_remembers_and_resets(run_smidgen) -> None:
 
 def test_models_and_inspect(run_smidgen) -> None:
     listed = json.loads(run_smidgen("models", "--json").stdout)["models"]
-    assert [model["name"] for model in listed] == ["gemma-3-270m", "smollm2-135m-instruct"]
+    assert [model["name"] for model in listed] == ["gemma-3-270m", "smollm2-135m-instruct", "qwen2.5-coder-1.5b"]
     facts = json.loads(run_smidgen("inspect", "gemma-3-270m", "--json").stdout)
     assert facts["parameters"] == 268_098_176
     assert sum(share["parameters"] for share in facts["parts"].values()) == facts["parameters"]

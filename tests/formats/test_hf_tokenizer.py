@@ -355,6 +355,19 @@ def test_tokens_added_beside_tokenizer_json(tmp_path: Path) -> None:
     assert {501, 502} <= set(tokenizer.encode("a  b<more>"))
 
 
+def test_added_tokens_beyond_the_rows_are_left_out(tmp_path: Path) -> None:
+    """As in Gemma 3's text models, whose tokenizer has a token for images after the last row."""
+    specials = [added(0, "<unk>"), added(1, "<s>"), added(2, "</s>"), added(ROWS, "<image>", rstrip=True)]
+    tokenizer = sentencepiece_json(added_tokens=specials)
+    config = CONFIG | {"pad_token": "<made up>"}
+    for place, vocabulary in enumerate(({}, {"<image>": ROWS})):
+        tokenizer["model"]["vocab"] |= vocabulary
+        folder = write_folder(tmp_path / str(place), tokenizer__json=tokenizer, tokenizer_config__json=config)
+        metadata, ours = read(folder)
+        assert len(ours) == ROWS and "<image>" not in metadata["tokenizer.ggml.tokens"]
+        assert text_rules.STRIP_RIGHT not in metadata and "pad_token" not in ours.special_texts
+
+
 def test_reserved_pieces_are_replaced_by_added_tokens(tmp_path: Path) -> None:
     listed = pieces()
     listed[300] = ("<reserved>", 0.0, 4)

@@ -141,7 +141,6 @@ SETTINGS: dict[str, tuple[str, Any, str]] = {
     "another id": ("tokenizer_config__json", {"added_tokens_decoder": {"9": {"content": "<|end|>"}}}, "the id 337"),
     "two ids for one text": ("added_tokens__json", {"<|end|>": 500}, "the id 337"),
     "added id is text": ("added_tokens__json", {"<x>": "500"}, "the id 500"),
-    "added beyond the rows": ("added_tokens__json", {"<x>": 600}, "only 600 rows"),
     "template is a number": ("tokenizer_config__json", {"chat_template": 5}, "neither a text nor a list"),
     "template without name": ("tokenizer_config__json", {"chat_template": [{"template": "x"}]}, "without a text or a"),
     "templates of one name": (
@@ -183,6 +182,7 @@ GOOD = model_proto()
 PROTOBUF = {
     "empty": (b"", "has no pieces"),
     "text": (b"not a model at all, only text", "SentencePiece model"),
+    "not downloaded": (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
     "cut off": (GOOD[:-7], "are left"),
     "length beyond the file": (message(1, message(1, b"a")) + b"\x0a\xff\xff\xff\xff\x0f", r"4294967295 bytes where 0"),
     "length beyond the message": (message(1, b"\x0a\x7fabc"), "127 bytes where 3"),

@@ -199,6 +199,10 @@ CONTRADICTIONS: dict[str, dict[str, Any]] = {
     "flag is a number": {"tokenizer.ggml.add_bos_token": 1},
     "byte kind for a word": {"tokenizer.ggml.token_type": np.full(267, 6, dtype=np.int32)},
     "no byte tokens": {"tokenizer.ggml.token_type": np.ones(267, dtype=np.int32)},
+    "strip beyond the end": {"tokenizer.smidgen.strip_left": np.array([267], dtype=np.int32)},
+    "strip before the beginning": {"tokenizer.smidgen.strip_right": np.array([-1], dtype=np.int32)},
+    "strip is text": {"tokenizer.smidgen.strip_right": "all"},
+    "strip is fractions": {"tokenizer.smidgen.strip_right": np.array([0.5])},
     "no space": {"tokenizer.ggml.tokens": [f"t{index}" for index in range(267)]},
 }
 
@@ -230,6 +234,20 @@ def test_missing_keys(key: str) -> None:
 def test_other_tokenizer_models(model: Any) -> None:
     with pytest.raises(Unsupported, match="is not supported"):
         Tokenizer.from_gguf(sentencepiece_metadata() | {"tokenizer.ggml.model": model})
+
+
+@pytest.mark.parametrize("key", ["normalizer", "space_prefix"])
+def test_text_rules_of_a_newer_smidgen(key: str) -> None:
+    with pytest.raises(Unsupported, match=f"tokenizer.smidgen.{key} is other; this smidgen knows"):
+        Tokenizer.from_gguf(sentencepiece_metadata() | {f"tokenizer.smidgen.{key}": "other"})
+
+
+@pytest.mark.parametrize("name", ["Phi 3 Mini", "Phi-3-mini", "phi3"])
+def test_phi3_swallows_white_space_after_special_tokens(name: str) -> None:
+    """As llama.cpp does for models of that name, because GGUF has no key for it."""
+    tokenizer = Tokenizer.from_gguf(sentencepiece_metadata() | {"general.name": name})
+    kept = tokenizer.decode(tokenizer.encode("</s> \t a<s> b", parse_special=True))
+    assert kept == ("</s> \t a<s> b" if name == "Phi 3 Mini" else "</s>a<s> b")
 
 
 @pytest.mark.parametrize("pre", ["kimi-k2", "deepseek-v3", "", np.zeros(3)])

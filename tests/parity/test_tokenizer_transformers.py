@@ -284,6 +284,26 @@ def test_capitals_inside_words(name: str, tmp_path: Path) -> None:
     assert_same(folder, metadata, [line for line in LINES if line.isascii()] + ascii_texts)
 
 
+@pytest.mark.parametrize(
+    "model_type",
+    ["llama", "mistral", "mixtral", "gemma", "gemma2", "gemma3_text", "phi3", "qwen2", "qwen3", "smollm3", "openelm"],
+)
+def test_written_folders_load_as_they_stand_for_any_family(model_type: str, tmp_path: Path) -> None:
+    """transformers has classes of its own for some families; they must not take over. Where the config says qwen2 its
+    class does all the same, whatever the folder says, so that there only a tokenizer like Qwen's can be the same."""
+    qwen = (byte_level_json(normalizer={"type": "NFC"}), BYTE_LEVEL_CONFIG)
+    tokenizers = (sentencepiece_json(), CONFIG), (byte_level_json(pre_tokenizer=split_at(LLAMA3)), BYTE_LEVEL_CONFIG)
+    tokenizers = [qwen] if model_type == "qwen2" else [*tokenizers, qwen]
+    for tokenizer, config in tokenizers:
+        folder = write_folder(tmp_path / "theirs", tokenizer__json=tokenizer, tokenizer_config__json=config)
+        metadata, _ = tokenizer_metadata(folder, 500)
+        again = write_folder(tmp_path / "ours", config__json={"model_type": model_type})
+        write_tokenizer(again, metadata)
+        ours, theirs = Tokenizer.from_gguf(metadata), transformers_tokenizer(again)
+        for text in [*SPACED, TEXT]:
+            assert ours.encode(text, parse_special=True) == theirs(text, add_special_tokens=False)["input_ids"]
+
+
 def test_tokenizer_model_alone_as_transformers_converts_it(tmp_path: Path) -> None:
     """transformers' own conversion needs protobuf, so its LlamaTokenizer is given the vocabulary that we read."""
     folder = write_folder(tmp_path, tokenizer__model=model_proto(), tokenizer_config__json=CONFIG | {"legacy": False})

@@ -95,7 +95,8 @@ class Layout:
 
         That holds where the list has every pair that makes a token, as lists made from SentencePiece models do (of
         pairs that make the same token the leftmost is then merged first, not the first in the list). Raises
-        Unsupported where pairs are missing, because scores would merge them all the same.
+        Unsupported where pairs are missing, because scores would merge them all the same (early conversions lack those
+        of the token whose score is 0, for example OpenLLaMA's).
         """
         normal = {text for text, token in self.ids.items() if self.kinds[token] == TokenKind.NORMAL}
         listed: Counter[str] = Counter()
@@ -109,7 +110,7 @@ class Layout:
             if possible != listed[text]:
                 raise Unsupported(
                     f"tokenizer.json has {listed[text]} of the {possible} merges that make {printable(text, 40)!r}; "
-                    "smidgen reads such vocabularies only where they come from SentencePiece, with all merges."
+                    "smidgen needs all of them where there are no scores; add the model's tokenizer.model, if it has one."
                 )
             token = self.ids[text]
             self.scores[token] = -order.get(text, len(order) + token)

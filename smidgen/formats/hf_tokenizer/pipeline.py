@@ -6,7 +6,7 @@ what the families use, spelling aside, and one that would be tokenized different
 not looked at: the text of a token follows from the kind of vocabulary.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -57,7 +57,7 @@ def refuse(what: str, found: object) -> NoReturn:
     )
 
 
-def steps(value: Any, what: str, inside: str) -> list[Mapping[str, Any]]:
+def steps(value: Any, what: str, inside: str) -> Sequence[Mapping[str, Any]]:
     """A step and, where it is a Sequence, those inside it in its stead (one level, as the files have it)."""
     if value is None:
         return []

@@ -7,7 +7,7 @@ from the vocabulary alone, with the rules of the class named in tokenizer_config
 its ids differ. Without a tokenizer.json the rules are SentencePiece's, as llama.cpp has them.)
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +45,8 @@ def tokenizer_metadata(folder: Path, rows: int) -> tuple[dict[str, MetadataValue
     """The keys `tokenizer.*` of a GGUF file and their value types, from the tokenizer files of a model's folder.
 
     rows: of the embedding; ids without a token are padded with unused ones.
-    Raises BadFile for files that are damaged or contradict one another (more tokens than rows included), and
+    Added tokens beyond the rows are left out, because the model cannot read them (Gemma 3's text models have one for
+    images). Raises BadFile for files that are damaged or contradict one another (more tokens than rows included), and
     Unsupported for a tokenizer that would be tokenized differently here, naming what is unknown.
     """
     folder = Path(folder)
@@ -67,6 +68,11 @@ def _metadata(
     settings: Settings, tokenizer: TokenizerJson | None, pieces: SentencePieceModel | None, rows: int
 ) -> tuple[dict[str, MetadataValue], Types]:
     added = _all_added(settings, tokenizer)
+    out_of_reach = {token.text for token in added if token.id >= rows}
+    added = [token for token in added if token.id < rows]
+    if tokenizer is not None and out_of_reach:
+        within = {text: token for text, token in tokenizer.vocabulary.items() if text not in out_of_reach}
+        tokenizer = replace(tokenizer, vocabulary=within)
     layout = _layout(tokenizer, pieces, added, rows)
     metadata = _Metadata()
     byte_level = tokenizer is not None and tokenizer.pre is not None
@@ -144,7 +150,9 @@ def _roles(
     for role in _ROLE_KEYS:
         text = settings.roles.get(role)
         if text is not None and text not in layout.ids:
-            raise BadFile(f"{role} is {printable(text, 40)!r}, which is not a token of this tokenizer.")
+            if role in ("bos_token", "eos_token"):
+                raise BadFile(f"{role} is {printable(text, 40)!r}, which is not a token of this tokenizer.")
+            text = None  # a padding token that was made up for training, or an unknown token that nothing needs
         own = pieces.ids.get(role) if pieces is not None else None
         if tokenizer is not None and role == "unk_token" and tokenizer.unknown is not None:
             own = layout.ids.get(tokenizer.unknown)

@@ -51,6 +51,8 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
         raw = file.read(LARGEST_FILE + 1)
     if len(raw) > LARGEST_FILE:
         raise BadFile(f"{shown} is larger than {LARGEST_FILE} bytes, which no real tokenizer needs; {_DAMAGED}.")
+    if raw.startswith(b"version https://git-lfs"):
+        raise BadFile(f"{shown} is a Git LFS pointer, so the file itself was not downloaded; run `git lfs pull`.")
     try:
         return _model(memoryview(raw))
     except (ValueError, UnicodeDecodeError) as error:

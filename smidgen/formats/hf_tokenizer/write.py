@@ -2,7 +2,8 @@
 
 Writes tokenizer.json, tokenizer_config.json and chat_template.jinja (or, where there are several templates, the list of
 them in tokenizer_config.json). The class named there is PreTrainedTokenizerFast, which takes tokenizer.json as it
-stands; the classes of the families would build some steps anew.
+stands; the classes of the families would build some steps anew. (transformers 5 uses Qwen's own class all the same
+where config.json says "qwen2"; it normalises to NFC, which a GGUF file of llama.cpp's converter does not say.)
 
 The ids are the same as here, but for three things that the `tokenizers` library cannot do. Of several ways to make one
 token by merging it takes the first in its list, SentencePiece the leftmost in the text, and of two tokens with equal

@@ -14,7 +14,17 @@ from smidgen.model.families.openelm import OPENELM
 from smidgen.model.families.phi3 import PHI3
 from smidgen.model.families.qwen import QWEN2, QWEN3
 
-__all__ = ["FAMILIES", "SCALING_TENSORS", "Family", "HFMap", "Layout", "Tensors", "Transform", "family_of_config", "family_of_gguf"]
+__all__ = [
+    "FAMILIES",
+    "SCALING_TENSORS",
+    "Family",
+    "HFMap",
+    "Layout",
+    "Tensors",
+    "Transform",
+    "family_of_config",
+    "family_of_gguf",
+]
 
 FAMILIES = {family.name: family for family in (GEMMA, GEMMA2, GEMMA3, LLAMA, SMOLLM3, QWEN2, QWEN3, PHI3, OPENELM)}
 

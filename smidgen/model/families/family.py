@@ -18,7 +18,6 @@ from smidgen.model.families.facts import Traits, configure, facts_of
 from smidgen.model.families.gguf_map import GGUFMap, Tensors
 from smidgen.model.families.hf_map import HFMap
 from smidgen.model.families.names import Layout, pattern_of
-from smidgen.model.parameters import Shape
 
 
 @dataclass(frozen=True)

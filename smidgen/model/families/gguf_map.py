@@ -1,7 +1,7 @@
 """A family's GGUF files: metadata ↔ facts, tensor names, and the order of rows there.
 
-Keys are those of the GGUF specification (ggml/docs/gguf.md); what the specification leaves open (defaults, patterns that
-no key states) is as llama.cpp reads it (src/llama-model.cpp and src/models).
+Keys are those of the GGUF specification (ggml/docs/gguf.md); what it leaves open (defaults, patterns that no key
+states) is as llama.cpp reads it (src/llama-model.cpp and src/models).
 """
 
 from collections.abc import Callable, Mapping
@@ -221,10 +221,10 @@ class GGUFMap:
         """Float32 vectors that belong to the configuration but are stored as tensors."""
         match facts.rope_scaling:
             case LongRopeScaling(short, long):
-                return {ROPE_LONG: np.float32(long), ROPE_SHORT: np.float32(short)}
+                return {ROPE_LONG: np.array(long, np.float32), ROPE_SHORT: np.array(short, np.float32)}
             case Llama3Scaling() | GivenDivisors():
                 divisors = facts.rope_scaling.divisors(facts.rope_base, facts.rotary_width, 0)
-                return {ROPE_FREQS: np.float32(divisors)}
+                return {ROPE_FREQS: np.array(divisors, np.float32)}
         return {}
 
 

@@ -1,8 +1,8 @@
 """A family's folders in Hugging Face layout: config.json ↔ facts, and tensor names.
 
 The keys and their defaults are those of transformers' configuration classes (one `model_type` each); rotary settings
-are read in the old spelling (rope_theta, rope_scaling) and in the one of transformers 5 (rope_parameters), and written in
-the old one, which every reader understands.
+are read in the old spelling (rope_theta, rope_scaling) and in the one of transformers 5 (rope_parameters), and written
+in the old one, which every reader understands.
 """
 
 import math

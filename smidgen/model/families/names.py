@@ -64,7 +64,7 @@ def tensor_name(name: str, patterns: Mapping[str, str]) -> str:
 
 
 def pattern_of(name: str) -> tuple[str, int, int]:
-    """`"blocks.3.experts.2.gate.weight"` → `("blocks.{i}.experts.{e}.gate.weight", 3, 2)`; numbers are 0 if not there."""
+    """`"blocks.3.experts.2.gate.weight"` → `("blocks.{i}.experts.{e}.gate.weight", 3, 2)`; 0 for no number."""
     split = split_block_name(name)
     if split is None:
         return name, 0, 0
