@@ -78,12 +78,15 @@ class FolderCheckpoint(Checkpoint):
 class FolderAsGGUF:
     """What `GGUFFile` answers, for a folder. Matrices keep their 16 or 32 bits, vectors become float32."""
 
-    alignment = DEFAULT_ALIGNMENT
-
     def __init__(self, checkpoint: FolderCheckpoint) -> None:
         self._checkpoint = checkpoint
         self._layout = checkpoint.family.gguf_layout(checkpoint.config)
         self._architecture, self._vectors = checkpoint.family.to_gguf(checkpoint.config)
+
+    @property
+    def alignment(self) -> int:
+        """Of the tensors' offsets, in bytes."""
+        return DEFAULT_ALIGNMENT
 
     @property
     def size(self) -> int:
@@ -100,9 +103,13 @@ class FolderAsGGUF:
         """The GGUF value types of `metadata`."""
         return self._header[1]
 
-    @cached_property
+    @property
     def tensors(self) -> dict[str, TensorInfo]:
         """Every tensor by name, those that belong to the configuration first."""
+        return self._tensors
+
+    @cached_property
+    def _tensors(self) -> dict[str, TensorInfo]:
         found = {name: (vector.shape, types.F32) for name, vector in self._vectors.items()}
         for tensor, members in self._layout.members.items():
             kinds = {self._kind(name) for name in members}

@@ -207,7 +207,7 @@ def test_sentencepiece_pipelines(changes: dict[str, Any], tmp_path: Path) -> Non
     metadata, _ = tokenizer_metadata(folder, 500)
     again = write_folder(tmp_path / "ours")
     write_tokenizer(again, metadata)
-    texts = [*SPACED, TEXT, *LINES, *random_texts(100, seed=3)]
+    texts = [*SPACED, TEXT, *LINES[::3], *random_texts(40, seed=3)]
     ours = Tokenizer.from_gguf(metadata)
     for theirs in (transformers_tokenizer(folder), transformers_tokenizer(again)):
         for text in texts:
@@ -257,7 +257,7 @@ def test_byte_level_pipelines(changes: dict[str, Any], whole_words: bool, tmp_pa
     again = write_folder(tmp_path / "ours")
     write_tokenizer(again, metadata)
     decomposed = ["e\u0301 a\u0308<|end|>\u1100\u1161 \u212b", " <|begin|> \n\u2003the <|end|>  dog"]
-    texts = [*SPACED, *decomposed, TEXT, *LINES, *random_texts(100, seed=4)]
+    texts = [*SPACED, *decomposed, TEXT, *LINES[::3], *random_texts(40, seed=4)]
     assert_same(folder, metadata, texts)
     assert_same(again, metadata, texts)
     assert_same(again, tokenizer_metadata(again, 400)[0], texts)

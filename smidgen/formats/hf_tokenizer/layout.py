@@ -77,12 +77,16 @@ class Layout:
             text = piece.text.replace(SPACE, " ") if piece.kind == TokenKind.USER_DEFINED else piece.text
             self.put(token, text, piece.kind, piece.score)
 
-    def put_added(self, token: AddedToken) -> None:
-        """An added token: control, or found in any text. Its row may hold what it replaces (a reserved piece)."""
+    def put_added(self, token: AddedToken, *, escaped: bool) -> None:
+        """An added token: control, or found in any text. Its row may hold what it replaces (a reserved piece).
+
+        escaped: "▁" in the vocabulary is a space in the text, which is where GGUF's tokens are looked for.
+        """
         if token.special or looks_special(token.text):
             self.put(token.id, token.text, TokenKind.CONTROL, ADDED_SCORE)
         else:
-            self.put(token.id, token.text.replace(SPACE, " "), TokenKind.USER_DEFINED, ADDED_SCORE)
+            text = token.text.replace(SPACE, " ") if escaped else token.text
+            self.put(token.id, text, TokenKind.USER_DEFINED, ADDED_SCORE)
 
     def check_padding(self) -> None:
         """Raises BadFile where a real token has the name of an unused row."""
@@ -110,7 +114,7 @@ class Layout:
             if possible != listed[text]:
                 raise Unsupported(
                     f"tokenizer.json has {listed[text]} of the {possible} merges that make {printable(text, 40)!r}; "
-                    "smidgen needs all of them where there are no scores; add the model's tokenizer.model, if it has one."
+                    "smidgen needs all of them where there are no scores; add the model's tokenizer.model."
                 )
             token = self.ids[text]
             self.scores[token] = -order.get(text, len(order) + token)

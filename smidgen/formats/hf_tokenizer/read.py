@@ -122,7 +122,7 @@ def _layout(
     elif tokenizer is not None:
         layout.put_vocabulary(tokenizer.vocabulary, tokenizer.unknown, bytes_spelled=tokenizer.pre is None)
     for token in added:
-        layout.put_added(token)
+        layout.put_added(token, escaped=tokenizer is None or tokenizer.pre is None)
     layout.check_padding()
     if tokenizer is not None and tokenizer.pre is None and pieces is None:
         layout.score_by_merges(tokenizer.merges)

@@ -12,6 +12,8 @@ from smidgen.errors import BadFile
 from smidgen.model.config import Activation, LayerConfig, ModelConfig, Rotary
 from smidgen.model.rope_scaling import RopeScaling
 
+_MOST_EXPERTS = 2**14  # in all layers together, several times what any model has
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -104,8 +106,12 @@ def _refuse_contradictions(facts: Facts) -> None:
             f"{facts.rotary_width} of {facts.head_dim} features of a head turn, but it must be an even number of them; "
             "the file is damaged"
         )
-    if facts.experts_used > facts.experts:
+    if facts.experts_used > facts.experts or (facts.experts and not facts.experts_used):
         raise BadFile(f"{facts.experts_used} of {facts.experts} experts should be used; the file is damaged")
+    if facts.layers * facts.experts > _MOST_EXPERTS:
+        raise BadFile(f"{facts.experts} experts in each of {facts.layers} layers; the file is damaged or not a model")
+    if min(facts.rope_base, facts.local_rope_base or facts.rope_base) <= 1:
+        raise BadFile("the base of the rotary frequencies should be above 1; the file is damaged or not a model")
 
 
 def _layer(traits: Traits, facts: Facts, index: int) -> LayerConfig:

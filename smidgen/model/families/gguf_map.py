@@ -140,8 +140,8 @@ class GGUFMap:
             local_rope_base=self.local_rope_base and keys.number("rope.freq_base_swa", self.local_rope_base),
             attention_cap=self._cap(keys, _ATTENTION_CAP) if "attention_cap" in self.features else None,
             logit_cap=self._cap(keys, _LOGIT_CAP) if "logit_cap" in self.features else None,
-            qkv_bias=BIASES["blocks.{i}.attention.query.bias"].replace("{i}", "0") in tensors.shapes,
-            output_bias=OUTPUT_BIAS["blocks.{i}.attention.output.bias"].replace("{i}", "0") in tensors.shapes,
+            qkv_bias=self._has("blocks.{i}.attention.query.bias", tensors),
+            output_bias=self._has("blocks.{i}.attention.output.bias", tensors),
             experts=keys.integer("expert_count", 0, least=0, most=1024) if experts else 0,
             experts_used=keys.integer("expert_used_count", 0, least=0, most=1024) if experts else 0,
         )
@@ -151,6 +151,10 @@ class GGUFMap:
         keys.refuse_others(neutral)
         keys.refuse_unread(self.ignored)
         return facts
+
+    def _has(self, pattern: str, tensors: Tensors) -> bool:
+        """Whether the first layer of a file has a parameter that the architecture may have."""
+        return pattern in self.names and self.names[pattern].replace("{i}", "0") in tensors.shapes
 
     def _head_width(self, keys: Keys, hidden: int, heads: tuple[int, ...]) -> int:
         if hidden % heads[0] and "attention.key_length" not in keys:

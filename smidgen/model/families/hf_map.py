@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from smidgen.errors import Unsupported
+from smidgen.errors import BadFile, Unsupported
 from smidgen.model.families.facts import Facts, Traits
-from smidgen.model.families.keys import LARGEST_INT32, Keys
+from smidgen.model.families.keys import LARGEST_INT32, Keys, short
 from smidgen.model.rope_scaling import (
     GivenDivisors,
     LinearScaling,
@@ -75,7 +75,6 @@ _ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
     "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu": "gelu_tanh",
     "gelu_new": "gelu_tanh",
 }
 
@@ -155,14 +154,14 @@ class HFMap:
         return facts
 
     def _check_activation(self, keys: Keys, traits: Traits) -> None:
-        named = keys.value(self.activation_key)
-        if named is None:
-            return
-        if not isinstance(named, str) or _ACTIVATIONS.get(named) != traits.activation:
+        named, old = keys.value(self.activation_key), keys.value("hidden_act")
+        if named is None:  # Gemma's first files have the old key alone, and say "gelu" where they mean the other
+            named = "gelu_pytorch_tanh" if old == "gelu" else old
+        if named is not None and (not isinstance(named, str) or _ACTIVATIONS.get(named) != traits.activation):
+            shown = short(named)
             raise Unsupported(
-                f"config.json: {self.activation_key} is {named!r}; smidgen's {self.model_type} does {traits.activation}"
+                f"config.json: {self.activation_key} is {shown}; smidgen's {self.model_type} does {traits.activation}"
             )
-        keys.value("hidden_act")  # Gemma's files name it twice; the other key rules
 
     def _window(self, keys: Keys, layers: int, traits: Traits) -> tuple[int | None, tuple[bool, ...]]:
         """The window, and which layers have it."""
@@ -273,15 +272,19 @@ def _read_rope(keys: Keys, head_dim: int, context: int, partial: bool) -> dict[s
     settings = keys.nested("rope_parameters") or keys.nested("rope_scaling")
     keys.value("rope_scaling")
     if settings is not None and "full_attention" in settings:
-        near, settings = settings.nested("sliding_attention"), settings.nested("full_attention")
+        kinds, near, settings = settings, settings.nested("sliding_attention"), settings.nested("full_attention")
         if near is not None:
             local_base = near.number("rope_theta")
             if near.text("rope_type", "default") != "default":
                 raise Unsupported(f"{near.where}rope_type: layers with a window are not scaled in smidgen")
+            near.refuse_unread(frozenset())
+        kinds.refuse_unread(frozenset())
     if settings is not None:
         base = settings.optional_number("rope_theta") or base
         share = settings.optional_number("partial_rotary_factor") or share
     width = int(head_dim * (share or 1.0)) if partial else head_dim
+    if not 0 < width <= head_dim:
+        raise BadFile(f"config.json: partial_rotary_factor is {share}, no share of a head; the file is damaged")
     if not partial and share not in (None, 1.0):
         raise Unsupported(f"config.json: partial_rotary_factor is {share}; models of this type turn whole heads")
     base = 10_000.0 if base is None else base
@@ -306,6 +309,8 @@ def _read_scaling(keys: Keys, settings: Keys, width: int, context: int) -> RopeS
             scaling = LinearScaling(factor) if factor != 1 else None
         case "llama3":
             low, high = settings.number("low_freq_factor"), settings.number("high_freq_factor")
+            if low >= high:
+                raise settings.wrong("low_freq_factor", f"a number below high_freq_factor, {high}")
             scaling = Llama3Scaling(settings.number("factor"), low, high, original)
         case "yarn" if "long_factor" not in settings:
             settings.refuse_others({"truncate": True})
@@ -317,6 +322,8 @@ def _read_scaling(keys: Keys, settings: Keys, width: int, context: int) -> RopeS
                 settings.optional_number("attention_factor"),
             )
         case "longrope" | "su" | "yarn":
+            if original < 2:
+                raise settings.wrong("original_max_position_embeddings", "more than one position")
             factor = settings.optional_number("factor") or context / original
             usual = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
             short, long = settings.numbers("short_factor", width // 2), settings.numbers("long_factor", width // 2)

@@ -50,7 +50,7 @@ class Keys:
         """Raises Unsupported where a key has another value than the one that leaves a feature off (or null)."""
         for key, off in neutral.items():
             if (found := self.value(key)) is not None and found != off:
-                raise Unsupported(f"{self.where}{key} is {_short(found)}; smidgen only does models without it yet")
+                raise Unsupported(f"{self.where}{key} is {short(found)}; smidgen only does models without it yet")
 
     def value(self, key: str) -> Any:
         """The value as it is, or None when the file lacks it."""
@@ -128,10 +128,10 @@ class Keys:
         value = self.value(key)
         if value is None:
             return None
-        ok = isinstance(value, (list, np.ndarray)) and len(value) == layers and np.asarray(value).dtype.kind in "biu"
-        if not ok:
+        flags = [_plain(one) for one in value] if isinstance(value, (list, np.ndarray)) else []
+        if len(flags) != layers or not all(isinstance(one, int) and one in (0, 1) for one in flags):
             raise self._wrong(key, value, f"one flag for each of the {layers} layers")
-        return tuple(bool(one) for one in value)
+        return tuple(bool(one) for one in flags)
 
     def wrong(self, key: str, wanted: str) -> BadFile:
         """The error for a value that is not as it should be."""
@@ -159,11 +159,12 @@ class Keys:
 
     def _wrong(self, key: str, value: Any, wanted: str) -> BadFile:
         return BadFile(
-            f"{self.where}{key} should be {wanted}, found {_short(value)}; the file is damaged or not a model"
+            f"{self.where}{key} should be {wanted}, found {short(value)}; the file is damaged or not a model"
         )
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value from a file for a one-line message."""
     found = repr(value)
     return found if len(found) <= 60 else f"{found[:57]}..."
 
