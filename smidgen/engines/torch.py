@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from smidgen.engines.machine import total_memory
 from smidgen.engines.sampling import draw
+from smidgen.errors import SmidgenError, printable
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.parts import embed, head_name, load_block, load_final_norm
 from smidgen.model.attention import soft_cap
@@ -18,6 +20,7 @@ from smidgen.shapes import Float, Int
 
 _TOKENS_AT_ONCE = 4096  # through one block; bounds attention and feed-forward activations
 _HEAD_ROWS = 16_384  # decoded at once
+_MEMORY_SHARE = 0.8  # of the machine's memory that sampling may take
 
 
 class TorchEngine:
@@ -75,9 +78,10 @@ class TorchEngine:
         progress: advanced once for each of the `tokens` steps.
 
         Memory: every block in float32, the head (see `_head`), keys and values, and one float32 row of logits for each
-        prompt. Where the CPU multiplies bfloat16, the head's products are rounded to it: about 0.4% of a logit, noise
-        far below sampling's own.
+        prompt; SmidgenError where the machine has not that much. Where the CPU multiplies bfloat16, the head's products
+        are rounded to it: about 0.4% of a logit, noise far below sampling's own.
         """
+        self._refuse_too_large()
         generator = torch.Generator().manual_seed(seed)
         blocks = [load_block(self.checkpoint, index) for index in range(len(self.config.layers))]
         final_norm, head = load_final_norm(self.checkpoint), self._head()
@@ -98,6 +102,17 @@ class TorchEngine:
             if progress is not None:
                 progress.advance()
         return written
+
+    def _refuse_too_large(self) -> None:
+        """Raises SmidgenError where sampling would not fit into memory: every step needs every weight."""
+        config = self.config
+        head = config.vocabulary * config.hidden
+        needed = 4 * (self.checkpoint.parameters - head) + fast_product_dtype().itemsize * head
+        if needed > _MEMORY_SHARE * total_memory():
+            raise SmidgenError(
+                f"{printable(self.checkpoint.path.name)} cannot write text for its own calibration here: that takes "
+                f"{needed / 1e9:.0f} GB of memory, more than this machine has to spare. Give text with --text FILE."
+            )
 
     def _head(self) -> Float[Tensor, "vocab hidden"]:
         """The whole head, in bfloat16 where the CPU computes in it (half the memory, several times the speed)."""

@@ -110,7 +110,7 @@ class Layout:
             if left in normal and right in normal:
                 listed[left + right] += 1
         for text in normal:
-            possible = sum(text[:cut] in normal and text[cut:] in normal for cut in range(1, len(text)))
+            possible = len([cut for cut in range(1, len(text)) if text[:cut] in normal and text[cut:] in normal])
             if possible != listed[text]:
                 raise Unsupported(
                     f"tokenizer.json has {listed[text]} of the {possible} merges that make {printable(text, 40)!r}; "

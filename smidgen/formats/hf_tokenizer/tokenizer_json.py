@@ -111,9 +111,9 @@ def _merges(merges: Any, vocabulary: Mapping[str, int]) -> list[tuple[str, str]]
     pairs: dict[tuple[str, str], None] = {}
     for merge in merges:
         parts = merge.split(" ") if isinstance(merge, str) else merge  # a line until 2024, a list since
-        if not isinstance(parts, list) or len(parts) != 2 or not all(isinstance(part, str) for part in parts):
+        left, right = parts if isinstance(parts, list) and len(parts) == 2 else (None, None)
+        if not isinstance(left, str) or not isinstance(right, str):
             raise BadFile(f"tokenizer.json: the merge {printable(merge, 60)!r} is not a pair of tokens{_BAD_MODEL}")
-        left, right = parts
         if left not in vocabulary or right not in vocabulary or left + right not in vocabulary:
             shown = printable(f"{left} {right}", 60)
             raise BadFile(f"tokenizer.json: the merge {shown!r} does not join two tokens into a third{_BAD_MODEL}")

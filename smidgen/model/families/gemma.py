@@ -16,7 +16,13 @@ _DEFAULTS = {"tie_word_embeddings": True, "head_dim": 256, "rms_norm_eps": 1e-6,
 _DEFAULTS |= {"max_position_embeddings": 8192, "vocab_size": 256_000}
 _GEMMA2_DEFAULTS = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "sliding_window": 4096}
 _GEMMA3_DEFAULTS = {"rope_theta": 1e6, "rope_local_base_freq": 1e4, "max_position_embeddings": 131_072}
-_GEMMA3_DEFAULTS |= {"num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 262_208, "sliding_window": 4096, "query_pre_attn_scalar": 256}
+_GEMMA3_DEFAULTS |= {
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "vocab_size": 262_208,
+    "sliding_window": 4096,
+    "query_pre_attn_scalar": 256,
+}
 
 GEMMA = Family(
     name="gemma",
