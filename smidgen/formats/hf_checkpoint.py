@@ -8,6 +8,7 @@ model only.
 import os
 from functools import cached_property
 from math import prod
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -20,6 +21,7 @@ from smidgen.formats.hf_folder import HFFolder
 from smidgen.formats.hf_tokenizer import tokenizer_metadata
 from smidgen.model.families import Transform
 from smidgen.model.parameters import is_matrix
+from smidgen.model.tokenizers.text_rules import STRIP_RIGHT
 from smidgen.numerics import block_types as types
 from smidgen.numerics.block_types import BlockType
 
@@ -143,12 +145,24 @@ class FolderAsGGUF:
     def _header(self) -> tuple[dict[str, MetadataValue], dict[str, tuple[int, ...]]]:
         model = self._checkpoint
         values: dict[str, Any] = {"general.architecture": model.family.gguf.architecture}
-        values |= {"general.type": "model", "general.name": model.path.resolve().name} | self._architecture
         tokenizer, tokenizer_types = tokenizer_metadata(model.path, model.config.vocabulary)
+        name = model_name(model.path)
+        if STRIP_RIGHT in tokenizer and "phi-3" not in name.lower():
+            name = f"{name} (Phi-3)"  # how llama.cpp knows that white space after special tokens is swallowed
+        values |= {"general.type": "model", "general.name": name} | self._architecture
         metadata: dict[str, MetadataValue] = {
             key: np.array(value) if isinstance(value, list) else value for key, value in values.items()
         }
         return metadata | tokenizer, {key: _type_of(value) for key, value in values.items()} | tokenizer_types
+
+
+def model_name(folder: Path) -> str:
+    """What to call the model of a folder: its name, or the repository's where the folder is one of the hub's cache."""
+    folder = folder.absolute()
+    repository = folder.parent.parent.name
+    if folder.parent.name == "snapshots" and repository.startswith("models--"):
+        return repository.rpartition("--")[2]
+    return folder.resolve().name
 
 
 def _type_of(value: Any) -> tuple[int, ...]:

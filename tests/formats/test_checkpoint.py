@@ -10,6 +10,7 @@ import torch
 
 from smidgen.errors import BadFile, SmidgenError, Unsupported
 from smidgen.formats.checkpoint import Checkpoint
+from smidgen.model.config import Rotary
 from smidgen.model.decoder import Block, Decoder
 from smidgen.numerics.block_types import F32
 from tests.tiny_models import (
@@ -42,8 +43,8 @@ def test_weights_come_back(write: Any, config: Any, tmp_path: Path) -> None:
                 assert torch.equal(checkpoint.rows(name, 5, 11), weight[5:11])
                 ids = torch.tensor([[7, 0], [7, 3]])
                 assert torch.equal(checkpoint.gather(name, ids), weight[ids])
-                moved = checkpoint.transform(name).to_model(checkpoint.packed(name))
-                assert np.array_equal(moved.view(np.float32), weight.numpy())
+                moved = checkpoint.transform(name).rows_to_file(weight.numpy())
+                assert np.array_equal(moved, checkpoint.packed(name).view(np.float32))
         for index, layer in enumerate(config.layers):
             block = Block(layer, config.hidden, config.norm_epsilon)
             block.load_state_dict(checkpoint.block(index))
@@ -62,7 +63,7 @@ def test_real_models(gemma_path: Path, smollm_path: Path) -> None:
     with Checkpoint.open(gemma_path) as gemma:
         assert gemma.parameters == 268_098_176
         assert [layer.window for layer in gemma.config.layers] == ([512] * 5 + [None]) * 3
-        assert {layer.rope_base for layer in gemma.config.layers if layer.window is None} == {1e6}
+        assert {layer.rotary for layer in gemma.config.layers if layer.window is None} == {Rotary(1e6, 256)}
         assert gemma.config.tied_head and gemma.config.embedding_scale == 640**0.5
         assert gemma.kind("blocks.0.feed_forward.down.weight").name == "Q6_K"
     with Checkpoint.open(smollm_path) as smollm:

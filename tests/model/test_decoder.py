@@ -6,19 +6,22 @@ import pytest
 import torch
 
 from smidgen.model.attention import visible
-from smidgen.model.config import LayerConfig, ModelConfig
+from smidgen.model.config import LayerConfig, ModelConfig, Rotary
 from smidgen.model.decoder import Block, Cache, Decoder
 from smidgen.model.parameters import parameter_shapes
+from smidgen.model.rope_scaling import Llama3Scaling
 from tests.tiny_models import GEMMA3_CONFIG, LLAMA_CONFIG, VOCABULARY, random_decoder
 
+LLAMA3 = Llama3Scaling(8.0, 1.0, 4.0, 16)
 MIXED_CONFIG = ModelConfig(
     "mixed",
     VOCABULARY,
     40,
     (
-        LayerConfig(4, 4, 8, 24, 1e4, 0.3, "silu", window=3),
-        LayerConfig(6, 2, 12, 56, 1e5, 0.2, "gelu_tanh", attention_cap=1.5, window=5, qk_norm=True),
-        LayerConfig(3, 1, 20, 32, 1e4, 0.2, "silu", attention_cap=2.0, post_norms=True),
+        LayerConfig(4, 4, 8, 24, Rotary(1e4, 6), 0.3, "silu", window=3, qkv_bias=True),
+        LayerConfig(6, 2, 12, 56, Rotary(1e5, 12), 0.2, "gelu_tanh", attention_cap=1.5, window=5, qk_norm=True),
+        LayerConfig(3, 1, 20, 32, None, 0.2, "silu", attention_cap=2.0, post_norms=True, output_bias=True),
+        LayerConfig(4, 2, 8, 24, Rotary(1e4, 8, LLAMA3), 0.3, "silu", experts=5, experts_used=2),
     ),
     1e-6,
     512,
@@ -75,7 +78,7 @@ def test_blocks_work_alone(config: ModelConfig) -> None:
 def test_gradients_flow_to_every_parameter_and_the_input(config: ModelConfig) -> None:
     decoder = random_decoder(config)
     for layer, block in zip(config.layers, decoder.blocks, strict=True):
-        x = torch.randn(2, 11, config.hidden, requires_grad=True)
+        x = torch.randn(2, 40, config.hidden, requires_grad=True)
         block(x).square().sum().backward()
         assert x.grad is not None and x.grad.abs().min() > 0
         missing = [name for name, weight in block.named_parameters() if weight.grad is None or not weight.grad.any()]

@@ -14,7 +14,8 @@ from smidgen.model.families.hf_map import HFMap
 
 _DEFAULTS = {"tie_word_embeddings": True, "head_dim": 256, "rms_norm_eps": 1e-6, "rope_theta": 10_000.0}
 _DEFAULTS |= {"max_position_embeddings": 8192, "vocab_size": 256_000}
-_GEMMA2_DEFAULTS = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "sliding_window": 4096}
+_GEMMA2_DEFAULTS = {"num_attention_heads": 8, "num_key_value_heads": 4}
+_GEMMA2_DEFAULTS |= {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "sliding_window": 4096}
 _GEMMA3_DEFAULTS = {"rope_theta": 1e6, "rope_local_base_freq": 1e4, "max_position_embeddings": 131_072}
 _GEMMA3_DEFAULTS |= {
     "num_attention_heads": 8,
@@ -33,7 +34,7 @@ GEMMA = Family(
             "gemma",
             "GemmaForCausalLM",
             hf_map.COMMON_NAMES,
-            defaults=_DEFAULTS,
+            defaults=_DEFAULTS | {"num_key_value_heads": 16},
             norm_offset=1.0,
             activation_key="hidden_activation",
         ),

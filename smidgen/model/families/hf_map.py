@@ -175,6 +175,8 @@ class HFMap:
             window = None
         if window is None:
             return None, (False,) * layers
+        if kinds is None and "nope" in self.features:  # only layers without positions have it
+            return window, tuple(not rotates for rotates in self._rotates(keys, layers, traits))
         return window, self._local(keys, layers, kinds, traits)
 
     def _local(self, keys: Keys, layers: int, kinds: tuple[str, ...] | None, traits: Traits) -> tuple[bool, ...]:
@@ -299,8 +301,8 @@ def _read_rope(keys: Keys, head_dim: int, context: int, partial: bool) -> dict[s
 def _read_scaling(keys: Keys, settings: Keys, width: int, context: int) -> RopeScaling | None:
     kind = settings.text("rope_type", settings.value("type") or "default")
     settings.value("type")
-    original = settings.optional_integer("original_max_position_embeddings")
-    original = original or keys.optional_integer("original_max_position_embeddings") or context
+    inner = settings.optional_integer("original_max_position_embeddings")
+    original = keys.optional_integer("original_max_position_embeddings") or inner or context
     match kind:
         case "default":
             scaling = None

@@ -48,8 +48,20 @@ LLAMA = Family(
     gguf=GGUFMap("llama", _GGUF_NAMES | gguf_map.EXPERTS, frozenset({"window", "experts"}), row_orders=_ROW_ORDERS),
     hf=(
         HFMap("llama", "LlamaForCausalLM", _HF_NAMES, frozenset({"attention_bias"}), {"rms_norm_eps": 1e-6}),
-        HFMap("mistral", "MistralForCausalLM", hf_map.COMMON_NAMES, frozenset({"window"})),
-        HFMap("mixtral", "MixtralForCausalLM", _EXPERT_NAMES | hf_map.EXPERTS, frozenset({"window", "experts"})),
+        HFMap(
+            "mistral",
+            "MistralForCausalLM",
+            hf_map.COMMON_NAMES,
+            frozenset({"window"}),
+            {"num_key_value_heads": 8, "sliding_window": 4096},
+        ),
+        HFMap(
+            "mixtral",
+            "MixtralForCausalLM",
+            _EXPERT_NAMES | hf_map.EXPERTS,
+            frozenset({"window", "experts"}),
+            {"num_key_value_heads": 8, "rope_theta": 1e6},
+        ),
     ),
 )
 
@@ -63,7 +75,7 @@ SMOLLM3 = Family(
             "SmolLM3ForCausalLM",
             _HF_NAMES,
             frozenset({"attention_bias", "nope", "switched_window"}),
-            {"tie_word_embeddings": True, "rope_theta": 2e6},
+            {"num_key_value_heads": 4, "tie_word_embeddings": True, "rope_theta": 2e6},
         ),
     ),
 )

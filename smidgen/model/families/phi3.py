@@ -31,7 +31,7 @@ PHI3 = Family(
             "Phi3ForCausalLM",
             hf_map.COMMON_NAMES | _stacked(_HF_QKV, _HF_GATE_UP),
             frozenset({"window", "partial_rotary"}),
-            {"rms_norm_eps": 1e-5, "rope_theta": 10_000.0},
+            {"rms_norm_eps": 1e-5, "rope_theta": 10_000.0, "original_max_position_embeddings": 4096},
         ),
     ),
 )

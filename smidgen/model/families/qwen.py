@@ -20,7 +20,7 @@ QWEN2 = Family(
             "Qwen2ForCausalLM",
             hf_map.COMMON_NAMES | hf_map.BIASES,
             frozenset({"switched_window"}),
-            {"max_window_layers": 28},
+            {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28},
             qkv_bias=True,
         ),
     ),
@@ -36,7 +36,7 @@ QWEN3 = Family(
             "Qwen3ForCausalLM",
             hf_map.COMMON_NAMES | hf_map.QK_NORMS,
             frozenset({"switched_window"}),
-            {"head_dim": 128, "max_window_layers": 28},
+            {"num_key_value_heads": 32, "head_dim": 128, "sliding_window": 4096, "max_window_layers": 28},
         ),
     ),
 )
