@@ -6,12 +6,11 @@ from typing import Literal
 
 from smidgen.atomic import refuse_unwritable
 from smidgen.errors import SmidgenError, printable
-from smidgen.formats.catalogue import companions_folder, licence_files
+from smidgen.formats.catalogue import licence_files
 from smidgen.formats.checkpoint import Checkpoint, load
 from smidgen.formats.convert import write_as_gguf
 from smidgen.formats.hf_writer import write_hf
-from smidgen.formats.notices import stated_licence, terms_of
-from smidgen.outputs import write_notices
+from smidgen.outputs import write_export_notes
 
 Format = Literal["hf", "gguf"]
 
@@ -26,8 +25,7 @@ def export(model: str, to: Format, output: Path, dtype: str | None = None) -> No
     with load(model) as checkpoint:
         if to == "hf":
             write_hf(checkpoint, output, dtype)
-            stated = stated_licence(checkpoint.file.metadata, companions_folder(model))
-            write_notices(output, model, terms_of(checkpoint.config.family, stated), "model.safetensors")
+            write_export_notes(output, model, checkpoint)
         else:
             _export_gguf(checkpoint, output)
             for notice in licence_files(model):  # beside other files, whose licences may have the same names

@@ -63,6 +63,18 @@ def write_companions(
     write_whole(output / "README.md", _model_card(output, model, checkpoint, (stated, terms, notices), card))
 
 
+def write_export_notes(output: Path, model: str, checkpoint: "Checkpoint") -> None:
+    """README.md, licence and notice files beside a model that was written in Hugging Face layout."""
+    stated = _stated_licence(model, checkpoint)
+    terms = terms_of(checkpoint.config.family, stated)
+    notices = write_notices(output, model, terms, "model.safetensors")
+    base = str(checkpoint.file.metadata.get("general.name", model))
+    front = {**_front_licence(stated, terms), "base_model": base}
+    what = f"The weights of {base} in Hugging Face layout, written by `smidgen export`."
+    lines = [*_front_matter(front), f"# {base}", "", what, "", "## Licence", "", _licence(stated, terms, notices)]
+    write_whole(output / "README.md", "\n".join(lines) + "\n")
+
+
 def write_notices(output: Path, model: str, terms: Terms | None, made: str = MODEL_FILE) -> list[str]:
     """Copy the original's licence and notice files into `output`, and add the notice that its terms ask for about the
     file `made`; their names."""
@@ -147,7 +159,7 @@ def _model_card(
     }
     size = (output / "model.gguf").stat().st_size
     lines = [
-        "---", *(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in front.items()), "---", "",
+        *_front_matter(front),
         f"# {base}, cut to {format_size(size)}", "",
         f"`model.gguf` is {base} ({format_size(checkpoint.file.size)}), quantized with error compensation by smidgen",
         f"to {size} bytes. It runs in llama.cpp, Ollama, LM Studio and other programs that read GGUF.", "",
@@ -156,6 +168,11 @@ def _model_card(
         "`recipe.toml` makes the same file again.",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def _front_matter(front: Mapping[str, Any]) -> list[str]:
+    """The YAML that Hugging Face reads, and an empty line. JSON's values are YAML's."""
+    return ["---", *(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in front.items()), "---", ""]
 
 
 def _costs(card: Mapping[str, Any] | None) -> list[str]:

@@ -8,7 +8,6 @@ bare numbers; its library wants all tensors of a file in memory at once, so the 
 """
 
 import json
-import shutil
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -86,7 +85,9 @@ def _write_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
         return
     for name in (*TOKENIZER_FILES, GENERATION_CONFIG):
         if (source := member(checkpoint.path, name)) is not None:
-            shutil.copyfile(source, folder / name)
+            data = source.read_bytes()
+            with replacing(folder / name, len(data)) as file:
+                file.write(data)
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -89,9 +89,8 @@ def _runnable(original: Checkpoint, cut: Checkpoint) -> list[Path]:
 
     if original.file.size + cut.file.size <= _MEMORY_SHARE * total_memory():
         return [gguf_of(original.path), gguf_of(cut.path)]
-    say(
-        f"The speed of the original is not measured: its {original.file.size / 1e9:.1f} GB are too much for this machine."
-    )
+    size = f"{original.file.size / 1e9:.1f} GB"
+    say(f"The speed of the original is not measured: its {size} are too much for this machine.")
     return [gguf_of(cut.path)]
 
 

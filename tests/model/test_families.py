@@ -1,41 +1,118 @@
-"""Family maps: configurations from real and made-up metadata, names and row orders there and back, refusals."""
+"""Family maps: configurations there and back in both kinds of files, names and rows, refusals with the field's name."""
 
-from dataclasses import replace
+import math
+from dataclasses import fields, is_dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from smidgen.errors import BadFile, SmidgenError, Unsupported
-from smidgen.model.config import ModelConfig
-from smidgen.model.families import FAMILIES, Family, Transform, family_of_gguf
-from smidgen.model.families.gemma3 import GEMMA3
+from smidgen.formats.hf_contents import text_part
+from smidgen.model.config import ModelConfig, Rotary
+from smidgen.model.families import FAMILIES, Family, Layout, Tensors, Transform, family_of_config, family_of_gguf
+from smidgen.model.families.gemma import GEMMA3
 from smidgen.model.families.llama import LLAMA
 from smidgen.model.parameters import parameter_shapes
+from smidgen.model.rope_scaling import GivenDivisors, LinearScaling, Llama3Scaling, YarnScaling
+from tests.family_models import FAMILY_MODELS
+from tests.family_settings import REAL_MODELS, RealModel, read_settings, settings_of
 from tests.tiny_models import GEMMA3_CONFIG, GEMMA3_KEYS, LLAMA_CONFIG, LLAMA_KEYS, VOCABULARY
 
 TIED = {"token_embd.weight": (VOCABULARY, 64)}
 UNTIED = TIED | {"output.weight": (VOCABULARY, 64)}
+LABELS = pytest.mark.parametrize("label", FAMILY_MODELS)
 
 
-def read(family: Family, keys: dict[str, Any], **changes: Any) -> ModelConfig:
+def tensors(shapes: dict[str, tuple[int, ...]], **vectors: tuple[float, ...]) -> Tensors:
+    """`vectors`: values of rotary factors, by the middle of their names."""
+    named = {f"{name}.weight": values for name, values in vectors.items()}
+    return Tensors(shapes | {name: (len(values),) for name, values in named.items()}, lambda name: named[name])
+
+
+def read(family: Family, keys: dict[str, Any], files: Tensors | None = None, **changes: Any) -> ModelConfig:
     """`changes` name keys with "__" for "."; None takes a key away."""
     keys = keys | {name.replace("__", "."): value for name, value in changes.items()}
-    metadata = {f"{family.gguf_architecture}.{key}": value for key, value in keys.items() if value is not None}
-    return family.config_from_gguf(metadata, TIED if family is GEMMA3 else UNTIED)
+    metadata = {f"{family.gguf.architecture}.{key}": value for key, value in keys.items() if value is not None}
+    return family.config_from_gguf(metadata, files or tensors(TIED if family is GEMMA3 else UNTIED))
 
 
-def rounded(config: ModelConfig) -> ModelConfig:
-    return replace(config, norm_epsilon=round(config.norm_epsilon, 9))
+def assert_alike(one: Any, other: Any) -> None:
+    """Equal up to the rounding of numbers to float32; rotary scaling by what it does."""
+    if isinstance(one, Rotary) and isinstance(other, Rotary) and one.scaling and other.scaling:
+        for length in (1, 2**31):
+            ours, theirs = (side.scaling.divisors(side.base, side.width, length) for side in (one, other))
+            assert ours == pytest.approx(theirs, rel=1e-5)
+        assert one.scaling.magnitude == pytest.approx(other.scaling.magnitude, rel=1e-5)
+        one, other = replace(one, scaling=None), replace(other, scaling=None)
+    if is_dataclass(one):
+        assert type(one) is type(other)
+        for field in fields(one):
+            assert_alike(getattr(one, field.name), getattr(other, field.name))
+    elif isinstance(one, tuple):
+        assert len(one) == len(other)
+        for ours, theirs in zip(one, other, strict=True):
+            assert_alike(ours, theirs)
+    elif isinstance(one, float):
+        assert one == pytest.approx(other, rel=1e-5)
+    else:
+        assert one == other
+
+
+def through_gguf(family: Family, config: ModelConfig) -> ModelConfig:
+    metadata, vectors = family.to_gguf(config)
+    shapes = dict(family.gguf_layout(config).shapes) | {name: vector.shape for name, vector in vectors.items()}
+    stored = {key: float(np.float32(value)) if isinstance(value, float) else value for key, value in metadata.items()}
+    return family.config_from_gguf(stored, Tensors(shapes, lambda name: tuple(vectors[name].tolist())))
+
+
+# -- there and back ----------------------------------------------------------------------------------------------------
+
+
+@LABELS
+def test_gguf_there_and_back(label: str) -> None:
+    family, config = read_settings(settings_of(label))
+    assert_alike(through_gguf(family, config), config)
+
+
+@LABELS
+def test_hugging_face_there_and_back(label: str) -> None:
+    family, config = read_settings(settings_of(label))
+    again_family, again = read_settings(family.to_hf(config))
+    assert again_family is family
+    assert_alike(again, config)
+
+
+@pytest.mark.parametrize("real", REAL_MODELS.values(), ids=REAL_MODELS)
+def test_real_models(real: RealModel) -> None:
+    """As published: read, as many weights as are known, and there and back in both kinds of files."""
+    settings, _ = text_part(real.settings, [])
+    family, config = read_settings(dict(settings))
+    assert sum(map(math.prod, parameter_shapes(config).values())) == real.parameters
+    assert config.context_length == real.context
+    period = len(real.windows)
+    assert [layer.window for layer in config.layers] == [real.windows[i % period] for i in range(len(config.layers))]
+    assert_alike(through_gguf(family, config), config)
+    assert_alike(read_settings(family.to_hf(config))[1], config)
+
+
+def test_llama3_scaling_is_recognised_in_gguf() -> None:
+    for name, factor in (("Llama 3.1 8B", 8.0), ("Llama 3.2 1B", 32.0)):
+        family, config = read_settings(REAL_MODELS[name].settings)
+        rotary = through_gguf(family, config).layers[0].rotary
+        assert rotary is not None and rotary.scaling == Llama3Scaling(factor, 1.0, 4.0, 8192)
+
+
+# -- GGUF metadata -----------------------------------------------------------------------------------------------------
 
 
 def test_gemma3() -> None:
-    assert rounded(read(GEMMA3, GEMMA3_KEYS)) == rounded(GEMMA3_CONFIG)
+    assert_alike(read(GEMMA3, GEMMA3_KEYS), GEMMA3_CONFIG)
 
 
 def test_llama() -> None:
-    assert rounded(read(LLAMA, LLAMA_KEYS)) == rounded(LLAMA_CONFIG)
+    assert_alike(read(LLAMA, LLAMA_KEYS), LLAMA_CONFIG)
 
 
 def windows(**changes: Any) -> list[int | None]:
@@ -50,26 +127,19 @@ def test_gemma3_windows() -> None:
     assert windows(**{pattern: 0}) == [7] * 5
     assert windows(**{pattern: np.array([True, False, False, True, True])}) == [7, None, None, 7, 7]
     assert windows(attention__sliding_window=None, **{pattern: None}) == [None] * 5
-    with pytest.raises(BadFile, match="one flag for each of the 5 layers"):
-        windows(**{pattern: np.array([True, False])})
+    for wrong in (np.array([True, False]), np.array([2, 0, 0, 0, 0]), [[1], [0, 1], 1, 1, 1]):
+        with pytest.raises(BadFile, match="one flag for each of the 5 layers"):
+            windows(**{pattern: wrong})
 
 
 def test_gemma3_rotary_scaling_is_for_global_layers_only() -> None:
     layers = read(GEMMA3, GEMMA3_KEYS, rope__freq_base_swa=5e3).layers
-    assert [(layer.rope_base, layer.rope_scale) for layer in layers[1:3]] == [(5e3, 1.0), (1e6, 8.0)]
+    assert [layer.rotary for layer in layers[1:3]] == [Rotary(5e3, 16), Rotary(1e6, 16, LinearScaling(8.0))]
 
 
 def test_gemma3_27b_scales_by_the_residual_width() -> None:
-    config = read(
-        GEMMA3,
-        GEMMA3_KEYS,
-        block_count=62,
-        embedding_length=5376,
-        attention__head_count=32,
-        attention__head_count_kv=16,
-        attention__key_length=128,
-        attention__value_length=128,
-    )
+    large = {"block_count": 62, "embedding_length": 5376, "attention__head_count": 32, "attention__head_count_kv": 16}
+    config = read(GEMMA3, GEMMA3_KEYS, **large, attention__key_length=128, attention__value_length=128)
     assert config.layers[0].attention_scale == pytest.approx(168**-0.5)
 
 
@@ -81,15 +151,29 @@ def test_layers_may_differ() -> None:
 def test_optional_keys_of_llama() -> None:
     plain = read(LLAMA, LLAMA_KEYS, rope__scaling__type=None, rope__scaling__factor=None, rope__freq_base=None,
                  attention__head_count_kv=None, vocab_size=None)  # fmt: skip
-    assert (plain.layers[0].rope_base, plain.layers[0].rope_scale, plain.layers[0].kv_heads) == (1e4, 1.0, 4)
-    assert read(LLAMA, LLAMA_KEYS, rope__scaling__type="none").layers[0].rope_scale == 1.0
+    assert (plain.layers[0].rotary, plain.layers[0].kv_heads) == (Rotary(1e4, 16), 4)
+    assert read(LLAMA, LLAMA_KEYS, rope__scaling__type="none").layers[0].rotary == Rotary(5e3, 16)
+    yarn = read(LLAMA, LLAMA_KEYS, rope__scaling__type="yarn", rope__scaling__original_context_length=512)
+    assert yarn.layers[0].rotary == Rotary(5e3, 16, YarnScaling(4.0, 512))
+
+
+def test_rotary_factors_in_tensors() -> None:
+    divisors = tuple(float(pair + 1) for pair in range(8))
+    plain = LLAMA_KEYS | {"rope.scaling.type": None, "rope.scaling.factor": None}
+    config = read(LLAMA, plain, tensors(UNTIED, rope_freqs=divisors))
+    assert config.layers[0].rotary == Rotary(5e3, 16, GivenDivisors(divisors))
+    for wrong in (divisors[1:], (0.0, *divisors[1:]), (math.nan, *divisors[1:]), (-1.0, *divisors[1:])):
+        with pytest.raises(BadFile, match=r"rope_freqs\.weight should hold 8 finite numbers above zero"):
+            read(LLAMA, plain, tensors(UNTIED, rope_freqs=wrong))
+    with pytest.raises(BadFile, match=r"rope_factors_long\.weight is missing"):
+        read(LLAMA, plain, tensors(UNTIED, rope_factors_short=divisors))
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"block_count": None}, "no metadata key llama.block_count"),
-        ({"embedding_length": None}, "no metadata key llama.embedding_length"),
+        ({"block_count": None}, "metadata llama.block_count is missing"),
+        ({"embedding_length": None}, "metadata llama.embedding_length is missing"),
         ({"attention__layer_norm_rms_epsilon": None}, "layer_norm_rms_epsilon"),
         ({"block_count": 2**31}, "should be an integer from 1 to 512, found 2147483648"),
         ({"block_count": 0}, "should be an integer"),
@@ -106,13 +190,17 @@ def test_optional_keys_of_llama() -> None:
         ({"attention__head_count": np.array([4.0, 4.0, 4.0])}, "should be an integer"),
         ({"embedding_length": 2**62}, "embedding_length should be an integer"),
         ({"rope__freq_base": float("nan")}, "finite number above zero"),
-        ({"rope__freq_base": float("inf")}, "finite number above zero"),
+        ({"rope__freq_base": float("inf")}, "should be a number"),
         ({"rope__freq_base": -1.0}, "finite number above zero"),
+        ({"rope__freq_base": 1.0}, "base of the rotary frequencies should be above 1"),
         ({"rope__freq_base": "big"}, "should be a number"),
         ({"attention__layer_norm_rms_epsilon": 0.0}, "finite number above zero"),
         ({"rope__scaling__type": 3}, "should be a string"),
         ({"vocab_size": 17}, "300 rows"),
         ({"attention__key_length": 15, "attention__value_length": 15, "rope__dimension_count": 15}, "even width"),
+        ({"expert_count": 2, "expert_used_count": 3}, "3 of 2 experts should be used"),
+        ({"expert_count": 2}, "0 of 2 experts should be used"),
+        ({"expert_count": 1025}, "should be an integer from 0 to 1024"),
     ],
     ids=str,
 )
@@ -123,13 +211,13 @@ def test_bad_values(changes: dict[str, Any], words: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"expert_count": 8}, "llama.expert_count is 8"),
-        ({"attention__sliding_window": 4096}, "sliding_window is 4096"),
         ({"attention__causal": False}, "causal is False"),
         ({"rope__dimension_count": 8}, "rope.dimension_count is 8 but heads are 16 wide"),
         ({"attention__value_length": 32}, "value_length is 32"),
-        ({"rope__scaling__type": "yarn"}, "rope scaling 'yarn'"),
+        ({"rope__scaling__type": "spiral"}, "rope scaling 'spiral'"),
+        ({"rope__scaling__attn_factor": 2.0}, "rope.scaling.attn_factor is 2.0"),
         ({"attention__scale": 0.5}, "unknown metadata llama.attention.scale"),
+        ({"expert_shared_count": 1}, "unknown metadata llama.expert_shared_count"),
         ({"new__thing": [1, 2]}, "unknown metadata llama.new.thing"),
     ],
     ids=str,
@@ -149,55 +237,130 @@ def test_neutral_and_ignored_keys_pass() -> None:
     read(LLAMA, LLAMA_KEYS, expert_count=0, attention__causal=True, tensor_data_layout="Meta AI original pth")
 
 
-def test_llama3_rotary_factors_are_named() -> None:
-    metadata = {f"llama.{key}": value for key, value in LLAMA_KEYS.items()}
-    with pytest.raises(Unsupported, match="rope_freqs.weight"):
-        LLAMA.config_from_gguf(metadata, UNTIED | {"rope_freqs.weight": (8,)})
-
-
 def test_tokenizer_and_embedding_must_agree() -> None:
     metadata = {f"llama.{key}": value for key, value in LLAMA_KEYS.items()}
     with pytest.raises(BadFile, match="300 rows but the tokenizer lists 2 tokens"):
-        LLAMA.config_from_gguf(metadata | {"tokenizer.ggml.tokens": ["a", "b"]}, UNTIED)
-    with pytest.raises(BadFile, match="no matrix token_embd.weight"):
-        LLAMA.config_from_gguf(metadata, {})
+        LLAMA.config_from_gguf(metadata | {"tokenizer.ggml.tokens": ["a", "b"]}, tensors(UNTIED))
+    with pytest.raises(BadFile, match=r"no matrix token_embd\.weight"):
+        LLAMA.config_from_gguf(metadata, tensors({}))
 
 
-def test_unknown_architecture() -> None:
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("mamba", ""),
+        ("qwen2moe", ": the decoder has no shared experts yet"),
+        ("gemma4", ": the decoder has no per-layer embeddings, shared keys and values, and heads of two widths yet"),
+    ],
+)
+def test_unknown_architectures(name: str, reason: str) -> None:
     assert family_of_gguf("gemma3") is GEMMA3
-    with pytest.raises(Unsupported, match="'mamba' is not supported; smidgen knows gemma3, llama"):
-        family_of_gguf("mamba")
+    known = f"'{name}' is not supported{reason}; smidgen knows gemma, gemma2, gemma3, "
+    for ask in (partial(family_of_gguf, name), partial(family_of_config, {"model_type": name})):
+        with pytest.raises(Unsupported) as caught:
+            ask()
+        assert known.rstrip() in str(caught.value) or known.replace("gemma3,", "gemma3_text,") in str(caught.value)
 
 
-@pytest.mark.parametrize("config", [GEMMA3_CONFIG, LLAMA_CONFIG], ids=lambda config: config.family)
-def test_names_there_and_back(config: ModelConfig) -> None:
-    family = FAMILIES[config.family]
-    names = list(parameter_shapes(config))
-    there = [family.gguf_name(name) for name in names]
-    assert len(set(there)) == len(names)
-    assert [family.canonical_name(name) for name in there] == names
-    for unknown in ("rope_freqs.weight", "blk.0.attn_q.bias", "blk.0", "blk"):
-        with pytest.raises(KeyError):
-            family.canonical_name(unknown)
+# -- what a kind of file cannot say ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("config", [GEMMA3_CONFIG, LLAMA_CONFIG], ids=lambda config: config.family)
-def test_rows_there_and_back(config: ModelConfig) -> None:
-    """For weights (torch) and for packed bytes (numpy)."""
-    family = FAMILIES[config.family]
+def config_of(label: str, *changed: int, model: dict[str, Any] | None = None, **changes: Any) -> ModelConfig:
+    """A tiny model's configuration with changes in some layers (all, when none is given), and of the whole model."""
+    config = read_settings(settings_of(label))[1]
+    layers = tuple(
+        replace(layer, **changes) if not changed or index in changed else layer
+        for index, layer in enumerate(config.layers)
+    )
+    return replace(config, layers=layers, **(model or {}))
+
+
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [
+        (config_of("gemma2", attention_scale=0.3), "attention_scale"),
+        (config_of("qwen2", rotary=Rotary(500.0, 16, YarnScaling(4.0, 4096, beta_fast=4.0))), "rotary"),
+        (config_of("mistral", 1, window=None), "window"),
+        (config_of("qwen2", window=5), "qwen2.attention.sliding_window is 5"),
+        (config_of("gemma3", attention_cap=2.0), "gemma3.attn_logit_softcapping"),
+        (config_of("llama3", model={"logit_cap": 3.0}), "llama.final_logit_softcapping"),
+        (config_of("llama3", model={"embedding_scale": 8.0}), "embedding_scale"),
+        (config_of("llama3", 1, head_dim=32), "head_dim"),
+        (config_of("smollm3", rotary=Rotary(2e6, 16)), "rotary"),
+        (config_of("qwen3", activation="gelu_tanh"), "activation"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.family,
+)
+def test_what_gguf_cannot_say(config: ModelConfig, field: str) -> None:
+    refused(FAMILIES[config.family].to_gguf, config, field)
+
+
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [
+        (config_of("llama3", 1, kv_heads=4), "kv_heads"),
+        (config_of("llama3", 2, heads=8), "heads"),
+        (config_of("gemma3", 3, ffn_width=32), "ffn_width"),
+        (config_of("smollm2", output_bias=False), "qkv_bias"),
+        (config_of("llama3", attention_scale=0.3), "attention_scale"),
+        (config_of("gemma3", 1, rotary=None), "rotary"),
+        (config_of("gemma2", 0, rotary=Rotary(5e3, 24)), "rotary"),
+        (config_of("qwen3", attention_cap=2.0), "attention_cap"),
+        (config_of("mixtral", 1, experts_used=1), "experts_used"),
+        (config_of("openelm", attention_scale=0.3), "attention_scale"),
+        (config_of("openelm", model={"norm_epsilon": 1e-5}), "norm_epsilon"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.family,
+)
+def test_what_config_json_cannot_say(config: ModelConfig, field: str) -> None:
+    refused(FAMILIES[config.family].to_hf, config, field)
+
+
+def test_no_model_type_has_it_all() -> None:
+    with pytest.raises(Unsupported, match="no model type of qwen3 in transformers has all"):
+        FAMILIES["qwen3"].to_hf(config_of("qwen3", experts=4, experts_used=2))
+
+
+def refused(write: Any, config: ModelConfig, field: str) -> None:
+    with pytest.raises(Unsupported) as caught:
+        write(config)
+    message = str(caught.value)
+    assert field in message and "cannot say" in message and "\n" not in message and len(message) < 300
+
+
+# -- names and rows ----------------------------------------------------------------------------------------------------
+
+
+@LABELS
+def test_every_parameter_has_a_place_and_every_row_of_a_tensor_one_parameter(label: str) -> None:
+    family, config = read_settings(settings_of(label))
+    shapes = parameter_shapes(config)
+    for layout in (family.gguf_layout(config), Layout(config, family.hf_map(config).names)):
+        assert set(layout.places) == set(shapes)
+        for tensor, members in layout.members.items():
+            starts = [layout.places[name].start for name in members]
+            rows = [shapes[name][0] for name in members]
+            assert starts == [sum(rows[:place]) for place in range(len(rows))]
+            assert math.prod(layout.shapes[tensor]) == sum(math.prod(shapes[name]) for name in members)
+
+
+@LABELS
+def test_rows_there_and_back(label: str) -> None:
+    """Row r of the file's array comes from model row r as `order` says, for weights and for packed bytes."""
+    family, config = read_settings(settings_of(label))
     for name, shape in parameter_shapes(config).items():
-        transform = family.transform(name, config)
-        weight = torch.randn(shape)
-        assert torch.equal(transform.to_model(transform.to_file(weight)), weight)
-        packed = np.random.default_rng(0).integers(0, 256, (shape[0], 18), dtype=np.uint8)
-        assert np.array_equal(transform.to_file(transform.to_model(packed)), packed)
+        transform = family.gguf_transform(name, config)
+        rows = np.arange(shape[0])
+        stored = transform.rows_to_file(rows)
+        assert sorted(stored) == list(rows)
+        assert np.array_equal(stored if transform.order is None else stored[transform.order], rows)
 
 
 def test_llama_rows_stand_as_the_converter_puts_them() -> None:
     """convert_hf_to_gguf's permutation: view each head as (2, half), swap, flatten."""
     weight = np.random.default_rng(0).normal(size=(64, 3))
     converted = weight.reshape(4, 2, 8, 3).swapaxes(1, 2).reshape(64, 3)
-    transform = LLAMA.transform("blocks.1.attention.query.weight", LLAMA_CONFIG)
-    assert np.array_equal(transform.to_model(converted), weight)
-    assert np.array_equal(transform.to_file(weight), converted)
-    assert LLAMA.transform("blocks.1.attention.value.weight", LLAMA_CONFIG) == Transform()
+    transform = LLAMA.gguf_transform("blocks.1.attention.query.weight", LLAMA_CONFIG)
+    assert np.array_equal(transform.rows_to_file(weight), converted)
+    assert np.array_equal(converted[transform.order], weight)
+    assert LLAMA.gguf_transform("blocks.1.attention.value.weight", LLAMA_CONFIG) == Transform()

@@ -6,13 +6,14 @@ again and compared, so a configuration that a file format cannot express is refu
 """
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from smidgen.errors import Unsupported
+from smidgen.errors import SmidgenError, Unsupported
 from smidgen.model.config import ModelConfig
 from smidgen.model.families.facts import Traits, configure, facts_of
 from smidgen.model.families.gguf_map import GGUFMap, Tensors
@@ -77,8 +78,9 @@ class Family:
         metadata, vectors = self.gguf.write(facts), self.gguf.extra_tensors(facts)
         shapes = dict(self.gguf_layout(config).shapes) | {name: vector.shape for name, vector in vectors.items()}
         planned = Tensors(shapes, lambda name: tuple(vectors[name].tolist()))
-        again = self.config_from_gguf(_as_stored(metadata), planned)
-        _refuse_difference(_rounded(config), _rounded(again), f"GGUF ({self.gguf.architecture})")
+        where = f"GGUF ({self.gguf.architecture})"
+        again = _read_again(lambda: self.config_from_gguf(_as_stored(metadata), planned), where)
+        _refuse_difference(_comparable(config), _comparable(again), where)
         return metadata, vectors
 
     # -- Hugging Face layout -----------------------------------------------------------------------------------------
@@ -99,8 +101,9 @@ class Family:
         """config.json. Raises Unsupported where it cannot say what the configuration says."""
         written = self.hf_map(config)
         values = written.write(facts_of(config), self.traits)
-        again = self.config_from_hf(values, written)
-        _refuse_difference(_rounded(config), _rounded(again), f"config.json ({written.model_type})")
+        where = f"config.json ({written.model_type})"
+        again = _read_again(lambda: self.config_from_hf(values, written), where)
+        _refuse_difference(_comparable(config), _comparable(again), where)
         return values
 
     def hf_transform(self, name: str, written: HFMap) -> Transform:
@@ -113,12 +116,17 @@ def _as_stored(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return {key: float(np.float32(value)) if isinstance(value, float) else value for key, value in metadata.items()}
 
 
-def _rounded(value: Any) -> Any:
-    """A configuration with its numbers as float32, and rotary scaling by what it does: two ways to write one model."""
-    if isinstance(value, float):
-        return float(np.float32(value))
+def _read_again(read: Callable[[], ModelConfig], where: str) -> ModelConfig:
+    try:
+        return read()
+    except SmidgenError as error:
+        raise Unsupported(f"{where} cannot say all of this model ({error}); write another format") from error
+
+
+def _comparable(value: Any) -> Any:
+    """A configuration as nested tuples, with rotary scaling by what it does: two ways to write one model are equal."""
     if isinstance(value, tuple):
-        return tuple(_rounded(one) for one in value)
+        return tuple(_comparable(one) for one in value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return tuple((field.name, _field(value, field.name)) for field in dataclasses.fields(value))
     return value
@@ -127,15 +135,24 @@ def _rounded(value: Any) -> Any:
 def _field(owner: Any, name: str) -> Any:
     value = getattr(owner, name)
     if name != "scaling" or value is None:
-        return _rounded(value)
+        return _comparable(value)
     short, long = (value.divisors(owner.base, owner.width, length) for length in (1, 2**31))
-    return tuple(round(number, 5) for number in (*short, *long, value.magnitude))
+    return (*short, *long, value.magnitude)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equal, but for numbers that went through float32."""
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-5)
+    return one == other
 
 
 def _refuse_difference(wanted: Any, found: Any, where: str) -> None:
     """Raises Unsupported, naming the first field that came back otherwise."""
     for (name, one), (_, other) in zip(wanted, found, strict=True):
-        if one == other:
+        if _same(one, other):
             continue
         if name == "layers":
             for layer, (ours, theirs) in enumerate(zip(one, other, strict=True)):

@@ -69,8 +69,18 @@ IGNORED = frozenset(
     "pad_token_id unk_token_id model_type _attn_implementation attn_implementation _flash_attn_2_enabled "
     "router_aux_loss_coef output_router_logits router_jitter_noise cache_implementation _sliding_window_pattern "
     "sliding_window_pattern max_window_layers no_rope_layer_interval unsloth_fixed unsloth_version "
-    "original_max_position_embeddings license bad_words_ids".split()
+    "original_max_position_embeddings license bad_words_ids is_llama_config transformers.js_config".split()
 )
+#: Keys of features that the decoder lacks, with the value that leaves them off.
+_NEUTRAL = {
+    "mlp_bias": False,
+    "lm_head_bias": False,
+    "use_bidirectional_attention": False,
+    "rope_interleaved": False,
+    "use_mrope": False,
+    "full_attn_mod": 1,
+    "interpolate_factor": 1,
+}
 _ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
@@ -145,7 +155,7 @@ class HFMap:
             experts_used=keys.integer("num_experts_per_tok", most=1024) if experts else 0,
             **rope,
         )
-        keys.refuse_others({"mlp_bias": False, "use_bidirectional_attention": False, **self.neutral})
+        keys.refuse_others({**_NEUTRAL, **self.neutral})
         if "attention_bias" not in self.features:
             keys.refuse_others({"attention_bias": False})
         if "caps" not in self.features:
