@@ -40,13 +40,10 @@ def read(family: Family, keys: dict[str, Any], files: Tensors | None = None, **c
 
 def assert_alike(one: Any, other: Any) -> None:
     """Equal up to the rounding of numbers to float32; rotary scaling by what it does."""
-    if isinstance(one, Rotary) and isinstance(other, Rotary) and one.scaling and other.scaling:
-        for length in (1, 2**31):
-            ours, theirs = (side.scaling.divisors(side.base, side.width, length) for side in (one, other))
-            assert ours == pytest.approx(theirs, rel=1e-5)
-        assert one.scaling.magnitude == pytest.approx(other.scaling.magnitude, rel=1e-5)
-        one, other = replace(one, scaling=None), replace(other, scaling=None)
-    if is_dataclass(one):
+    if isinstance(one, Rotary) and one.scaling:
+        assert scales(one) == pytest.approx(scales(other), rel=1e-5)
+        assert_alike(replace(one, scaling=None), replace(other, scaling=None))
+    elif is_dataclass(one):
         assert type(one) is type(other)
         for field in fields(one):
             assert_alike(getattr(one, field.name), getattr(other, field.name))
@@ -58,6 +55,13 @@ def assert_alike(one: Any, other: Any) -> None:
         assert one == pytest.approx(other, rel=1e-5)
     else:
         assert one == other
+
+
+def scales(rotary: Rotary) -> list[float]:
+    """What a scaling does: to the pairs of short and of long texts, and to all of them."""
+    assert rotary.scaling
+    both = [rotary.scaling.divisors(rotary.base, rotary.width, length) for length in (1, 2**31)]
+    return [*both[0], *both[1], rotary.scaling.magnitude]
 
 
 def through_gguf(family: Family, config: ModelConfig) -> ModelConfig:
@@ -138,7 +142,12 @@ def test_gemma3_rotary_scaling_is_for_global_layers_only() -> None:
 
 
 def test_gemma3_27b_scales_by_the_residual_width() -> None:
-    large = {"block_count": 62, "embedding_length": 5376, "attention__head_count": 32, "attention__head_count_kv": 16}
+    large: dict[str, Any] = {
+        "block_count": 62,
+        "embedding_length": 5376,
+        "attention__head_count": 32,
+        "attention__head_count_kv": 16,
+    }
     config = read(GEMMA3, GEMMA3_KEYS, **large, attention__key_length=128, attention__value_length=128)
     assert config.layers[0].attention_scale == pytest.approx(168**-0.5)
 
