@@ -72,6 +72,28 @@ PHI_3 = (
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
 )
 
+PHI_4 = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% else %}{{ eos_token }}{% endif %}"
+)
+
+SMOLLM_3 = """\
+{%- set thinks = enable_thinking is not defined or enable_thinking -%}
+{%- set asked = messages[0].content if messages[0].role == 'system' else '' -%}
+{{- '<|im_start|>system\\n## Metadata\\n\\nToday: ' + strftime_now('%B %Y') + '\\n' -}}
+{{- 'Reasoning: ' + ('/think' if thinks else '/no_think') + '\\n\\n## Instructions\\n\\n' -}}
+{{- (asked | trim or 'Help as well as you can.') + '<|im_end|>\\n' -}}
+{%- for message in messages -%}
+    {%- if message.role == 'assistant' -%}
+        {{- '<|im_start|>assistant\\n' + ('' if thinks else '<think>\\n\\n</think>\\n') -}}
+        {{- message.content.lstrip('\\n') + '<|im_end|>\\n' -}}
+    {%- elif message.role != 'system' -%}
+        {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' -}}
+    {%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif -%}
+"""
+
 QWEN_3 = """\
 {%- if messages[0].role == 'system' %}
     {{- '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}
@@ -130,6 +152,7 @@ TURNS = ("<start_of_turn>", "<end_of_turn>")
 GEMMA_TOKENIZER = sentencepiece(*TURNS, bos="<bos>", eos="<eos>", normalizer=REPLACE)
 PHI_3_TOKENIZER = sentencepiece("<|system|>", "<|user|>", "<|assistant|>", "<|end|>", rstrip=True, post_processor=None)
 CHATML_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+PHI_4_TOKENS = ("<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 LLAMA_3_TOKENIZER = byte_level(
     "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", pattern=LLAMA3,
     post_processor=template("<|begin_of_text|>", begin=336),
@@ -148,6 +171,8 @@ FAMILIES = {
     "Phi-3": Family(PHI_3, PHI_3_TOKENIZER, config("<s>", "<|end|>", False)),
     "Qwen 2": Family(CHATML, byte_level(*CHATML_TOKENS, normalizer={"type": "NFC"}), config(None, "<|im_end|>", False)),
     "Qwen 3": Family(QWEN_3, byte_level(*CHATML_TOKENS, normalizer={"type": "NFC"}), config(None, "<|im_end|>", False)),
+    "Phi-4": Family(PHI_4, byte_level(*PHI_4_TOKENS), config("<|endoftext|>", "<|end|>", False)),
+    "SmolLM 3": Family(SMOLLM_3, byte_level(*CHATML_TOKENS, pattern=LLAMA3), config(None, "<|im_end|>", False)),
     "SmolLM 2": Family(CHATML, byte_level(*CHATML_TOKENS), config("<|im_start|>", "<|im_end|>", False)),
 }
 
