@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from smidgen.atomic import replacing, write_whole
-from smidgen.errors import SmidgenError, Unsupported
+from smidgen.errors import SmidgenError, Unsupported, printable
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.hf_checkpoint import FolderCheckpoint
 from smidgen.formats.hf_folder import GENERATION_CONFIG, INDEX, SINGLE, TOKENIZER_FILES, member
@@ -61,9 +61,9 @@ def write_hf(checkpoint: Checkpoint, folder: Path, dtype: str | None = None) -> 
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SmidgenError(f"{folder} cannot be written: {error.strerror}. Choose another folder with -o.") from error
+        raise SmidgenError(f"{printable(folder)} cannot be written: {error.strerror}. Choose another folder with -o.") from error
     if any(folder.iterdir()):
-        raise SmidgenError(f"{folder} is not empty. Choose another folder with -o.")
+        raise SmidgenError(f"{printable(folder)} is not empty. Choose another folder with -o.")
     _write_weights(checkpoint, folder, DTYPES[name])
     _write_tokenizer(checkpoint, folder)
     tokenizer = Tokenizer.from_gguf(checkpoint.file.metadata)

@@ -281,8 +281,8 @@ def _read_rope(keys: Keys, head_dim: int, context: int, partial: bool) -> dict[s
     """The facts about rotary positions: rope_base, rotary_width, rope_scaling, local_rope_base."""
     base, share = keys.optional_number("rope_theta"), keys.optional_number("partial_rotary_factor")
     local_base = keys.optional_number("rope_local_base_freq")
-    settings = keys.nested("rope_parameters") or keys.nested("rope_scaling")
-    keys.value("rope_scaling")
+    settings = keys.nested("rope_scaling") or keys.nested("rope_parameters")
+    keys.value("rope_parameters")  # transformers, too, takes the old spelling where both are there
     if settings is not None and "full_attention" in settings:
         kinds, near, settings = settings, settings.nested("sliding_attention"), settings.nested("full_attention")
         if near is not None:
