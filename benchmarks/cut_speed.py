@@ -13,7 +13,7 @@ writing are in.
 import argparse
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,16 +80,21 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
             task.advance()
             ours.append(smidgen_turn(options))
             task.advance()
-    sides = {f"llama.cpp {part}": [turn[part] for turn in theirs] for part in ("imatrix", "quantize", "both")}
-    sides["smidgen"] = ours
-    result = {name: _summary(runs) for name, runs in sides.items()}
-    ratio = result["smidgen"]["seconds"]["median"] / result["llama.cpp both"]["seconds"]["median"]
     return {
         **record.facts(llama_cpp=f"{llama_cpp_tools.PACKAGE} {llama_cpp_tools.VERSION}: {tools.version()}"),
         "original": options.original.name, "calibration": calibration, "threads": options.threads,
         "llama_cpp_type": f"{options.type}, embedding {options.embedding}", "fit": options.fit,
-        **result, "time_ratio": ratio,
+        **summarize(theirs, ours),
     }  # fmt: skip
+
+
+def summarize(theirs: Sequence[Mapping[str, record.Run]], ours: Sequence[record.Run]) -> dict[str, Any]:
+    """Seconds and peak memory of each side and of llama.cpp's parts, and the ratio of the medians."""
+    sides = {f"llama.cpp {part}": [turn[part] for turn in theirs] for part in ("imatrix", "quantize", "both")}
+    sides["smidgen"] = list(ours)
+    result = {name: _summary(runs) for name, runs in sides.items()}
+    ratio = result["smidgen"]["seconds"]["median"] / result["llama.cpp both"]["seconds"]["median"]
+    return {**result, "time_ratio": ratio}
 
 
 def _summary(runs: Sequence[record.Run]) -> dict[str, Any]:

@@ -17,42 +17,79 @@ The backward pass goes block by block: the input of every block waits on disk fr
 is computed again when its gradient is due.
 """
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from smidgen.calibrate.moments import LINEARS, SecondMoment, linear_of
+from smidgen.calibrate.moments import SecondMoment, linear_of
 from smidgen.calibrate.walk import States, StateShelf, advance, in_batches
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.parts import embed, head_name, load_block, load_final_norm
 from smidgen.model.attention import soft_cap
+from smidgen.model.config import LayerConfig
 from smidgen.model.decoder import Block
-from smidgen.numerics.precision import fast_product_dtype
+from smidgen.model.feed_forward import Experts
+from smidgen.model.parameters import block_linears
+from smidgen.numerics.precision import fast_product_dtype, quick_layers
 from smidgen.progress import Task
 from smidgen.shapes import Float, Int
 
-_HEAD_ROWS = 8192
-_POSITIONS = 1024
+_HEAD_ROWS = 4096
+_POSITIONS = 4096
+_WIDEST = 4096  # inputs whose second moments are taken whole
 
 
-@dataclass
 class LinearSurvey:
     """What the two passes saw of one linear layer.
 
-    moment: H, weighted.  importance: E[gᵣ²] per output.  token_weights: w of every token, in order.
+    moments: H, weighted, for runs of `span` columns. Of a wide input the survey leaves out what connects the runs: it
+    is most of the work, and changes little in what types cost (LOG.md).
+    importance: E[gᵣ²] per output.
     """
 
-    moment: SecondMoment
-    importance: Float[Tensor, " out"]
-    token_weights: list[Float[Tensor, " tokens"]] = field(default_factory=list)
+    def __init__(self, linear: nn.Linear) -> None:
+        self.span = _span(linear.in_features)
+        self.moments = [SecondMoment(self.span) for _ in range(linear.in_features // self.span)]
+        self.importance: Float[Tensor, " out"] = torch.zeros(linear.out_features)
+        self._weights: list[Float[Tensor, " tokens"]] = []
+
+    def begin(self, tokens: int) -> None:
+        """A batch of so many tokens comes next."""
+        self._weights.append(torch.full((tokens,), torch.nan))
+
+    def add(
+        self, x: Float[Tensor, "seen in"], gradient: Float[Tensor, "seen out"], seen: Int[Tensor, " seen"] | slice
+    ) -> None:
+        """Take in those tokens of the batch that the layer has seen."""
+        squares = gradient.float().square()
+        weights = squares.mean(1)
+        self.importance += squares.sum(0)
+        for moment, columns in zip(self.moments, x.float().split(self.span, 1), strict=True):
+            moment.add(columns, weights)
+        self._weights[-1][seen] = weights
+
+    def token_weights(self) -> Float[Tensor, " tokens"]:
+        """w of every token, in order; for those that an expert did not see, the mean."""
+        weights = torch.cat(self._weights)
+        mean = float(weights.nanmean().nan_to_num(0.0))
+        return weights.nan_to_num(mean if mean > 0 else 1.0)
+
+
+def _span(width: int) -> int:
+    """The longest equal run of columns up to `_WIDEST` that holds whole blocks of every type that the width holds."""
+    block = math.gcd(width, 256)
+    spans = (width // runs for runs in range(1, width // block + 1) if width % (runs * block) == 0)
+    return next((span for span in spans if span <= _WIDEST), width)
 
 
 @dataclass(frozen=True)
 class BlockSurvey:
-    """One block, with its weights, and what was seen of each of `LINEARS`."""
+    """One block, with its weights, and what was seen of each of its `block_linears`."""
 
     index: int
     block: Block
@@ -85,14 +122,17 @@ def survey_blocks(
     `steps(checkpoint, windows)` in all.
     Memory: one block, the head in chunks of rows, and the states of `windows` three times.
     """
+    layers = checkpoint.config.layers
     states = embed(checkpoint, windows)
-    for index in range(len(checkpoint.config.layers)):
+    for index in range(len(layers)):
         shelf.put(states)
         advance(load_block(checkpoint, index), states)
+        checkpoint.release()
         task.advance()
     gradient, head_input = _head_gradient(checkpoint, states, windows, task)
-    for index in reversed(range(len(checkpoint.config.layers))):
-        visit(_backward(index, load_block(checkpoint, index), shelf.take(), gradient))
+    for index in reversed(range(len(layers))):
+        visit(_backward(index, load_block(checkpoint, index), layers[index], shelf.take(), gradient))
+        checkpoint.release()
         task.advance()
     g = gradient.flatten(0, 1)
     return EndSurvey(g.T @ g / len(g), head_input)
@@ -103,48 +143,48 @@ def steps(checkpoint: Checkpoint, windows: Int[Tensor, "windows position"]) -> i
     return 2 * len(checkpoint.config.layers) + -(-windows[:, 1:].numel() // _POSITIONS)
 
 
-def _backward(index: int, block: Block, inputs: States, gradient: States) -> BlockSurvey:
+def _backward(index: int, block: Block, layer: LayerConfig, inputs: States, gradient: States) -> BlockSurvey:
     """Turn `gradient`, in place, from the block's output to its input, watching the linear layers."""
     for parameter in block.parameters():
         parameter.requires_grad_(False)
-    with _watch(block) as linears:
-        for x, g in zip(in_batches(inputs), in_batches(gradient), strict=True):
-            x = x.detach().requires_grad_()
+    linears = {name: LinearSurvey(linear_of(block, name)) for name in block_linears(layer)}
+    for x, g in zip(in_batches(inputs), in_batches(gradient), strict=True):
+        x = x.detach().requires_grad_()
+        for seen in linears.values():
+            seen.begin(x.shape[0] * x.shape[1])
+        with _watch(block, linears), quick_layers():
             (at_input,) = torch.autograd.grad(block(x), x, g)
-            g.copy_(at_input)
-    tokens = inputs.shape[0] * inputs.shape[1]
+        g.copy_(at_input)
     for seen in linears.values():
-        seen.importance /= tokens
+        seen.importance /= inputs.shape[0] * inputs.shape[1]
     return BlockSurvey(index, block, linears)
 
 
 @contextmanager
-def _watch(block: Block) -> Iterator[dict[str, LinearSurvey]]:
-    """While the context is open, forward and backward passes add to the survey of each linear layer."""
-    linears: dict[str, LinearSurvey] = {}
-    handles = []
+def _watch(block: Block, linears: Mapping[str, LinearSurvey]) -> Iterator[None]:
+    """While the context is open, a forward and a backward pass add to the surveys."""
+    handles: list[RemovableHandle] = []
+    routed: dict[str, Int[Tensor, " seen"]] = {}
 
-    def watch(linear: nn.Linear, survey: LinearSurvey) -> None:
+    def routing(experts: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(experts, Experts)
+        _, chosen = experts.route(inputs[0].detach().flatten(0, -2))
+        for number in range(len(experts.networks)):
+            routed[f"experts.{number}"] = (chosen == number).nonzero(as_tuple=True)[0]
+
+    def watch(name: str, survey: LinearSurvey) -> None:
         def forward(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            x = inputs[0].detach().flatten(0, -2)
+            x, seen = inputs[0].detach().flatten(0, -2), routed.get(name.rpartition(".")[0], slice(None))
+            output.register_hook(lambda gradient: survey.add(x, gradient.flatten(0, -2), seen))
 
-            def backward(gradient: Tensor) -> None:
-                squares = gradient.flatten(0, -2).square()
-                weights = squares.mean(1)
-                survey.importance += squares.sum(0)
-                survey.token_weights.append(weights)
-                survey.moment.add(x, weights)
+        handles.append(linear_of(block, name).register_forward_hook(forward))
 
-            output.register_hook(backward)
-
-        handles.append(linear.register_forward_hook(forward))
-
-    for name in LINEARS:
-        linear = linear_of(block, name)
-        linears[name] = LinearSurvey(SecondMoment(linear.in_features), torch.zeros(linear.out_features))
-        watch(linear, linears[name])
+    if block.experts is not None:
+        handles.append(block.experts.register_forward_pre_hook(routing))
+    for name, survey in linears.items():
+        watch(name, survey)
     try:
-        yield linears
+        yield
     finally:
         for handle in handles:
             handle.remove()
@@ -159,7 +199,7 @@ def _head_gradient(
     """
     norm = load_final_norm(checkpoint)
     gradient = torch.zeros_like(states)
-    moment = torch.zeros(states.shape[-1], states.shape[-1])
+    moment = SecondMoment(states.shape[-1])
     flat, flat_gradient = states[:, :-1].flatten(0, 1), []
     targets = windows[:, 1:].flatten()
     for x, target in zip(flat.split(_POSITIONS), targets.split(_POSITIONS), strict=True):
@@ -167,11 +207,11 @@ def _head_gradient(
         hidden = norm(x)
         at_hidden, curvature = _softmax_gradient(checkpoint, hidden.detach(), target)
         flat_gradient.append(torch.autograd.grad(hidden, x, at_hidden)[0])
-        weighted = hidden.detach() * curvature[:, None]
-        moment.addmm_(weighted.T, hidden.detach())
+        moment.add(hidden.detach(), curvature)
         task.advance()
     gradient[:, :-1] = torch.cat(flat_gradient).unflatten(0, (len(states), -1))
-    return gradient, moment / len(targets)
+    share = moment.weight / len(targets)
+    return gradient, moment.mean().mul_(share)
 
 
 @torch.no_grad()
@@ -184,18 +224,19 @@ def _softmax_gradient(
     exists at a time. Products are in bfloat16 where the processor has it: a weight of importance needs no more.
     """
     config, name, dtype = checkpoint.config, head_name(checkpoint.config), fast_product_dtype()
-    maximum = torch.full((len(hidden), 1), -torch.inf)
+    maximum, quick_hidden = torch.full((len(hidden), 1), -torch.inf), hidden.to(dtype)
     total, squares = torch.zeros(len(hidden), 1), torch.zeros(len(hidden), 1)
     pulled = torch.zeros_like(hidden)
     for start in range(0, config.vocabulary, _HEAD_ROWS):
         rows = checkpoint.rows(name, start, min(start + _HEAD_ROWS, config.vocabulary)).to(dtype)
-        logits = soft_cap((hidden.to(dtype) @ rows.T).float(), config.logit_cap)
+        checkpoint.release()
+        logits = soft_cap((quick_hidden @ rows.T).float(), config.logit_cap)
         higher = torch.maximum(maximum, logits.amax(1, keepdim=True))
         rescale = (maximum - higher).exp()
-        weights = (logits - higher).exp_()
+        weights = (logits - higher).exp_()  # of probability, relative to the maximum
         total = total * rescale + weights.sum(1, keepdim=True)
         squares = squares * rescale.square() + weights.square().sum(1, keepdim=True)
-        pulled.mul_(rescale).add_((weights * _cap_slope(logits, config.logit_cap)).to(dtype) @ rows)
+        pulled.mul_(rescale).add_((weights.mul_(_cap_slope(logits, config.logit_cap))).to(dtype) @ rows)
         maximum = higher
     target_rows = checkpoint.gather(name, targets)
     target_logits = soft_cap((hidden * target_rows).sum(1, keepdim=True), config.logit_cap)

@@ -13,73 +13,45 @@ counts by how much the prediction depends on this layer's output there, w = mean
 This is the guided objective of Kim et al. 2025 (GuidedQuant, arXiv:2505.07004, eq. 6) with one group of outputs.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 
 from smidgen.model.decoder import Block
+from smidgen.numerics.precision import quick_products
 from smidgen.shapes import Float
 
-#: Linear layers of a block, in the order in which data meets them.
-LINEARS = (
-    "attention.query", "attention.key", "attention.value", "attention.output",
-    "feed_forward.gate", "feed_forward.up", "feed_forward.down",
-)  # fmt: skip
+_STRIP = 1024  # rows of the upper triangle that are added to at once
 
 
 class SecondMoment:
     """Running weighted mean of x xᵀ over tokens."""
 
     def __init__(self, width: int) -> None:
-        self.total: Float[Tensor, "in in"] = torch.zeros(width, width)
+        self.total: Float[Tensor, "in in"] = torch.zeros(width, width)  # the lower triangle stays empty until the end
         self.weight = 0.0
 
     def add(self, x: Float[Tensor, "tokens in"], weights: Float[Tensor, " tokens"]) -> None:
         """Take in more tokens."""
-        self.total.addmm_((x * weights[:, None]).T, x)
+        x = x * weights.sqrt()[:, None]
+        with quick_products():
+            for start in range(0, len(self.total), _STRIP):
+                strip = slice(start, start + _STRIP)
+                self.total[strip, start:].addmm_(x[:, strip].T, x[:, start:])
         self.weight += float(weights.double().sum())
 
     def mean(self) -> Float[Tensor, "in in"]:
-        """E[w x xᵀ] / E[w] so far."""
-        return self.total / max(self.weight, 1e-30)
-
-
-@contextmanager
-def watch_inputs(
-    block: Block, token_weights: Mapping[str, Float[Tensor, " tokens"]]
-) -> Iterator[dict[str, SecondMoment]]:
-    """While the context is open, every forward pass of `block` adds to the moments of its linear layers' inputs.
-
-    token_weights: for each of `LINEARS`, a weight for every token in the order in which they will pass.
-    """
-    moments: dict[str, SecondMoment] = {}
-    handles = []
-
-    def watch(name: str, linear: nn.Linear) -> None:
-        moment, weights, seen = SecondMoment(linear.in_features), token_weights[name], 0
-        moments[name] = moment
-
-        def passing(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            nonlocal seen
-            x = inputs[0].detach().flatten(0, -2)
-            moment.add(x, weights[seen : seen + len(x)])
-            seen += len(x)
-
-        handles.append(linear.register_forward_pre_hook(passing))
-
-    for name in LINEARS:
-        watch(name, linear_of(block, name))
-    try:
-        yield moments
-    finally:
-        for handle in handles:
-            handle.remove()
+        """E[w x xᵀ] / E[w], in the memory of the sum: no more tokens can be added."""
+        self.total.div_(max(self.weight, 1e-30))
+        for start in range(0, len(self.total), _STRIP):
+            corner, end = self.total[start : start + _STRIP, start : start + _STRIP], start + _STRIP
+            corner.copy_(corner.triu() + corner.triu(1).T)
+            self.total[end:, start:end] = self.total[start:end, end:].T
+        self.weight = 1.0
+        return self.total
 
 
 def linear_of(block: Block, name: str) -> nn.Linear:
-    """The linear layer called `name` in `LINEARS`."""
+    """The linear layer called `name` in `model.parameters.block_linears`."""
     linear = block.get_submodule(name)
     assert isinstance(linear, nn.Linear)
     return linear

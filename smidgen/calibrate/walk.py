@@ -1,6 +1,6 @@
 """Walking through a model block by block: memory is one block's weights and the hidden states of all windows.
 
-States are [windows, positions, hidden] and are overwritten as they advance.
+States are [windows, positions, hidden] in float32 and are overwritten as they advance.
 """
 
 from pathlib import Path
@@ -11,30 +11,25 @@ from torch import Tensor
 
 from smidgen.atomic import replacing
 from smidgen.model.decoder import Block
+from smidgen.numerics.precision import quick_layers
 from smidgen.shapes import Float
 
-_TOKENS_AT_ONCE = 4096  # through one block; bounds attention and feed-forward activations
+TOKENS_AT_ONCE = 4096  # through one block; bounds attention and feed-forward activations
 
 States = Float[Tensor, "windows position hidden"]
 
 
 def in_batches(states: States) -> tuple[Float[Tensor, "_batch position hidden"], ...]:
     """Views of a few windows each, small enough to go through a block at once."""
-    return states.split(max(1, _TOKENS_AT_ONCE // states.shape[1]))
+    return states.split(max(1, TOKENS_AT_ONCE // states.shape[1]))
 
 
 @torch.no_grad()
 def advance(block: Block, states: States) -> None:
     """Send all windows through a block, in place."""
     for part in in_batches(states):
-        part.copy_(block(part))
-
-
-@torch.no_grad()
-def run(block: Block, states: States) -> None:
-    """Send all windows through a block for what watchers see of it; the states stay."""
-    for part in in_batches(states):
-        block(part)
+        with quick_layers():
+            part.copy_(block(part))
 
 
 class StateShelf:

@@ -17,7 +17,7 @@ def embed(checkpoint: Checkpoint, ids: Int[Tensor, "batch position"]) -> Float[T
 def load_block(checkpoint: Checkpoint, index: int) -> Block:
     """One block with its weights in float32."""
     block = Block(checkpoint.config.layers[index], checkpoint.config.hidden, checkpoint.config.norm_epsilon)
-    block.load_state_dict(checkpoint.block(index))
+    block.load_state_dict(checkpoint.block(index), assign=True)
     return block
 
 

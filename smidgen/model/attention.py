@@ -66,6 +66,12 @@ class Attention(nn.Module):
         self, x: Float[Tensor, "batch position hidden"], start: int = 0, cache: LayerCache | None = None
     ) -> Float[Tensor, "batch position hidden"]:
         """`x` stands at positions start, start+1, …; what came before is taken from `cache`."""
+        return self.output(self.heads(x, start, cache))
+
+    def heads(
+        self, x: Float[Tensor, "batch position hidden"], start: int = 0, cache: LayerCache | None = None
+    ) -> Float[Tensor, "batch position heads_width"]:
+        """What all heads together give to the output layer."""
         batch, length, _ = x.shape
         layer = self.layer
         queries = self.query(x).view(batch, length, layer.heads, layer.head_dim).transpose(1, 2)
@@ -81,7 +87,7 @@ class Attention(nn.Module):
         if layer.window is not None:  # keys that no query can see any more
             keys, values = (part[:, :, max(0, part.shape[2] - length - layer.window + 1) :] for part in (keys, values))
         mixed = attend(queries, keys, values, layer)
-        return self.output(mixed.transpose(1, 2).reshape(batch, length, -1))
+        return mixed.transpose(1, 2).reshape(batch, length, -1)
 
 
 def attend(

@@ -26,9 +26,13 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Float[Tensor, "... hidden"]) -> Float[Tensor, "... hidden"]:
         """Same shape as `x`."""
+        return self.down(self.gated(x))
+
+    def gated(self, x: Float[Tensor, "... hidden"]) -> Float[Tensor, "... ffn_width"]:
+        """What the last layer reads."""
         gate = self.gate(x)
         active = functional.silu(gate) if self.activation == "silu" else functional.gelu(gate, approximate="tanh")
-        return self.down(active * self.up(x))
+        return active * self.up(x)
 
 
 class Experts(nn.Module):

@@ -27,10 +27,11 @@ from smidgen.shapes import Float, UInt8
 
 IQ4_NL_LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
-# Range factors tried for each group: 1 maps the largest weight onto the last level; below 1 clips it for
-# finer steps. Fewer are needed where steps are fine anyway.
-_COARSE = (1.06, 1.0, 0.95, 0.9, 0.85, 0.8, 0.74, 0.68)
-_FINE = (1.02, 1.0, 0.97, 0.93)
+# Range factors tried for each group: 1 maps the largest weight onto the last level; below 1 clips it for finer steps,
+# above 1 moves all levels a little. Chosen by what compensated matrices lost (LOG.md).
+_COARSE = (1.12, 1.08, 1.04, 1.0, 0.96, 0.92, 0.88, 0.84)
+_MEDIUM = (1.06, 1.03, 1.0, 0.97, 0.94, 0.91)
+_FINE = (1.02, 1.01, 1.0, 0.99)
 _SCALE_BITS_6 = 63
 
 
@@ -73,6 +74,8 @@ class Grid(ABC):
         midpoints = (self.levels[1:] + self.levels[:-1]) / 2
         half_steps = torch.arange(2 * self.first, 2 * self.last + 1) / 2
         self._nearest = self.levels[torch.bucketize(half_steps + 0.25, midpoints)]
+        self._origin = torch.tensor(-2 * self.first)
+        self._codes = torch.searchsorted(self.levels, torch.arange(self.first, self.last + 1)).to(torch.uint8)
 
     def open_block(self, weights: Float[Tensor, "block rows"]) -> tuple[Tensor, ...]:
         """Choose what the groups of a block share; for simple formats nothing."""
@@ -82,23 +85,28 @@ class Grid(ABC):
     def candidates(self, weights: Float[Tensor, "group rows"], frame: tuple[Tensor, ...]) -> Scales:
         """Scales worth trying for a group, [candidates, rows]."""
 
-    def round(self, weights: Tensor, scales: Scales, inverse: Tensor) -> tuple[Tensor, Tensor]:
-        """Nearest level and its value. weights, and both results: [*candidates, rows].
+    def steps(self, scale: Tensor) -> Tensor:
+        """What `take_nearest` multiplies weights with; 0 where the scale is 0 (all weights then decode to −offset)."""
+        return inverse_scale(scale) if self.uniform else 2 * inverse_scale(scale)
 
-        inverse: 1/scale, 0 where the scale is 0 (the group then decodes to −offset).
+    def take_nearest(self, weights: Tensor, scale: Tensor, steps: Tensor, levels: Tensor) -> None:
+        """Round: nearest levels go to `levels`, and `weights` (with the offset added) become what is left of them.
+
+        weights, levels: [*group, candidates, rows], contiguous.  scale, steps: [candidates, rows].
         """
-        level = (weights if scales.offset is None else weights + scales.offset) * inverse
         if self.uniform:
-            level.round_().clamp_(self.first, self.last)
+            torch.mul(weights, steps, out=levels).round_().clamp_(self.first, self.last)
         else:
-            place = level.mul_(2).sub_(2 * self.first).clamp_(0, len(self._nearest) - 1).int()
-            level = self._nearest.index_select(0, place.flatten()).view(place.shape)
-        value = level * scales.scale
-        return level, value if scales.offset is None else value - scales.offset
+            place = torch.addcmul(self._origin, weights, steps, out=levels).clamp_(0, len(self._nearest) - 1).int()
+            torch.index_select(self._nearest, 0, place.view(-1), out=levels.view(-1))
+        weights.addcmul_(levels, scale, value=-1)
 
     def codes(self, level: Tensor) -> UInt8[Tensor, "..."]:
         """Index of each level, counted from the lowest."""
-        return (level - self.first if self.uniform else torch.searchsorted(self.levels, level)).to(torch.uint8)
+        place = level - self.first
+        if self.uniform:
+            return place.to(torch.uint8)
+        return self._codes.index_select(0, place.flatten().long()).view(level.shape)
 
 
 def inverse_scale(scale: Tensor) -> Tensor:
@@ -159,7 +167,7 @@ class OffsetSuperGrid(Grid):
 
     def __init__(self, kind: BlockType, bits: int) -> None:
         super().__init__(kind, 32, range(2**bits))
-        self.factors = (1.0, 0.92, 0.84)
+        self.factors = (1.03, 0.98, 0.93, 0.88)
 
     def _ideal(self, weights: Float[Tensor, "*groups group rows"], factor: float) -> tuple[Tensor, Tensor]:
         """Scale and offset (≥ 0) that span a share `factor` of the range of each group."""
@@ -181,10 +189,9 @@ class OffsetSuperGrid(Grid):
         for factor in self.factors:
             scale, offset = self._ideal(weights, factor)
             scale_code = (scale * per_scale).round().clamp(0, _SCALE_BITS_6)
-            offset_code = (offset * per_offset).round().clamp(0, _SCALE_BITS_6)
-            for shift in (0, -1):
-                scale_codes.append((scale_code + shift).clamp_min(0))
-                offset_codes.append(offset_code)
+            for shift in (0, 1):
+                scale_codes.append(scale_code)
+                offset_codes.append(((offset * per_offset).round() + shift).clamp(0, _SCALE_BITS_6))
         scale_code, offset_code = torch.stack(scale_codes), torch.stack(offset_codes)
         stored = (scale_code.to(torch.uint8), offset_code.to(torch.uint8))
         return Scales(unit_scale * scale_code, unit_offset * offset_code, stored)
@@ -195,7 +202,7 @@ class SymmetricSuperGrid(Grid):
 
     def __init__(self, kind: BlockType, bits: int) -> None:
         super().__init__(kind, 16, range(-(2 ** (bits - 1)), 2 ** (bits - 1)))
-        self.factors = (1.0, 0.97, 0.93)
+        self.factors = (1.04, 1.02, 1.0, 0.98, 0.96, 0.94)
 
     def open_block(self, weights: Float[Tensor, "block rows"]) -> tuple[Tensor, ...]:
         largest = weights.abs().amax(0) / -self.first
@@ -212,9 +219,9 @@ GRIDS: dict[BlockType, Grid] = {
     types.Q4_0: SymmetricGrid(types.Q4_0, range(-8, 8), _COARSE),
     types.Q4_1: OffsetGrid(types.Q4_1, 4, _COARSE),
     types.IQ4_NL: SymmetricGrid(types.IQ4_NL, IQ4_NL_LEVELS, _COARSE),
-    types.Q5_0: SymmetricGrid(types.Q5_0, range(-16, 16), _COARSE[:6]),
-    types.Q5_1: OffsetGrid(types.Q5_1, 5, _COARSE[:6]),
-    types.Q8_0: SymmetricGrid(types.Q8_0, range(-127, 128), _FINE[1:3]),
+    types.Q5_0: SymmetricGrid(types.Q5_0, range(-16, 16), _MEDIUM),
+    types.Q5_1: OffsetGrid(types.Q5_1, 5, _MEDIUM),
+    types.Q8_0: SymmetricGrid(types.Q8_0, range(-127, 128), _FINE),
     types.Q4_K: OffsetSuperGrid(types.Q4_K, 4),
     types.Q5_K: OffsetSuperGrid(types.Q5_K, 5),
     types.Q6_K: SymmetricSuperGrid(types.Q6_K, 6),

@@ -1,29 +1,35 @@
-"""Quantizing a whole model, block by block, so that each block is fitted to what really reaches it.
+"""Quantizing a whole model, block by block, so that each matrix is fitted to what really reaches it.
 
-The hidden states walk through the blocks as they are *after* quantization: the inputs from which a block's second
-moments are taken already carry the errors of all blocks before it (as in GPTQ, arXiv:2210.17323, section 4).
+The hidden states walk through the blocks as they are *after* quantization, and inside a block from matrix to matrix:
+the inputs from which second moments are taken carry the errors of everything before them (GPTQ, arXiv:2210.17323,
+section 4, does so from block to block).
 
 Every finished part is on disk before the next begins, so that a killed cut goes on where it stopped. Resuming repeats
 exactly the operations that were interrupted, on the same numbers, so the result is the same to the bit.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
+import torch
 from torch import Tensor
 
-from smidgen.calibrate.moments import LINEARS, linear_of, watch_inputs
-from smidgen.calibrate.walk import States, advance, run
+from smidgen.calibrate.moments import SecondMoment, linear_of
+from smidgen.calibrate.walk import TOKENS_AT_ONCE, States, in_batches
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.parts import embed, load_block
+from smidgen.model.decoder import Block
+from smidgen.model.feed_forward import Experts, FeedForward
 from smidgen.numerics.block_types import BlockType
 from smidgen.numerics.decode import decode
+from smidgen.numerics.precision import fast_product_dtype, quick_layers
 from smidgen.progress import track
 from smidgen.quant.encode import Encoded, Metric, encode
 from smidgen.quant.survey import Survey
 from smidgen.quant.workspace import Workspace
-from smidgen.shapes import Int
+from smidgen.shapes import Float, Int
 
-_EMBEDDING_ROWS = 8192
+_EMBEDDING_ROWS = 16_384
+_FEWEST_TOKENS = 128  # from which an expert can be fitted to its own tokens
 
 
 def quantize(
@@ -37,7 +43,8 @@ def quantize(
 
     kinds: canonical name → type; matrices not named stay as they are.
     surveyed: token weights, and the metrics of the matrices outside the blocks.  windows: the calibration text.
-    Memory: one block twice (float32), the hidden states of all windows, second moments of one block's inputs.
+    Memory: one block (float32), the hidden states of all windows and what enters the last matrix of the block for all
+    of them, one second moment, its factor and as much again while it is made.
     """
     layers = len(checkpoint.config.layers)
     outside = [name for name in surveyed.ends if name in kinds]
@@ -58,9 +65,14 @@ def quantize(
 
 
 def _encode_rows(checkpoint: Checkpoint, name: str, kind: BlockType, metric: Metric) -> Encoded:
-    total = checkpoint.shape(name)[0]
-    starts = range(0, total, _EMBEDDING_ROWS)
-    return encode((checkpoint.rows(name, at, min(at + _EMBEDDING_ROWS, total)) for at in starts), kind, metric)
+    def chunks() -> Iterator[Tensor]:
+        total = checkpoint.shape(name)[0]
+        for start in range(0, total, _EMBEDDING_ROWS):
+            rows = checkpoint.rows(name, start, min(start + _EMBEDDING_ROWS, total))
+            checkpoint.release()
+            yield rows
+
+    return encode(chunks(), kind, metric)
 
 
 def _embed(
@@ -78,15 +90,107 @@ def _quantize_block(
     checkpoint: Checkpoint, index: int, kinds: Mapping[str, BlockType], surveyed: Survey, states: States
 ) -> dict[str, Encoded]:
     """Encode one block's matrices; `states` advance through the quantized block."""
-    block = load_block(checkpoint, index)
-    full_names = {name: f"blocks.{index}.{name}.weight" for name in LINEARS}
-    with watch_inputs(block, {name: surveyed.token_weights[full] for name, full in full_names.items()}) as moments:
-        run(block, states)
-    encoded: dict[str, Encoded] = {}
-    for name, full_name in full_names.items():
-        if full_name in kinds:
-            weight, kind = linear_of(block, name).weight.detach(), kinds[full_name]
-            encoded[full_name] = encode([weight], kind, Metric.of(moments.pop(name).mean()))
-            weight.copy_(decode(encoded[full_name].packed, kind))
-    advance(block, states)
-    return encoded
+    fit = _BlockFit(load_block(checkpoint, index), index, kinds, surveyed.token_weights)
+    checkpoint.release()
+    fit.advance(states)
+    return fit.encoded
+
+
+class _BlockFit:
+    """One block on its way from its own matrices to encoded ones.
+
+    encoded: what is done, by canonical name.
+    """
+
+    def __init__(
+        self, block: Block, index: int, kinds: Mapping[str, BlockType], token_weights: Mapping[str, Tensor]
+    ) -> None:
+        self._block, self._prefix, self._kinds, self._weights = block, f"blocks.{index}.", kinds, token_weights
+        self.encoded: dict[str, Encoded] = {}
+
+    @torch.no_grad()
+    def advance(self, states: States) -> None:
+        """Encode the matrices in the order in which data meets them; `states` pass through each as it was encoded."""
+        block = self._block
+        with quick_layers():
+            self._attend(states)
+            x = block.feed_forward_norm(states).flatten(0, 1)
+            if block.experts is None:
+                assert block.feed_forward is not None
+                fed = self._feed("feed_forward", block.feed_forward, x)
+            else:
+                fed = self._mix(block.experts, x)
+            if block.feed_forward_post_norm is not None:
+                fed = block.feed_forward_post_norm(fed)
+            states += fed.view(states.shape)
+
+    def _attend(self, states: States) -> None:
+        """The attention and its residual sum."""
+        block, parts = self._block, in_batches(states)
+        normed = [block.attention_norm(part) for part in parts]
+        self._encode(("attention.query", "attention.key", "attention.value"), normed)
+        heads = [block.attention.heads(part) for part in normed]
+        del normed
+        self._encode(("attention.output",), heads)
+        for part, mixed in zip(parts, heads, strict=True):
+            attended = block.attention.output(mixed)
+            part += attended if block.attention_post_norm is None else block.attention_post_norm(attended)
+
+    def _feed(
+        self,
+        name: str,
+        network: FeedForward,
+        x: Float[Tensor, "tokens hidden"],
+        routed: Int[Tensor, " tokens"] | None = None,
+        *,
+        compensating: bool = True,
+    ) -> Float[Tensor, "tokens hidden"]:
+        """What a feed-forward network makes of its tokens. routed: their numbers, where they are not all."""
+        self._encode((f"{name}.gate", f"{name}.up"), x.split(TOKENS_AT_ONCE), routed, compensating=compensating)
+        gated = [network.gated(part).to(fast_product_dtype()) for part in x.split(TOKENS_AT_ONCE)]
+        self._encode((f"{name}.down",), gated, routed, compensating=compensating)
+        return torch.cat([network.down(part).float() for part in gated])
+
+    def _mix(self, experts: Experts, x: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "tokens hidden"]:
+        """What a mixture of experts makes of the tokens, each expert fitted to those that it is given.
+
+        One that hardly a token chose is fitted to all of them, and only rounded.
+        """
+        shares, chosen = experts.route(x)
+        mixed = torch.zeros_like(x)
+        for number, network in enumerate(experts.networks):
+            tokens, place = (chosen == number).nonzero(as_tuple=True)
+            if len(tokens) >= _FEWEST_TOKENS:
+                fed = self._feed(f"experts.{number}", network, x[tokens], tokens)
+            else:
+                fed = self._feed(f"experts.{number}", network, x, compensating=False)[tokens]
+            mixed.index_add_(0, tokens, fed * shares[tokens, place, None])
+        return mixed
+
+    def _encode(
+        self,
+        names: tuple[str, ...],
+        inputs: Sequence[Tensor],
+        routed: Int[Tensor, " tokens"] | None = None,
+        *,
+        compensating: bool = True,
+    ) -> None:
+        """Encode the layers that read `inputs` (all tokens in batches), and put the result in their place."""
+        for name in names:
+            full_name = f"{self._prefix}{name}.weight"
+            if full_name in self._kinds:
+                weights, kind = self._weights[full_name], self._kinds[full_name]
+                moment = _moment(inputs, weights if routed is None else weights[routed])
+                weight = linear_of(self._block, name).weight.detach()
+                self.encoded[full_name] = encode([weight], kind, Metric.of(moment, compensating=compensating))
+                weight.copy_(decode(self.encoded[full_name].packed, kind))
+
+
+def _moment(inputs: Sequence[Float[Tensor, "*_batch in"]], weights: Float[Tensor, " tokens"]) -> Tensor:
+    """E[w x xᵀ] / E[w] of all tokens."""
+    moment, start = SecondMoment(inputs[0].shape[-1]), 0
+    for part in inputs:
+        x = part.flatten(0, -2).float()
+        moment.add(x, weights[start : start + len(x)])
+        start += len(x)
+    return moment.mean()

@@ -18,34 +18,47 @@ Cost: rows · columns² multiply-adds for the pushes between groups (matrix prod
 group/2 inside groups. No loop over rows.
 """
 
-from concurrent.futures import ThreadPoolExecutor
-
 import torch
 from torch import Tensor
 
 from smidgen.numerics.block_types import BlockType
-from smidgen.numerics.grids import GRIDS, Grid, Scales, inverse_scale
+from smidgen.numerics.grids import GRIDS, Grid, Scales
 from smidgen.numerics.pack import pack
+from smidgen.numerics.precision import quick_products
+from smidgen.numerics.triangular import NotPositiveDefinite, cholesky_, invert_lower_
 from smidgen.shapes import Float, UInt8
 
-# Rows rounded together: few enough that the candidates of one group stay in the processor's cache, and enough that
-# each operation is worth its call.
-_MOST_ROWS, _LEAST_ROWS = 1024, 256
+# Rows rounded together: few enough that the candidates of a group stay in the processor's cache, and enough that each
+# operation is worth its call, and worth sharing out over the cores.
+_ROWS = 4608
+_BLOCKS = 8192  # the same for plain rounding, where blocks stand in the place of rows
+_CHUNK = 256  # columns between the products that push their errors far; a multiple of every block
+_IN_ORDER = 8  # columns of a group that push errors one by one; onto those behind them, by a product
+_FLOAT64_WIDTH = 1024  # of the matrices that are factorised in float64
 
 
 def inverse_factor(hessian: Float[Tensor, "in in"], damping: float = 0.01) -> Float[Tensor, "in in"]:
     """U with UᵀU = (H + λI)⁻¹, upper triangular; λ is `damping` times the mean of the diagonal of H.
 
-    Computed in float64. Inputs that never occurred (zero rows of H) are held by λ alone.
+    Computed in float64 where that is quick, in float32 beyond; should float32 not see a positive definite matrix, λ is
+    raised tenfold until it does. Inputs that never occurred (zero rows of H) are held by λ alone.
+    Memory: two matrices of the size of H beyond H itself.
     """
-    H = hessian.double()
-    mean = H.diagonal().mean().clamp_min(1e-30)
-    H = H + damping * mean * torch.eye(H.shape[0], dtype=torch.float64)
+    dtype = torch.float64 if len(hessian) <= _FLOAT64_WIDTH else torch.float32
+    mean = float(hessian.diagonal().double().mean().clamp_min(1e-30))
     # Reverse the order of the columns: H' = L Lᵀ, so H'⁻¹ = L⁻ᵀ L⁻¹, and L⁻¹ reversed back is upper triangular: U.
     # One triangular inverse replaces inverting H and factorising the result.
-    lower = torch.linalg.cholesky(H.flip(0, 1))
-    eye = torch.eye(H.shape[0], dtype=torch.float64)
-    return torch.linalg.solve_triangular(lower, eye, upper=False).flip(0, 1).float()
+    while True:
+        lower = hessian.to(dtype).flip(0, 1)
+        lower.diagonal().add_(damping * mean)
+        try:
+            cholesky_(lower)
+            break
+        except NotPositiveDefinite:
+            damping *= 10
+    with quick_products():  # all that matters is near the diagonal, which they leave exact
+        invert_lower_(lower)
+    return lower.flip(0, 1).float()
 
 
 def compensate(
@@ -54,66 +67,114 @@ def compensate(
     """Encode a matrix as `kind`, rounding errors compensated through U (from `inverse_factor`).
 
     A vector in place of U (the diagonal alone) means no compensation: round to nearest with searched scales.
+    Memory: one float32 copy of the matrix.
     """
-    threads = torch.get_num_threads()
-    slabs = weight.split(min(_MOST_ROWS, max(_LEAST_ROWS, -(-len(weight) // threads))))
-    # Slabs have nothing to do with each other, and their operations are too small for torch to share out: so each
-    # thread takes slabs of its own.
-    with ThreadPoolExecutor(threads) as pool:
-        return torch.cat(list(pool.map(lambda slab: _compensate_rows(slab.T.contiguous(), GRIDS[kind], U), slabs)))
+    grid = GRIDS[kind]
+    if U.ndim == 1:
+        slabs = weight.split(max(1, _BLOCKS * kind.block // weight.shape[1]))
+        return torch.cat([_round_rows(slab, grid, U) for slab in slabs])
+    W = weight.T.contiguous()
+    errors = torch.empty(min(_CHUNK, len(W)), W.shape[1])
+    packed: list[Tensor] = []
+    for first in range(0, len(W), _CHUNK):
+        last = min(first + _CHUNK, len(W))
+        inside = U[first:last, first:last]
+        slabs = zip(W[first:last].split(_ROWS, dim=1), errors[: len(inside)].split(_ROWS, dim=1), strict=True)
+        packed.append(torch.cat([_round_chunk(slab, grid, inside, error) for slab, error in slabs]))
+        with quick_products():
+            W[last:].addmm_(U[first:last, last:].T, errors[: len(inside)], alpha=-1)
+    return torch.cat(packed, dim=1)
 
 
-def _compensate_rows(W: Float[Tensor, "in rows"], grid: Grid, U: Tensor) -> UInt8[Tensor, "rows bytes"]:
-    """One slab of rows, transposed; W is used up."""
+def _round_rows(weight: Float[Tensor, "rows in"], grid: Grid, U: Float[Tensor, " in"]) -> UInt8[Tensor, "rows bytes"]:
+    """Without compensation all blocks are independent, so each becomes a row of its own."""
+    size = grid.kind.block
+    blocks = weight.reshape(-1, size).T.contiguous()
+    diagonal = U.view(-1, size).T.repeat(1, len(weight))  # [block, rows · blocks of a row]
+    frame = grid.open_block(blocks)
+    codes, scales = torch.empty(blocks.shape, dtype=torch.uint8), []
+    for start in range(0, size, grid.group):
+        group = slice(start, start + grid.group)
+        tried = grid.candidates(blocks[group], frame)
+        levels, _, kept = _round_group(blocks[group], grid, tried, diagonal[group], None)
+        codes[group] = grid.codes(levels)
+        scales.append(kept.stored)
+    return pack(grid.kind, codes, scales, [frame]).view(len(weight), -1)
+
+
+def _round_chunk(
+    weights: Float[Tensor, "chunk rows"],
+    grid: Grid,
+    U: Float[Tensor, "chunk chunk"],
+    errors: Float[Tensor, "chunk rows"],
+) -> UInt8[Tensor, "rows bytes"]:
+    """Round some columns of a slab of rows, and leave their errors e in `errors`."""
+    W = weights.contiguous()
     columns, rows = W.shape
     codes = torch.empty(columns, rows, dtype=torch.uint8)
     scales: list[tuple[Tensor, ...]] = []
     frames: list[tuple[Tensor, ...]] = []
-    for block in range(0, columns, grid.kind.block):
-        frame = grid.open_block(W[block : block + grid.kind.block])
-        frames.append(frame)
-        for start in range(block, block + grid.kind.block, grid.group):
-            end = start + grid.group
-            inside = U[start:end, start:end] if U.ndim == 2 else U[start:end]
-            tried = grid.candidates(W[start:end], frame)
-            levels, errors, kept = _round_group(W[start:end], grid, tried, inside)
-            codes[start:end] = grid.codes(levels)
-            scales.append(kept.stored)
-            if U.ndim == 2 and end < columns:
-                W[end:].addmm_(U[start:end, end:].T, errors, alpha=-1)
+    for start in range(0, columns, grid.group):
+        group, behind = slice(start, start + grid.group), slice(start + grid.group, columns)
+        if start % grid.kind.block == 0:
+            frames.append(grid.open_block(W[start : start + grid.kind.block]))
+        tried = grid.candidates(W[group], frames[-1])
+        inside = U[group, group]
+        diagonal = inside.diagonal()[:, None]
+        levels, error, kept = _round_group(W[group], grid, tried, diagonal, inside / diagonal)
+        errors[group] = error
+        codes[group] = grid.codes(levels)
+        scales.append(kept.stored)
+        W[behind].addmm_(U[group, behind].T, error, alpha=-1)
     return pack(grid.kind, codes, scales, frames)
 
 
 def _round_group(
-    weights: Float[Tensor, "group rows"], grid: Grid, tried: Scales, U: Tensor
+    weights: Float[Tensor, "group rows"],
+    grid: Grid,
+    tried: Scales,
+    diagonal: Float[Tensor, "group _rows"],
+    push: Float[Tensor, "group group"] | None,
 ) -> tuple[Float[Tensor, "group rows"], Float[Tensor, "group rows"], Scales]:
-    """Round one group under every candidate; per row keep the best. Returns levels, errors e and the kept scales."""
-    inverse = inverse_scale(tried.scale)
-    w = weights[:, None].expand(-1, *tried.scale.shape).contiguous()  # [group, candidates, rows]
-    if U.ndim == 1:
-        levels, values = grid.round(w, tried, inverse)
-        w.sub_(values).div_(U[:, None, None])
+    """Round one group under every candidate; per row keep the best. Returns levels, errors e and the kept scales.
+
+    diagonal: of U, for each row or one for all.  push: U divided by its diagonal, row by row; None not to compensate.
+    """
+    if tried.offset is None:
+        left = weights[:, None].expand(-1, *tried.scale.shape).contiguous()  # [group, candidates, rows]
     else:
-        levels = _round_in_order(w, grid, tried, inverse, U)
-    best = w.square().sum(0).argmin(0)
-    index = best.expand(len(w), 1, -1)
-    return levels.gather(1, index)[:, 0], w.gather(1, index)[:, 0], tried.pick(best)
+        left = weights[:, None] + tried.offset
+    levels, steps = torch.empty_like(left), grid.steps(tried.scale)
+    if push is None:
+        grid.take_nearest(left, tried.scale, steps, levels)
+    else:
+        _round_in_order(left, grid, tried.scale, steps, push, levels)
+    left.div_(diagonal[:, None])
+    loss = torch.mv(left.square().flatten(1).T, torch.ones(len(left))).view(tried.scale.shape)
+    best = loss.min(0).indices
+    place = best * weights.shape[1] + torch.arange(weights.shape[1])
+    return levels.flatten(1).index_select(1, place), left.flatten(1).index_select(1, place), tried.pick(best)
 
 
 def _round_in_order(
-    w: Float[Tensor, "group candidates rows"],
+    left: Float[Tensor, "group candidates rows"],
     grid: Grid,
-    tried: Scales,
-    inverse: Tensor,
-    U: Float[Tensor, "group group"],
-) -> Float[Tensor, "group candidates rows"]:
-    """Round column after column, pushing errors onto the columns after. Returns levels; w becomes the errors e."""
-    levels = torch.empty_like(w)
-    for i in range(len(w)):
-        levels[i], value = grid.round(w[i], tried, inverse)
-        error = w[i].sub_(value).div_(U[i, i])  # from here on w[i] holds e
-        w[i + 1 :].addcmul_(error[None], U[i, i + 1 :, None, None], value=-1)
-    return levels
+    scale: Float[Tensor, "candidates rows"],
+    steps: Float[Tensor, "candidates rows"],
+    push: Float[Tensor, "group group"],
+    levels: Float[Tensor, "group candidates rows"],
+) -> None:
+    """Round column after column; what is `left` of one is pushed onto the columns after.
+
+    push: U with each row divided by its diagonal entry, since `left` is not divided before the end.
+    """
+    flat = left.flatten(1)
+    for first in range(0, len(left), _IN_ORDER):
+        last = min(first + _IN_ORDER, len(left))
+        for i in range(first, last):
+            grid.take_nearest(left[i], scale, steps, levels[i])
+            left[i + 1 : last].addcmul_(left[i], push[i, i + 1 : last, None, None], value=-1)
+        flat[last:].addmm_(push[first:last, last:].T, flat[first:last], alpha=-1)
 
 
 def damage(error: Float[Tensor, "out in"], hessian: Float[Tensor, "in in"]) -> Float[Tensor, " out"]:

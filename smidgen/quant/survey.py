@@ -1,8 +1,9 @@
 """What each tensor would cost in each type, measured before anything is decided.
 
-A sample of each matrix's rows is really encoded, as the cut will encode them, in every type that its rows allow. The
-loss of these rows, weighted by how much the model's prediction depends on each output (`calibrate.gradients`), gives
-the damage in nats of KL divergence per token:
+A sample of each matrix's rows is really encoded: rounded in every type that its rows allow, and compensated, as the
+cut will do it, in one. What compensation gains is about the same for all types (LOG.md). The loss of these rows,
+weighted by how much the model's prediction depends on each output (`calibrate.gradients`), gives the damage in nats of
+KL divergence per token:
 
     damage = ½ Σᵣ E[gᵣ²] (ΔW H ΔWᵀ)ᵣᵣ,    H weighted by token as in `calibrate.moments`
 
@@ -16,7 +17,6 @@ and rows sampled as the text's own tokens estimate the sum over π.
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -68,18 +68,14 @@ def survey(
     token_weights: dict[str, Tensor] = {}
 
     def visit(seen: BlockSurvey) -> None:
-        samples: dict[str, tuple[Tensor, Tensor, Metric]] = {}
         for name, linear in seen.linears.items():
             full_name = f"blocks.{seen.index}.{name}.weight"
             weight = linear_of(seen.block, name).weight.detach()
             chosen = torch.randperm(len(weight), generator=generator)[:_SAMPLED_ROWS]
             importance = linear.importance[chosen] * (len(weight) / len(chosen))
-            samples[full_name] = weight[chosen], importance, Metric.of(linear.moment.mean())
-            token_weights[full_name] = torch.cat(linear.token_weights)
-        # Samples are too small for torch to share out over the cores, so each thread takes matrices of its own.
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            found = pool.map(lambda sample: _damages(sample[0], sample[1], sample[2], kinds), samples.values())
-        damages.update(zip(samples, found, strict=True))
+            token_weights[full_name] = linear.token_weights()
+            hessians = [moment.mean() for moment in linear.moments]
+            damages[full_name] = _damages(weight[chosen], importance, hessians, kinds)
 
     with track("Measuring what each type would cost", steps(checkpoint, windows)) as task:
         ends = end_metrics(checkpoint, survey_blocks(checkpoint, windows, visit, shelf, task))
@@ -87,7 +83,7 @@ def survey(
     for name, hessian in ends.items():
         ids = tokens[torch.randint(len(tokens), (2 * _SAMPLED_ROWS,), generator=generator)]
         importance = torch.full((len(ids),), 1 / len(ids))
-        damages[name] = _damages(checkpoint.gather(name, ids), importance, Metric.of(hessian), kinds)
+        damages[name] = _damages(checkpoint.gather(name, ids), importance, [hessian], kinds)
     return Survey(damages, token_weights, ends)
 
 
@@ -100,11 +96,34 @@ def end_metrics(checkpoint: Checkpoint, ends: EndSurvey) -> dict[str, Float[Tens
 
 
 def _damages(
-    rows: Float[Tensor, "rows in"], importance: Float[Tensor, " rows"], metric: Metric, kinds: Sequence[BlockType]
+    rows: Float[Tensor, "rows in"],
+    importance: Float[Tensor, " rows"],
+    hessians: Sequence[Float[Tensor, "span span"]],
+    kinds: Sequence[BlockType],
 ) -> dict[str, float]:
-    """½ Σ importance · (ΔW H ΔWᵀ)ᵣᵣ of compensated rows, in each type that fits."""
-    found: dict[str, float] = {}
-    for kind in (kind for kind in kinds if kind.fits(rows.shape[1])):
-        error = decode(compensate(rows, kind, metric.factor), kind).sub_(rows)
-        found[kind.name] = 0.5 * float(importance @ damage(error, metric.hessian))
-    return found
+    """½ Σ importance · (ΔW H ΔWᵀ)ᵣᵣ of compensated rows, in each type that fits.
+
+    hessians: of runs of columns; what connects the runs is taken as 0.
+    """
+    fitting = [kind for kind in kinds if kind.fits(rows.shape[1])]
+    rounded, compensated = dict.fromkeys(fitting, 0.0), 0.0
+    smallest = min(fitting, key=lambda kind: kind.bits_per_weight, default=None)
+    for hessian, columns in zip(hessians, rows.split(len(hessians[0]), dim=1), strict=True):
+        columns, metric = columns.contiguous(), Metric.of(hessian)
+        for kind in fitting:
+            rounded[kind] += _loss(columns, kind, metric.rounding, hessian, importance)
+        if smallest is not None:
+            assert metric.factor is not None
+            compensated += _loss(columns, smallest, metric.factor, hessian, importance)
+    gain = 1.0 if smallest is None or rounded[smallest] <= compensated else compensated / rounded[smallest]
+    return {kind.name: 0.5 * gain * loss for kind, loss in rounded.items()}
+
+
+def _loss(
+    rows: Float[Tensor, "rows in"],
+    kind: BlockType,
+    factor: Tensor,
+    hessian: Float[Tensor, "in in"],
+    importance: Float[Tensor, " rows"],
+) -> float:
+    return float(importance @ damage(decode(compensate(rows, kind, factor), kind).sub_(rows), hessian))

@@ -144,7 +144,7 @@ def _part_of(name: str) -> str:
 def _figures(matrix: Encoded) -> dict[str, Any]:
     return {
         "kind": matrix.kind.name, "compensated": matrix.compensated,
-        "loss": float(matrix.loss.double().sum()), "rounding_loss": matrix.rounding_loss,
+        "loss": matrix.loss, "rounding_loss": matrix.rounding_loss,
     }  # fmt: skip
 
 

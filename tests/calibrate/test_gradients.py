@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from smidgen.calibrate.gradients import BlockSurvey, steps, survey_blocks
-from smidgen.calibrate.moments import LINEARS, linear_of
+from smidgen.calibrate.moments import linear_of
 from smidgen.calibrate.walk import StateShelf
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.model.config import ModelConfig
 from smidgen.model.decoder import Block, Decoder
+from smidgen.model.parameters import block_linears
 from smidgen.numerics import precision
 from smidgen.progress import Task
 from tests.tiny_models import (
@@ -28,6 +29,11 @@ from tests.tiny_models import (
 FAMILIES = [(GEMMA3_CONFIG, GEMMA3_KEYS), (LLAMA_CONFIG, LLAMA_KEYS)]
 
 
+def compute_in(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    for module in ("numerics.precision", "calibrate.gradients"):
+        monkeypatch.setattr(f"smidgen.{module}.fast_product_dtype", lambda: dtype)
+
+
 def close(found: Tensor, expected: Tensor) -> bool:
     return bool((found - expected).norm() <= 1e-3 * expected.norm())
 
@@ -36,7 +42,7 @@ def close(found: Tensor, expected: Tensor) -> bool:
 def test_surveys_equal_whole_model_backward(
     config: ModelConfig, keys: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("smidgen.calibrate.gradients.fast_product_dtype", lambda: torch.float32)
+    compute_in(monkeypatch, torch.float32)
     decoder = random_decoder(config)
     path = write_model(tmp_path / "tiny.gguf", config.family, keys, gguf_tensors(decoder))
     windows = torch.randint(3, config.vocabulary, (3, 20), generator=torch.Generator().manual_seed(2))
@@ -47,12 +53,12 @@ def test_surveys_equal_whole_model_backward(
         assert task.done == steps(checkpoint, windows)
     whole = WholeModel(decoder, windows)
     for index, survey in seen.items():
-        for name in LINEARS:
+        for name in block_linears(config.layers[index]):
             x, g = whole.inputs[index, name], whole.gradients[index, name]
             w = g.square().mean(1)
             assert close(survey.linears[name].importance, g.square().mean(0)), name
-            assert close(torch.cat(survey.linears[name].token_weights), w), name
-            assert close(survey.linears[name].moment.mean(), (x * w[:, None]).T @ x / w.sum()), name
+            assert close(survey.linears[name].token_weights(), w), name
+            assert close(survey.linears[name].moments[0].mean(), (x * w[:, None]).T @ x / w.sum()), name
     assert close(ends.embedded, whole.at_entry)
     assert close(ends.head_input, whole.head_input)
     assert [file.name for file in tmp_path.iterdir()] == ["tiny.gguf"]
@@ -74,7 +80,7 @@ class WholeModel:
 
         for index, block in enumerate(decoder.blocks):
             assert isinstance(block, Block)
-            for name in LINEARS:
+            for name in block_linears(decoder.config.layers[index]):
                 linear_of(block, name).register_forward_hook(keep((index, name)))
         embedded = decoder.embed(windows).detach().requires_grad_()
         x = embedded
@@ -101,7 +107,7 @@ def test_bfloat16_products_change_little(tmp_path: Path, monkeypatch: pytest.Mon
     found = []
     with Checkpoint.open(path) as checkpoint:
         for dtype in (torch.float32, torch.bfloat16):
-            monkeypatch.setattr("smidgen.calibrate.gradients.fast_product_dtype", lambda dtype=dtype: dtype)
+            compute_in(monkeypatch, dtype)
             found.append(survey_blocks(checkpoint, windows, lambda _: None, StateShelf(tmp_path), Task("", 0)))
     assert (found[0].head_input - found[1].head_input).norm() <= 0.05 * found[0].head_input.norm()
     assert precision.fast_product_dtype() in (torch.float32, torch.bfloat16)

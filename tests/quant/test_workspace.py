@@ -10,7 +10,7 @@ from smidgen.numerics import block_types as types
 from smidgen.quant.encode import Encoded
 from smidgen.quant.workspace import Workspace
 
-MATRIX = Encoded(types.Q4_0, torch.arange(36, dtype=torch.uint8).view(2, 18), True, torch.tensor([1.0, 2.0]), 4.0)
+MATRIX = Encoded(types.Q4_0, torch.arange(36, dtype=torch.uint8).view(2, 18), True, 3.0, 4.0)
 
 
 def test_parts_come_back(tmp_path: Path) -> None:

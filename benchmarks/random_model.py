@@ -1,0 +1,172 @@
+"""Writes a GGUF file of a real model's shape with random weights, for benchmarks of time and memory.
+
+    python -m benchmarks.random_model gemma-2-2b model.gguf [--blocks 4] [--vocabulary 2000] [--text text.txt]
+
+Nothing in such a model means anything, but every product and every byte is as large as in the real one. Weights are
+normally distributed with variance 1/columns, so that activations keep their size through the blocks; norms are 1. The
+vocabulary is SentencePiece's kind: bytes, letters, Chinese characters, and filler up to the size asked for. The text is
+random too, of characters that are one token each.
+
+One tensor is in memory at a time.
+"""
+
+import argparse
+import json
+import math
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from smidgen.formats.gguf_writer import TensorPlan, write_gguf
+from smidgen.numerics.block_types import F16, F32
+from smidgen.progress import track
+
+_UINT32, _INT32, _FLOAT32, _STRING, _ARRAY = 4, 5, 6, 8, 9
+_NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6  # types of tokens
+_SPECIAL = ("<pad>", "</s>", "<s>", "<unk>")
+_CHINESE = range(0x4E00, 0x9FFF)
+_ROWS_AT_ONCE = 4096
+_LINE = 60
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the file says of the model. more: further keys of the architecture, floats and whole numbers."""
+
+    architecture: str
+    hidden: int
+    blocks: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn_width: int
+    vocabulary: int
+    context: int
+    epsilon: float
+    tied: bool
+    post_norms: bool
+    more: dict[str, int | float]
+
+
+SHAPES = {
+    "gemma-2-2b": Shape(
+        "gemma2", 2304, 26, 8, 4, 256, 9216, 256_000, 8192, 1e-6, tied=True, post_norms=True,
+        more={
+            "attention.sliding_window": 4096, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0,
+        },
+    ),
+    "mistral-7b": Shape(
+        "llama", 4096, 32, 32, 8, 128, 14336, 32_000, 8192, 1e-5, tied=False, post_norms=False,
+        more={"rope.dimension_count": 128, "rope.freq_base": 10_000.0},
+    ),
+}  # fmt: skip
+
+
+def tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Names and (rows, columns) in llama.cpp's order; vectors are norms."""
+    yield "token_embd.weight", (shape.vocabulary, shape.hidden)
+    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    for index in range(shape.blocks):
+        parts: dict[str, tuple[int, ...]] = {
+            "attn_norm": (shape.hidden,), "attn_q": (queries, shape.hidden), "attn_k": (keys, shape.hidden),
+            "attn_v": (keys, shape.hidden), "attn_output": (shape.hidden, queries), "ffn_norm": (shape.hidden,),
+            "ffn_gate": (shape.ffn_width, shape.hidden), "ffn_up": (shape.ffn_width, shape.hidden),
+            "ffn_down": (shape.hidden, shape.ffn_width),
+        }  # fmt: skip
+        if shape.post_norms:
+            parts |= {"post_attention_norm": (shape.hidden,), "post_ffw_norm": (shape.hidden,)}
+        yield from ((f"blk.{index}.{name}.weight", size) for name, size in parts.items())
+    yield "output_norm.weight", (shape.hidden,)
+    if not shape.tied:
+        yield "output.weight", (shape.vocabulary, shape.hidden)
+
+
+def vocabulary(size: int) -> tuple[list[str], np.ndarray]:
+    """Tokens and their types."""
+    single = [f"<0x{byte:02X}>" for byte in range(256)] + ["▁", *map(chr, range(33, 127)), *map(chr, _CHINESE)]
+    tokens = [*_SPECIAL, *single][:size]
+    tokens += [f"▁filler{number}" for number in range(size - len(tokens))]
+    kinds = np.full(size, _NORMAL, dtype=np.int32)
+    kinds[:3], kinds[3], kinds[4:260] = _CONTROL, _UNKNOWN, _BYTE
+    return tokens, kinds
+
+
+def metadata(shape: Shape) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
+    """Everything in the header, and the value types."""
+    own: dict[str, int | float] = {
+        "context_length": shape.context, "embedding_length": shape.hidden, "block_count": shape.blocks,
+        "feed_forward_length": shape.ffn_width, "attention.head_count": shape.heads,
+        "attention.head_count_kv": shape.kv_heads, "attention.key_length": shape.head_dim,
+        "attention.value_length": shape.head_dim, "attention.layer_norm_rms_epsilon": shape.epsilon, **shape.more,
+    }  # fmt: skip
+    tokens, kinds = vocabulary(shape.vocabulary)
+    values: dict[str, Any] = {"general.architecture": shape.architecture, "general.name": "random weights"}
+    values |= {f"{shape.architecture}.{key}": value for key, value in own.items()}
+    values |= {
+        "tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.scores": -np.arange(len(tokens), dtype=np.float32), "tokenizer.ggml.token_type": kinds,
+        "tokenizer.ggml.bos_token_id": 2, "tokenizer.ggml.eos_token_id": 1, "tokenizer.ggml.unknown_token_id": 3,
+    }  # fmt: skip
+    simple = {str: (_STRING,), int: (_UINT32,), float: (_FLOAT32,), list: (_ARRAY, _STRING)}
+    types = {key: simple[type(value)] for key, value in values.items() if not isinstance(value, np.ndarray)}
+    types |= {"tokenizer.ggml.scores": (_ARRAY, _FLOAT32), "tokenizer.ggml.token_type": (_ARRAY, _INT32)}
+    return values, types
+
+
+def write(shape: Shape, destination: Path, seed: int = 0) -> None:
+    """The file."""
+    plans = [TensorPlan(name, size, F32 if len(size) == 1 else F16) for name, size in tensors(shape)]
+    sizes = {plan.name: plan.shape for plan in plans}
+    with track("random weights", len(plans)) as task:
+
+        def packed(name: str) -> np.ndarray:
+            task.advance()
+            size = sizes[name]
+            if len(size) == 1:
+                return np.ones((1, *size), dtype=np.float32).view(np.uint8)
+            generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
+            weights = np.empty(size, dtype=np.float16)
+            for start in range(0, size[0], _ROWS_AT_ONCE):
+                rows = weights[start : start + _ROWS_AT_ONCE]
+                rows[:] = generator.standard_normal(rows.shape, dtype=np.float32) * np.float32(size[1] ** -0.5)
+            return weights.view(np.uint8)
+
+        write_gguf(destination, *metadata(shape), plans, packed)
+
+
+def text(tokens: int, shape: Shape, seed: int = 0) -> str:
+    """Lines of characters that are a token each, about as many as asked for; frequent ones and rare ones."""
+    known, _ = vocabulary(shape.vocabulary)
+    letters = [token for token in known[260:] if len(token) == 1 and token != "▁"]
+    ranks = np.random.default_rng(seed).random(tokens) ** 3 * len(letters)
+    characters = [letters[int(rank)] for rank in ranks]
+    return "\n".join("".join(characters[start : start + _LINE]) for start in range(0, tokens, _LINE)) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument("destination", type=Path, help="the GGUF file to write")
+    parser.add_argument("--blocks", type=int, help="instead of the real number")
+    parser.add_argument("--vocabulary", type=int, help="instead of the real size")
+    parser.add_argument("--text", type=Path, help="a text file to write as well")
+    parser.add_argument("--tokens", type=int, default=4096, help="of the text")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    shape = SHAPES[options.shape]
+    shape = replace(shape, blocks=options.blocks or shape.blocks, vocabulary=options.vocabulary or shape.vocabulary)
+    if not options.destination.exists():
+        write(shape, options.destination, options.seed)
+    if options.text:
+        options.text.write_text(text(options.tokens, shape, options.seed), encoding="utf-8", newline="")
+    weights = sum(math.prod(size) for _, size in tensors(shape))
+    print(json.dumps({**asdict(shape), "parameters": weights, "bytes": options.destination.stat().st_size}))
+
+
+if __name__ == "__main__":
+    main()

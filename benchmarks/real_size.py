@@ -1,0 +1,98 @@
+"""Time and memory of `smidgen inspect` and `smidgen cut` on a model of real size, beside llama.cpp's two tools.
+
+    python -m benchmarks.real_size gemma-2-2b [--tokens 4096] [--runs 1] [--work DIR]
+    python -m benchmarks.real_size mistral-7b
+
+The weights are random (random_model.py): time and memory depend on shapes and not on values, and quality is not looked
+at here. Both sides calibrate on the same number of tokens of the same text. It is smaller than either side's
+default, so that a turn takes some 15 minutes on two cores; what grows with the tokens grows on both sides alike.
+
+Times are wall time of whole processes, from start to written file; peak memory is the largest resident set of a
+process, memory-mapped model files included. The sides take turns. `smidgen cut` runs without its report card, which
+llama.cpp's tools do not make. The model file is read once before the first turn, so that no side finds a cold disk.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import llama_cpp_tools, record
+from benchmarks.cut_speed import llama_cpp_turn, show, smidgen_turn, summarize
+from smidgen.progress import track
+from smidgen.sizes import parse_size
+
+#: Shape → size to cut to, about 4.6 bits a weight.
+_FITS = {"gemma-2-2b": "1.5GB", "mistral-7b": "4.2GB"}
+_READ_BYTES = 2**24
+
+
+def make_model(options: argparse.Namespace) -> None:
+    """The model and the calibration text, in a process of its own: this one has to stay small (see record.py)."""
+    options.original = options.work / f"{options.shape}.gguf"
+    shape = [f"--blocks={options.blocks}"] if options.blocks else []
+    shape += [f"--vocabulary={options.vocabulary}"] if options.vocabulary else []
+    text = ["--text", str(options.work / "calibration.txt"), "--tokens", str(options.tokens * 5 // 4 + 1024)]
+    command = ["-m", "benchmarks.random_model", options.shape, str(options.original), *shape, *text]
+    options.made = record.json_from_python(command)
+    with options.original.open("rb") as file:
+        while file.read(_READ_BYTES):
+            pass
+
+
+def compare(options: argparse.Namespace) -> dict[str, Any]:
+    """All turns, as the object that is saved."""
+    tools = llama_cpp_tools.find_or_build(options.tools)
+    make_model(options)
+    theirs, ours = [], []
+    with track("taking turns", 2 * options.runs + 1) as task:
+        inspected = record.run(record.smidgen("inspect", options.original), options.work / "inspect.log")
+        task.advance()
+        for _ in range(options.runs):
+            theirs.append(llama_cpp_turn(options, tools))
+            task.advance()
+            ours.append(smidgen_turn(options))
+            task.advance()
+    return {
+        **record.facts(llama_cpp=f"{llama_cpp_tools.PACKAGE} {llama_cpp_tools.VERSION}: {tools.version()}"),
+        "shape": options.shape, "model": options.made, "tokens": options.tokens, "threads": options.threads,
+        "llama_cpp_type": f"{options.type}, embedding {options.embedding}", "fit": options.fit,
+        "bytes": (options.work / "smidgen" / "model.gguf").stat().st_size, "inspect": inspected,
+        **summarize(theirs, ours),
+    }  # fmt: skip
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("shape", choices=_FITS)
+    parser.add_argument("--tokens", type=int, default=4096, help="of calibration, for both sides")
+    parser.add_argument("--fit", type=parse_size, help="default: about 4.6 bits a weight")
+    parser.add_argument("--blocks", type=int, help="fewer than the real model has, to try this out")
+    parser.add_argument("--vocabulary", type=int, help="a smaller one, to try this out")
+    parser.add_argument("--type", default="IQ4_NL", help="llama.cpp's file type")
+    parser.add_argument("--embedding", default="iq4_nl", help="llama.cpp's type for the embedding")
+    parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--work", type=Path, help="folder for the model and what is made of it: some 10 to 25 GB")
+    parser.add_argument("--output", type=Path, help="default: results/real_size_SHAPE.json")
+    llama_cpp_tools.add_option(parser)
+    options = parser.parse_args(arguments)
+    options.fit = options.fit or parse_size(_FITS[options.shape])
+    options.output = options.output or record.RESULTS / f"real_size_{options.shape}.json"
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    options = parse(arguments)
+    with tempfile.TemporaryDirectory(prefix="real-size-", dir=options.work) as folder:
+        options.work = Path(folder)
+        result = compare(options)
+    record.save(options.output, result)
+    print(show(result))
+
+
+if __name__ == "__main__":
+    main()
