@@ -21,7 +21,7 @@ from smidgen.model.decoder import Block
 from smidgen.model.feed_forward import Experts, FeedForward
 from smidgen.numerics.block_types import BlockType
 from smidgen.numerics.decode import decode
-from smidgen.numerics.precision import fast_product_dtype, quick_layers
+from smidgen.numerics.precision import quick_layers
 from smidgen.progress import track
 from smidgen.quant.encode import Encoded, Metric, encode
 from smidgen.quant.survey import Survey
@@ -112,28 +112,29 @@ class _BlockFit:
     def advance(self, states: States) -> None:
         """Encode the matrices in the order in which data meets them; `states` pass through each as it was encoded."""
         block = self._block
-        with quick_layers():
-            self._attend(states)
-            x = block.feed_forward_norm(states).flatten(0, 1)
-            if block.experts is None:
-                assert block.feed_forward is not None
-                fed = self._feed("feed_forward", block.feed_forward, x)
-            else:
-                fed = self._mix(block.experts, x)
-            if block.feed_forward_post_norm is not None:
-                fed = block.feed_forward_post_norm(fed)
-            states += fed.view(states.shape)
+        self._attend(states)
+        x = block.feed_forward_norm(states).flatten(0, 1)
+        if block.experts is None:
+            assert block.feed_forward is not None
+            fed = self._feed("feed_forward", block.feed_forward, x)
+        else:
+            fed = self._mix(block.experts, x)
+        if block.feed_forward_post_norm is not None:
+            fed = block.feed_forward_post_norm(fed)
+        states += fed.view(states.shape)
 
     def _attend(self, states: States) -> None:
         """The attention and its residual sum."""
         block, parts = self._block, in_batches(states)
         normed = [block.attention_norm(part) for part in parts]
         self._encode(("attention.query", "attention.key", "attention.value"), normed)
-        heads = [block.attention.heads(part) for part in normed]
+        with quick_layers():
+            heads = [block.attention.heads(part) for part in normed]
         del normed
         self._encode(("attention.output",), heads)
         for part, mixed in zip(parts, heads, strict=True):
-            attended = block.attention.output(mixed)
+            with quick_layers():
+                attended = block.attention.output(mixed).float()
             part += attended if block.attention_post_norm is None else block.attention_post_norm(attended)
 
     def _feed(
@@ -147,16 +148,19 @@ class _BlockFit:
     ) -> Float[Tensor, "tokens hidden"]:
         """What a feed-forward network makes of its tokens. routed: their numbers, where they are not all."""
         self._encode((f"{name}.gate", f"{name}.up"), x.split(TOKENS_AT_ONCE), routed, compensating=compensating)
-        gated = [network.gated(part).to(fast_product_dtype()) for part in x.split(TOKENS_AT_ONCE)]
+        with quick_layers():
+            gated = [network.gated(part) for part in x.split(TOKENS_AT_ONCE)]
         self._encode((f"{name}.down",), gated, routed, compensating=compensating)
-        return torch.cat([network.down(part).float() for part in gated])
+        with quick_layers():
+            return torch.cat([network.down(part) for part in gated]).float()
 
     def _mix(self, experts: Experts, x: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "tokens hidden"]:
         """What a mixture of experts makes of the tokens, each expert fitted to those that it is given.
 
         One that hardly a token chose is fitted to all of them, and only rounded.
         """
-        shares, chosen = experts.route(x)
+        with quick_layers():
+            shares, chosen = experts.route(x)
         mixed = torch.zeros_like(x)
         for number, network in enumerate(experts.networks):
             tokens, place = (chosen == number).nonzero(as_tuple=True)

@@ -31,7 +31,7 @@ from smidgen.shapes import Float, UInt8
 # Rows rounded together: few enough that the candidates of a group stay in the processor's cache, and enough that each
 # operation is worth its call, and worth sharing out over the cores.
 _ROWS = 4608
-_BLOCKS = 8192  # the same for plain rounding, where blocks stand in the place of rows
+_BLOCKS = 4096  # the same for plain rounding, where blocks stand in the place of rows
 _CHUNK = 256  # columns between the products that push their errors far; a multiple of every block
 _IN_ORDER = 8  # columns of a group that push errors one by one; onto those behind them, by a product
 _FLOAT64_WIDTH = 1024  # of the matrices that are factorised in float64
