@@ -18,9 +18,12 @@ Cost: rows · columns² multiply-adds for the pushes between groups (matrix prod
 group/2 inside groups. No loop over rows.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
+from smidgen.errors import SmidgenError
 from smidgen.numerics.block_types import BlockType
 from smidgen.numerics.grids import GRIDS, Grid, Scales
 from smidgen.numerics.pack import pack
@@ -42,10 +45,14 @@ def inverse_factor(hessian: Float[Tensor, "in in"], damping: float = 0.01) -> Fl
 
     Computed in float64 where that is quick, in float32 beyond; should float32 not see a positive definite matrix, λ is
     raised tenfold until it does. Inputs that never occurred (zero rows of H) are held by λ alone.
-    Memory: two matrices of the size of H beyond H itself.
+    Memory: two matrices of the size of H beyond H itself. Raises SmidgenError for an H that is not finite.
     """
     dtype = torch.float64 if len(hessian) <= _FLOAT64_WIDTH else torch.float32
     mean = float(hessian.diagonal().double().mean().clamp_min(1e-30))
+    if not math.isfinite(mean):
+        raise SmidgenError(
+            "The calibration text drives this model's activations beyond what float32 holds; give another with --text."
+        )
     # Reverse the order of the columns: H' = L Lᵀ, so H'⁻¹ = L⁻ᵀ L⁻¹, and L⁻¹ reversed back is upper triangular: U.
     # One triangular inverse replaces inverting H and factorising the result.
     while True:
