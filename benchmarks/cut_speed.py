@@ -89,10 +89,13 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def summarize(theirs: Sequence[Mapping[str, record.Run]], ours: Sequence[record.Run]) -> dict[str, Any]:
-    """Seconds and peak memory of each side and of llama.cpp's parts, and the ratio of the medians."""
-    sides = {f"llama.cpp {part}": [turn[part] for turn in theirs] for part in ("imatrix", "quantize", "both")}
+    """Seconds and peak memory of each side and of llama.cpp's parts, and the ratio of the medians (None without theirs)."""
+    parts = ("imatrix", "quantize", "both") if theirs else ()
+    sides = {f"llama.cpp {part}": [turn[part] for turn in theirs] for part in parts}
     sides["smidgen"] = list(ours)
     result = {name: _summary(runs) for name, runs in sides.items()}
+    if not theirs:
+        return {**result, "time_ratio": None}
     ratio = result["smidgen"]["seconds"]["median"] / result["llama.cpp both"]["seconds"]["median"]
     return {**result, "time_ratio": ratio}
 
@@ -108,9 +111,11 @@ def show(result: dict[str, Any]) -> str:
     """The table that goes into README.md."""
     rows = []
     for name in ("llama.cpp imatrix", "llama.cpp quantize", "llama.cpp both", "smidgen"):
+        if name not in result:
+            continue
         seconds, memory = result[name]["seconds"], result[name]["peak_ram_bytes"]
         times = f"{seconds['median']:.0f} ({seconds['lowest']:.0f}-{seconds['highest']:.0f})"
-        ratio = f"{result['time_ratio']:.2f}" if name == "smidgen" else ""
+        ratio = f"{result['time_ratio']:.2f}" if name == "smidgen" and result["time_ratio"] else ""
         rows.append((name, times, f"{memory['highest'] / 1e9:.2f}", ratio))
     return record.table(("side", "seconds, median (range)", "peak memory, GB", "time ratio"), rows)
 

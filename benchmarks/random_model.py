@@ -4,8 +4,8 @@
 
 Nothing in such a model means anything, but every product and every byte is as large as in the real one. Weights are
 normally distributed with variance 1/columns, so that activations keep their size through the blocks; norms are 1. The
-vocabulary is SentencePiece's kind: bytes, letters, Chinese characters, and filler up to the size asked for. The text is
-random too, of characters that are one token each.
+vocabulary is SentencePiece's kind: bytes, letters, Chinese characters, and rare ones up to the size asked for. The text
+is random too, of characters that are one token each.
 
 One tensor is in memory at a time.
 """
@@ -29,6 +29,7 @@ _UINT32, _INT32, _FLOAT32, _STRING, _ARRAY = 4, 5, 6, 8, 9
 _NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6  # types of tokens
 _SPECIAL = ("<pad>", "</s>", "<s>", "<unk>")
 _CHINESE = range(0x4E00, 0x9FFF)
+_RARE = 0x10000  # filler: characters that need no merges, so that any kind of tokenizer file can hold them
 _ROWS_AT_ONCE = 4096
 _LINE = 60
 
@@ -89,7 +90,7 @@ def vocabulary(size: int) -> tuple[list[str], np.ndarray]:
     """Tokens and their types."""
     single = [f"<0x{byte:02X}>" for byte in range(256)] + ["▁", *map(chr, range(33, 127)), *map(chr, _CHINESE)]
     tokens = [*_SPECIAL, *single][:size]
-    tokens += [f"▁filler{number}" for number in range(size - len(tokens))]
+    tokens += [chr(_RARE + number) for number in range(size - len(tokens))]
     kinds = np.full(size, _NORMAL, dtype=np.int32)
     kinds[:3], kinds[3], kinds[4:260] = _CONTROL, _UNKNOWN, _BYTE
     return tokens, kinds
@@ -141,7 +142,7 @@ def write(shape: Shape, destination: Path, seed: int = 0) -> None:
 def text(tokens: int, shape: Shape, seed: int = 0) -> str:
     """Lines of characters that are a token each, about as many as asked for; frequent ones and rare ones."""
     known, _ = vocabulary(shape.vocabulary)
-    letters = [token for token in known[260:] if len(token) == 1 and token != "▁"]
+    letters = [token for token in known[260:] if token != "▁" and ord(token) < _RARE]
     ranks = np.random.default_rng(seed).random(tokens) ** 3 * len(letters)
     characters = [letters[int(rank)] for rank in ranks]
     return "\n".join("".join(characters[start : start + _LINE]) for start in range(0, tokens, _LINE)) + "\n"

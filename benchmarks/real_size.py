@@ -1,7 +1,7 @@
 """Time and memory of `smidgen inspect` and `smidgen cut` on a model of real size, beside llama.cpp's two tools.
 
     python -m benchmarks.real_size gemma-2-2b [--tokens 4096] [--runs 1] [--work DIR]
-    python -m benchmarks.real_size mistral-7b
+    python -m benchmarks.real_size mistral-7b --layout hf --tokens 1024
 
 The weights are random (random_model.py): time and memory depend on shapes and not on values, and quality is not looked
 at here. Both sides calibrate on the same number of tokens of the same text. It is smaller than either side's
@@ -10,6 +10,9 @@ default, so that a turn takes some 15 minutes on two cores; what grows with the 
 Times are wall time of whole processes, from start to written file; peak memory is the largest resident set of a
 process, memory-mapped model files included. The sides take turns. `smidgen cut` runs without its report card, which
 llama.cpp's tools do not make. The model file is read once before the first turn, so that no side finds a cold disk.
+
+With `--layout hf` the model is a folder in Hugging Face layout, its weights in shards; llama.cpp's tools, which cannot
+read that, take no turn, and what counts is memory.
 """
 
 import argparse
@@ -41,22 +44,34 @@ def make_model(options: argparse.Namespace) -> None:
             pass
 
 
+def make_folder(options: argparse.Namespace) -> None:
+    """The same model in shards, in place of the file."""
+    folder = options.work / f"{options.shape}-hf"
+    record.run(record.smidgen("export", options.original, "--to", "hf", "-o", folder), options.work / "export.log")
+    options.original.unlink()
+    options.original = folder
+    options.made["shards"] = len(list(folder.glob("*.safetensors")))
+
+
 def compare(options: argparse.Namespace) -> dict[str, Any]:
     """All turns, as the object that is saved."""
-    tools = llama_cpp_tools.find_or_build(options.tools)
+    tools = llama_cpp_tools.find_or_build(options.tools) if options.layout == "gguf" else None
     make_model(options)
+    if tools is None:
+        make_folder(options)
     theirs, ours = [], []
     with track("taking turns", 2 * options.runs + 1) as task:
         inspected = record.run(record.smidgen("inspect", options.original), options.work / "inspect.log")
         task.advance()
         for _ in range(options.runs):
-            theirs.append(llama_cpp_turn(options, tools))
+            if tools is not None:
+                theirs.append(llama_cpp_turn(options, tools))
             task.advance()
             ours.append(smidgen_turn(options))
             task.advance()
     return {
-        **record.facts(llama_cpp=f"{llama_cpp_tools.PACKAGE} {llama_cpp_tools.VERSION}: {tools.version()}"),
-        "shape": options.shape, "model": options.made, "tokens": options.tokens, "threads": options.threads,
+        **record.facts(llama_cpp=tools and f"{llama_cpp_tools.PACKAGE} {llama_cpp_tools.VERSION}: {tools.version()}"),
+        "layout": options.layout, "shape": options.shape, "model": options.made, "tokens": options.tokens, "threads": options.threads,
         "llama_cpp_type": f"{options.type}, embedding {options.embedding}", "fit": options.fit,
         "bytes": (options.work / "smidgen" / "model.gguf").stat().st_size, "inspect": inspected,
         **summarize(theirs, ours),
@@ -68,6 +83,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("shape", choices=_FITS)
     parser.add_argument("--tokens", type=int, default=4096, help="of calibration, for both sides")
+    parser.add_argument("--layout", choices=["gguf", "hf"], default="gguf", help="of the model that is cut")
     parser.add_argument("--fit", type=parse_size, help="default: about 4.6 bits a weight")
     parser.add_argument("--blocks", type=int, help="fewer than the real model has, to try this out")
     parser.add_argument("--vocabulary", type=int, help="a smaller one, to try this out")
@@ -80,7 +96,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     llama_cpp_tools.add_option(parser)
     options = parser.parse_args(arguments)
     options.fit = options.fit or parse_size(_FITS[options.shape])
-    options.output = options.output or record.RESULTS / f"real_size_{options.shape}.json"
+    options.output = options.output or record.RESULTS / f"real_size_{options.shape}_{options.layout}.json"
     return options
 
 
