@@ -89,7 +89,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def summarize(theirs: Sequence[Mapping[str, record.Run]], ours: Sequence[record.Run]) -> dict[str, Any]:
-    """Seconds and peak memory of each side and of llama.cpp's parts, and the ratio of the medians (None without theirs)."""
+    """Seconds and peak memory of each side and of llama.cpp's parts, and the ratio of the medians, if there are two."""
     parts = ("imatrix", "quantize", "both") if theirs else ()
     sides = {f"llama.cpp {part}": [turn[part] for turn in theirs] for part in parts}
     sides["smidgen"] = list(ours)

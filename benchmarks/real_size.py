@@ -70,10 +70,10 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
             ours.append(smidgen_turn(options))
             task.advance()
     return {
-        **record.facts(llama_cpp=tools and f"{llama_cpp_tools.PACKAGE} {llama_cpp_tools.VERSION}: {tools.version()}"),
-        "layout": options.layout, "shape": options.shape, "model": options.made, "tokens": options.tokens, "threads": options.threads,
-        "llama_cpp_type": f"{options.type}, embedding {options.embedding}", "fit": options.fit,
-        "bytes": (options.work / "smidgen" / "model.gguf").stat().st_size, "inspect": inspected,
+        **record.facts(llama_cpp=None if tools is None else f"{llama_cpp_tools.PACKAGE} {llama_cpp_tools.VERSION}"),
+        "layout": options.layout, "shape": options.shape, "model": options.made, "tokens": options.tokens,
+        "threads": options.threads, "llama_cpp_type": f"{options.type}, embedding {options.embedding}",
+        "fit": options.fit, "bytes": (options.work / "smidgen" / "model.gguf").stat().st_size, "inspect": inspected,
         **summarize(theirs, ours),
     }  # fmt: skip
 
