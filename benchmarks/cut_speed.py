@@ -92,11 +92,11 @@ def summarize(theirs: Sequence[Mapping[str, record.Run]], ours: Sequence[record.
     """Seconds and peak memory of each side and of llama.cpp's parts, and the ratio of the medians, if there are two."""
     parts = ("imatrix", "quantize", "both") if theirs else ()
     sides = {f"llama.cpp {part}": [turn[part] for turn in theirs] for part in parts}
-    sides["smidgen"] = list(ours)
+    sides["smidgen cut"] = list(ours)
     result = {name: _summary(runs) for name, runs in sides.items()}
     if not theirs:
         return {**result, "time_ratio": None}
-    ratio = result["smidgen"]["seconds"]["median"] / result["llama.cpp both"]["seconds"]["median"]
+    ratio = result["smidgen cut"]["seconds"]["median"] / result["llama.cpp both"]["seconds"]["median"]
     return {**result, "time_ratio": ratio}
 
 
@@ -110,12 +110,12 @@ def _summary(runs: Sequence[record.Run]) -> dict[str, Any]:
 def show(result: dict[str, Any]) -> str:
     """The table that goes into README.md."""
     rows = []
-    for name in ("llama.cpp imatrix", "llama.cpp quantize", "llama.cpp both", "smidgen"):
+    for name in ("llama.cpp imatrix", "llama.cpp quantize", "llama.cpp both", "smidgen cut"):
         if name not in result:
             continue
         seconds, memory = result[name]["seconds"], result[name]["peak_ram_bytes"]
         times = f"{seconds['median']:.0f} ({seconds['lowest']:.0f}-{seconds['highest']:.0f})"
-        ratio = f"{result['time_ratio']:.2f}" if name == "smidgen" and result["time_ratio"] else ""
+        ratio = f"{result['time_ratio']:.2f}" if name == "smidgen cut" and result["time_ratio"] else ""
         rows.append((name, times, f"{memory['highest'] / 1e9:.2f}", ratio))
     return record.table(("side", "seconds, median (range)", "peak memory, GB", "time ratio"), rows)
 
