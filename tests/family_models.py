@@ -55,7 +55,7 @@ _YARN_ROPE = {
 
 def _long_rope(pairs: int, original: int) -> dict[str, Any]:
     """LongRoPE. llama.cpp goes by the size of its context, 256 at least, where transformers goes by the text's length:
-    an `original` above that takes the divisors for short texts in both, one below the text's length those for long ones.
+    an `original` above that takes the divisors for short texts in both, one below the text's length the others.
     """
     return {
         "rope_type": "longrope",

@@ -61,7 +61,8 @@ def write_hf(checkpoint: Checkpoint, folder: Path, dtype: str | None = None) -> 
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SmidgenError(f"{printable(folder)} cannot be written: {error.strerror}. Choose another folder with -o.") from error
+        reason = f"{printable(folder)} cannot be written: {error.strerror}."
+        raise SmidgenError(f"{reason} Choose another folder with -o.") from error
     if any(folder.iterdir()):
         raise SmidgenError(f"{printable(folder)} is not empty. Choose another folder with -o.")
     _write_weights(checkpoint, folder, DTYPES[name])
