@@ -47,8 +47,9 @@ _WIDEST = 4096  # inputs whose second moments are taken whole
 class LinearSurvey:
     """What the two passes saw of one linear layer.
 
-    moments: H, weighted, for runs of `span` columns. Of a wide input the survey leaves out what connects the runs: it
-    is most of the work, and changes little in what types cost (LOG.md).
+    moments: H, weighted, for runs of `span` columns. Of a wide input the survey leaves out what connects the runs,
+    which is most of the work. Compensation within runs gains less, so what such a matrix costs is overrated, by about
+    half where it was compared (LOG.md); the cut itself uses all of H.
     importance: E[gᵣ²] per output.
     """
 
