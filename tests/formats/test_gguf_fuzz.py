@@ -42,8 +42,9 @@ def add_to_byte(amount: int) -> Mutation:
     """Change one byte by a little: lengths that are wrong by one, types that are other types."""
 
     def mutate(raw: bytearray, where: float) -> None:
-        at = int(where * (len(raw) - 1))
-        raw[at] = (raw[at] + amount) % 256
+        if raw:  # another mutation may have deleted everything
+            at = int(where * (len(raw) - 1))
+            raw[at] = (raw[at] + amount) % 256
 
     return mutate
 
