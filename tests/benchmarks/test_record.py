@@ -9,7 +9,6 @@ import pytest
 from benchmarks import record
 from smidgen.errors import SmidgenError
 
-
 PEAKS = """
 import sys
 from pathlib import Path
