@@ -41,7 +41,7 @@ def replacing(target: Path, size: int) -> Iterator[BinaryIO]:
         file = _open_alone(partial, target)
         try:
             file.truncate(0)
-            _refuse_full_disk(target, size)
+            refuse_full_disk(target, size)
             yield file
             _publish(file, partial, target)
         except BaseException:
@@ -71,7 +71,8 @@ def refuse_unwritable(target: Path) -> None:
         raise SmidgenError(f"{cannot}: it is a folder; choose another name")
 
 
-def _refuse_full_disk(target: Path, size: int) -> None:
+def refuse_full_disk(target: Path, size: int) -> None:
+    """Raises SmidgenError where the disk of `target`'s folder has less than `size` bytes free."""
     free = shutil.disk_usage(target.parent).free
     if free < size:
         needs = f"{printable(target)} needs {size} bytes, but its disk has {free} free"

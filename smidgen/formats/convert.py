@@ -1,5 +1,6 @@
 """Any model as one GGUF file, weights unchanged: what llama.cpp runs, and what `export --to gguf` writes."""
 
+import hashlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,16 +19,16 @@ if TYPE_CHECKING:
 def gguf_of(model: str | os.PathLike[str]) -> Path:
     """The GGUF file of a model, for engines that read nothing else.
 
-    A folder in Hugging Face layout is converted once into the cache (as large as its weights), under its hash.
+    A folder in Hugging Face layout is converted into the cache (as large as its weights), again only when it changed.
     """
     path = locate(model)
     if not is_hf_folder(path):
         return path
-    from smidgen.formats.checkpoint import Checkpoint
+    target = cache_folder() / "converted" / f"{_fingerprint(path)}.gguf"
+    if not target.is_file():
+        from smidgen.formats.checkpoint import Checkpoint
 
-    with Checkpoint.open(path) as checkpoint:
-        target = cache_folder() / "converted" / f"{checkpoint.sha256()}.gguf"
-        if not target.is_file():
+        with Checkpoint.open(path) as checkpoint:
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -36,6 +37,16 @@ def gguf_of(model: str | os.PathLike[str]) -> Path:
                 ) from error
             write_as_gguf(checkpoint, target)
     return target
+
+
+def _fingerprint(folder: Path) -> str:
+    """Changes with any file of a folder, by names, sizes and times: hashing gigabytes at every start would be slow."""
+    lines = [str(folder.resolve())]
+    for file in sorted(folder.iterdir()):
+        if file.is_file():
+            status = file.stat()
+            lines.append(f"{file.name} {status.st_size} {status.st_mtime_ns}")
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def write_as_gguf(checkpoint: "Checkpoint", path: Path) -> None:

@@ -19,7 +19,6 @@ memory maps work.
 
 import mmap
 import os
-import stat
 import struct
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -30,6 +29,7 @@ import numpy as np
 
 from smidgen.errors import BadFile, Unsupported, printable
 from smidgen.formats.gguf_foreign import describe_foreign
+from smidgen.formats.mapped import give_back, map_file
 from smidgen.numerics.block_types import BY_ID, UNREADABLE_NAMES, BlockType
 
 MetadataValue = str | int | float | bool | list[str] | np.ndarray
@@ -107,7 +107,7 @@ class GGUFFile:
         cannot use), each with a one-line message.
         """
         path = Path(path)
-        data = _map(path)
+        data = map_file(path, ".gguf", DAMAGED)
         cursor = _Cursor(path, data)
         version, tensor_count, pair_count = _read_preamble(cursor)
         metadata, types = _read_metadata(cursor, pair_count)
@@ -134,8 +134,8 @@ class GGUFFile:
 
     def release(self) -> None:
         """Give the pages of weights that were read back to the system; they are read again when they are needed."""
-        if self._data is not None and hasattr(self._map, "madvise"):
-            self._map.madvise(mmap.MADV_DONTNEED)
+        if self._data is not None:
+            give_back(self._map)
 
     def close(self) -> None:
         """Let go of the map."""
@@ -236,27 +236,6 @@ class _Cursor:
         if dtype == NUMBER_TYPES[BOOL] and raw.strip(b"\x00\x01"):
             self.bad(f"{what} holds a truth value that is neither 0 nor 1")
         return np.frombuffer(raw, dtype=dtype)
-
-
-def _map(path: Path) -> mmap.mmap:
-    """Map a regular file; pipes and devices are refused before opening, since opening a pipe waits for a writer."""
-    shown = printable(path)
-    try:
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise BadFile(f"{shown} is a folder, not a GGUF file; give the .gguf file in it")
-        if not stat.S_ISREG(mode):
-            raise BadFile(f"{shown} is not a regular file; give the path of a .gguf file")
-        with path.open("rb") as file:
-            if not os.fstat(file.fileno()).st_size:
-                raise BadFile(f"{shown} is empty (0 bytes); {DAMAGED}")
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except FileNotFoundError as error:
-        raise BadFile(f"{shown} does not exist; check the path") from error
-    except PermissionError as error:
-        raise BadFile(f"{shown} may not be read by this user; check its permissions") from error
-    except (OSError, ValueError) as error:
-        raise BadFile(f"{shown} cannot be opened ({printable(error)}); check the path and the disk") from error
 
 
 def _read_preamble(cursor: _Cursor) -> tuple[int, int, int]:

@@ -18,11 +18,11 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from smidgen.atomic import replacing, write_whole
+from smidgen.atomic import refuse_full_disk, replacing, write_whole
 from smidgen.errors import SmidgenError, Unsupported, printable
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.hf_checkpoint import FolderCheckpoint
-from smidgen.formats.hf_folder import GENERATION_CONFIG, INDEX, SINGLE, TOKENIZER_FILES, member
+from smidgen.formats.hf_folder import CONFIG, GENERATION_CONFIG, INDEX, SINGLE, TOKENIZER_FILES, member
 from smidgen.formats.hf_tokenizer import write_tokenizer
 from smidgen.model.families import Layout
 from smidgen.model.parameters import Shape
@@ -32,6 +32,7 @@ from smidgen.progress import Task, track
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _STORED = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _SAFETENSORS_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _SHARD_BYTES = 5 * 10**9  # as transformers' save_pretrained
 _CHUNK_VALUES = 2**24  # decoded at once
 
@@ -49,7 +50,7 @@ def default_dtype(checkpoint: Checkpoint) -> str:
 
 
 def write_hf(checkpoint: Checkpoint, folder: Path, dtype: str | None = None) -> None:
-    """Write the whole folder; it must not exist or be empty. Files appear whole or not at all.
+    """Write the whole folder; it must not exist or be empty. If that fails, no file of it is left.
 
     dtype: of the weights, a key of `DTYPES`; None for `default_dtype`.
     Raises Unsupported for a model that transformers has no class for, SmidgenError where it cannot be written.
@@ -57,7 +58,7 @@ def write_hf(checkpoint: Checkpoint, folder: Path, dtype: str | None = None) -> 
     name = dtype or default_dtype(checkpoint)
     if name not in DTYPES:
         raise SmidgenError(f"{name!r} is no dtype for weights. Choose from {', '.join(DTYPES)}.")
-    config = checkpoint.family.to_hf(checkpoint.config)
+    settings = checkpoint.family.to_hf(checkpoint.config) | _token_ids(checkpoint) | {"torch_dtype": name}
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -65,18 +66,25 @@ def write_hf(checkpoint: Checkpoint, folder: Path, dtype: str | None = None) -> 
         raise SmidgenError(f"{reason} Choose another folder with -o.") from error
     if any(folder.iterdir()):
         raise SmidgenError(f"{printable(folder)} is not empty. Choose another folder with -o.")
-    _write_weights(checkpoint, folder, DTYPES[name])
-    _write_tokenizer(checkpoint, folder)
-    tokenizer = Tokenizer.from_gguf(checkpoint.file.metadata)
-    # null where there is none: the configuration classes have defaults of their own.
-    ids: dict[str, Any] = {
-        "bos_token_id": tokenizer.bos_id,
-        "eos_token_id": sorted(tokenizer.eos_ids) or None,
-        "pad_token_id": checkpoint.file.metadata.get("tokenizer.ggml.padding_token_id"),
-    }
-    _write_json(folder / "config.json", config | ids | {"torch_dtype": name})
-    if member(folder, GENERATION_CONFIG) is None:
-        _write_json(folder / GENERATION_CONFIG, {key: value for key, value in ids.items() if value is not None})
+    try:
+        _write_weights(checkpoint, folder, DTYPES[name])
+        _write_tokenizer(checkpoint, folder)
+        if member(folder, GENERATION_CONFIG) is None:
+            ids = {key: settings[key] for key in _TOKEN_IDS if settings[key] is not None}
+            _write_json(folder / GENERATION_CONFIG, ids)
+        _write_json(folder / CONFIG, settings)  # last: with it, the folder is a model
+    except BaseException:
+        for file in folder.iterdir():
+            file.unlink()
+        raise
+
+
+def _token_ids(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The ids that config.json states; null where there is none, since the classes have defaults of their own."""
+    metadata = checkpoint.file.metadata
+    tokenizer = Tokenizer.from_gguf(metadata)
+    padding = metadata.get("tokenizer.ggml.padding_token_id")
+    return dict(zip(_TOKEN_IDS, (tokenizer.bos_id, sorted(tokenizer.eos_ids) or None, padding), strict=True))
 
 
 def _write_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
@@ -97,12 +105,13 @@ def _write_json(path: Path, value: Any) -> None:
 
 def _write_weights(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype) -> None:
     layout = Layout(checkpoint.config, checkpoint.family.hf_map(checkpoint.config).names)
+    total = sum(prod(shape) for shape in layout.shapes.values()) * dtype.itemsize
+    refuse_full_disk(folder / SINGLE, total)
     shards = list(_shards(layout, dtype.itemsize))
     with track("Writing weights", len(layout.shapes)) as task:
         for shard in shards:
             _write_shard(checkpoint, layout, shard, folder, dtype, task)
     if len(shards) > 1:
-        total = sum(prod(shape) for shape in layout.shapes.values()) * dtype.itemsize
         where = {tensor: shard.file for shard in shards for tensor in shard.tensors}
         _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
 

@@ -15,7 +15,6 @@ memory maps work.
 import math
 import mmap
 import os
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, Self
@@ -25,6 +24,7 @@ import numpy as np
 from smidgen.errors import BadFile, Unsupported, printable
 from smidgen.formats.gguf_foreign import describe_foreign
 from smidgen.formats.json_text import parse_json
+from smidgen.formats.mapped import give_back, map_file
 from smidgen.numerics.block_types import BF16, F16, F32, BlockType
 
 KINDS: dict[str, BlockType] = {kind.name: kind for kind in (F32, F16, BF16)}  # both formats call them the same
@@ -78,7 +78,7 @@ class SafetensorsFile:
         smidgen does not read), each with a one-line message.
         """
         path = Path(path)
-        data = _map_file(path)
+        data = map_file(path, ".safetensors", DAMAGED)
         header = _read_header(path, data)
         tensors, metadata = _Header(path, len(data)).read(header, _header_end(data))
         return cls(path, len(data), tensors, metadata, data)
@@ -98,8 +98,8 @@ class SafetensorsFile:
 
     def release(self) -> None:
         """Give the pages that were read back to the system; they are read again when they are needed again."""
-        if self._map is not None and hasattr(self._map, "madvise"):
-            self._map.madvise(mmap.MADV_DONTNEED)
+        if self._map is not None:
+            give_back(self._map)
 
     def close(self) -> None:
         """Let go of the map."""
@@ -110,26 +110,6 @@ class SafetensorsFile:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-def _map_file(path: Path) -> mmap.mmap:
-    """Map a regular file; pipes and devices are refused before opening, since opening a pipe waits for a writer."""
-    shown = printable(path)
-    try:
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):
-            kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
-            raise BadFile(f"{shown} is {kind}; give the path of a .safetensors file")
-        with path.open("rb") as file:
-            if not os.fstat(file.fileno()).st_size:
-                raise BadFile(f"{shown} is empty (0 bytes); {DAMAGED}")
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except FileNotFoundError as error:
-        raise BadFile(f"{shown} does not exist; check the path") from error
-    except PermissionError as error:
-        raise BadFile(f"{shown} may not be read by this user; check its permissions") from error
-    except (OSError, ValueError) as error:
-        raise BadFile(f"{shown} cannot be opened ({printable(error)}); check the path and the disk") from error
 
 
 def _header_end(data: mmap.mmap) -> int:
