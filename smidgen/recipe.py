@@ -39,7 +39,7 @@ from smidgen.plan import Choice, choose, layout, refuse_impossible
 from smidgen.progress import say
 from smidgen.quant.blockwise import quantize
 from smidgen.quant.survey import TARGET_TYPES, Survey, survey
-from smidgen.quant.workspace import Workspace
+from smidgen.quant.workspace import QuantWorkspace
 from smidgen.shapes import Int
 from smidgen.sizes import format_size
 
@@ -204,7 +204,7 @@ def describe_plan(choices: Sequence[Choice], size: int, budget: int) -> str:
 
 def _open_workspace(
     output: Path, checkpoint: Checkpoint, sources: Sequence[TextSource], options: CutOptions, resume: bool
-) -> Workspace:
+) -> QuantWorkspace:
     """`output/work`, bound to everything that the result depends on."""
     fingerprint = {
         "model": checkpoint.sha256(), "fit": options.fit, "texts": [source.sha256 for source in sources],
@@ -213,7 +213,7 @@ def _open_workspace(
     }  # fmt: skip
     try:
         output.mkdir(parents=True, exist_ok=True)
-        open_or_start = Workspace.resume if resume else Workspace.start
+        open_or_start = QuantWorkspace.resume if resume else QuantWorkspace.start
         return open_or_start(output / WORK, fingerprint)
     except OSError as error:
         raise SmidgenError(f"{output} cannot be written: {error.strerror}. Choose another folder with -o.") from error
@@ -247,7 +247,7 @@ def _calibration_part(windows: Windows) -> Windows:
 
 
 def _survey(
-    checkpoint: Checkpoint, windows: Int[Tensor, "windows position"], options: CutOptions, workspace: Workspace
+    checkpoint: Checkpoint, windows: Int[Tensor, "windows position"], options: CutOptions, workspace: QuantWorkspace
 ) -> Survey:
     """The survey, from the workspace where it is done already."""
     damage = workspace.load_json("survey")
@@ -260,7 +260,7 @@ def _survey(
     return surveyed
 
 
-def _write(checkpoint: Checkpoint, choices: Sequence[Choice], workspace: Workspace, path: Path) -> None:
+def _write(checkpoint: Checkpoint, choices: Sequence[Choice], workspace: QuantWorkspace, path: Path) -> None:
     """The file: encoded matrices from the workspace, everything else as in the original."""
     encoded = {choice.name: choice.members for choice in choices if not choice.keep}
 
@@ -279,7 +279,7 @@ def _write(checkpoint: Checkpoint, choices: Sequence[Choice], workspace: Workspa
 
 
 def _step(
-    choices: Sequence[Choice], workspace: Workspace, options: CutOptions, sources: Sequence[TextSource]
+    choices: Sequence[Choice], workspace: QuantWorkspace, options: CutOptions, sources: Sequence[TextSource]
 ) -> dict[str, Any]:
     """What the card says about the cut: settings, and what became of each matrix."""
     tensors: list[dict[str, Any]] = []

@@ -32,6 +32,9 @@ from smidgen.formats.gguf_reader import (
 )
 from smidgen.numerics.block_types import BlockType
 
+STRING_TYPES = (STRING,)  # the GGUF value type of a text
+_BOOL, _INT32, _UINT32, _FLOAT32 = 7, 5, 4, 6
+
 Metadata = Mapping[str, MetadataValue]
 MetadataTypes = Mapping[str, tuple[int, ...]]
 
@@ -59,6 +62,13 @@ class TensorPlan:
     def entry_bytes(self) -> int:
         """Bytes of the tensor's line in the header: name with its length, dimensions, type, offset."""
         return 8 + len(self.name.encode()) + 4 + 8 * len(self.shape) + 4 + 8
+
+
+def gguf_types(value: str | bool | int | float | list[bool] | list[int]) -> tuple[int, ...]:
+    """The GGUF value type that converters use for a Python value."""
+    if isinstance(value, list):
+        return (ARRAY, _BOOL if isinstance(value[0], bool) else _INT32)
+    return ({bool: _BOOL, int: _UINT32, float: _FLOAT32, str: STRING}[type(value)],)
 
 
 def file_size(metadata: Metadata, metadata_types: MetadataTypes, tensors: Sequence[TensorPlan]) -> int:

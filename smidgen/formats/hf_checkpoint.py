@@ -16,6 +16,7 @@ import numpy as np
 from smidgen.errors import Unsupported
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.gguf_reader import DEFAULT_ALIGNMENT, MetadataValue, TensorInfo
+from smidgen.formats.gguf_writer import gguf_types
 from smidgen.formats.hf_contents import FolderContents, describe_folder
 from smidgen.formats.hf_folder import HFFolder
 from smidgen.formats.hf_tokenizer import tokenizer_metadata
@@ -24,8 +25,6 @@ from smidgen.model.parameters import is_matrix
 from smidgen.model.tokenizers.text_rules import STRIP_RIGHT
 from smidgen.numerics import block_types as types
 from smidgen.numerics.block_types import BlockType
-
-_STRING, _ARRAY, _BOOL, _INT32, _UINT32, _FLOAT32 = 8, 9, 7, 5, 4, 6
 
 
 class FolderCheckpoint(Checkpoint):
@@ -153,7 +152,7 @@ class FolderAsGGUF:
         metadata: dict[str, MetadataValue] = {
             key: np.array(value) if isinstance(value, list) else value for key, value in values.items()
         }
-        return metadata | tokenizer, {key: _type_of(value) for key, value in values.items()} | tokenizer_types
+        return metadata | tokenizer, {key: gguf_types(value) for key, value in values.items()} | tokenizer_types
 
 
 def model_name(folder: Path) -> str:
@@ -163,10 +162,3 @@ def model_name(folder: Path) -> str:
     if folder.parent.name == "snapshots" and repository.startswith("models--"):
         return repository.rpartition("--")[2]
     return folder.resolve().name
-
-
-def _type_of(value: Any) -> tuple[int, ...]:
-    """The GGUF value type that converters use for a Python value."""
-    if isinstance(value, list):
-        return (_ARRAY, _BOOL if isinstance(value[0], bool) else _INT32)
-    return ({bool: _BOOL, int: _UINT32, float: _FLOAT32, str: _STRING}[type(value)],)

@@ -25,7 +25,7 @@ from smidgen.numerics.precision import quick_layers
 from smidgen.progress import track
 from smidgen.quant.encode import Encoded, Metric, encode
 from smidgen.quant.survey import Survey
-from smidgen.quant.workspace import Workspace
+from smidgen.quant.workspace import QuantWorkspace
 from smidgen.shapes import Float, Int
 
 _EMBEDDING_ROWS = 16_384
@@ -37,7 +37,7 @@ def quantize(
     kinds: Mapping[str, BlockType],
     surveyed: Survey,
     windows: Int[Tensor, "windows position"],
-    workspace: Workspace,
+    workspace: QuantWorkspace,
 ) -> None:
     """Encode every matrix of `kinds` and leave the bytes in `workspace`, each part as soon as it is done.
 
@@ -76,7 +76,7 @@ def _encode_rows(checkpoint: Checkpoint, name: str, kind: BlockType, metric: Met
 
 
 def _embed(
-    checkpoint: Checkpoint, workspace: Workspace, windows: Int[Tensor, "windows position"], encoded: bool
+    checkpoint: Checkpoint, workspace: QuantWorkspace, windows: Int[Tensor, "windows position"], encoded: bool
 ) -> States:
     """What enters the first block, from the quantized embedding where it was encoded."""
     if not encoded:

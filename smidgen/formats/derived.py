@@ -1,0 +1,213 @@
+"""A model made from another by leaving parts out or changing them: what every pruning step ends in.
+
+What is left as it was moves as packed bytes and is never decoded; what was changed is stored in 16 bits (32 where the
+original has them). The result is a GGUF file like any other, so the next step, and every command, can take it. Its
+metadata say what was done to it, step by step (`HISTORY`).
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from smidgen.errors import SmidgenError, printable
+from smidgen.formats.checkpoint import Checkpoint
+from smidgen.formats.gguf_reader import MetadataValue
+from smidgen.formats.gguf_writer import STRING_TYPES, TensorPlan, gguf_types, write_gguf
+from smidgen.model.config import ModelConfig
+from smidgen.model.families import Layout
+from smidgen.model.parameters import Shape, parameter_shapes
+from smidgen.numerics import block_types as types
+from smidgen.numerics.block_types import BlockType
+from smidgen.progress import track
+from smidgen.shapes import Float
+
+#: Metadata key with the steps that made a model, first to last, as JSON.
+HISTORY = "smidgen.history"
+_LONGEST_HISTORY = 2**20  # characters; of a stranger's file more is not even parsed
+_LARGEST_FLOAT16 = 65504.0
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A parameter of the original as it is stored.
+
+    name: canonical, in the original.  rows: which of its rows, in the model's order; None for all. Matrices only.
+    """
+
+    name: str
+    rows: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A parameter with new values, asked for once, when it is written."""
+
+    values: Callable[[], Float[Tensor, "..."]]
+
+
+Part = Kept | Changed
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A tokenizer: all metadata keys under `tokenizer.`, and their GGUF types."""
+
+    metadata: Mapping[str, MetadataValue]
+    types: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Derived:
+    """What to write.
+
+    config: of the new model.  parts: canonical name in the new model → where it comes from; a name that is absent is
+    kept under the same name.  tokenizer: None for the original's.
+    """
+
+    config: ModelConfig
+    parts: Mapping[str, Part] = field(default_factory=dict)
+    tokenizer: Tokens | None = None
+
+
+def write_derived(checkpoint: Checkpoint, derived: Derived, path: Path, step: Mapping[str, Any]) -> None:
+    """Write `derived` as a GGUF file, with `step` added to its history. Atomic, one tensor in memory at a time.
+
+    Raises Unsupported, before anything is written, for a configuration that GGUF cannot hold for this architecture;
+    SmidgenError where the file cannot be written, or a new value is beyond float16.
+    """
+    architecture, vectors = checkpoint.family.to_gguf(derived.config)
+    layout = checkpoint.family.gguf_layout(derived.config)
+    writer = _Writer(checkpoint, derived, layout, vectors)
+    metadata, metadata_types = _header(checkpoint, derived, architecture, step)
+    plans = [TensorPlan(name, vector.shape, types.F32) for name, vector in vectors.items()]
+    plans += [TensorPlan(name, shape, writer.kind(name)) for name, shape in layout.shapes.items()]
+    with track(f"Writing after {step['step']}", len(plans)) as task:
+
+        def packed(tensor: str) -> np.ndarray:
+            checkpoint.release()
+            task.advance()
+            return writer.packed(tensor)
+
+        write_gguf(path, metadata, metadata_types, plans, packed)
+
+
+def history(metadata: Mapping[str, MetadataValue]) -> list[dict[str, Any]]:
+    """The steps that made a model, as far as its file says; a history that makes no sense is none."""
+    text = metadata.get(HISTORY)
+    if not isinstance(text, str) or len(text) > _LONGEST_HISTORY:
+        return []
+    try:
+        steps = json.loads(text)
+    except (ValueError, RecursionError):
+        return []
+    return [step for step in steps if isinstance(step, dict)] if isinstance(steps, list) else []
+
+
+def with_step(metadata: Mapping[str, MetadataValue], step: Mapping[str, Any]) -> str:
+    """The value of `HISTORY` once `step` is done too."""
+    return json.dumps([*history(metadata), dict(step)], ensure_ascii=False)
+
+
+def _header(
+    checkpoint: Checkpoint, derived: Derived, architecture: Mapping[str, Any], step: Mapping[str, Any]
+) -> tuple[dict[str, MetadataValue], dict[str, tuple[int, ...]]]:
+    """The original's metadata, with the new model's settings, tokenizer and history."""
+    file, prefix = checkpoint.file, f"{checkpoint.family.gguf.architecture}."
+    replaced = [prefix] if derived.tokenizer is None else [prefix, "tokenizer."]
+    metadata: dict[str, MetadataValue] = {
+        key: value for key, value in file.metadata.items() if not key.startswith(tuple(replaced))
+    }
+    metadata_types = {key: file.metadata_types[key] for key in metadata}
+    for key, value in architecture.items():
+        metadata[key] = np.array(value) if isinstance(value, list) else value
+        metadata_types[key] = gguf_types(value)
+    if derived.tokenizer is not None:
+        metadata |= derived.tokenizer.metadata
+        metadata_types |= derived.tokenizer.types
+    metadata[HISTORY], metadata_types[HISTORY] = with_step(file.metadata, step), STRING_TYPES
+    return metadata, metadata_types
+
+
+class _Writer:
+    """The tensors of the new file, from parts of the old one."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, derived: Derived, layout: Layout, vectors: Mapping[str, np.ndarray]
+    ) -> None:
+        self._checkpoint, self._derived, self._layout, self._vectors = checkpoint, derived, layout, vectors
+        self._shapes = parameter_shapes(derived.config)
+        self._wide = types.F32 if checkpoint.kind("embedding.weight") is types.F32 else types.F16
+
+    def kind(self, tensor: str) -> BlockType:
+        """A tensor keeps its type where all of it is kept."""
+        members = self._layout.members[tensor]
+        if len(self._shapes[members[0]]) == 1:
+            return types.F32
+        parts = [self._part(name) for name in members]
+        kinds = {self._checkpoint.kind(part.name) for part in parts if isinstance(part, Kept)}
+        kept = all(isinstance(part, Kept) for part in parts) and len(kinds) == 1
+        return kinds.pop() if kept else self._wide
+
+    def packed(self, tensor: str) -> np.ndarray:
+        """A tensor's bytes, uint8 [rows, row bytes]."""
+        if tensor in self._vectors:
+            return self._vectors[tensor].reshape(1, -1).view(np.uint8)
+        kind = self.kind(tensor)
+        rows = [self._rows(name, kind) for name in self._layout.members[tensor]]
+        return rows[0] if len(rows) == 1 else np.concatenate(rows)
+
+    def _part(self, name: str) -> Part:
+        return self._derived.parts.get(name, Kept(name))
+
+    def _rows(self, name: str, kind: BlockType) -> np.ndarray:
+        """One parameter's bytes as `kind`, rows as GGUF files have them."""
+        part, move = self._part(name), self._checkpoint.family.gguf_transform(name, self._derived.config)
+        if isinstance(part, Kept) and len(self._shapes[name]) > 1 and self._checkpoint.kind(part.name) is kind:
+            rows = self._kept_rows(part)
+            if rows.shape[0] != self._shapes[name][0]:
+                raise ValueError(f"{name} has {rows.shape[0]} rows, {self._shapes[name][0]} are needed")
+            return move.rows_to_file(rows)
+        values = self._values(part)
+        _refuse_other_shape(name, tuple(values.shape), self._shapes[name])
+        return _stored(name, move.rows_to_file(values.numpy()), kind)
+
+    def _kept_rows(self, part: Kept) -> np.ndarray:
+        """Packed rows in the model's order."""
+        rows, order = self._checkpoint.packed(part.name), self._checkpoint.transform(part.name).order
+        if order is not None:
+            return rows[order if part.rows is None else order[part.rows]]
+        return rows if part.rows is None else rows[part.rows]
+
+    def _values(self, part: Part) -> Float[Tensor, "..."]:
+        if isinstance(part, Changed):
+            return part.values()
+        if part.rows is None:
+            return self._checkpoint.tensor(part.name)
+        return self._checkpoint.gather(part.name, torch.from_numpy(part.rows))
+
+
+def _refuse_other_shape(name: str, found: Shape, wanted: Shape) -> None:
+    if found != wanted:
+        raise ValueError(f"{name} is {found}, {wanted} is needed")
+
+
+def _stored(name: str, values: np.ndarray, kind: BlockType) -> np.ndarray:
+    """Float values as the bytes of 32- or 16-bit rows."""
+    if kind is not types.F32 and float(np.abs(values).max(initial=0.0)) > _LARGEST_FLOAT16:
+        raise SmidgenError(
+            f"{printable(name)} would hold values beyond float16. Calibrate on other text with --text, or prune less."
+        )
+    dtype = np.float32 if kind is types.F32 else np.float16
+    rows = 1 if values.ndim == 1 else len(values)
+    return np.ascontiguousarray(values, dtype).reshape(rows, -1).view(np.uint8)
+
+
+def describe_history(steps: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Each step in a line, for people."""
+    return [printable(str(step.get("summary", step.get("step", "?"))), 200) for step in steps]

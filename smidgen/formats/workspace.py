@@ -1,0 +1,101 @@
+"""The folder `DIR/work` of an unfinished cut: what `--resume` needs, each file whole or absent.
+
+Everything is bound to a fingerprint of what the cut depends on, so that a resumed cut can only be the same cut. Each
+step of a cut has a folder of its own in it (`step`), and keeps there what it has finished: tensors, or plain data.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from smidgen.atomic import replacing
+from smidgen.errors import SmidgenError
+
+
+class Workspace:
+    """Files of one unfinished cut, or of one of its steps. Make it with `start` or `resume`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def start(cls, folder: Path, fingerprint: Mapping[str, Any]) -> Self:
+        """A fresh workspace; what an earlier cut left there is removed."""
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        workspace = cls(folder)
+        workspace.save_json("fingerprint", fingerprint)
+        return workspace
+
+    @classmethod
+    def resume(cls, folder: Path, fingerprint: Mapping[str, Any]) -> Self:
+        """The workspace of the same cut; a fresh one where there is none.
+
+        Raises SmidgenError where it belongs to a cut with other settings, naming one that differs.
+        """
+        workspace = cls(folder)
+        found = workspace.load_json("fingerprint")
+        if found is None:
+            return cls.start(folder, fingerprint)
+        asked = json.loads(json.dumps(fingerprint))
+        for key in sorted(found.keys() | asked.keys()):
+            if found.get(key) != asked.get(key):
+                raise SmidgenError(
+                    f"{folder} belongs to a cut with {key} {found.get(key)!r}, now it is {asked.get(key)!r}. "
+                    "Resume with the same settings, or leave out --resume to begin anew."
+                )
+        return workspace
+
+    def step(self, name: str) -> "Workspace":
+        """The folder of one step, made if it is not there."""
+        folder = self.folder / name
+        folder.mkdir(exist_ok=True)
+        return Workspace(folder)
+
+    def finish(self) -> None:
+        """Remove the folder: the cut, or the step, is done."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def has(self, part: str) -> bool:
+        """Whether a part with tensors is finished."""
+        return self._path(part).exists()
+
+    def save_tensors(self, part: str, tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> None:
+        """Keep named tensors, and notes about them."""
+        data = save(dict(tensors), dict(notes) if notes else None)
+        with replacing(self._path(part), len(data)) as file:
+            file.write(data)
+
+    def load_tensors(self, part: str) -> dict[str, Tensor]:
+        """What `save_tensors` kept."""
+        with safe_open(self._path(part), "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}
+
+    def load_tensor(self, part: str, name: str) -> Tensor:
+        """One of the tensors that `save_tensors` kept."""
+        with safe_open(self._path(part), "pt") as file:
+            return file.get_tensor(name)
+
+    def notes(self, part: str) -> dict[str, str]:
+        """The notes that `save_tensors` kept."""
+        with safe_open(self._path(part), "pt") as file:
+            return file.metadata() or {}
+
+    def save_json(self, part: str, value: Any) -> None:
+        """Keep plain data."""
+        with replacing(self.folder / f"{part}.json", 0) as file:
+            file.write(json.dumps(value, indent=1).encode())
+
+    def load_json(self, part: str) -> Any | None:
+        """What `save_json` kept, or None."""
+        path = self.folder / f"{part}.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def _path(self, part: str) -> Path:
+        return self.folder / f"{part}.safetensors"
