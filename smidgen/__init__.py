@@ -8,23 +8,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from smidgen.cutting import cut
     from smidgen.engines.llama_cpp import generate
     from smidgen.export import export
     from smidgen.formats.catalogue import locate
     from smidgen.formats.checkpoint import load
-    from smidgen.recipe import CutOptions, cut
+    from smidgen.recipe import CutOptions, Pruning
 
 # OpenMP's threads wait for each other in a busy loop by default. With any other work on the machine that makes torch's
 # many small operations up to 30 times slower, so let them sleep instead. It must be set before torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
-__all__ = ["CutOptions", "__version__", "cut", "export", "generate", "load", "locate"]
+__all__ = ["CutOptions", "Pruning", "__version__", "cut", "export", "generate", "load", "locate"]
 
 # The report card's verb is `smidgen.measure.measure`, because its folder has the name already.
 _HOMES = {
     "CutOptions": "smidgen.recipe",
-    "cut": "smidgen.recipe",
+    "Pruning": "smidgen.recipe",
+    "cut": "smidgen.cutting",
     "export": "smidgen.export",
     "generate": "smidgen.engines.llama_cpp",
     "load": "smidgen.formats.checkpoint",

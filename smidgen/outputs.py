@@ -53,14 +53,19 @@ def remove_outdated(output: Path) -> None:
 
 
 def write_companions(
-    output: Path, model: str, checkpoint: "Checkpoint", recipe: Mapping[str, Any], card: Mapping[str, Any] | None
+    output: Path,
+    model: str,
+    checkpoint: "Checkpoint",
+    recipe: Mapping[str, Any],
+    steps: Sequence[Mapping[str, Any]],
+    card: Mapping[str, Any] | None,
 ) -> None:
-    """Write everything but the model and the card into `output`."""
+    """Write everything but the model and the card into `output`. steps: what was done, as on the card."""
     stated = _stated_licence(model, checkpoint)
     terms = terms_of(checkpoint.config.family, stated)
     notices = write_notices(output, model, terms)
     write_whole(output / "recipe.toml", _toml(recipe))
-    write_whole(output / "README.md", _model_card(output, model, checkpoint, (stated, terms, notices), card))
+    write_whole(output / "README.md", _model_card(output, model, checkpoint, (stated, terms, notices), steps, card))
 
 
 def write_export_notes(output: Path, model: str, checkpoint: "Checkpoint") -> None:
@@ -99,7 +104,7 @@ def _stated_licence(model: str, checkpoint: "Checkpoint") -> Licence:
 def _toml(recipe: Mapping[str, Any]) -> str:
     """The recipe as TOML: plain keys, the versions as a table, each step as an element of `[[steps]]`."""
     lines = ["# Makes the same file again, bit for bit:  smidgen cut MODEL --recipe recipe.toml -o DIR", ""]
-    lines += [f"{key} = {_literal(recipe[key])}" for key in ("model", "sha256", "threads")]
+    lines += [f"{key} = {_literal(value)}" for key, value in recipe.items() if key not in ("versions", "steps")]
     lines += ["", "[versions]", *(f"{key} = {_literal(value)}" for key, value in recipe["versions"].items())]
     for step in recipe["steps"]:
         lines += ["", "[[steps]]", *(f"{key} = {_literal(value)}" for key, value in step.items())]
@@ -146,6 +151,7 @@ def _model_card(
     model: str,
     checkpoint: "Checkpoint",
     licence: tuple[Licence, Terms | None, Sequence[str]],
+    steps: Sequence[Mapping[str, Any]],
     card: Mapping[str, Any] | None,
 ) -> str:
     """Hugging Face's model card: front matter, then what this is and what it cost."""
@@ -161,13 +167,18 @@ def _model_card(
     lines = [
         *_front_matter(front),
         f"# {base}, cut to {format_size(size)}", "",
-        f"`model.gguf` is {base} ({format_size(checkpoint.file.size)}), quantized with error compensation by smidgen",
-        f"to {size} bytes. It runs in llama.cpp, Ollama, LM Studio and other programs that read GGUF.", "",
+        f"`model.gguf` is {base} ({format_size(checkpoint.file.size)}), cut by smidgen to {size} bytes.",
+        "It runs in llama.cpp, Ollama, LM Studio and other programs that read GGUF.", "",
+        "What was done:", "", *(f"- {_step_in_words(step)}" for step in steps), "",
         "```", f"smidgen run {output.name} \"Once upon a time\"", "llama-cli -m model.gguf", "```", "",
         "## What it cost", "", *_costs(card), "", "## Licence", "", _licence(*licence), "",
         "`recipe.toml` makes the same file again.",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def _step_in_words(step: Mapping[str, Any]) -> str:
+    return str(step.get("summary", "Quantized, with error compensation."))
 
 
 def _front_matter(front: Mapping[str, Any]) -> list[str]:

@@ -1,19 +1,25 @@
-"""The plan of a cut: which type each tensor gets, so that the file fits the budget.
+"""The plan of a cut: how many tokens stay and which type each tensor gets, so that the file fits the budget.
 
 Sizes are those of the file as it will be written, header, tokenizer and alignment included. What a type costs comes
-from `quant.survey`; leaving a tensor as it is costs its bytes and no damage, and competes with the rest.
+from `quant.survey`; leaving a tensor as it is costs its bytes and no damage, and competes with the rest. What a smaller
+vocabulary costs comes from `prune.vocabulary`, in the same unit: the divergence of the model's distribution without the
+dropped tokens from the one with them, nats per token. So the two compete for the same bytes, and the least sum wins.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from smidgen import __version__
 from smidgen.errors import BudgetError
 from smidgen.formats.checkpoint import Checkpoint
+from smidgen.formats.history import HISTORY, with_step
 from smidgen.formats.gguf_reader import MetadataValue
-from smidgen.formats.gguf_writer import TensorPlan, file_size
-from smidgen.model.parameters import is_matrix
+from smidgen.formats.gguf_writer import STRING_TYPES, TensorPlan, file_size
+from smidgen.model.parameters import is_matrix, split_block_name
 from smidgen.numerics.block_types import BY_NAME, BlockType
+from smidgen.prune.vocabulary import Ranking
 from smidgen.quant.allocate import Option, allocate
 from smidgen.quant.survey import TARGET_TYPES
 from smidgen.sizes import format_size
@@ -23,8 +29,11 @@ _FILE_TYPES = {
     "F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10, "Q3_K": 12, "Q4_K": 15,
     "Q5_K": 17, "Q6_K": 18, "IQ4_NL": 25, "IQ4_XS": 30, "BF16": 32,
 }  # fmt: skip
-_STRING, _UINT32 = 8, 4
+_UINT32 = 4
 _KEEP = "keep"
+_STEP = {"step": "quantize", "smidgen": __version__}
+_TOKEN_BYTES = 8 + 4 + 4  # of a token in the header, beside its text: length, score, kind
+_MOST_SIZES = 24  # vocabularies that are compared
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,7 @@ def matrices(checkpoint: Checkpoint) -> dict[str, tuple[str, ...]]:
 
 
 def layout(checkpoint: Checkpoint, kinds: Mapping[str, BlockType]) -> Layout:
-    """The file with these types (tensor → type); all else as in the original."""
+    """The file with these types (tensor → type), and the step in its history; all else as in the original."""
     tensors = [
         TensorPlan(tensor.name, tensor.shape, kinds.get(tensor.name, tensor.kind))
         for tensor in checkpoint.file.tensors.values()
@@ -78,7 +87,8 @@ def layout(checkpoint: Checkpoint, kinds: Mapping[str, BlockType]) -> Layout:
     added: dict[str, tuple[MetadataValue, tuple[int, ...]]] = {
         "general.file_type": (_FILE_TYPES[max(weight, key=lambda kind: weight[kind])], (_UINT32,)),
         "general.quantization_version": (2, (_UINT32,)),
-        "general.quantized_by": (f"smidgen {__version__}", (_STRING,)),
+        "general.quantized_by": (f"smidgen {__version__}", STRING_TYPES),
+        HISTORY: (with_step(checkpoint.file.metadata, _STEP), STRING_TYPES),
     }
     metadata = dict(checkpoint.file.metadata) | {key: value for key, (value, _) in added.items()}
     types = dict(checkpoint.file.metadata_types) | {key: kind for key, (_, kind) in added.items()}
@@ -112,16 +122,8 @@ def choose(checkpoint: Checkpoint, damage: Mapping[str, Mapping[str, float]], bu
     type, and their damages add up.
     """
     members = matrices(checkpoint)
-    costs = {tensor: _total([damage[name] for name in names]) for tensor, names in members.items()}
-    sizes = {tensor: {kind: _bytes(checkpoint, tensor, BY_NAME[kind]) for kind in costs[tensor]} for tensor in members}
-    kept = {tensor: _bytes(checkpoint, tensor, checkpoint.file.tensors[tensor].kind) for tensor in members}
-    fixed = layout(checkpoint, {}).size - sum(kept.values())
-    options = [
-        [Option(kind, nbytes, costs[tensor][kind]) for kind, nbytes in sizes[tensor].items()]
-        + [Option(_KEEP, kept[tensor], 0.0)]
-        for tensor in members
-    ]
-    chosen = allocate(options, budget - fixed)
+    options = _options(checkpoint, damage, checkpoint.config.vocabulary)
+    chosen = allocate(options, budget - _fixed_bytes(checkpoint))
     return [
         Choice(
             tensor, names,
@@ -132,11 +134,90 @@ def choose(checkpoint: Checkpoint, damage: Mapping[str, Mapping[str, float]], bu
     ]  # fmt: skip
 
 
+@dataclass(frozen=True)
+class VocabularyChoice:
+    """A size of the vocabulary, and what the best plan with it is expected to cost, in nats per token."""
+
+    tokens: int
+    dropped: float
+    quantized: float
+
+    @property
+    def damage(self) -> float:
+        """Both together."""
+        return self.dropped + self.quantized
+
+
+def compare_vocabularies(
+    checkpoint: Checkpoint, ranking: Ranking, damage: Mapping[str, Mapping[str, float]], budget: int
+) -> list[VocabularyChoice]:
+    """The sizes of the vocabulary with which the file fits, least damage first.
+
+    damage: as for `choose`. Bytes of the header are close estimates here; `choose` counts them exactly once the
+    vocabulary is cut. Raises BudgetError where even the smallest vocabulary does not fit.
+    """
+    fixed, text_bytes = _fixed_bytes(checkpoint), _token_bytes(checkpoint, ranking)
+    found = []
+    smallest = 0
+    for tokens in _sizes(ranking, checkpoint.config.vocabulary):
+        options = _options(checkpoint, damage, tokens)
+        room = budget - fixed + int(text_bytes[tokens:].sum())
+        smallest = budget - room + sum(min(option.nbytes for option in tensor) for tensor in options)
+        if smallest <= budget:
+            quantized = sum(option.damage for option in allocate(options, room))
+            found.append(VocabularyChoice(tokens, ranking.damage(tokens), quantized))
+    if not found:
+        raise BudgetError(
+            f"{checkpoint.path.name} cannot be cut to {budget} bytes by trimming its vocabulary and quantization: the "
+            f"smallest possible file is about {smallest} bytes ({format_size(smallest)}). Ask for more with --fit."
+        )
+    return sorted(found, key=lambda choice: choice.damage)
+
+
+def _sizes(ranking: Ranking, whole: int) -> list[int]:
+    """Vocabularies to compare, largest first: half-octaves, multiples of 256."""
+    sizes = [whole]
+    while len(sizes) < _MOST_SIZES and (size := int(sizes[-1] / 2**0.5) // 256 * 256) > ranking.least:
+        sizes.append(size)
+    return sizes
+
+
+def _token_bytes(checkpoint: Checkpoint, ranking: Ranking) -> np.ndarray:
+    """Bytes that each token takes in the header, best token first."""
+    metadata = checkpoint.file.metadata
+    texts = metadata["tokenizer.ggml.tokens"]
+    assert isinstance(texts, list)
+    sizes = np.array([_TOKEN_BYTES + len(text.encode()) for text in texts])
+    if "tokenizer.ggml.merges" in metadata:
+        sizes = 2 * sizes  # a token comes with the line of the merge that makes it
+    return sizes[ranking.order]
+
+
+def _options(checkpoint: Checkpoint, damage: Mapping[str, Mapping[str, float]], vocabulary: int) -> list[list[Option]]:
+    """For every tensor of `matrices`: the types it can have in a file with `vocabulary` tokens."""
+    found = []
+    for tensor, names in matrices(checkpoint).items():
+        info = checkpoint.file.tensors[tensor]
+        is_end = all(split_block_name(name) is None for name in names)
+        shape = (vocabulary, *info.shape[1:]) if is_end else info.shape
+        costs = _total([damage[name] for name in names])
+        sizes = [(kind, TensorPlan(tensor, shape, BY_NAME[kind])) for kind in costs]
+        kept = TensorPlan(tensor, shape, info.kind).padded_bytes(checkpoint.file.alignment)
+        found.append(
+            [Option(kind, plan.padded_bytes(checkpoint.file.alignment), costs[kind]) for kind, plan in sizes]
+            + [Option(_KEEP, kept, 0.0)]
+        )
+    return found
+
+
+def _fixed_bytes(checkpoint: Checkpoint) -> int:
+    """Bytes of everything that is not a matrix."""
+    whole = layout(checkpoint, {})
+    planned = {tensor.name: tensor.padded_bytes(checkpoint.file.alignment) for tensor in whole.tensors}
+    return whole.size - sum(planned[tensor] for tensor in matrices(checkpoint))
+
+
 def _total(damages: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Damage by type of matrices that share one."""
     common = [kind for kind in damages[0] if all(kind in one for one in damages)]
     return {kind: sum(one[kind] for one in damages) for kind in common}
-
-
-def _bytes(checkpoint: Checkpoint, tensor: str, kind: BlockType) -> int:
-    return TensorPlan(tensor, checkpoint.file.tensors[tensor].shape, kind).padded_bytes(checkpoint.file.alignment)

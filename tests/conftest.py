@@ -8,7 +8,9 @@ from jaxtyping import install_import_hook
 import smidgen  # noqa: F401 - first of all, because it sets up OpenMP before torch is loaded
 
 # Shapes in annotations are checked while tests run: everywhere that tensors are made and taken apart.
-install_import_hook(["smidgen.numerics", "smidgen.model", "smidgen.quant", "smidgen.calibrate"], "beartype.beartype")
+install_import_hook(
+    ["smidgen.numerics", "smidgen.model", "smidgen.prune", "smidgen.quant", "smidgen.calibrate"], "beartype.beartype"
+)
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "formats": {"model", "numerics"},
     "data": {"model.tokenizer", "model.chat"},
     "calibrate": {"model", "data", "numerics", "formats"},
+    "prune": {"calibrate", "formats", "model", "data", "numerics"},
     "quant": {"calibrate", "formats", "model", "data", "numerics"},
     "engines": {"formats", "model", "numerics"},
     "measure": {"engines.base", "data", "numerics"},

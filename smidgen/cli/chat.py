@@ -8,7 +8,7 @@ import typer
 
 from smidgen import progress
 from smidgen.cli import options
-from smidgen.cli.options import CtxSize, Debug, Model, Quiet, Seed, Temperature, Threads, TopK, TopP
+from smidgen.cli.options import CtxSize, Debug, Draft, Model, Quiet, Seed, Temperature, Threads, TopK, TopP
 from smidgen.errors import SmidgenError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def command(
     top_p: TopP = None,
     seed: Seed = None,
     ctx_size: CtxSize = None,
+    draft: Draft = None,
     threads: Threads = None,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -47,10 +48,10 @@ def command(
     from smidgen.engines.llama_cpp import LlamaCppEngine, Sampling, read_facts, require_chat_template
     from smidgen.formats.convert import gguf_of
 
-    path = gguf_of(model)
+    path, helper = gguf_of(model), None if draft is None else gguf_of(draft)
     require_chat_template(read_facts(path))
     sampling = Sampling(temperature, top_k, top_p, seed)
-    with LlamaCppEngine(path, ctx_size, threads, verbose=options.debug_wanted()) as engine:
+    with LlamaCppEngine(path, ctx_size, threads, draft=helper, verbose=options.debug_wanted()) as engine:
         _Conversation(engine, sampling, max_tokens, system).run()
 
 

@@ -1,13 +1,19 @@
-"""`smidgen cut`: make a model fit a size."""
+"""`smidgen cut`: make a model fit a size, by leaving out what is needed least and by spending bits where they count."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from smidgen.cli import options
 from smidgen.sizes import parse_size
+
+_PRUNING = "Leave out parts"
+
+
+def _number(*names: str, help: str) -> Any:
+    return typer.Option(*names, min=1, metavar="N", help=help, rich_help_panel=_PRUNING)
 
 
 def command(
@@ -18,10 +24,41 @@ def command(
     fit: Annotated[
         str | None, typer.Option("--fit", metavar="SIZE", help="Largest size of the file: 165MB, 1.2GB, 512MiB.")
     ] = None,
+    speed: Annotated[
+        float | None,
+        typer.Option("--speed", min=0.01, metavar="N", help="Tokens to write per second on this machine, instead."),
+    ] = None,
+    ram: Annotated[
+        str | None, typer.Option("--ram", metavar="SIZE", help="Most memory that running it may take, instead.")
+    ] = None,
+    langs: Annotated[
+        str | None,
+        typer.Option(
+            "--langs", metavar="de,en…", help="Languages to keep (ISO codes, and 'code'): trims the vocabulary to them."
+        ),
+    ] = None,
+    vocab: Annotated[int | None, _number("--vocab", help="Tokens to keep.  [default: the planner chooses]")] = None,
+    layers: Annotated[int | None, _number("--layers", help="Layers to keep.")] = None,
+    ffn: Annotated[int | None, _number("--ffn", help="Width of the feed-forward networks.")] = None,
+    heads: Annotated[int | None, _number("--heads", help="Query heads to keep for each key/value head.")] = None,
+    kv_heads: Annotated[int | None, _number("--kv-heads", help="Key/value heads to keep, with their queries.")] = None,
+    hidden: Annotated[int | None, _number("--hidden", help="Width of the residual stream.")] = None,
+    experts: Annotated[int | None, _number("--experts", help="Experts to keep in each layer.")] = None,
+    merge_experts: Annotated[
+        bool, typer.Option("--merge-experts", help="Average the others into them, instead of dropping them.")
+    ] = False,
+    sparsity: Annotated[
+        str | None, typer.Option("--sparsity", metavar="50%|2:4", help="Set this share of the weights to zero.")
+    ] = None,
+    sparsity_method: Annotated[
+        str | None, typer.Option("--sparsity-method", help="magnitude, wanda or sparsegpt.  [default: sparsegpt]")
+    ] = None,
     text: Annotated[
         list[str] | None,
         typer.Option(
-            "--text", metavar="FILE", help="Calibration text, repeatable.  [default: text by the model itself]"
+            "--text",
+            metavar="FILE",
+            help="Calibration text, repeatable; de=FILE for a language.  [default: text by the model itself]",
         ),
     ] = None,
     tokens: Annotated[
@@ -35,8 +72,16 @@ def command(
             help="GGUF types to choose from, such as Q4_0,Q8_0.  [default: those that do least damage for their size]",
         ),
     ] = None,
+    steps: Annotated[
+        str | None,
+        typer.Option(
+            "--steps",
+            metavar="A,B…",
+            help="Of vocabulary, experts, depth, width, weights, quantize.  [default: what the options ask for]",
+        ),
+    ] = None,
     recipe: Annotated[
-        Path | None, typer.Option("--recipe", metavar="FILE", help="Repeat the cut that wrote this recipe.toml.")
+        Path | None, typer.Option("--recipe", metavar="FILE", help="Carry out this recipe.toml, of a cut or your own.")
     ] = None,
     measure: Annotated[bool, typer.Option("--measure/--no-measure", help="Write the report card.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its expected cost, and stop.")] = False,
@@ -49,7 +94,12 @@ def command(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Make a model fit a size by quantizing it where that hurts least, and measure what was lost.
+    """Make a model fit a size, a speed or a memory where that hurts least, and measure what was lost.
+
+    Spends bits where they count, and on request leaves out what is needed least: tokens of other languages, experts,
+    layers, channels, single weights. With --langs, how many tokens stay and how many bits the rest gets is planned
+    together. Layers, widths and weights are only taken out when you say how far: without training afterwards that costs
+    more than fewer bits.
 
     Writes DIR/model.gguf, never larger than --fit, with card.html (the report), card.json, README.md, recipe.toml and
     the original's licence. Runs in llama.cpp, Ollama, LM Studio and everything else that reads GGUF.
@@ -57,31 +107,63 @@ def command(
     \b
     Examples:
       smidgen cut gemma-3-270m --fit 165MB -o gemma-small
-      smidgen cut model-f16.gguf --fit 1.2GB --text my-field.txt -o small
+      smidgen cut gemma-3-270m --fit 90MB --langs en -o gemma-en
+      smidgen cut model-f16.gguf --fit 1.2GB --langs de,en --text de=my-field.txt -o small
+      smidgen cut gemma-3-270m --vocab 65536 --langs en,code -o trimmed
+      smidgen cut model-f16.gguf --speed 20 -o quick
+      smidgen cut model-f16.gguf --layers 22 --ffn 7168 --steps depth,width -o shallow
       smidgen cut gemma-3-270m --fit 165MB -o gemma-small --resume
       smidgen cut gemma-3-270m --recipe gemma-small/recipe.toml -o again
     """
-    if recipe is None and fit is None:
-        raise typer.BadParameter("--fit SIZE (or --recipe FILE) is needed, for example --fit 165MB")
-    if recipe is not None and any(value is not None for value in (fit, text, tokens, types, seed, threads)):
-        raise typer.BadParameter(
-            "--recipe already says what --fit, --text, --tokens, --types, --seed and --threads would"
-        )
-    size = None if fit is None else parse_size(fit)
+    said = {
+        "fit": fit, "speed": speed, "ram": ram, "langs": langs, "vocab": vocab, "layers": layers, "ffn": ffn,
+        "heads": heads, "kv-heads": kv_heads, "hidden": hidden, "experts": experts, "sparsity": sparsity,
+        "sparsity-method": sparsity_method, "text": text, "tokens": tokens, "types": types, "steps": steps,
+        "seed": seed, "threads": threads, "merge-experts": merge_experts or None,
+    }  # fmt: skip
+    said = {name: value for name, value in said.items() if value is not None}
+    _refuse_contradictions(said, recipe)
+    sizes = {name: parse_size(said[name]) for name in ("fit", "ram") if name in said}
     _refuse_early(model, output, text or ())
-    from smidgen.recipe import DEFAULT_TOKENS, CutOptions, cut, read_recipe
+    from smidgen.cutting import cut
+    from smidgen.recipe import DEFAULT_TOKENS, CutOptions, Pruning, read_recipe
 
-    if size is None:
-        assert recipe is not None
+    if recipe is not None:
         wanted = read_recipe(recipe)
     else:
-        names = tuple(name.strip().upper() for name in types.split(",")) if types else ()
-        wanted = CutOptions(size, tuple(text or ()), tokens or DEFAULT_TOKENS, seed or 0, threads, names)
+        method: dict[str, Any] = {"method": sparsity_method} if sparsity_method else {}
+        pruning = Pruning(
+            vocab, experts, merge_experts, layers, ffn, heads, kv_heads, hidden, sparsity, **method
+        )  # fmt: skip
+        wanted = CutOptions(
+            sizes.get("fit"), tuple(text or ()), tokens or DEFAULT_TOKENS, seed or 0, threads,
+            _words(types.upper() if types else None), languages=_words(langs), pruning=pruning, steps=_words(steps),
+            speed=speed, ram=sizes.get("ram"),
+        )  # fmt: skip
     result = cut(model, output, wanted, resume=resume, dry_run=dry_run, measured=measure)
     if json:
         print(result.to_json())
     else:
         print(result.describe())
+
+
+def _words(text: str | None) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip()) if text else ()
+
+
+def _refuse_contradictions(said: dict[str, Any], recipe: Path | None) -> None:
+    if recipe is not None and said:
+        raise typer.BadParameter(f"--recipe already says what --{next(iter(said))} would; give one of them")
+    if recipe is None and not said.keys() & {
+        "fit", "speed", "ram", "langs", "vocab", "layers", "ffn", "heads", "kv-heads", "hidden", "experts", "sparsity",
+        "steps",
+    }:  # fmt: skip
+        raise typer.BadParameter(
+            "--fit SIZE (or --speed, --ram, --langs, --vocab, --recipe FILE) is needed, for example --fit 165MB"
+        )
+    for option, owner in (("merge-experts", "experts"), ("sparsity-method", "sparsity")):
+        if option in said and owner not in said:
+            raise typer.BadParameter(f"--{option} goes with --{owner}; give both")
 
 
 def _refuse_early(model: str, output: Path, texts: Sequence[str]) -> None:

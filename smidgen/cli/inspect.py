@@ -56,6 +56,7 @@ def _facts(summary: "Summary") -> list[tuple[str, str]]:
         ("licence", summary.licence or "not stated"),
     ]
     facts += [("", path) for path in summary.licence_files]
+    facts += [("" if place else "cut", line) for place, line in enumerate(summary.history)]
     return [(label, str(value)) for label, value in facts if value is not None]
 
 

@@ -19,6 +19,12 @@ Text = Annotated[
     list[str] | None,
     typer.Option("--text", metavar="[NAME=]FILE", help="UTF-8 text to compare on; repeatable.", show_default="its own"),
 ]
+Langs = Annotated[
+    str | None,
+    typer.Option(
+        "--langs", metavar="de,fr", help="Languages (ISO codes) to compare in, too, on text by the original itself."
+    ),
+]
 Tokens = Annotated[int, typer.Option("--tokens", min=64, metavar="N", help="Tokens to compare on, of each text.")]
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="CARD.json", help="Write the card, and CARD.html beside it.")
@@ -31,6 +37,7 @@ def command(
     original: Original,
     cut: Cut,
     text: Text = None,
+    langs: Langs = None,
     tokens: Tokens = 8192,
     output: Output = None,
     seed: Seed = 0,
@@ -42,28 +49,33 @@ def command(
 ) -> None:
     """What a cut model lost: KL divergence, same next token, bits per byte, size, speed and memory.
 
-    Both models must share one vocabulary. Without --text, the original first writes a text of its own (minutes; kept
-    for the next time).
+    The cut's vocabulary may be a part of the original's. Without --text, the original first writes a text of its own
+    (minutes; kept for the next time).
 
     \b
     Examples:
       smidgen measure gemma-3-270m gemma-small
       smidgen measure gemma-3-270m gemma-small --text notes.txt -o card.json
       smidgen measure gemma-3-270m gemma-small --text de=de.txt --text fr=fr.txt --json
+      smidgen measure gemma-3-270m gemma-german --langs de,en
     """
+    from smidgen.data.languages import languages_of
     from smidgen.data.sources import read_texts
     from smidgen.formats.catalogue import locate
     from smidgen.formats.contents import refuse_unsupported
 
     path = None if output is None else _card_path(output)
+    codes = [code for code in (langs or "").split(",") if code.strip()]
+    languages_of(codes)
     read_texts(text or ())  # these are looked at before torch is loaded, which takes seconds
     for model in (original, cut):
         refuse_unsupported(locate(model))
     from smidgen.measure import measure
 
     card = measure(
-        original, cut, text or (), tokens=tokens, seed=seed, threads=threads, with_speed=not no_speed, output=path
-    )
+        original, cut, text or (), languages=codes, tokens=tokens, seed=seed, threads=threads,
+        with_speed=not no_speed, output=path,
+    )  # fmt: skip
     if json:
         print(json_format.dumps(card))
         return
@@ -92,6 +104,10 @@ def _print_card(card: dict[str, Any]) -> None:
         print(f"  KL divergence    {number(text['kl_mean'])} nats ({tail})")
         print(f"  same next token  {percent(text['same_top1'])}")
         print(f"  bits per byte    {number(text['bits_per_byte_original'])} → {number(text['bits_per_byte_cut'])}")
+        if text["dropped_mass"]:
+            before, after = number(text["tokens_per_byte_original"]), number(text["tokens_per_byte_cut"])
+            print(f"  tokens per byte  {before} → {after}")
+            print(f"  mass dropped     {percent(text['dropped_mass'])} of the original's expectations")
     speed = card["speed"]
     if speed["decode_tokens_per_s"] is None:
         print(f"\nSpeed: not measured ({speed['reason']}).")

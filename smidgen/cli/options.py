@@ -37,6 +37,12 @@ def _set_quiet(value: bool) -> bool:
 
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
+Draft = Annotated[
+    str | None,
+    typer.Option(
+        "--draft", metavar="MODEL", help="Smaller model of the same vocabulary that proposes tokens, for speed."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_set_quiet, help="No progress, no notes.")]
 Debug = Annotated[bool, typer.Option("--debug", callback=_set_debug, help="Show a traceback when something fails.")]

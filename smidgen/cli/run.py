@@ -9,7 +9,7 @@ import typer
 
 from smidgen import progress
 from smidgen.cli import options
-from smidgen.cli.options import CtxSize, Debug, Json, Model, Quiet, Seed, Temperature, Threads, TopK, TopP
+from smidgen.cli.options import CtxSize, Debug, Draft, Json, Model, Quiet, Seed, Temperature, Threads, TopK, TopP
 from smidgen.errors import SmidgenError
 
 Prompt = Annotated[
@@ -29,6 +29,7 @@ def command(
     seed: Seed = None,
     stop: Stop = None,
     ctx_size: CtxSize = None,
+    draft: Draft = None,
     threads: Threads = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -45,10 +46,10 @@ def command(
     from smidgen.engines.llama_cpp import LlamaCppEngine, Sampling
     from smidgen.formats.convert import gguf_of
 
-    path = gguf_of(model)
+    path, helper = gguf_of(model), None if draft is None else gguf_of(draft)
     text = _read_prompt(prompt)
     sampling = Sampling(temperature, top_k, top_p, seed, tuple(stop or ()))
-    with LlamaCppEngine(path, ctx_size, threads, verbose=options.debug_wanted()) as engine:
+    with LlamaCppEngine(path, ctx_size, threads, draft=helper, verbose=options.debug_wanted()) as engine:
         reply = engine.stream(text, max_tokens, sampling)
         if json:
             result = {

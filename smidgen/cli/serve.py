@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from smidgen.cli.options import CtxSize, Debug, Model, Quiet, Threads
+from smidgen.cli.options import CtxSize, Debug, Draft, Model, Quiet, Threads
 
 if TYPE_CHECKING:
     from smidgen.engines.llama_cpp_server import LlamaServer
@@ -30,6 +30,7 @@ def command(
     api_key: ApiKey = None,
     parallel: Parallel = 1,
     ctx_size: CtxSize = None,
+    draft: Draft = None,
     threads: Threads = None,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -43,6 +44,7 @@ def command(
     Examples:
       smidgen serve smollm2-135m-instruct
       smidgen serve gemma-small --port 9000 --parallel 2
+      smidgen serve gemma-2-2b.gguf --draft gemma-2-small
       SMIDGEN_API_KEY=secret smidgen serve gemma-small --host 0.0.0.0
     """
     from smidgen.engines.llama_cpp import choose_context, read_facts
@@ -62,6 +64,7 @@ def command(
         threads=threads,
         parallel=parallel,
         name=model,
+        draft=None if draft is None else gguf_of(draft),
     )
     serve(start, partial(_announce, name=model, keyed=bool(api_key), chats=facts.has_chat_template, quiet=quiet))
 

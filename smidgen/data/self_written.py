@@ -8,12 +8,16 @@ what is measured on was never calibrated on. Real text of one's own field, where
 A sample is one window long. It starts from BOS or, for models without one, from a random plain-text token; where the
 model ends its text, the sample goes on with a new document. Documents are joined by an empty line into one text, which
 from there on is treated like any other. It is cached as JSON under the model's hash, because sampling takes minutes.
+
+A model of many languages writes mostly in one. For text in a given language it is given the beginning of one
+(`data.languages`) to go on with, up to where the model ends it. All languages are written in one batch, and calibration
+and evaluation begin differently.
 """
 
 import hashlib
 import json
 import random
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -22,6 +26,7 @@ import torch
 from torch import Tensor
 
 from smidgen.atomic import refuse_unwritable, write_whole
+from smidgen.data.languages import Language
 from smidgen.data.sources import TextSource
 from smidgen.data.text import WINDOW, TextTokenizer
 from smidgen.errors import SmidgenError, printable
@@ -32,6 +37,7 @@ Purpose = Literal["calibration", "evaluation"]
 _FORMAT = 1
 _TEMPERATURE = 1.0
 _BATCH = 32
+_LANGUAGES_BATCH = 64
 _ROUNDS_AT_MOST = 64
 _SEPARATOR = "\n\n"
 
@@ -74,6 +80,19 @@ class _Key:
         return folder / f"{self.model_sha256[:16]}-{self.seed}-{self.purpose}-{self.tokens}.json"
 
 
+@dataclass(frozen=True)
+class _LanguageKey(_Key):
+    """company: all languages that are written together, since they share the random numbers.  openings: their hash."""
+
+    language: str = ""
+    company: str = ""
+    openings: str = ""
+
+    def path(self, folder: Path) -> Path:
+        plain, company = super().path(folder), hashlib.sha256(self.company.encode()).hexdigest()[:8]
+        return plain.with_name(f"{plain.stem}-{self.language}-{company}.json")
+
+
 def self_written(
     sampler: Sampler, tokenizer: WritersTokenizer, model_sha256: str, tokens: int, seed: int, purpose: Purpose,
     cache_dir: Path,
@@ -90,9 +109,93 @@ def self_written(
     if text is None:
         _prepare_cache(key, cache_dir)  # before minutes of writing, not after
         text = _write(sampler, tokenizer, key)
-        record = vars(key) | {"sha256": hashlib.sha256(text.encode("utf-8")).hexdigest(), "text": text}
-        write_whole(key.path(cache_dir), json.dumps(record, ensure_ascii=False))
+        _keep(key, text, cache_dir)
     return TextSource.of(name, text, key.path(cache_dir))
+
+
+def self_written_in(
+    sampler: Sampler, tokenizer: WritersTokenizer, model_sha256: str, languages: Sequence[Language], tokens: int,
+    seed: int, purpose: Purpose, cache_dir: Path,
+) -> list[TextSource]:  # fmt: skip
+    """For each language at least `tokens` tokens of text by the model, from the cache if all was written before.
+
+    The same languages and seed give the same texts, in whatever order they are named. Otherwise as `self_written`.
+    Raises SmidgenError, before anything is written, for a language that has no openings.
+    """
+    for language in languages:
+        if not language.openings:
+            raise SmidgenError(
+                f"smidgen has no beginnings of texts in {language.name} for the model to go on with; "
+                f"give text with --text {language.code}=FILE."
+            )
+    ordered = sorted(languages, key=lambda language: language.code)
+    company = ",".join(language.code for language in ordered)
+    keys = {
+        language.code: _LanguageKey(
+            model_sha256, seed, purpose, tokens, language=language.code, company=company,
+            openings=hashlib.sha256("\0".join(language.openings).encode()).hexdigest(),
+        )
+        for language in ordered
+    }  # fmt: skip
+    cached = {code: _read_cached(key, cache_dir) for code, key in keys.items()}
+    texts = {code: text for code, text in cached.items() if text is not None}
+    if texts.keys() != keys.keys():
+        for key in keys.values():
+            _prepare_cache(key, cache_dir)
+        texts = _write_in(sampler, tokenizer, ordered, keys)
+        for code, key in keys.items():
+            _keep(key, texts[code], cache_dir)
+    return [
+        TextSource.of(
+            f"{language.code} (self-written)", texts[language.code], keys[language.code].path(cache_dir), language.code
+        )
+        for language in languages
+    ]
+
+
+def _keep(key: _Key, text: str, folder: Path) -> None:
+    record = vars(key) | {"sha256": hashlib.sha256(text.encode("utf-8")).hexdigest(), "text": text}
+    write_whole(key.path(folder), json.dumps(record, ensure_ascii=False))
+
+
+def _write_in(
+    sampler: Sampler, tokenizer: WritersTokenizer, languages: Sequence[Language], keys: Mapping[str, _LanguageKey]
+) -> dict[str, str]:
+    """A text in each language. Every sample is one document: what a model writes next may be in another language."""
+    key = keys[languages[0].code]  # what is asked of it is the same for all
+    openings = {language.code: _openings(language, tokenizer, key.purpose) for language in languages}
+    width = min(len(ids) for listed in openings.values() for ids in listed)  # one batch has prompts of one length
+    steps = max(1, min(key.window - width, key.tokens))
+    documents: dict[str, list[str]] = {code: [] for code in keys}
+    have = dict.fromkeys(keys, 0)
+    for turn in range(_ROUNDS_AT_MOST):
+        rows = [code for code in keys for _ in range(-(-max(key.tokens - have[code], 0) // steps))]
+        if not rows:
+            return {code: _SEPARATOR.join(found) for code, found in documents.items()}
+        rows = sorted(rows[:: -(-len(rows) // _LANGUAGES_BATCH)])
+        firsts = [openings[code][(turn + place) % len(openings[code])][:width] for place, code in enumerate(rows)]
+        prompts, seed = torch.tensor(firsts, dtype=torch.long), _seed_of(key, turn, key.company)
+        with track(f"Writing {'more ' if turn else ''}{key.purpose} text", steps) as task:
+            written = sampler.sample(
+                prompts, steps, key.temperature, seed,
+                end_ids=tokenizer.eos_ids, bos_id=_starting_token(tokenizer), progress=task,
+            )  # fmt: skip
+        for code, ids in zip(rows, torch.cat([prompts, written], dim=1).tolist(), strict=True):
+            # Where BOS is also what ends texts, that at the beginning does not end this one.
+            documents[code] += _documents(tokenizer, ids[_starting_token(tokenizer) is not None :])[:1]
+        have = {code: sum(len(tokenizer.encode(text)) for text in found) for code, found in documents.items()}
+    short = min(have, key=lambda code: have[code])
+    raise SmidgenError(
+        f"The model stops writing too early in {short!r} to be measured on its own text ({have[short]} of {key.tokens} "
+        f"tokens). Give a text with --text {short}=FILE."
+    )
+
+
+def _openings(language: Language, tokenizer: WritersTokenizer, purpose: Purpose) -> list[list[int]]:
+    """Beginnings as tokens, after BOS where the model has one; every other is for calibration, the rest to measure."""
+    chosen = language.openings[purpose == "evaluation" :: 2] or language.openings
+    start = _starting_token(tokenizer)
+    return [([] if start is None else [start]) + tokenizer.encode(opening) for opening in chosen]
 
 
 def _write(sampler: Sampler, tokenizer: WritersTokenizer, key: _Key) -> str:
@@ -122,9 +225,9 @@ def _starting_token(tokenizer: WritersTokenizer) -> int | None:
     return tokenizer.bos_id if tokenizer.adds_bos else None
 
 
-def _seed_of(key: _Key, turn: int) -> int:
-    """A 63-bit seed of its own for each purpose and round of sampling."""
-    digest = hashlib.sha256(f"{key.seed}/{key.purpose}/{turn}".encode()).digest()
+def _seed_of(key: _Key, turn: int, company: str = "") -> int:
+    """A 63-bit seed of its own for each purpose and round of sampling, and set of languages."""
+    digest = hashlib.sha256(f"{key.seed}/{key.purpose}/{turn}{company and '/'}{company}".encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 

@@ -63,9 +63,9 @@ def _decode_strictly(data: bytes, size: int, path: Path) -> str:
         raise BadFile(f"{shown} is not UTF-8: {bad}. Convert it, for example with iconv.") from error
 
 
-def read_texts(arguments: Iterable[str | Path]) -> list[TextSource]:
-    """`read_text` for each. Two texts of one name are refused, since results are listed by name."""
-    sources = [read_text(argument) for argument in arguments]
+def read_texts(arguments: Iterable[str | Path | TextSource]) -> list[TextSource]:
+    """`read_text` for each that is not read yet. Two texts of one name are refused: results are listed by name."""
+    sources = [argument if isinstance(argument, TextSource) else read_text(argument) for argument in arguments]
     seen: set[str] = set()
     for source in sources:
         if source.name in seen:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from smidgen.errors import SmidgenError
-from smidgen.shapes import Int
+from smidgen.shapes import Bool, Int
 
 WINDOW = 512
 _LONGEST_SPLIT = 16  # tokens that can share characters: byte tokens of a few characters merged across their border
@@ -41,13 +41,15 @@ class Windows:
     """Windows of tokens, padded on the right (with token 0), which a causal model cannot see.
 
     lengths: tokens of each window, BOS included.  text_bytes: UTF-8 bytes of the text of each window.
-    first_bytes: those of its first token.  has_bos: whether position 0 of each window is BOS.
+    first_bytes: those of its first token.  text_starts: UTF-8 bytes of the whole text before each window.
+    has_bos: whether position 0 of each window is BOS.
     """
 
     ids: Int[Tensor, "batch position"]
     lengths: Int[Tensor, " batch"]
     text_bytes: Int[Tensor, " batch"]
     first_bytes: Int[Tensor, " batch"]
+    text_starts: Int[Tensor, " batch"]
     has_bos: bool
 
     def __len__(self) -> int:
@@ -61,8 +63,13 @@ class Windows:
     def take(self, indices: Sequence[int]) -> "Windows":
         """Only these windows, in this order."""
         chosen = torch.tensor(list(indices), dtype=torch.long)
-        parts = (self.ids[chosen], self.lengths[chosen], self.text_bytes[chosen], self.first_bytes[chosen])
-        return Windows(*parts, self.has_bos)
+        ids, lengths = self.ids[chosen], self.lengths[chosen]
+        of_text = (self.text_bytes[chosen], self.first_bytes[chosen], self.text_starts[chosen])
+        return Windows(ids, lengths, *of_text, self.has_bos)
+
+    def real(self) -> Bool[Tensor, "batch position"]:
+        """Which places hold a token and no padding."""
+        return torch.arange(self.ids.shape[1]) < self.lengths[:, None]
 
     def rows(self) -> list[list[int]]:
         """The ids of each window, without padding."""
@@ -89,13 +96,20 @@ def cut_into_windows(text: str, tokenizer: TextTokenizer, length: int = WINDOW) 
         sizes.append(len(piece.encode("utf-8")))
         firsts.append(_first_token_bytes(ids[start:stop], piece, tokenizer))
         start, offset = stop, offset + len(piece)
-    padded = torch.zeros(len(windows), length, dtype=torch.long)
+    text_bytes = torch.tensor(sizes, dtype=torch.long)
+    text_starts = text_bytes.cumsum(0) - text_bytes
+    first_bytes = torch.tensor(firsts, dtype=torch.long)
+    return Windows(*padded(windows, length), text_bytes, first_bytes, text_starts, bool(bos))
+
+
+def padded(
+    windows: Sequence[Sequence[int]], length: int
+) -> tuple[Int[Tensor, "batch position"], Int[Tensor, " batch"]]:
+    """Windows of ids side by side, with token 0 on the right up to `length`, and how long each one is."""
+    ids = torch.zeros(len(windows), length, dtype=torch.long)
     for row, window in enumerate(windows):
-        padded[row, : len(window)] = torch.tensor(window)
-    lengths, text_bytes, first_bytes = (
-        torch.tensor(values, dtype=torch.long) for values in ([len(window) for window in windows], sizes, firsts)
-    )
-    return Windows(padded, lengths, text_bytes, first_bytes, bool(bos))
+        ids[row, : len(window)] = torch.tensor(window)
+    return ids, torch.tensor([len(window) for window in windows], dtype=torch.long)
 
 
 def _whole_characters(

@@ -137,7 +137,9 @@ class LlamaCppEngine:
 
     ctx_size: tokens of context, prompt and reply together; default the model's own, at most 4096.
     threads: default the physical cores.  parallel: requests at a time, each with the whole context.
-    Raises BadFile or Unsupported for a file that our reader refuses, before llama.cpp sees it.
+    draft: a smaller model of the same vocabulary that proposes tokens: quicker where it guesses well.
+    Raises BadFile or Unsupported for a file that our reader refuses, before llama.cpp sees it, and for a draft with
+    another vocabulary.
     """
 
     def __init__(
@@ -146,6 +148,7 @@ class LlamaCppEngine:
         ctx_size: int | None = None,
         threads: int | None = None,
         parallel: int = 1,
+        draft: Path | None = None,
         verbose: bool = False,
     ) -> None:
         self.facts = read_facts(path)
@@ -156,6 +159,7 @@ class LlamaCppEngine:
             api_key=secrets.token_urlsafe(),
             threads=threads,
             parallel=parallel,
+            draft=draft,
             verbose=verbose,
         )
 

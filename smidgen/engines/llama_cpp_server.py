@@ -23,6 +23,7 @@ from types import FrameType, TracebackType
 from typing import Any, NoReturn, Self
 from urllib.parse import urlsplit
 
+from smidgen.engines.llama_cpp_draft import refuse_other_draft
 from smidgen.engines.machine import default_threads
 from smidgen.errors import SmidgenError
 
@@ -35,6 +36,7 @@ class LlamaServer:
 
     address: `http://host:port`.  threads: CPU threads it computes with.
     Each of `parallel` requests at a time has a context of `ctx_size` tokens (llama.cpp rounds up to 256).
+    draft: a smaller model of the very same vocabulary, which proposes tokens (see llama_cpp_draft.py).
     The caller has checked the file with `GGUFFile.open`: llama.cpp itself trusts it. Raises SmidgenError if the port is
     taken or llama.cpp refuses the model.
     """
@@ -50,9 +52,12 @@ class LlamaServer:
         threads: int | None = None,
         parallel: int = 1,
         name: str | None = None,
+        draft: Path | None = None,
         warm_up: bool = False,
         verbose: bool = False,
     ) -> None:
+        if draft is not None:
+            refuse_other_draft(path, draft)
         xllamacpp = _xllamacpp()
         self.threads = threads or default_threads()
         params = xllamacpp.CommonParams()
@@ -65,6 +70,8 @@ class LlamaServer:
         params.verbosity = _VERBOSE if verbose else _SILENT
         params.n_batch = params.n_ubatch  # a cancelled request stops at the next batch, so keep them small
         params.warmup = warm_up
+        if draft is not None:
+            _add_draft(params, xllamacpp, draft, self.threads)
         _make_safe(params)
         if port:
             _refuse_taken_port(host, port)
@@ -194,6 +201,13 @@ def _xllamacpp() -> Any:
     """The wheel's module, loaded when first needed; it is compiled and describes no types."""
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # should it ever abort, it would start a debugger on us
     return import_module("xllamacpp")
+
+
+def _add_draft(params: Any, xllamacpp: Any, draft: Path, threads: int) -> None:
+    speculative = params.speculative
+    speculative.types = [xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE]
+    speculative.draft.mparams.path = str(draft)
+    speculative.draft.cpuparams.n_threads = speculative.draft.cpuparams_batch.n_threads = threads
 
 
 def _make_safe(params: Any) -> None:

@@ -2,11 +2,10 @@
 
 What is left as it was moves as packed bytes and is never decoded; what was changed is stored in 16 bits (32 where the
 original has them). The result is a GGUF file like any other, so the next step, and every command, can take it. Its
-metadata say what was done to it, step by step (`HISTORY`).
+metadata say what was done to it, step by step (`formats.history`).
 """
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from smidgen.errors import SmidgenError, printable
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.gguf_reader import MetadataValue
 from smidgen.formats.gguf_writer import STRING_TYPES, TensorPlan, gguf_types, write_gguf
+from smidgen.formats.history import HISTORY, with_step
 from smidgen.model.config import ModelConfig
 from smidgen.model.families import Layout
 from smidgen.model.parameters import Shape, parameter_shapes
@@ -27,9 +27,6 @@ from smidgen.numerics.block_types import BlockType
 from smidgen.progress import track
 from smidgen.shapes import Float
 
-#: Metadata key with the steps that made a model, first to last, as JSON.
-HISTORY = "smidgen.history"
-_LONGEST_HISTORY = 2**20  # characters; of a stranger's file more is not even parsed
 _LARGEST_FLOAT16 = 65504.0
 
 
@@ -95,23 +92,6 @@ def write_derived(checkpoint: Checkpoint, derived: Derived, path: Path, step: Ma
             return writer.packed(tensor)
 
         write_gguf(path, metadata, metadata_types, plans, packed)
-
-
-def history(metadata: Mapping[str, MetadataValue]) -> list[dict[str, Any]]:
-    """The steps that made a model, as far as its file says; a history that makes no sense is none."""
-    text = metadata.get(HISTORY)
-    if not isinstance(text, str) or len(text) > _LONGEST_HISTORY:
-        return []
-    try:
-        steps = json.loads(text)
-    except (ValueError, RecursionError):
-        return []
-    return [step for step in steps if isinstance(step, dict)] if isinstance(steps, list) else []
-
-
-def with_step(metadata: Mapping[str, MetadataValue], step: Mapping[str, Any]) -> str:
-    """The value of `HISTORY` once `step` is done too."""
-    return json.dumps([*history(metadata), dict(step)], ensure_ascii=False)
 
 
 def _header(
@@ -206,8 +186,3 @@ def _stored(name: str, values: np.ndarray, kind: BlockType) -> np.ndarray:
     dtype = np.float32 if kind is types.F32 else np.float16
     rows = 1 if values.ndim == 1 else len(values)
     return np.ascontiguousarray(values, dtype).reshape(rows, -1).view(np.uint8)
-
-
-def describe_history(steps: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Each step in a line, for people."""
-    return [printable(str(step.get("summary", step.get("step", "?"))), 200) for step in steps]

@@ -9,11 +9,12 @@ bare numbers; its library wants all tensors of a file in memory at once, so the 
 
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,16 +32,37 @@ from smidgen.progress import Task, track
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _STORED = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-_SAFETENSORS_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_SAFETENSORS_NAMES = {
+    torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64", torch.uint8: "U8",
+}  # fmt: skip
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _SHARD_BYTES = 5 * 10**9  # as transformers' save_pretrained
 _CHUNK_VALUES = 2**24  # decoded at once
 
 
 @dataclass(frozen=True)
+class Stored:
+    """One tensor of a safetensors file.  pieces: its values in order, when they are written; runs of rows."""
+
+    name: str
+    dtype: torch.dtype
+    shape: Shape
+    pieces: Callable[[], Iterator[Tensor]]
+
+    @property
+    def nbytes(self) -> int:
+        """In the file."""
+        return prod(self.shape) * self.dtype.itemsize
+
+
+#: What is stored in place of a tensor: itself, or the tensors of some format.
+Packing = Callable[[Stored], list[Stored]]
+
+
+@dataclass(frozen=True)
 class _Shard:
     file: str
-    tensors: list[str]
+    tensors: list[Stored]
 
 
 def default_dtype(checkpoint: Checkpoint) -> str:
@@ -49,16 +71,29 @@ def default_dtype(checkpoint: Checkpoint) -> str:
     return _STORED.get(checkpoint.kind(largest).name, "float16")
 
 
-def write_hf(checkpoint: Checkpoint, folder: Path, dtype: str | None = None) -> None:
+def hf_layout(checkpoint: Checkpoint) -> Layout:
+    """Where each parameter lies in the folder that `write_hf` writes."""
+    return Layout(checkpoint.config, checkpoint.family.hf_map(checkpoint.config).names)
+
+
+def write_hf(
+    checkpoint: Checkpoint,
+    folder: Path,
+    dtype: str | None = None,
+    packing: Packing = lambda dense: [dense],
+    more_settings: Mapping[str, Any] | None = None,
+) -> None:
     """Write the whole folder; it must not exist or be empty. If that fails, no file of it is left.
 
-    dtype: of the weights, a key of `DTYPES`; None for `default_dtype`.
+    dtype: of the weights, a key of `DTYPES`; None for `default_dtype`.  packing: how weights are stored, if not
+    plainly.  more_settings: what config.json says about that.
     Raises Unsupported for a model that transformers has no class for, SmidgenError where it cannot be written.
     """
     name = dtype or default_dtype(checkpoint)
     if name not in DTYPES:
         raise SmidgenError(f"{name!r} is no dtype for weights. Choose from {', '.join(DTYPES)}.")
     settings = checkpoint.family.to_hf(checkpoint.config) | _token_ids(checkpoint) | {"torch_dtype": name}
+    settings |= more_settings or {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -67,7 +102,7 @@ def write_hf(checkpoint: Checkpoint, folder: Path, dtype: str | None = None) -> 
     if any(folder.iterdir()):
         raise SmidgenError(f"{printable(folder)} is not empty. Choose another folder with -o.")
     try:
-        _write_weights(checkpoint, folder, DTYPES[name])
+        _write_weights(checkpoint, folder, DTYPES[name], packing)
         _write_tokenizer(checkpoint, folder)
         if member(folder, GENERATION_CONFIG) is None:
             ids = {key: settings[key] for key in _TOKEN_IDS if settings[key] is not None}
@@ -103,69 +138,75 @@ def _write_json(path: Path, value: Any) -> None:
     write_whole(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def _write_weights(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype) -> None:
-    layout = Layout(checkpoint.config, checkpoint.family.hf_map(checkpoint.config).names)
-    total = sum(prod(shape) for shape in layout.shapes.values()) * dtype.itemsize
+def _write_weights(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype, packing: Packing) -> None:
+    tensors = [stored for dense in _dense(checkpoint, dtype) for stored in packing(dense)]
+    total = sum(stored.nbytes for stored in tensors)
     refuse_full_disk(folder / SINGLE, total)
-    shards = list(_shards(layout, dtype.itemsize))
-    with track("Writing weights", len(layout.shapes)) as task:
+    shards = list(_shards(tensors))
+    with track("Writing weights", len(tensors)) as task:
         for shard in shards:
-            _write_shard(checkpoint, layout, shard, folder, dtype, task)
+            _write_shard(checkpoint, shard, folder, task)
     if len(shards) > 1:
-        where = {tensor: shard.file for shard in shards for tensor in shard.tensors}
+        where = {stored.name: shard.file for shard in shards for stored in shard.tensors}
         _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
 
 
-def _shards(layout: Layout, itemsize: int) -> Iterator[_Shard]:
-    """The tensors in order, cut where a file would grow beyond the limit."""
-    groups: list[list[str]] = [[]]
-    filled = 0
+def _dense(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[Stored]:
+    """The folder's tensors, each weight stored as a number of its own."""
+    layout = hf_layout(checkpoint)
     for tensor, shape in layout.shapes.items():
-        size = prod(shape) * itemsize
-        if groups[-1] and filled + size > _SHARD_BYTES:
+        yield Stored(tensor, dtype, shape, partial(_members, checkpoint, layout.members[tensor], dtype))
+
+
+def _members(checkpoint: Checkpoint, names: list[str], dtype: torch.dtype) -> Iterator[Tensor]:
+    """The parameters of one tensor, one after the other, as the folder holds them."""
+    written = checkpoint.family.hf_map(checkpoint.config)
+    for name in names:
+        offset = checkpoint.family.hf_transform(name, written).offset
+        for values in value_pieces(checkpoint, name):
+            stored = (values - offset if offset else values).to(dtype)
+            if not torch.isfinite(stored).all():
+                raise Unsupported(
+                    f"{name} has values that {dtype} cannot hold; choose another --dtype".replace("torch.", "")
+                )
+            yield stored
+
+
+def _shards(tensors: list[Stored]) -> Iterator[_Shard]:
+    """The tensors in order, cut where a file would grow beyond the limit."""
+    groups: list[list[Stored]] = [[]]
+    filled = 0
+    for stored in tensors:
+        if groups[-1] and filled + stored.nbytes > _SHARD_BYTES:
             groups.append([])
             filled = 0
-        groups[-1].append(tensor)
-        filled += size
-    for number, tensors in enumerate(groups, 1):
+        groups[-1].append(stored)
+        filled += stored.nbytes
+    for number, group in enumerate(groups, 1):
         file = SINGLE if len(groups) == 1 else f"model-{number:05}-of-{len(groups):05}.safetensors"
-        yield _Shard(file, tensors)
+        yield _Shard(file, group)
 
 
-def _write_shard(
-    checkpoint: Checkpoint, layout: Layout, shard: _Shard, folder: Path, dtype: torch.dtype, task: Task
-) -> None:
+def _write_shard(checkpoint: Checkpoint, shard: _Shard, folder: Path, task: Task) -> None:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
-    for tensor in shard.tensors:
-        start, end = end, end + prod(layout.shapes[tensor]) * dtype.itemsize
-        entry = {"dtype": _SAFETENSORS_NAMES[dtype], "shape": layout.shapes[tensor], "data_offsets": [start, end]}
-        header[tensor] = entry
+    for stored in shard.tensors:
+        start, end = end, end + stored.nbytes
+        entry = {"dtype": _SAFETENSORS_NAMES[stored.dtype], "shape": stored.shape, "data_offsets": [start, end]}
+        header[stored.name] = entry
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with replacing(folder / shard.file, 8 + len(text) + end) as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        for tensor in shard.tensors:
-            for name in layout.members[tensor]:
-                _write_parameter(file, checkpoint, name, dtype)
+        for stored in shard.tensors:
+            for piece in stored.pieces():
+                file.write(piece.contiguous().view(torch.uint8).numpy().tobytes())
             checkpoint.release()
             task.advance()
 
 
-def _write_parameter(file: BinaryIO, checkpoint: Checkpoint, name: str, dtype: torch.dtype) -> None:
-    """One parameter, converted to the folder's convention and dtype, a run of rows at a time."""
-    written = checkpoint.family.hf_map(checkpoint.config)
-    offset = checkpoint.family.hf_transform(name, written).offset
-    for values in _pieces(checkpoint, name):
-        stored = (values - offset if offset else values).to(dtype)
-        if not torch.isfinite(stored).all():
-            raise Unsupported(
-                f"{name} has values that {dtype} cannot hold; choose another --dtype".replace("torch.", "")
-            )
-        file.write(stored.contiguous().view(torch.uint8).numpy().tobytes())
-
-
-def _pieces(checkpoint: Checkpoint, name: str) -> Iterator[Tensor]:
+def value_pieces(checkpoint: Checkpoint, name: str) -> Iterator[Tensor]:
+    """A parameter, decoded to float32 a run of rows at a time."""
     shape: Shape = checkpoint.shape(name)
     if len(shape) == 1:
         yield checkpoint.tensor(name)

@@ -17,6 +17,7 @@ from smidgen.formats.contents import describe
 from smidgen.formats.gguf_reader import GGUFFile, TensorInfo
 from smidgen.formats.hf_contents import FolderContents, describe_folder
 from smidgen.formats.hf_folder import HFFolder, is_hf_folder, member, read_json
+from smidgen.formats.history import history
 from smidgen.formats.notices import stated_licence
 from smidgen.formats.safetensors_reader import StoredTensor
 from smidgen.model.config import ModelConfig
@@ -48,6 +49,7 @@ class Summary:
     window: positions that layers with a window see.  windowed: for each layer, whether it has it.
     experts, experts_used: of each layer's mixture, None where there is none.
     parts, types: shares by role of the tensor and by how its weights are stored.
+    history: what smidgen did to it, a line for each step.
     tied_head: the embedding is the output head too.
     """
 
@@ -77,6 +79,7 @@ class Summary:
     chat_template: bool
     parts: dict[str, Share] = field(default_factory=dict)
     types: dict[str, Share] = field(default_factory=dict)
+    history: list[str] = field(default_factory=list)
 
 
 def summarise(model: str | os.PathLike[str]) -> Summary:
@@ -127,7 +130,13 @@ def _of_file(file: GGUFFile, model: str | os.PathLike[str]) -> Summary:
         chat_template=bool(metadata.get("tokenizer.chat_template")),
         parts=parts,
         types=types,
+        history=[_in_words(step) for step in history(metadata)],
     )
+
+
+def _in_words(step: Mapping[str, Any]) -> str:
+    """A step of a history, safe to show on a terminal."""
+    return printable(f"{step.get('step', '?')}: {step['summary']}" if "summary" in step else step.get("step", "?"))
 
 
 def _of_folder(folder: HFFolder, contents: FolderContents, model: str | os.PathLike[str]) -> Summary:

@@ -87,6 +87,16 @@ class Workspace:
         with safe_open(self._path(part), "pt") as file:
             return file.metadata() or {}
 
+    def save_states(self, next_block: int, states: Tensor) -> None:
+        """Keep the hidden states that enter block `next_block`. Written after that block's predecessor is."""
+        self.save_tensors("states", {"states": states}, {"next_block": str(next_block)})
+
+    def load_states(self) -> tuple[int, Tensor | None]:
+        """The block to go on with, and what enters it; (0, None) at the beginning."""
+        if not self.has("states"):
+            return 0, None
+        return int(self.notes("states")["next_block"]), self.load_tensor("states", "states")
+
     def save_json(self, part: str, value: Any) -> None:
         """Keep plain data."""
         with replacing(self.folder / f"{part}.json", 0) as file:

@@ -11,13 +11,18 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from smidgen.errors import SmidgenError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from smidgen.data.languages import Language
+    from smidgen.data.sources import TextSource
     from smidgen.engines.torch import TorchEngine
     from smidgen.formats.checkpoint import Checkpoint
     from smidgen.measure.card import Card
     from smidgen.measure.run import Subject
+    from smidgen.model.tokenizer import Tokenizer
     from smidgen.shapes import Int
 
 _MEMORY_SHARE = 0.7  # of the machine's memory that two models may take at once
@@ -26,8 +31,10 @@ _MEMORY_SHARE = 0.7  # of the machine's memory that two models may take at once
 def measure(
     original: str | Path,
     cut: str | Path,
-    texts: Sequence[str] = (),
+    texts: Sequence[str | TextSource] = (),
     *,
+    languages: Sequence[str] = (),
+    other_languages: Sequence[str] = (),
     tokens: int | None = None,
     seed: int = 0,
     threads: int | None = None,
@@ -40,21 +47,24 @@ def measure(
 ) -> Card:
     """The report card of `cut` against `original`: models as `catalogue.locate` takes them.
 
-    texts: `FILE` or `NAME=FILE`; none for text that the original writes itself.  tokens: to score of each text.
+    texts: `FILE`, `NAME=FILE`, or read already.  tokens: to score of each text.
+    languages: codes of languages to measure in too; where no text has that name, the original writes one.
+    other_languages: the same for languages that the cut was not asked to keep, with fewer tokens of each.
+    Where neither texts nor languages are given, the original writes a text of its own.
     output: where to write card.json, with card.html beside it.
     calibrated_on, steps, cost, cut_name: from the cut, if it was just made; see `run.measure_subjects` and
         `card.build_card`.
-    Raises SmidgenError before any long work for files that are missing, damaged, or do not share a vocabulary.
+    Raises SmidgenError before any long work for files that are missing or damaged, a cut whose tokens are not among
+    the original's, and languages that are not known or have no text.
     """
     import torch
 
-    from smidgen.data.self_written import self_written
     from smidgen.data.sources import read_texts
     from smidgen.engines.llama_cpp_bench import measure_speed
     from smidgen.engines.machine import machine_name, peak_memory
     from smidgen.engines.torch import TorchEngine
-    from smidgen.formats.catalogue import cache_folder
     from smidgen.formats.checkpoint import load
+    from smidgen.formats.history import history
     from smidgen.measure.card import write_card
     from smidgen.measure.run import DEFAULT_TOKENS, measure_subjects, refuse_other_vocabulary
     from smidgen.model.tokenizer import Tokenizer
@@ -66,19 +76,66 @@ def measure(
         pair = _subject(before, _name(original), engine), _subject(after, cut_name or _name(cut), TorchEngine(after))
         refuse_other_vocabulary(*pair)
         tokenizer = Tokenizer.from_gguf(before.file.metadata)
-        if not sources:
-            folder = cache_folder() / "self-written"
-            sources = [self_written(engine, tokenizer, before.sha256(), tokens, seed, "evaluation", folder)]
+        writer = _Writer(engine, tokenizer, before.sha256(), seed)
+        sources, not_asked = writer.complete(sources, languages, other_languages, tokens)
         card = measure_subjects(
-            *pair, tokenizer, sources, tokens=tokens, seed=seed, calibrated_on=calibrated_on,
+            *pair, tokenizer, sources, not_asked=not_asked,
+            cut_tokenizer=lambda: Tokenizer.from_gguf(after.file.metadata),
+            tokens=tokens, seed=seed, calibrated_on=calibrated_on,
             speed=(lambda: measure_speed(_runnable(before, after), threads)) if with_speed else None,
-            steps=steps, cost=cost,
+            steps=steps, history=history(after.file.metadata), cost=cost,
             settings={"machine": machine_name(), "threads": torch.get_num_threads()},
         )  # fmt: skip
     card["made"]["peak_ram_bytes"] = peak_memory()
     if output is not None:
         write_card(card, output)
     return card
+
+
+class _Writer:
+    """The original as the author of the texts that nobody gave."""
+
+    def __init__(self, engine: TorchEngine, tokenizer: Tokenizer, sha256: str, seed: int) -> None:
+        from smidgen.formats.catalogue import cache_folder
+
+        self._engine, self._tokenizer, self._sha256, self._seed = engine, tokenizer, sha256, seed
+        self._folder = cache_folder() / "self-written"
+
+    def complete(
+        self, given: Sequence[TextSource], asked: Sequence[str], other: Sequence[str], tokens: int
+    ) -> tuple[list[TextSource], list[TextSource]]:
+        """The texts to measure on, and those in languages that were not asked for."""
+        from smidgen.data.languages import languages_of
+        from smidgen.data.self_written import self_written
+        from smidgen.measure.run import OTHER_TOKENS
+
+        known = {language.code for source in given if source.language for language in _languages(source.language)}
+        wanted = [language for language in languages_of(asked) if language.code not in known]
+        known |= {language.code for language in wanted}
+        others = [language for language in languages_of(other) if language.code not in known]
+        sources = [*given, *self._write(wanted, tokens)]
+        if not sources:
+            who = self._engine, self._tokenizer, self._sha256
+            sources = [self_written(*who, tokens, self._seed, "evaluation", self._folder)]
+        return sources, self._write(others, min(tokens, OTHER_TOKENS))
+
+    def _write(self, languages: Sequence[Language], tokens: int) -> list[TextSource]:
+        if not languages:
+            return []
+        from smidgen.data.self_written import self_written_in
+
+        who = self._engine, self._tokenizer, self._sha256
+        return self_written_in(*who, languages, tokens, self._seed, "evaluation", self._folder)
+
+
+def _languages(name: str) -> list[Language]:
+    """The language that a text is named after; none for another name."""
+    from smidgen.data.languages import languages_of
+
+    try:
+        return languages_of([name])
+    except SmidgenError:
+        return []
 
 
 def _runnable(original: Checkpoint, cut: Checkpoint) -> list[Path]:

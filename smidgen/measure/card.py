@@ -2,7 +2,12 @@
 
 What was not measured is null beside a "reason"; nothing here estimates. Added to the contract's keys: `cut.tensors`,
 the types in the two files side by side; `speed.original`, the same figures for the original; `made`, where the card is
-from; and in each text `windows`, `bytes`, `kl_standard_error`, `seen_in_calibration`.
+from; `history`, the pruning steps that the cut's own file tells of; and in each text `windows`, `bytes`,
+`kl_standard_error`, `seen_in_calibration`, `asked`, and what became of its tokens: `dropped_mass`, `aligned`,
+`tokens_dropped`, `tokens_per_byte_original`, `tokens_per_byte_cut` (measure/divergence.py).
+
+`languages` has every text whose language is known, also those that the cut was not asked to keep (`asked` is false),
+which are not in `fidelity`.
 """
 
 import json
@@ -15,10 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from smidgen.atomic import write_whole
+from smidgen.errors import printable
 
 SCHEMA = 1
 Card = dict[str, Any]
 SPEED_KEYS = ("prompt_tokens_per_s", "decode_tokens_per_s", "peak_ram_bytes", "threads", "machine", "engine")
+_HISTORY_LENGTH = 2**16  # characters of JSON
+_HISTORY_STEPS, _HISTORY_KEYS, _HISTORY_CHARACTERS, _LARGEST_NUMBER = 32, 16, 300, 1e18
 _VERSIONS = ("smidgen", "torch", "xllamacpp", "gguf", "tokenizers", "numpy")
 
 
@@ -72,6 +80,7 @@ class Fidelity:
     """The figures of one text. language: where the text was given as `NAME=FILE`, NAME.
 
     seen: share of its runs of 8 tokens that the cut was calibrated on, 0 to 1; None where that is not known.
+    asked: false for a language that the cut was not asked to keep.
     """
 
     text: str
@@ -79,9 +88,11 @@ class Fidelity:
     figures: Mapping[str, float | int | None]
     language: str | None = None
     seen: float | None = None
+    asked: bool = True
 
     def entry(self) -> dict[str, Any]:
-        return {"text": self.text, "sha256": self.sha256, **self.figures, "seen_in_calibration": self.seen}
+        known = {"text": self.text, "sha256": self.sha256, **self.figures}
+        return known | {"seen_in_calibration": self.seen, "asked": self.asked}
 
 
 def build_card(
@@ -90,6 +101,7 @@ def build_card(
     fidelity: Sequence[Fidelity],
     *,
     steps: Sequence[Mapping[str, Any]] = (),
+    history: Sequence[Mapping[str, Any]] = (),
     speed: Sequence[Mapping[str, Any]] | None = None,
     speed_reason: str = "not asked for",
     cost: Mapping[str, Any] | None = None,
@@ -98,6 +110,7 @@ def build_card(
     """Everything that is known about a cut.
 
     steps: what `cut` did, each {"step", "parameters", …}; empty where two finished files were compared.
+    history: the steps that the cut's file itself tells of, from this cut and from earlier ones.
     speed: of the original (if this machine can run it) and of the cut, as `engines.llama_cpp_bench.measure_speed` gives
     it; else `speed_reason`.
     cost: {"seconds", "peak_ram_bytes"} of the cut.  settings: of the measurement (seed, threads, …).
@@ -107,7 +120,8 @@ def build_card(
         "original": original.figures(),
         "cut": cut.figures() | {"tensors": _types_side_by_side(original, cut)},
         "steps": [dict(step) for step in steps],
-        "fidelity": [text.entry() for text in fidelity],
+        "history": bounded_history(history),
+        "fidelity": [text.entry() for text in fidelity if text.asked],
         "languages": _languages(fidelity),
         "tasks": {},
         "safety": {},
@@ -122,6 +136,29 @@ def build_card(
             **(settings or {}),
         },
     }
+
+
+def bounded_history(steps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The history of a file that may come from a stranger.
+
+    As it is where that is short; else so many steps, each with only so many short values.
+    """
+    try:
+        if len(json.dumps(list(steps), ensure_ascii=False, allow_nan=False)) <= _HISTORY_LENGTH:
+            return [dict(step) for step in steps]
+    except (ValueError, RecursionError):  # infinite, or thousands of digits
+        pass
+    return [
+        {printable(key, 40): _bounded(value) for key, value in list(step.items())[:_HISTORY_KEYS]}
+        for step in steps[:_HISTORY_STEPS]
+    ]
+
+
+def _bounded(value: Any) -> str | int | float | bool | None:
+    """A plain value as it is, anything else as a short text."""
+    if value is None or isinstance(value, bool) or (isinstance(value, int | float) and abs(value) < _LARGEST_NUMBER):
+        return value
+    return printable(value, _HISTORY_CHARACTERS)
 
 
 def write_card(card: Card, path: Path) -> Path:
@@ -156,10 +193,19 @@ def _types_side_by_side(original: ModelFacts, cut: ModelFacts) -> list[dict[str,
 
 
 def _languages(fidelity: Sequence[Fidelity]) -> dict[str, Any]:
-    """The named texts, the one that lost most first."""
+    """The texts whose language is known, the one that lost most first.
+
+    By KL divergence; where the vocabulary was trimmed, by the rise in bits per byte, since KL then leaves out what the
+    missing tokens cost.
+    """
     named = [text for text in fidelity if text.language is not None]
-    named.sort(key=lambda text: -float(text.figures["kl_mean"] or 0.0))
+    trimmed = any(text.figures.get("dropped_mass") for text in named)
+    named.sort(key=lambda text: -(_rise(text.figures) if trimmed else float(text.figures["kl_mean"] or 0.0)))
     return {str(text.language): text.entry() for text in named}
+
+
+def _rise(figures: Mapping[str, float | int | None]) -> float:
+    return float(figures["bits_per_byte_cut"] or 0.0) - float(figures["bits_per_byte_original"] or 0.0)
 
 
 def _speed(speed: Sequence[Mapping[str, Any]] | None, reason: str) -> dict[str, Any]:

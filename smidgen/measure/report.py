@@ -11,9 +11,11 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
-from smidgen.measure.report_pictures import damage_picture, type_picture, type_shares
+from smidgen.errors import printable
+from smidgen.measure.report_pictures import damage_picture, pair_picture, type_picture, type_shares
 
 NOT_MEASURED = "not measured"
+_LONGEST_HISTORY = 32  # steps
 # Mean KL in nats up to which two models are called so. Our own words, set against DESIGN 8: Q5_0 of a small model is
 # 0.02, 4-bit types 0.06 to 0.18.
 _CLOSENESS = (
@@ -23,6 +25,7 @@ _CLOSENESS = (
     (0.15, "predicts much like the original"),
     (0.5, "predicts noticeably differently from the original"),
 )
+_TRIM_PICTURES = (("Tokens per byte", "tokens_per_byte"), ("Bits per byte", "bits_per_byte"))
 _FARTHEST = "predicts very differently from the original"
 
 
@@ -31,14 +34,32 @@ def render(card: Mapping[str, Any]) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(size=size, number=number, percent=percent, whole=whole, plain=plain, unbroken=unbroken)
     template = environment.from_string(files("smidgen.measure").joinpath("card.html.j2").read_text("utf-8"))
-    tensors, damage = card["cut"].get("tensors", []), damage_by_tensor(card)
+    tensors, damage, trimmed = card["cut"].get("tensors", []), damage_by_tensor(card), trimmed_texts(card)
     picture = type_picture(tensors)
     return template.render(
         card=card, name=cut_name(card), verdict=verdict(card), figures=headline(card), bars=bars(card),
         worst=worst_text(card), types=picture, shares=type_shares(tensors), damage=damage,
         damages=damage_picture(picture, damage) if damage else None, made=_made(card), steps=_steps(card),
-        not_measured=NOT_MEASURED, calibration=calibration_texts(card),
+        not_measured=NOT_MEASURED, calibration=calibration_texts(card), history=_history(card), trimmed=trimmed,
+        trims=[pair_picture(title, trimmed, key) for title, key in _TRIM_PICTURES],
     )  # fmt: skip
+
+
+def trimmed_texts(card: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Name and figures of every text, languages first and the worst of them foremost, if the vocabulary was trimmed."""
+    others = [(text["text"], text) for text in card["fidelity"] if text["text"] not in _named(card)]
+    texts = [*card["languages"].items(), *others]
+    return texts if any(text.get("dropped_mass") or text.get("tokens_dropped") for _, text in texts) else []
+
+
+def _named(card: Mapping[str, Any]) -> set[str]:
+    return {text["text"] for text in card["languages"].values()}
+
+
+def _history(card: Mapping[str, Any]) -> list[str]:
+    """A line for each step that the cut's file tells of. The file may come from a stranger."""
+    steps = (card.get("history") or [])[:_LONGEST_HISTORY]
+    return [printable(step.get("summary", step.get("step", "?")), 200) for step in steps]
 
 
 def size(value: float | None) -> str:

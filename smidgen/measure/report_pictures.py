@@ -1,7 +1,8 @@
-"""The two pictures of the report: the type of each weight matrix, and the damage in each layer. Geometry only.
+"""The pictures of the report, geometry only: the type of each weight matrix, the damage in each layer, and what became
+of each language.
 
-Both have one line for each layer, at the same heights, so that they can be read side by side. The template draws
-them as SVG in units of CSS pixels, narrow enough for a phone at full size.
+The first two have one line for each layer, at the same heights, so that they can be read side by side. The template
+draws them as SVG in units of CSS pixels, narrow enough for a phone at full size.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ _OTHER_COLOUR = "#cfcfcf"
 _LABEL, _CELL, _LINE, _TOP, _GAP = 34, 44, 20, 22, 2
 _WIDTH = _LABEL + _CELL * len(_ROLES)
 _BAR_START, _BAR_LONGEST = 34, 210
+_NAME, _NAME_LETTERS, _PAIR_LINE, _PAIR_BAR, _PAIR_LONGEST = 92, 14, 26, 8, 150
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,46 @@ class DamagePicture:
     start: float
     bars: tuple[Bar, ...]
     total: float
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two bars of one text, original above cut, and their figures."""
+
+    label: str
+    y: float
+    middle: float
+    before: float
+    after: float
+    asked: bool
+    about: str
+    figures: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class PairPicture:
+    title: str
+    width: float
+    height: float
+    start: float
+    thickness: float
+    pairs: tuple[Pair, ...]
+
+
+def pair_picture(title: str, texts: Sequence[tuple[str, Mapping[str, Any]]], key: str) -> PairPicture:
+    """Bars for `key`_original and `key`_cut of each (name, text)."""
+    figures = [(float(text[f"{key}_original"]), float(text[f"{key}_cut"])) for _, text in texts]
+    longest = max((figure for pair in figures for figure in pair), default=0.0) or 1.0
+    pairs = tuple(
+        Pair(
+            name if len(name) <= _NAME_LETTERS else f"{name[: _NAME_LETTERS - 1]}…",
+            _PAIR_LINE * place + 2, _PAIR_LINE * place + 2 + _PAIR_BAR, before / longest * _PAIR_LONGEST,
+            after / longest * _PAIR_LONGEST, bool(text.get("asked", True)),
+            f"{name}: {before:.3f} before, {after:.3f} after", (before, after),
+        )
+        for place, ((name, text), (before, after)) in enumerate(zip(texts, figures, strict=True))
+    )  # fmt: skip
+    return PairPicture(title, _WIDTH, _PAIR_LINE * len(pairs), _NAME, _PAIR_BAR, pairs)
 
 
 def type_picture(tensors: Sequence[Mapping[str, Any]]) -> TypePicture:

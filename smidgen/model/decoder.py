@@ -35,10 +35,19 @@ class Block(nn.Module):
         self, x: Float[Tensor, "batch position hidden"], start: int = 0, cache: LayerCache | None = None
     ) -> Float[Tensor, "batch position hidden"]:
         """`x` stands at positions start, start+1, …; with start > 0, `cache` holds the positions before."""
+        return self.feed(self.attend(x, start, cache))
+
+    def attend(
+        self, x: Float[Tensor, "batch position hidden"], start: int = 0, cache: LayerCache | None = None
+    ) -> Float[Tensor, "batch position hidden"]:
+        """The first half: attention, added to `x`."""
         attended = self.attention(self.attention_norm(x), start, cache)
         if self.attention_post_norm is not None:
             attended = self.attention_post_norm(attended)
-        x = x + attended
+        return x + attended
+
+    def feed(self, x: Float[Tensor, "batch position hidden"]) -> Float[Tensor, "batch position hidden"]:
+        """The second half: the feed-forward network, added to `x`."""
         network = self.experts if self.feed_forward is None else self.feed_forward
         assert network is not None
         fed = network(self.feed_forward_norm(x))

@@ -83,6 +83,10 @@ class Tokenizer:
         """A token as the file spells it, e.g. "▁the" or "<bos>": for templates and tables, not for output."""
         return self._vocabulary.texts[token]
 
+    def piece(self, token: int) -> bytes:
+        """The bytes that a token stands for in a text; half a character for some."""
+        return self._coder.pieces[token]
+
     def encode(self, text: str, *, add_bos: bool = False, parse_special: bool = False) -> list[int]:
         """Token ids of a text.
 

@@ -9,6 +9,10 @@ running maximum and rescaled whenever it grows ("online softmax": Milakov & Gime
 extended by the cross term Σ eˣ (x − y). Products are float32; what is kept per position is float64.
 
 Two equal streams give exactly 0. Cost: the two head products, plus about three exponentials' worth of work a logit.
+
+Where the cut has only some of the original's tokens (K), p is taken over K alone and renormalised: `StreamedDivergence`
+is fed the logits of K, `StreamedSoftmax` those of the tokens that were dropped, and `Restriction` puts the two together
+again. For a target in K,  log p(t) = log p_K(t) + log P(K),  with  P(K) = Z_K / (Z_K + Z_dropped)  and Z = Σ eˣ.
 """
 
 from dataclasses import dataclass
@@ -28,12 +32,13 @@ class PositionScores:
     cut_log_likelihood: Float[Tensor, " position"]
     original_top: Int[Tensor, " position"]  # most likely token; the lowest index among equals
     cut_top: Int[Tensor, " position"]
+    original_log_total: Float[Tensor, " position"]  # log Σ eˣ
 
 
 NO_TARGET = -1
 
 
-class _OnlineSoftmax:
+class _RunningSoftmax:
     """Running maximum, its index, Σ exp(logit − maximum) and the target's logit, for one model."""
 
     def __init__(self, targets: Int[Tensor, " position"]) -> None:
@@ -64,15 +69,37 @@ class _OnlineSoftmax:
         return self.maximum.double() + self.total.log()
 
 
+class StreamedSoftmax:
+    """One model's distribution over a stream of vocabulary chunks. targets: as for `StreamedDivergence`."""
+
+    def __init__(self, targets: Int[Tensor, " position"]) -> None:
+        self._softmax = _RunningSoftmax(targets)
+
+    def add(self, where: slice, first: int, logits: Float[Tensor, "position vocab"]) -> None:
+        """Take in float32 logits of entries first, first+1, … for the positions `where`; they are overwritten."""
+        self._softmax.add(where, first, logits)
+        self._softmax.total[where] += logits.sub_(self._softmax.maximum[where, None]).exp_().sum(dim=1).double()
+
+    def log_likelihood(self) -> Float[Tensor, " position"]:
+        """Of each target among the entries that came, in nats; NaN where it is NO_TARGET."""
+        return self._softmax.target_logit - self._softmax.log_total()
+
+    def log_total(self) -> Float[Tensor, " position"]:
+        """log Σ eˣ over the entries that came."""
+        return self._softmax.log_total()
+
+
 class StreamedDivergence:
     """Feed it chunks of the vocabulary in any order, each entry once for each position, then `finish()`.
 
-    targets: the token that truly came next at each position, or NO_TARGET.
+    targets: the token that truly came next at each position, or NO_TARGET.  cut_targets: where it is another for the
+    cut, which may spell the same text in other tokens.
     Logits must be finite: a NaN or ∞ among them ends as a NaN in the scores of that position.
     """
 
-    def __init__(self, targets: Int[Tensor, " position"]) -> None:
-        self._original, self._cut = _OnlineSoftmax(targets), _OnlineSoftmax(targets)
+    def __init__(self, targets: Int[Tensor, " position"], cut_targets: Int[Tensor, " position"] | None = None) -> None:
+        self._original = _RunningSoftmax(targets)
+        self._cut = _RunningSoftmax(targets if cut_targets is None else cut_targets)
         self._cross = torch.zeros(targets.shape, dtype=torch.float64)  # Σ exp(x − max x) (x − y)
 
     def add(
@@ -100,7 +127,28 @@ class StreamedDivergence:
             cut_log_likelihood=self._cut.target_logit - cut_log_total,
             original_top=self._original.top,
             cut_top=self._cut.top,
+            original_log_total=log_total,
         )
+
+
+@dataclass(frozen=True)
+class Restriction:
+    """What became of the original's distribution when some tokens were dropped.
+
+    dropped_mass: its probability of them, 0 to 1.  log_likelihood: of its target, over all tokens (NaN: NO_TARGET).
+    """
+
+    dropped_mass: Float[Tensor, " position"]
+    log_likelihood: Float[Tensor, " position"]
+
+    @classmethod
+    def of(cls, kept: PositionScores, dropped: StreamedSoftmax) -> "Restriction":
+        """From the streams of the kept and of the dropped tokens. A target is in one of them, or NO_TARGET in both."""
+        log_kept, log_dropped = kept.original_log_total, dropped.log_total()
+        log_whole = torch.logaddexp(log_kept, log_dropped)
+        likelihood = kept.original_log_likelihood + log_kept - log_whole
+        other = dropped.log_likelihood() + log_dropped - log_whole
+        return cls((log_dropped - log_whole).exp(), torch.where(likelihood.isnan(), other, likelihood))
 
 
 def soft_cap_(logits: Float[Tensor, "position vocab"], cap: float | None) -> Float[Tensor, "position vocab"]:

@@ -1,35 +1,32 @@
 """Quantizing a whole model, block by block, so that each matrix is fitted to what really reaches it.
 
 The hidden states walk through the blocks as they are *after* quantization, and inside a block from matrix to matrix:
-the inputs from which second moments are taken carry the errors of everything before them (GPTQ, arXiv:2210.17323,
-section 4, does so from block to block).
+the inputs from which second moments are taken carry the errors of everything before them (`calibrate.sequence`).
 
 Every finished part is on disk before the next begins, so that a killed cut goes on where it stopped. Resuming repeats
 exactly the operations that were interrupted, on the same numbers, so the result is the same to the bit.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
 
-from smidgen.calibrate.moments import SecondMoment, linear_of
-from smidgen.calibrate.walk import TOKENS_AT_ONCE, States, in_batches
+from smidgen.calibrate.moments import linear_of
+from smidgen.calibrate.sequence import Inputs, advance_replacing
+from smidgen.calibrate.walk import States
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.parts import embed, load_block
 from smidgen.model.decoder import Block
-from smidgen.model.feed_forward import Experts, FeedForward
 from smidgen.numerics.block_types import BlockType
 from smidgen.numerics.decode import decode
-from smidgen.numerics.precision import quick_layers
 from smidgen.progress import track
 from smidgen.quant.encode import Encoded, Metric, encode
 from smidgen.quant.survey import Survey
 from smidgen.quant.workspace import QuantWorkspace
-from smidgen.shapes import Float, Int
+from smidgen.shapes import Int
 
 _EMBEDDING_ROWS = 16_384
-_FEWEST_TOKENS = 128  # from which an expert can be fitted to its own tokens
 
 
 def quantize(
@@ -111,90 +108,14 @@ class _BlockFit:
     @torch.no_grad()
     def advance(self, states: States) -> None:
         """Encode the matrices in the order in which data meets them; `states` pass through each as it was encoded."""
-        block = self._block
-        self._attend(states)
-        x = block.feed_forward_norm(states).flatten(0, 1)
-        if block.experts is None:
-            assert block.feed_forward is not None
-            fed = self._feed("feed_forward", block.feed_forward, x)
-        else:
-            fed = self._mix(block.experts, x)
-        if block.feed_forward_post_norm is not None:
-            fed = block.feed_forward_post_norm(fed)
-        states += fed.view(states.shape)
+        advance_replacing(self._block, states, self._encode)
 
-    def _attend(self, states: States) -> None:
-        """The attention and its residual sum."""
-        block, parts = self._block, in_batches(states)
-        normed = [block.attention_norm(part) for part in parts]
-        self._encode(("attention.query", "attention.key", "attention.value"), normed)
-        with quick_layers():
-            heads = [block.attention.heads(part) for part in normed]
-        del normed
-        self._encode(("attention.output",), heads)
-        for part, mixed in zip(parts, heads, strict=True):
-            with quick_layers():
-                attended = block.attention.output(mixed).float()
-            part += attended if block.attention_post_norm is None else block.attention_post_norm(attended)
-
-    def _feed(
-        self,
-        name: str,
-        network: FeedForward,
-        x: Float[Tensor, "tokens hidden"],
-        routed: Int[Tensor, " tokens"] | None = None,
-        *,
-        compensating: bool = True,
-    ) -> Float[Tensor, "tokens hidden"]:
-        """What a feed-forward network makes of its tokens. routed: their numbers, where they are not all."""
-        self._encode((f"{name}.gate", f"{name}.up"), x.split(TOKENS_AT_ONCE), routed, compensating=compensating)
-        with quick_layers():
-            gated = [network.gated(part) for part in x.split(TOKENS_AT_ONCE)]
-        self._encode((f"{name}.down",), gated, routed, compensating=compensating)
-        with quick_layers():
-            return torch.cat([network.down(part) for part in gated]).float()
-
-    def _mix(self, experts: Experts, x: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "tokens hidden"]:
-        """What a mixture of experts makes of the tokens, each expert fitted to those that it is given.
-
-        One that hardly a token chose is fitted to all of them, and only rounded.
-        """
-        with quick_layers():
-            shares, chosen = experts.route(x)
-        mixed = torch.zeros_like(x)
-        for number, network in enumerate(experts.networks):
-            tokens, place = (chosen == number).nonzero(as_tuple=True)
-            if len(tokens) >= _FEWEST_TOKENS:
-                fed = self._feed(f"experts.{number}", network, x[tokens], tokens)
-            else:
-                fed = self._feed(f"experts.{number}", network, x, compensating=False)[tokens]
-            mixed.index_add_(0, tokens, fed * shares[tokens, place, None])
-        return mixed
-
-    def _encode(
-        self,
-        names: tuple[str, ...],
-        inputs: Sequence[Tensor],
-        routed: Int[Tensor, " tokens"] | None = None,
-        *,
-        compensating: bool = True,
-    ) -> None:
-        """Encode the layers that read `inputs` (all tokens in batches), and put the result in their place."""
+    def _encode(self, names: tuple[str, ...], inputs: Inputs) -> None:
+        """Encode layers, and put the result in their place. Experts that hardly a token chose are only rounded."""
         for name in names:
             full_name = f"{self._prefix}{name}.weight"
             if full_name in self._kinds:
-                weights, kind = self._weights[full_name], self._kinds[full_name]
-                moment = _moment(inputs, weights if routed is None else weights[routed])
+                kind, moment = self._kinds[full_name], inputs.moment(self._weights[full_name])
                 weight = linear_of(self._block, name).weight.detach()
-                self.encoded[full_name] = encode([weight], kind, Metric.of(moment, compensating=compensating))
+                self.encoded[full_name] = encode([weight], kind, Metric.of(moment, compensating=inputs.ample))
                 weight.copy_(decode(self.encoded[full_name].packed, kind))
-
-
-def _moment(inputs: Sequence[Float[Tensor, "*_batch in"]], weights: Float[Tensor, " tokens"]) -> Tensor:
-    """E[w x xᵀ] / E[w] of all tokens."""
-    moment, start = SecondMoment(inputs[0].shape[-1]), 0
-    for part in inputs:
-        x = part.flatten(0, -2).float()
-        moment.add(x, weights[start : start + len(x)])
-        start += len(x)
-    return moment.mean()

@@ -18,17 +18,13 @@ Cost: rows · columns² multiply-adds for the pushes between groups (matrix prod
 group/2 inside groups. No loop over rows.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
-from smidgen.errors import SmidgenError
 from smidgen.numerics.block_types import BlockType
 from smidgen.numerics.grids import GRIDS, Grid, Scales
 from smidgen.numerics.pack import pack
 from smidgen.numerics.precision import quick_products
-from smidgen.numerics.triangular import NotPositiveDefinite, cholesky_, invert_lower_
 from smidgen.shapes import Float, UInt8
 
 # Rows rounded together: few enough that the candidates of a group stay in the processor's cache, and enough that each
@@ -37,41 +33,12 @@ _ROWS = 4608
 _BLOCKS = 4096  # the same for plain rounding, where blocks stand in the place of rows
 _CHUNK = 256  # columns between the products that push their errors far; a multiple of every block
 _IN_ORDER = 8  # columns of a group that push errors one by one; onto those behind them, by a product
-_FLOAT64_WIDTH = 1024  # of the matrices that are factorised in float64
-
-
-def inverse_factor(hessian: Float[Tensor, "in in"], damping: float = 0.01) -> Float[Tensor, "in in"]:
-    """U with UᵀU = (H + λI)⁻¹, upper triangular; λ is `damping` times the mean of the diagonal of H.
-
-    Computed in float64 where that is quick, in float32 beyond; should float32 not see a positive definite matrix, λ is
-    raised tenfold until it does. Inputs that never occurred (zero rows of H) are held by λ alone.
-    Memory: two matrices of the size of H beyond H itself. Raises SmidgenError for an H that is not finite.
-    """
-    dtype = torch.float64 if len(hessian) <= _FLOAT64_WIDTH else torch.float32
-    mean = float(hessian.diagonal().double().mean().clamp_min(1e-30))
-    if not math.isfinite(mean):
-        raise SmidgenError(
-            "The calibration text drives this model's activations beyond what float32 holds; give another with --text."
-        )
-    # Reverse the order of the columns: H' = L Lᵀ, so H'⁻¹ = L⁻ᵀ L⁻¹, and L⁻¹ reversed back is upper triangular: U.
-    # One triangular inverse replaces inverting H and factorising the result.
-    while True:
-        lower = hessian.to(dtype).flip(0, 1)
-        lower.diagonal().add_(damping * mean)
-        try:
-            cholesky_(lower)
-            break
-        except NotPositiveDefinite:
-            damping *= 10
-    with quick_products():  # all that matters is near the diagonal, which they leave exact
-        invert_lower_(lower)
-    return lower.flip(0, 1).float()
 
 
 def compensate(
     weight: Float[Tensor, "out in"], kind: BlockType, U: Float[Tensor, "in in"] | Float[Tensor, " in"]
 ) -> UInt8[Tensor, "out bytes"]:
-    """Encode a matrix as `kind`, rounding errors compensated through U (from `inverse_factor`).
+    """Encode a matrix as `kind`, rounding errors compensated through U (from `numerics.factor.inverse_factor`).
 
     A vector in place of U (the diagonal alone) means no compensation: round to nearest with searched scales.
     Memory: one float32 copy of the matrix.
@@ -182,8 +149,3 @@ def _round_in_order(
             grid.take_nearest(left[i], scale, steps, levels[i])
             left[i + 1 : last].addcmul_(left[i], push[i, i + 1 : last, None, None], value=-1)
         flat[last:].addmm_(push[first:last, last:].T, flat[first:last], alpha=-1)
-
-
-def damage(error: Float[Tensor, "out in"], hessian: Float[Tensor, "in in"]) -> Float[Tensor, " out"]:
-    """(ΔW H ΔWᵀ)ᵣᵣ for each row: the mean squared error of each output, in units of the output squared."""
-    return (error @ hessian).mul_(error).sum(1)

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from smidgen.numerics.block_types import BlockType
 from smidgen.numerics.decode import decode
-from smidgen.quant.compensate import compensate, damage, inverse_factor
+from smidgen.numerics.factor import damage, inverse_factor
+from smidgen.quant.compensate import compensate
 from smidgen.shapes import Float, UInt8
 
 # Rows of a chunk on which losses are taken, and plain rounding is tried.

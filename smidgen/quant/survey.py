@@ -30,8 +30,9 @@ from smidgen.formats.parts import head_name
 from smidgen.numerics import block_types as types
 from smidgen.numerics.block_types import BlockType
 from smidgen.numerics.decode import decode
+from smidgen.numerics.factor import damage
 from smidgen.progress import track
-from smidgen.quant.compensate import compensate, damage
+from smidgen.quant.compensate import compensate
 from smidgen.quant.encode import Metric
 from smidgen.shapes import Float, Int
 
@@ -62,7 +63,10 @@ def survey(
     shelf: StateShelf,
     kinds: Sequence[BlockType] = TARGET_TYPES,
 ) -> Survey:
-    """Measure every matrix of the model in every type that fits it, on the tokens of `windows`."""
+    """Measure every matrix of the model in every type that fits it, on the tokens of `windows`.
+
+    kinds: none where the damages are known already, and only what the cut needs again is wanted.
+    """
     generator = torch.Generator().manual_seed(seed)
     damages: dict[str, dict[str, float]] = {}
     token_weights: dict[str, Tensor] = {}
@@ -106,16 +110,17 @@ def _damages(
     hessians: of runs of columns; what connects the runs is taken as 0.
     """
     fitting = [kind for kind in kinds if kind.fits(rows.shape[1])]
+    if not fitting:
+        return {}
     rounded, compensated = dict.fromkeys(fitting, 0.0), 0.0
-    smallest = min(fitting, key=lambda kind: kind.bits_per_weight, default=None)
+    smallest = min(fitting, key=lambda kind: kind.bits_per_weight)
     for hessian, columns in zip(hessians, rows.split(len(hessians[0]), dim=1), strict=True):
         columns, metric = columns.contiguous(), Metric.of(hessian)
         for kind in fitting:
             rounded[kind] += _loss(columns, kind, metric.rounding, hessian, importance)
-        if smallest is not None:
-            assert metric.factor is not None
-            compensated += _loss(columns, smallest, metric.factor, hessian, importance)
-    gain = 1.0 if smallest is None or rounded[smallest] <= compensated else compensated / rounded[smallest]
+        assert metric.factor is not None
+        compensated += _loss(columns, smallest, metric.factor, hessian, importance)
+    gain = 1.0 if rounded[smallest] <= compensated else compensated / rounded[smallest]
     return {kind.name: 0.5 * gain * loss for kind, loss in rounded.items()}
 
 

@@ -1,7 +1,6 @@
 """What the quantizer keeps of an unfinished cut, part by part.
 
-A part is one safetensors file with the packed bytes of its matrices; figures about them are in its header. The hidden
-states are kept once, for the block that comes next.
+A part is one safetensors file with the packed bytes of its matrices; figures about them are in its header.
 """
 
 import json
@@ -28,7 +27,7 @@ class Outcome:
 
 
 class QuantWorkspace(Workspace):
-    """A workspace that knows quantized matrices and hidden states."""
+    """A workspace that knows quantized matrices."""
 
     def save(self, part: str, encoded: Mapping[str, Encoded]) -> None:
         """Keep the matrices of one part."""
@@ -42,16 +41,6 @@ class QuantWorkspace(Workspace):
     def outcome(self, name: str) -> Outcome:
         """What is reported of one matrix."""
         return _outcome(self.notes(_part_of(name))[name])
-
-    def save_states(self, next_block: int, states: Tensor) -> None:
-        """Keep the hidden states that enter block `next_block`. Written after that block's predecessor is."""
-        self.save_tensors("states", {"states": states}, {"next_block": str(next_block)})
-
-    def load_states(self) -> tuple[int, Tensor | None]:
-        """The block to go on with, and what enters it; (0, None) at the beginning."""
-        if not self.has("states"):
-            return 0, None
-        return int(self.notes("states")["next_block"]), self.load_tensor("states", "states")
 
 
 def _part_of(name: str) -> str:

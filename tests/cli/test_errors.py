@@ -34,6 +34,8 @@ def assert_one_line(done: "subprocess.CompletedProcess[str]", *words: str) -> No
         (["serve", "gemma-3-270m", "--host", "::"], "--api-key"),
         (["serve", "gemma-3-270m", "--host", "0.0.0.0", "--api-key", ""], "--api-key"),
         (["chat", "gemma-3-270m"], "smidgen run"),
+        (["serve", "gemma-3-270m", "--draft", "smollm2-135m-instruct"], "token 0 is '<|endoftext|>' in the draft"),
+        (["run", "gemma-3-270m", "Hi", "--draft", "smollm2-135m-instruct"], "and '<pad>' in the model"),
         (["run", "gemma-3-270m", "Hi", "--ctx-size", "1000000"], "32768"),
     ],
 )

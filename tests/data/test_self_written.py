@@ -3,12 +3,15 @@
 import json
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from smidgen.data.self_written import Purpose, self_written
+from smidgen.data.languages import LANGUAGES, languages_of
+from smidgen.data.self_written import Purpose, self_written, self_written_in
+from smidgen.data.sources import TextSource
 from smidgen.errors import SmidgenError
 from smidgen.progress import Task
 from tests.data.test_text import ByteTokenizer
@@ -95,3 +98,49 @@ def test_a_cache_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     blocked.write_text("in the way")
     with pytest.raises(SmidgenError, match="SMIDGEN_HOME"):
         self_written(LetterSampler(), ByteTokenizer(), MODEL, 300, 0, "calibration", blocked)
+
+
+class EchoSampler(LetterSampler):
+    """As LetterSampler, but shows in the text which prompt it went on from: its rows begin with the prompt's last."""
+
+    def sample(self, prompts: Tensor, tokens: int, temperature: float, seed: int, **others: Any) -> Tensor:
+        ids = super().sample(prompts, tokens, temperature, seed, **others)
+        ids[:, 0] = prompts[:, -1]
+        return ids
+
+
+def in_languages(sampler: LetterSampler, codes: str, cache: Path, purpose: Purpose = "calibration") -> list[TextSource]:
+    languages = languages_of(codes.split(","))
+    return self_written_in(sampler, ByteTokenizer(adds_bos=True), MODEL, languages, 700, 3, purpose, cache)
+
+
+def test_texts_in_languages_begin_as_texts_in_these(tmp_path: Path) -> None:
+    sampler = EchoSampler()
+    german, english = in_languages(sampler, "de,en", tmp_path)
+    assert (german.language, english.language) == ("de", "en")
+    assert german.name == "de (self-written)" and len(german.text) >= 700
+    for source in (german, english):
+        for document in source.text.split("\n\n"):
+            begins = [opening[:30] for opening in LANGUAGES[source.language or ""].openings[::2]]
+            assert any(document.startswith(opening) for opening in begins)
+    assert len({len(prompts) for prompts in sampler.prompts[:1]}) == 1  # both languages in one batch
+    assert len(sampler.prompts[0]) == 4
+
+
+def test_texts_in_languages_are_cached_and_depend_on_nothing_else(tmp_path: Path) -> None:
+    sampler = EchoSampler()
+    first = in_languages(sampler, "de,en", tmp_path / "a")
+    calls = sampler.calls
+    assert in_languages(sampler, "en,de", tmp_path / "a") == first[::-1] and sampler.calls == calls
+    in_languages(EchoSampler(), "de", tmp_path / "b")
+    again = in_languages(EchoSampler(), "en,de", tmp_path / "b")
+    assert {source.text for source in again} == {source.text for source in first}
+    others = in_languages(EchoSampler(), "de,en", tmp_path / "a", "evaluation")
+    assert not {source.text[:20] for source in others} & {source.text[:20] for source in first}
+
+
+def test_languages_without_openings_are_refused_before_any_work(tmp_path: Path) -> None:
+    sampler = EchoSampler()
+    with pytest.raises(SmidgenError, match="--text sw=FILE"):
+        in_languages(sampler, "en,sw", tmp_path)
+    assert sampler.calls == 0

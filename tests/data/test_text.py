@@ -23,6 +23,9 @@ class ByteTokenizer:
     def __len__(self) -> int:
         return 258
 
+    def piece(self, token: int) -> bytes:
+        return bytes([token - 2]) if token >= 2 else b""
+
     def encode(self, text: str, *, add_bos: bool = False, parse_special: bool = False) -> list[int]:
         return [byte + 2 for byte in text.encode("utf-8")]
 

@@ -9,7 +9,8 @@ import torch
 
 from smidgen.errors import SmidgenError
 from smidgen.formats.checkpoint import Checkpoint
-from smidgen.formats.derived import HISTORY, Changed, Derived, Kept, Tokens, history, write_derived
+from smidgen.formats.derived import Changed, Derived, Kept, Tokens, write_derived
+from smidgen.formats.history import HISTORY, history
 from smidgen.numerics import block_types as types
 from tests.family_models import FAMILY_MODELS, save_folder
 from tests.tiny_models import write_gemma3, write_llama

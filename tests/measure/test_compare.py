@@ -12,7 +12,9 @@ from smidgen.data.text import cut_into_windows
 from smidgen.errors import SmidgenError, Unsupported
 from smidgen.measure import divergence
 from smidgen.measure.divergence import compare
+from smidgen.measure.pairing import pair_windows
 from tests.data.test_text import ByteTokenizer
+from tests.measure.test_pairing import GreedyTokenizer
 
 
 class TinyModel:
@@ -77,6 +79,37 @@ def test_figures_are_the_definition(adds_bos: bool) -> None:
     assert result.bits_per_byte_original == pytest.approx(bits_original / scored_bytes, rel=1e-5)
     assert result.bits_per_byte_cut == pytest.approx(bits_cut / scored_bytes, rel=1e-5)
     assert result.kl_standard_error is not None and result.kl_standard_error > 0
+
+
+@pytest.mark.parametrize("adds_bos", [True, False])
+def test_places_without_a_partner_count_for_bits_per_byte_alone(adds_bos: bool) -> None:
+    original_tokenizer = GreedyTokenizer(["xab", "abab", "ba", "b x"], adds_bos)
+    keep = [token for token in range(261) if original_tokenizer.piece(token) not in (b"xab", b"ba")]
+    cut_tokenizer = GreedyTokenizer(["abab", "b x"], adds_bos)
+    original, cut = TinyModel(0, 261), TinyModel(1, 259)
+    text = "xababx abba, xababx xab " * 12
+    windows = cut_into_windows(text, original_tokenizer, 29)
+    pairs = pair_windows(windows, text, original_tokenizer, cut_tokenizer, torch.tensor(keep))
+    result = compare(original, cut, pairs)
+
+    kl, bits, cut_bits, scored = [], 0.0, 0.0, 0
+    for row, cut_row, partner in zip(pairs.original.rows(), pairs.cut.rows(), pairs.partner.tolist(), strict=True):
+        p, q = original.log_probabilities(row), cut.log_probabilities(cut_row)
+        for place in range(adds_bos, len(row)):
+            if partner[place] >= 0:
+                restricted, other = p[place, keep].log_softmax(dim=0), q[partner[place]]
+                kl.append(float((restricted.exp() * (restricted - other)).sum()))
+        first = next(place for place, other in enumerate(partner) if other >= 0)
+        bits -= sum(float(p[i - 1, row[i]]) for i in range(first + 1, len(row))) / math.log(2)
+        later = range(partner[first] + 1, len(cut_row))
+        cut_bits -= sum(float(q[i - 1, cut_row[i]]) for i in later) / math.log(2)
+        scored += sum(len(cut_tokenizer.piece(cut_row[i])) for i in later)
+
+    assert result.aligned == len(kl) / windows.text_tokens < 0.95
+    assert result.kl_mean == pytest.approx(sum(kl) / len(kl), rel=1e-5)
+    assert result.bytes == scored
+    assert result.bits_per_byte_original == pytest.approx(bits / scored, rel=1e-5)
+    assert result.bits_per_byte_cut == pytest.approx(cut_bits / scored, rel=1e-5)
 
 
 def test_a_model_against_itself_costs_nothing() -> None:

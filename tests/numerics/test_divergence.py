@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from smidgen.numerics.divergence import NO_TARGET, PositionScores, StreamedDivergence, soft_cap_
+from smidgen.numerics.divergence import (
+    NO_TARGET,
+    PositionScores,
+    Restriction,
+    StreamedDivergence,
+    StreamedSoftmax,
+    soft_cap_,
+)
 
 
 def streamed(original: Tensor, cut: Tensor, targets: Tensor, chunk: int, positions: int = 1000) -> PositionScores:
@@ -72,6 +79,32 @@ def test_no_target_is_nan_and_non_finite_logits_show() -> None:
     broken = x.clone()
     broken[2, 50] = torch.nan
     assert streamed(x, broken, torch.zeros(4, dtype=torch.long), 30).kl.isnan().tolist() == [False, False, True, False]
+
+
+@pytest.mark.parametrize("gap", [0.0, -40.0, 40.0, 200.0])
+def test_a_restriction_puts_kept_and_dropped_tokens_together_again(gap: float) -> None:
+    x, y = logits(12, 900, 3.0, 8), logits(12, 900, 3.0, 9)
+    x[:, 600:] += gap  # these are dropped
+    targets = torch.tensor([5, 599, 600, 899, *range(590, 597), NO_TARGET])
+    kept = StreamedDivergence(torch.where(targets < 600, targets, NO_TARGET), torch.zeros(12, dtype=torch.long))
+    dropped = StreamedSoftmax(torch.where(targets >= 600, targets - 600, NO_TARGET))
+    for first in range(0, 600, 70):
+        kept.add(
+            slice(0, 12), first, x[:, first : min(first + 70, 600)].clone(), y[:, first : min(first + 70, 600)].clone()
+        )
+    for first in range(0, 300, 70):
+        dropped.add(slice(0, 12), first, x[:, 600 + first : min(670 + first, 900)].clone())
+    scores = kept.finish()
+    result = Restriction.of(scores, dropped)
+
+    log_p, log_q = x.double().log_softmax(1), y[:, :600].double().log_softmax(1)
+    restricted = x[:, :600].double().log_softmax(1)
+    assert torch.allclose(result.dropped_mass, log_p[:, 600:].exp().sum(1), rtol=1e-5)
+    assert torch.allclose(scores.kl, (restricted.exp() * (restricted - log_q)).sum(1), rtol=1e-5)
+    assert torch.allclose(scores.cut_log_likelihood, log_q[:, 0], atol=1e-5)
+    expected = log_p.gather(1, targets.clamp(min=0)[:, None])[:, 0]
+    assert torch.allclose(result.log_likelihood[:-1], expected[:-1], rtol=1e-6, atol=1e-5)
+    assert result.log_likelihood[-1].isnan()
 
 
 def test_soft_cap() -> None:

@@ -13,12 +13,13 @@ import torch
 import transformers
 from torch import nn
 
+from smidgen.cutting import cut
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.convert import write_as_gguf
 from smidgen.formats.hf_writer import write_hf
 from smidgen.model.config import ModelConfig
 from smidgen.model.decoder import Decoder
-from smidgen.recipe import CutOptions, cut
+from smidgen.recipe import CutOptions
 from tests.family_models import FAMILY_MODELS, VOCABULARY, save_folder
 from tests.parity.test_decoder_llama_cpp import LlamaCpp, log_probabilities
 

@@ -5,7 +5,8 @@ import torch
 
 from smidgen.numerics import block_types as types
 from smidgen.numerics.decode import decode
-from smidgen.quant.compensate import compensate, damage
+from smidgen.numerics.factor import damage
+from smidgen.quant.compensate import compensate
 from smidgen.quant.encode import Metric, encode
 
 GENERATOR = torch.Generator().manual_seed(11)

@@ -88,7 +88,9 @@ class GGUFMap:
 
     names: canonical pattern → tensor pattern (`families.names`).
     features: optional parts that the architecture knows: "window", "pattern" (which layers have the window can be
-    given), "attention_cap", "logit_cap", "experts", "partial_rotary".
+    given), "attention_cap", "logit_cap", "experts", "partial_rotary"; "layer_widths" and "layer_heads" (each layer has
+    its own: elsewhere llama.cpp takes those of the first for all, though it reads arrays); "square_queries" (llama.cpp
+    wants all heads together to be as wide as the hidden states).
     defaults: what holds where a file does not have a key.  local_rope_base: the same, of layers with a window.
     layers_with_wide_query: the number of layers of the one model whose scores are scaled by hidden / heads.
     row_orders: canonical pattern → layer → model row r is file row order[r].
@@ -191,7 +193,11 @@ class GGUFMap:
     # -- facts → metadata --------------------------------------------------------------------------------------------
 
     def write(self, facts: Facts) -> dict[str, Any]:
-        """The metadata, without the tokenizer's; ints are uint32, floats float32, lists arrays of them."""
+        """The metadata, without the tokenizer's; ints are uint32, floats float32, lists arrays of them.
+
+        Raises Unsupported for layers that llama.cpp would take for other ones.
+        """
+        self._refuse_layers_not_read(facts)
         values: dict[str, Any] = {
             "context_length": facts.context_length,
             "embedding_length": facts.hidden,
@@ -220,6 +226,25 @@ class GGUFMap:
         if facts.experts:
             values |= {"expert_count": facts.experts, "expert_used_count": facts.experts_used}
         return {f"{self.architecture}.{key}": value for key, value in values.items()}
+
+    def _refuse_layers_not_read(self, facts: Facts) -> None:
+        for feature, key, values in (
+            ("layer_widths", "feed_forward_length", facts.ffn_widths),
+            ("layer_heads", "attention.head_count", facts.heads),
+            ("layer_heads", "attention.head_count_kv", facts.kv_heads),
+        ):
+            if feature not in self.features and len(set(values)) > 1:
+                found = ", ".join(map(str, sorted(set(values))))
+                raise Unsupported(
+                    f"llama.cpp reads one {key} for all layers of {self.architecture}, these have {found}; "
+                    "give every layer the same"
+                )
+        if "square_queries" in self.features and facts.heads[0] * facts.head_dim != facts.hidden:
+            raise Unsupported(
+                f"llama.cpp wants all heads of {self.architecture} together as wide as the hidden states, but these "
+                f"are {facts.heads[0]} times {facts.head_dim} for {facts.hidden}; prune heads and hidden width alike, "
+                "or neither"
+            )
 
     def extra_tensors(self, facts: Facts) -> dict[str, np.ndarray]:
         """Float32 vectors that belong to the configuration but are stored as tensors."""

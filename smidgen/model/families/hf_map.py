@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from smidgen.errors import BadFile, Unsupported
-from smidgen.model.families.facts import Facts, Traits
+from smidgen.model.families.facts import Facts, Traits, every_layer
 from smidgen.model.families.keys import LARGEST_INT32, Keys, short
 from smidgen.model.rope_scaling import (
     GivenDivisors,
@@ -236,10 +236,13 @@ class HFMap:
         }
         values |= _write_rope(facts)
         if self.features & {"window", "switched_window"}:
-            values["sliding_window"] = facts.window
-            if "switched_window" in self.features:
+            switched = "switched_window" in self.features
+            alternates = not switched and traits.local is not every_layer
+            # Classes whose layers alternate want a window even where no layer is left that has it.
+            values["sliding_window"] = facts.window or (self.defaults["sliding_window"] if alternates else None)
+            if switched:
                 values["use_sliding_window"] = facts.window is not None
-            if facts.local != (True,) * facts.layers:
+            if switched or alternates or facts.local != every_layer(facts.layers):
                 names = {True: "sliding_attention", False: "full_attention"}
                 values["layer_types"] = [names[local] for local in facts.local]
         if "caps" in self.features:

@@ -114,6 +114,8 @@ def _widths(keys: Keys, layers: int, hidden: int) -> tuple[int, ...]:
 OPENELM = Family(
     name="openelm",
     traits=Traits(qk_norm=True),
-    gguf=GGUFMap("openelm", gguf_map.COMMON_NAMES | _GGUF_QKV | gguf_map.QK_NORMS),
+    gguf=GGUFMap(
+        "openelm", gguf_map.COMMON_NAMES | _GGUF_QKV | gguf_map.QK_NORMS, frozenset({"layer_widths", "layer_heads"})
+    ),
     hf=(OpenELMMap("openelm", "OpenELMForCausalLM", _HF_NAMES),),
 )

@@ -23,7 +23,9 @@ PHI3 = Family(
     name="phi3",
     traits=Traits(),
     gguf=GGUFMap(
-        "phi3", gguf_map.COMMON_NAMES | _stacked(_GGUF_QKV, _GGUF_GATE_UP), frozenset({"window", "partial_rotary"})
+        "phi3",
+        gguf_map.COMMON_NAMES | _stacked(_GGUF_QKV, _GGUF_GATE_UP),
+        frozenset({"window", "partial_rotary", "square_queries"}),
     ),
     hf=(
         HFMap(

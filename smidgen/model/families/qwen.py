@@ -13,7 +13,7 @@ from smidgen.model.families.hf_map import HFMap
 QWEN2 = Family(
     name="qwen2",
     traits=Traits(),
-    gguf=GGUFMap("qwen2", gguf_map.COMMON_NAMES | gguf_map.BIASES),
+    gguf=GGUFMap("qwen2", gguf_map.COMMON_NAMES | gguf_map.BIASES, frozenset({"square_queries"})),
     hf=(
         HFMap(
             "qwen2",

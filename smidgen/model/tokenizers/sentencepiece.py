@@ -59,6 +59,19 @@ class SentencePiece:
                 ids += self._word(word)
         return ids
 
+    def pieces_without(self, token_text: str) -> list[str]:
+        """What merging makes of a token's text while that token does not exist: two pieces where it makes the token.
+
+        The text whole, for tokens that nothing merges into (control and byte tokens).
+        """
+        rank = self._rank.pop(token_text, None)
+        if rank is None:
+            return [token_text]
+        try:
+            return self._merge(token_text)
+        finally:
+            self._rank[token_text] = rank
+
     def _split(self, text: str) -> list[str]:
         """Cut between characters that stand side by side in no token."""
         pairs = self._pairs

@@ -1,0 +1,176 @@
+"""What taking out layers and channels costs without any training: compensated, plainly removed, and chosen at random.
+
+    python -m benchmarks.pruning_curves original.gguf --calibration wikitext2-valid.txt@0.5 \\
+        --evaluation wikitext2-valid.txt [--layers 1,2,3,4] [--shares 0.875,0.75,0.5]
+
+For depth: so many layers out, as `smidgen.prune.depth` finds them, with the rest refitted (compensated) and without
+(plain); and the same number chosen at random, plainly. For width: this share of the feed-forward channels kept, as
+`smidgen.prune.width` ranks them, in the same three ways. Cost: KL(original ‖ pruned) in nats a token and bits per byte
+on text that was not calibrated on.
+"""
+
+import argparse
+import random
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import record, texts
+from smidgen.data.text import Windows, cut_into_windows
+from smidgen.engines.torch import TorchEngine
+from smidgen.formats.checkpoint import Checkpoint
+from smidgen.formats.derived import Derived, write_derived
+from smidgen.formats.workspace import Workspace
+from smidgen.measure.divergence import compare
+from smidgen.model.tokenizer import Tokenizer
+from smidgen.progress import say, track
+from smidgen.prune import depth, width
+from smidgen.prune.depth import DepthPlan
+
+
+class Bench:
+    """One original, its calibration windows, and the text to measure on."""
+
+    def __init__(self, options: argparse.Namespace, work: Path) -> None:
+        self.options, self.work = options, work
+        self.original = Checkpoint.open(options.original)
+        tokenizer = Tokenizer.from_gguf(self.original.file.metadata)
+        self.calibration = texts.take(options.calibration, options.tokens, tokenizer)
+        self.evaluation = texts.take(options.evaluation, options.evaluation_tokens, tokenizer)
+        texts.refuse_overlap(self.calibration, self.evaluation)
+        self.windows = cut_into_windows(self.calibration.text, tokenizer).full()
+        self.scored: Windows = cut_into_windows(self.evaluation.text, tokenizer)
+        self.engine = TorchEngine(self.original, options.threads)
+        self.made = 0
+
+    def workspace(self) -> Workspace:
+        """A fresh folder: nothing is found that an earlier point has left."""
+        self.made += 1
+        return Workspace.start(self.work / f"point-{self.made}", {})
+
+    def cost(self, derived: Derived) -> dict[str, float]:
+        """Write the pruned model, read it back and measure it."""
+        path = self.work / "pruned.gguf"
+        write_derived(self.original, derived, path, {"step": "benchmark"})
+        with Checkpoint.open(path) as pruned:
+            figures = compare(self.engine, TorchEngine(pruned), self.scored, "measuring").figures()
+        keys = ("kl_mean", "kl_standard_error", "same_top1", "bits_per_byte_original", "bits_per_byte_cut")
+        return {key: figures[key] for key in keys} | {"bytes": path.stat().st_size}  # type: ignore[return-value]
+
+    # -- depth -------------------------------------------------------------------------------------------------------
+
+    def depth(self, removed: int) -> dict[str, Any]:
+        """One point of the curve."""
+        layers = len(self.original.config.layers)
+        plan = depth.search(self.original, self.windows, layers - removed, self.workspace())
+        found = {
+            name: self.cost(depth.apply(self.original, plan, self.windows, self.workspace(), compensate=compensate))
+            for name, compensate in (("compensated", True), ("plain", False))
+        }
+        return {"removed": removed, "layers": [list(run) for run in plan.removed], **found} | {
+            "random": [self.cost(self._random_layers(plan, removed, seed)) for seed in range(self.options.random)]
+        }
+
+    def _random_layers(self, plan: DepthPlan, removed: int, seed: int) -> Derived:
+        layers = range(len(self.original.config.layers))
+        gone = set(random.Random(seed).sample(layers, removed))
+        chosen = DepthPlan(
+            tuple(layer for layer in layers if layer not in gone), tuple((layer,) for layer in sorted(gone)), (),
+            plan.influence, {},
+        )  # fmt: skip
+        return depth.apply(self.original, chosen, self.windows, self.workspace(), compensate=False)
+
+    # -- width -------------------------------------------------------------------------------------------------------
+
+    def width(self, share: float) -> dict[str, Any]:
+        """One point of the curve."""
+        ffn = int(self.original.config.layers[0].ffn_width * share)
+        plans = {
+            method: width.plan(self.original, ffn, None, None, self.windows, self.workspace(), method=method)
+            for method in ("obs", "activation", "random")
+        }
+        found = {
+            name: self.cost(width.apply(self.original, plans[method], self.windows, self.workspace(), compensate))
+            for name, method, compensate in (
+                ("compensated", "obs", True), ("plain", "obs", False), ("plain, by activation", "activation", False),
+            )
+        }  # fmt: skip
+        random_choice = width.apply(self.original, plans["random"], self.windows, self.workspace(), compensate=False)
+        return {"ffn": ffn, "share": share, **found, "random": [self.cost(random_choice)]}
+
+
+def run_all(options: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """Both curves, as the object that is saved."""
+    torch.set_num_threads(options.threads)
+    bench = Bench(options, work)
+    curves: dict[str, list[dict[str, Any]]] = {"depth": [], "width": []}
+    with track("points of the curves", len(options.layers) + len(options.shares)) as task:
+        for removed in options.layers:
+            curves["depth"].append(bench.depth(removed))
+            task.advance()
+            say(_line(f"{removed} layers", curves["depth"][-1]))
+        for share in options.shares:
+            curves["width"].append(bench.width(share))
+            task.advance()
+            say(_line(f"width {curves['width'][-1]['ffn']}", curves["width"][-1]))
+    return {
+        **record.facts(), "original": {"file": options.original.name, "sha256": bench.original.sha256()},
+        "calibration": bench.calibration.description, "evaluation": bench.evaluation.description,
+        "threads": options.threads, **curves,
+    }  # fmt: skip
+
+
+def _line(label: str, point: Mapping[str, Any]) -> str:
+    random_kl = [one["kl_mean"] for one in point["random"]]
+    values = {name: one["kl_mean"] for name, one in point.items() if isinstance(one, dict)}
+    values["random"] = sum(random_kl) / len(random_kl)
+    return f"{label}: " + ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+
+
+def _bits(one: Mapping[str, float]) -> str:
+    return f"{one['bits_per_byte_original']:.3f} → {one['bits_per_byte_cut']:.3f}"
+
+
+def show(result: Mapping[str, Any]) -> str:
+    """The table that goes into README.md."""
+    rows = []
+    for name, curve in (("layers out", result["depth"]), ("feed-forward width", result["width"])):
+        for point in curve:
+            random_kl = record.spread([one["kl_mean"] for one in point["random"]])
+            rows.append((
+                f"{name}: {point.get('removed', point.get('ffn'))}", f"{point['compensated']['kl_mean']:.3f}",
+                f"{point['plain']['kl_mean']:.3f}", f"{random_kl['median']:.3f}",
+                _bits(point["compensated"]),
+            ))  # fmt: skip
+    return record.table(("", "compensated", "plain", "random", "bits per byte (compensated)"), rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("original", type=Path)
+    parser.add_argument("--calibration", nargs="+", required=True, metavar="FILE[@START]")
+    parser.add_argument("--evaluation", nargs="+", required=True, metavar="FILE[@START]")
+    parser.add_argument("--tokens", type=int, default=8192, help="of calibration")
+    parser.add_argument("--evaluation-tokens", type=int, default=4096)
+    parser.add_argument("--layers", default="1,2,3,4", help="numbers of layers to take out, with commas")
+    parser.add_argument("--shares", default="0.875,0.75,0.5", help="of the feed-forward width to keep, with commas")
+    parser.add_argument("--random", type=int, default=3, help="random choices of layers at each point")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--work", type=Path, help="folder for files in between")
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args(arguments)
+    options.layers = [int(number) for number in options.layers.split(",") if number]
+    options.shares = [float(share) for share in options.shares.split(",") if share]
+    options.output = options.output or record.RESULTS / f"pruning_curves_{options.original.stem}.json"
+    with tempfile.TemporaryDirectory(prefix="pruning-curves-", dir=options.work) as folder:
+        result = run_all(options, Path(folder))
+    record.save(options.output, result)
+    print(show(result))
+
+
+if __name__ == "__main__":
+    main()
