@@ -5,7 +5,8 @@
 
 `original.gguf` is off its lattice (off_lattice.py), `stock.gguf` the file that people download. Each text calibrates
 with its second half and is measured on the first; `it=` without a file is text that the original writes itself,
-different for the two. Every text gives the same number of tokens.
+different for the two. Every text gives the same number of tokens to both sides' calibration; smidgen chooses its tokens
+by the whole half.
 
 - smidgen: `smidgen cut --fit --langs`, which chooses the vocabulary and the bits together, without any training.
 - llama.cpp: the best of the most promising mixtures (llama_cpp_mixtures.py) of at most twice the bytes. They are ranked
@@ -32,6 +33,7 @@ from benchmarks.quality_vs_llama_cpp import make_imatrix
 from smidgen.data.held_out import calibration_windows
 from smidgen.data.languages import languages_of
 from smidgen.data.self_written import self_written_in
+from smidgen.data.sources import read_text
 from smidgen.data.text import cut_into_windows
 from smidgen.engines.llama_cpp_bench import measure_speed
 from smidgen.engines.torch import TorchEngine
@@ -60,6 +62,7 @@ class Comparison:
         self.tokenizer = Tokenizer.from_gguf(self.original.file.metadata)
         self.engine = TorchEngine(self.original, options.threads)
         self.calibration: dict[str, texts.Piece] = {}
+        self.choosing: dict[str, str] = {}
         self.evaluation: dict[str, texts.Piece] = {}
         for given in options.text:
             name, _, file = given.partition("=")
@@ -71,6 +74,8 @@ class Comparison:
                     texts.take([file + start], tokens, self.tokenizer) if file else self._written(name, start, tokens)
                 )
             texts.refuse_overlap(self.calibration[name], self.evaluation[name])
+            whole = read_text(file).text if file else ""
+            self.choosing[name] = whole[whole.find("\n", len(whole) // 2) + 1 :] or self.calibration[name].text
 
     def _written(self, language: str, start: str, tokens: int) -> texts.Piece:
         purpose = "calibration" if start else "evaluation"
@@ -110,8 +115,10 @@ def smidgen_side(run: Comparison) -> tuple[Path, dict[str, Any]]:
     """The cut, and its figures."""
     options = run.options
     given: list[str] = []
-    for name, piece in run.calibration.items():
-        given += ["--text", f"{name}={piece.write(run.work / f'calibration-{name}.txt')}"]
+    for name, text in run.choosing.items():
+        path = run.work / f"calibration-{name}.txt"
+        path.write_text(text, encoding="utf-8", newline="")
+        given += ["--text", f"{name}={path}"]
     folder = run.work / "smidgen"
     command = record.smidgen(
         "cut", options.original, "--fit", str(options.fit), "--langs", ",".join(run.calibration), *given, "-o", folder,

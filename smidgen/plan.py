@@ -2,8 +2,8 @@
 
 Sizes are those of the file as it will be written, header, tokenizer and alignment included. What a type costs comes
 from `quant.survey`; leaving a tensor as it is costs its bytes and no damage, and competes with the rest. What a smaller
-vocabulary costs comes from `prune.vocabulary`, in the same unit: the divergence of the model's distribution without the
-dropped tokens from the one with them, nats per token. So the two compete for the same bytes, and the least sum wins.
+vocabulary costs comes from `prune.vocabulary`, in nats per token too: how much less likely the text becomes where its
+tokens have to be spelled in others. So the two compete for the same bytes, and the least sum wins.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,9 +14,9 @@ import numpy as np
 from smidgen import __version__
 from smidgen.errors import BudgetError
 from smidgen.formats.checkpoint import Checkpoint
-from smidgen.formats.history import HISTORY, with_step
 from smidgen.formats.gguf_reader import MetadataValue
 from smidgen.formats.gguf_writer import STRING_TYPES, TensorPlan, file_size
+from smidgen.formats.history import HISTORY, with_step
 from smidgen.model.parameters import is_matrix, split_block_name
 from smidgen.numerics.block_types import BY_NAME, BlockType
 from smidgen.prune.vocabulary import Ranking

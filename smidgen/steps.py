@@ -98,7 +98,7 @@ def _vocabulary(material: Material, checkpoint: Checkpoint, workspace: Workspace
     outside, cost = ranking.outside_share(size), ranking.damage(size)
     summary = (
         f"Vocabulary: {size} of {checkpoint.config.vocabulary} tokens stay. On the calibration text the others are "
-        f"{100 * outside:.2f}% of the tokens, and leaving them out costs about {cost:.4f} nats per token."
+        f"{100 * outside:.2f}% of the tokens; spelling these with others costs about {cost:.4f} nats per token."
     )
     return Planned(summary, plan.report(), lambda: vocabulary.apply(checkpoint, plan))
 

@@ -66,7 +66,8 @@ def refit(
     kept: the original's layers that stay, ascending.  narrow: an original layer and its block → the pruned block, by
     plain removal; None where blocks stay whole.  channels: of the residual stream that stay; None for all.
     windows: calibration text.  task: advanced once for each kept layer.
-    A matrix that no refit makes better is absent. Each block's result stays in `workspace` and is not computed again.
+    A matrix that no refit makes better is absent. Each block's result stays in `workspace`, which must be that of this
+    step alone, and is not computed again.
     """
     original = embed(checkpoint, windows)
     pruned = original.clone() if channels is None else original[..., channels]

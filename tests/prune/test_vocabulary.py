@@ -109,6 +109,7 @@ def test_tokens_of_the_text_come_first_and_each_text_has_its_say(checkpoint: Che
 
 
 def test_sizes(ranking: Ranking) -> None:
+    assert ranking.damage(280) == pytest.approx(vocabulary.RESPELLED * ranking.outside_share(280))
     size = choose_size(ranking, tolerance=0.5)
     assert size == len(ranking.order) or size % vocabulary.MULTIPLE == 0
     assert choose_size(ranking, tolerance=0.0) == len(ranking.order)
