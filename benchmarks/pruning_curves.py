@@ -1,11 +1,11 @@
 """What taking out layers and channels costs without any training: compensated, plainly removed, and chosen at random.
 
     python -m benchmarks.pruning_curves original.gguf --calibration wikitext2-valid.txt@0.5 \\
-        --evaluation wikitext2-valid.txt [--layers 1,2,3,4] [--shares 0.875,0.75,0.5]
+        --evaluation wikitext2-valid.txt [--layers 1,2,4] [--widths 1792,1536,1024]
 
 For depth: so many layers out, as `smidgen.prune.depth` finds them, with the rest refitted (compensated) and without
-(plain); and the same number chosen at random, plainly. For width: this share of the feed-forward channels kept, as
-`smidgen.prune.width` ranks them, in the same three ways. Cost: KL(original ‖ pruned) in nats a token and bits per byte
+(plain); and the same number chosen at random, plainly. For width: so many feed-forward channels kept, as `smidgen.prune.width`
+ranks them, in the same three ways. Beside them, the field's cheap rankings: block influence and mean activation. Cost: KL(original ‖ pruned) in nats a token and bits per byte
 on text that was not calibrated on.
 """
 
@@ -29,6 +29,7 @@ from smidgen.model.tokenizer import Tokenizer
 from smidgen.progress import say, track
 from smidgen.prune import depth, width
 from smidgen.prune.depth import DepthPlan
+from smidgen.prune.width import WidthPlan
 
 
 class Bench:
@@ -62,44 +63,57 @@ class Bench:
 
     # -- depth -------------------------------------------------------------------------------------------------------
 
-    def depth(self, removed: int) -> dict[str, Any]:
-        """One point of the curve."""
-        layers = len(self.original.config.layers)
-        plan = depth.search(self.original, self.windows, layers - removed, self.workspace())
-        found = {
-            name: self.cost(depth.apply(self.original, plan, self.windows, self.workspace(), compensate=compensate))
-            for name, compensate in (("compensated", True), ("plain", False))
-        }
-        return {"removed": removed, "layers": [list(run) for run in plan.removed], **found} | {
-            "random": [self.cost(self._random_layers(plan, removed, seed)) for seed in range(self.options.random)]
-        }
+    def depth(self, most: int) -> DepthPlan:
+        """The search, once: it takes layers out one after the other."""
+        return depth.search(self.original, self.windows, len(self.original.config.layers) - most, self.workspace())
 
-    def _random_layers(self, plan: DepthPlan, removed: int, seed: int) -> Derived:
-        layers = range(len(self.original.config.layers))
-        gone = set(random.Random(seed).sample(layers, removed))
-        chosen = DepthPlan(
-            tuple(layer for layer in layers if layer not in gone), tuple((layer,) for layer in sorted(gone)), (),
-            plan.influence, {},
-        )  # fmt: skip
-        return depth.apply(self.original, chosen, self.windows, self.workspace(), compensate=False)
+    def depth_point(self, plan: DepthPlan, runs: int) -> dict[str, Any]:
+        """The first so many removals of the search."""
+        part, layers = _beginning(plan, runs), range(len(self.original.config.layers))
+        removed = len(layers) - len(part.kept)
+        found = {
+            name: self._without(part, compensate) for name, compensate in (("compensated", True), ("plain", False))
+        }
+        by_influence = sorted(layers, key=lambda layer: plan.influence[layer])[:removed]
+        guesses = [set(random.Random(seed).sample(layers, removed)) for seed in range(self.options.random)]
+        return {
+            "removed": removed, "layers": [list(run) for run in part.removed], **found,
+            "plain, by block influence": self._without(_plan_of(plan, set(by_influence)), compensate=False),
+            "random": [self._without(_plan_of(plan, gone), compensate=False) for gone in guesses],
+        }  # fmt: skip
+
+    def _without(self, plan: DepthPlan, compensate: bool) -> dict[str, float]:
+        return self.cost(depth.apply(self.original, plan, self.windows, self.workspace(), compensate=compensate))
 
     # -- width -------------------------------------------------------------------------------------------------------
 
-    def width(self, share: float) -> dict[str, Any]:
-        """One point of the curve."""
-        ffn = int(self.original.config.layers[0].ffn_width * share)
+    def width_point(self, ffn: int, ranking: Workspace) -> dict[str, Any]:
+        """One feed-forward width. ranking: a workspace where the channels of all methods are weighed once."""
         plans = {
-            method: width.plan(self.original, ffn, None, None, self.windows, self.workspace(), method=method)
+            method: width.plan(self.original, ffn, None, None, self.windows, ranking, method=method)
             for method in ("obs", "activation", "random")
         }
         found = {
-            name: self.cost(width.apply(self.original, plans[method], self.windows, self.workspace(), compensate))
+            name: self._narrow(plans[method], compensate)
             for name, method, compensate in (
                 ("compensated", "obs", True), ("plain", "obs", False), ("plain, by activation", "activation", False),
             )
         }  # fmt: skip
-        random_choice = width.apply(self.original, plans["random"], self.windows, self.workspace(), compensate=False)
-        return {"ffn": ffn, "share": share, **found, "random": [self.cost(random_choice)]}
+        return {"ffn": ffn, **found, "random": [self._narrow(plans["random"], compensate=False)]}
+
+    def _narrow(self, plan: WidthPlan, compensate: bool) -> dict[str, float]:
+        return self.cost(width.apply(self.original, plan, self.windows, self.workspace(), compensate))
+
+
+def _beginning(plan: DepthPlan, runs: int) -> DepthPlan:
+    gone = {layer for run in plan.removed[:runs] for layer in run}
+    kept = tuple(layer for layer in range(len(plan.influence)) if layer not in gone)
+    return DepthPlan(kept, plan.removed[:runs], plan.damage[:runs], plan.influence, plan.alone)
+
+
+def _plan_of(plan: DepthPlan, gone: set[int]) -> DepthPlan:
+    kept = tuple(layer for layer in range(len(plan.influence)) if layer not in gone)
+    return DepthPlan(kept, tuple((layer,) for layer in sorted(gone)), (), plan.influence, {})
 
 
 def run_all(options: argparse.Namespace, work: Path) -> dict[str, Any]:
@@ -107,15 +121,16 @@ def run_all(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     torch.set_num_threads(options.threads)
     bench = Bench(options, work)
     curves: dict[str, list[dict[str, Any]]] = {"depth": [], "width": []}
-    with track("points of the curves", len(options.layers) + len(options.shares)) as task:
+    with track("points of the curves", len(options.layers) + len(options.widths)) as task:
+        plan, ranking = bench.depth(max(options.layers)), bench.workspace()
         for removed in options.layers:
-            curves["depth"].append(bench.depth(removed))
+            curves["depth"].append(bench.depth_point(plan, removed))
             task.advance()
-            say(_line(f"{removed} layers", curves["depth"][-1]))
-        for share in options.shares:
-            curves["width"].append(bench.width(share))
+            say(_line(f"{removed} layers out", curves["depth"][-1]))
+        for ffn in options.widths:
+            curves["width"].append(bench.width_point(ffn, ranking))
             task.advance()
-            say(_line(f"width {curves['width'][-1]['ffn']}", curves["width"][-1]))
+            say(_line(f"width {ffn}", curves["width"][-1]))
     return {
         **record.facts(), "original": {"file": options.original.name, "sha256": bench.original.sha256()},
         "calibration": bench.calibration.description, "evaluation": bench.evaluation.description,
@@ -156,15 +171,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--evaluation", nargs="+", required=True, metavar="FILE[@START]")
     parser.add_argument("--tokens", type=int, default=8192, help="of calibration")
     parser.add_argument("--evaluation-tokens", type=int, default=4096)
-    parser.add_argument("--layers", default="1,2,3,4", help="numbers of layers to take out, with commas")
-    parser.add_argument("--shares", default="0.875,0.75,0.5", help="of the feed-forward width to keep, with commas")
+    parser.add_argument("--layers", default="1,2,4", help="numbers of layers to take out, with commas")
+    parser.add_argument("--widths", default="1792,1536,1024", help="of the feed-forward networks, with commas")
     parser.add_argument("--random", type=int, default=3, help="random choices of layers at each point")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--work", type=Path, help="folder for files in between")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args(arguments)
     options.layers = [int(number) for number in options.layers.split(",") if number]
-    options.shares = [float(share) for share in options.shares.split(",") if share]
+    options.widths = [int(width) for width in options.widths.split(",") if width]
     options.output = options.output or record.RESULTS / f"pruning_curves_{options.original.stem}.json"
     with tempfile.TemporaryDirectory(prefix="pruning-curves-", dir=options.work) as folder:
         result = run_all(options, Path(folder))

