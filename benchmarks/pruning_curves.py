@@ -4,9 +4,9 @@
         --evaluation wikitext2-valid.txt [--layers 1,2,4] [--widths 1792,1536,1024]
 
 For depth: so many layers out, as `smidgen.prune.depth` finds them, with the rest refitted (compensated) and without
-(plain); and the same number chosen at random, plainly. For width: so many feed-forward channels kept, as `smidgen.prune.width`
-ranks them, in the same three ways. Beside them, the field's cheap rankings: block influence and mean activation. Cost: KL(original ‖ pruned) in nats a token and bits per byte
-on text that was not calibrated on.
+(plain); and the same number chosen at random, plainly. For width: so many feed-forward channels kept, as
+`smidgen.prune.width` ranks them, in the same three ways. Beside them, the field's cheap rankings: block influence and
+mean activation. Cost: KL(original ‖ pruned) in nats a token and bits per byte on text that was not calibrated on.
 """
 
 import argparse
