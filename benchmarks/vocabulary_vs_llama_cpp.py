@@ -181,6 +181,16 @@ def llama_cpp_side(run: Comparison, size: int) -> list[dict[str, Any]]:
     return sorted(found, key=lambda one: one["kl_mean"])
 
 
+def speeds(options: argparse.Namespace, cut: Path) -> dict[str, Any]:
+    """The stock file and the cut in llama.cpp, taking turns."""
+    measured = measure_speed([options.stock, cut], options.threads, options.repeats)
+    keys = ("decode_tokens_per_s", "decode_tokens_per_s_range", "prompt_tokens_per_s", "peak_ram_bytes", "engine")
+    found: dict[str, Any] = {
+        name: {key: one[key] for key in keys} for name, one in zip(("stock", "smidgen"), measured, strict=True)
+    }
+    return found | {"times": measured[1]["decode_tokens_per_s"] / measured[0]["decode_tokens_per_s"]}
+
+
 def run_all(options: argparse.Namespace) -> dict[str, Any]:
     """The whole comparison, as the object that is saved."""
     torch.set_num_threads(options.threads)
@@ -199,12 +209,7 @@ def run_all(options: argparse.Namespace) -> dict[str, Any]:
     if not options.alone:
         result["llama_cpp"] = llama_cpp_side(run, 2 * ours["bytes"])
         result["ratio"] = ours["kl_mean"] / result["llama_cpp"][0]["kl_mean"]
-    stock, cut = measure_speed([options.stock, path], options.threads, options.repeats)
-    keys = ("decode_tokens_per_s", "decode_tokens_per_s_range", "prompt_tokens_per_s", "peak_ram_bytes", "engine")
-    speed: dict[str, Any] = {
-        name: {key: one[key] for key in keys} for name, one in (("stock", stock), ("smidgen", cut))
-    }
-    result["speed"] = speed | {"times": cut["decode_tokens_per_s"] / stock["decode_tokens_per_s"]}
+    result["speed"] = speeds(options, path)
     return result
 
 

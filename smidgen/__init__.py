@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 # OpenMP's threads wait for each other in a busy loop by default. With any other work on the machine that makes torch's
 # many small operations up to 30 times slower, so let them sleep instead. It must be set before torch is loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# (llama.cpp wants the opposite: engines.llama_cpp_server.)
+WAIT_POLICY, QUIET_WAIT = "OMP_WAIT_POLICY", "PASSIVE"
+os.environ.setdefault(WAIT_POLICY, QUIET_WAIT)
 
 __version__ = "0.1.0"
 __all__ = ["CutOptions", "Pruning", "__version__", "cut", "export", "generate", "load", "locate"]
