@@ -148,7 +148,7 @@ def card(tmp_path: Path, family: str, metadata: dict[str, Any], **files: str) ->
         config=SimpleNamespace(family=family), file=SimpleNamespace(metadata=metadata, size=99)
     )
     recipe = {"model": "x", "sha256": "0", "threads": 1, "versions": {}, "steps": []}
-    outputs.write_companions(output, str(model), checkpoint, recipe, None)
+    outputs.write_companions(output, str(model), checkpoint, recipe, [{"step": "quantize"}], None)
     return (output / "README.md").read_text()
 
 
