@@ -7,9 +7,13 @@ from jaxtyping import install_import_hook
 
 import smidgen  # noqa: F401 - first of all, because it sets up OpenMP before torch is loaded
 
-# Shapes in annotations are checked while tests run: everywhere that tensors are made and taken apart.
+# Shapes in annotations are checked while tests run: everywhere that tensors are made and taken apart. (Tokenizers have
+# no tensors, and millions of small calls.)
+_MODEL = ["attention", "decoder", "feed_forward", "norms", "rope"]
 install_import_hook(
-    ["smidgen.numerics", "smidgen.model", "smidgen.prune", "smidgen.quant", "smidgen.calibrate"], "beartype.beartype"
+    [*(f"smidgen.model.{name}" for name in _MODEL), "smidgen.numerics", "smidgen.prune", "smidgen.quant"]
+    + ["smidgen.calibrate"],
+    "beartype.beartype",
 )
 
 
