@@ -3,9 +3,10 @@
 The public verbs are imported on first use, so that `import smidgen` loads neither torch nor an engine.
 """
 
-import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from smidgen.openmp import wait_asleep
 
 if TYPE_CHECKING:
     from smidgen.cutting import cut
@@ -15,11 +16,7 @@ if TYPE_CHECKING:
     from smidgen.formats.checkpoint import load
     from smidgen.recipe import CutOptions, Pruning
 
-# OpenMP's threads wait for each other in a busy loop by default. With any other work on the machine that makes torch's
-# many small operations up to 30 times slower, so let them sleep instead. It must be set before torch is loaded.
-# (llama.cpp wants the opposite: engines.llama_cpp_server.)
-WAIT_POLICY, QUIET_WAIT = "OMP_WAIT_POLICY", "PASSIVE"
-os.environ.setdefault(WAIT_POLICY, QUIET_WAIT)
+wait_asleep()
 
 __version__ = "0.1.0"
 __all__ = ["CutOptions", "Pruning", "__version__", "cut", "export", "generate", "load", "locate"]

@@ -23,10 +23,10 @@ from types import FrameType, TracebackType
 from typing import Any, NoReturn, Self
 from urllib.parse import urlsplit
 
-from smidgen import QUIET_WAIT, WAIT_POLICY
 from smidgen.engines.llama_cpp_draft import refuse_other_draft
 from smidgen.engines.machine import default_threads
 from smidgen.errors import SmidgenError
+from smidgen.openmp import waiting_awake
 
 DEFAULT_CONTEXT = 4096  # tokens, where the model allows more and nobody asked for more
 _SILENT, _VERBOSE = 0, 3  # llama.cpp's log levels; from 4 on it would print prompts
@@ -199,20 +199,10 @@ def engine_version() -> str:
 
 
 def _xllamacpp() -> Any:
-    """The wheel's module, loaded when first needed; it is compiled and describes no types.
-
-    Its threads meet some hundred times for every token, so they must not go to sleep in between: with the wait policy
-    that torch wants, decoding is several times slower. The wheel brings an OpenMP of its own, which reads the variable
-    when it is loaded; so it is hidden from it, unless a person set it to something else.
-    """
+    """The wheel's module, loaded when first needed; it is compiled and describes no types."""
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # should it ever abort, it would start a debugger on us
-    if "xllamacpp" in sys.modules or os.environ.get(WAIT_POLICY) != QUIET_WAIT:
+    with waiting_awake():
         return import_module("xllamacpp")
-    del os.environ[WAIT_POLICY]
-    try:
-        return import_module("xllamacpp")
-    finally:
-        os.environ[WAIT_POLICY] = QUIET_WAIT
 
 
 def _add_draft(params: Any, xllamacpp: Any, draft: Path, threads: int) -> None:

@@ -168,7 +168,7 @@ def _feed_forward(block: Block) -> _Half:
 def _refit_half(
     half: _Half,
     original: States,
-    pruned: States,
+    pruned: Float[Tensor, "windows position _narrow"],
     channels: Int[Tensor, " kept"] | None,
     aside: Bool[Tensor, "windows position"],
 ) -> dict[str, Float[Tensor, "..."]]:
