@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from smidgen import progress
 from smidgen.cli.main import main
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.history import history
@@ -41,6 +42,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.txt").write_text(TEXT)
     threads = torch.get_num_threads()
+    progress.set_quiet(False)  # whatever another test left behind in this process
     yield tmp_path
     torch.set_num_threads(threads)  # `--threads` is for the whole process
 
