@@ -136,7 +136,7 @@ def _of_file(file: GGUFFile, model: str | os.PathLike[str]) -> Summary:
 
 def _in_words(step: Mapping[str, Any]) -> str:
     """A step of a history, safe to show on a terminal."""
-    return printable(f"{step.get('step', '?')}: {step['summary']}" if "summary" in step else step.get("step", "?"))
+    return printable(step.get("summary", step.get("step", "?")), 300)
 
 
 def _of_folder(folder: HFFolder, contents: FolderContents, model: str | os.PathLike[str]) -> Summary:
