@@ -223,7 +223,7 @@ def _measure(model: str, result: CutResult, material: Material) -> dict[str, Any
     asked, others = _languages(material) if "vocabulary" in options.chain else ([], [])
     return measure(
         model, result.path, options.texts, seed=options.seed, threads=options.threads,
-        calibrated_on=torch.cat([text.windows for text in material.texts]),
+        calibrated_on=torch.cat([text.seen for text in material.texts]),
         languages=asked, other_languages=others, output=result.path.parent / "card.json", steps=result.steps,
         cut_name=result.path.parent.resolve().name, cost={"seconds": result.seconds, "peak_ram_bytes": peak_memory()},
     )  # fmt: skip

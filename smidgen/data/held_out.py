@@ -24,23 +24,26 @@ class CalibrationText:
     """The part of a text to learn from.
 
     source: the text, of which only that part is left.  pieces: the runs of it that hang together.
-    windows: full windows of it in the original's tokens.
+    windows: full windows of it in the original's tokens.  seen: all of them, the short last one (padded) too: what is
+    not to be measured on, since the vocabulary is chosen by the whole part.
     """
 
     source: TextSource
     pieces: tuple[str, ...]
     windows: Int[Tensor, "windows position"]
+    seen: Int[Tensor, "all_windows position"]
 
     @classmethod
     def of(cls, source: TextSource, tokenizer: TextTokenizer, *, whole: bool = False) -> "CalibrationText":
         """tokenizer: the original's.  whole: nothing needs to be kept aside (text that was written for this)."""
         windows = cut_into_windows(source.text, tokenizer)
         if whole:
-            return cls(source, (source.text,), windows.full())
+            return cls(source, (source.text,), windows.full(), windows.ids)
         pieces = tuple(_runs(source.text.encode(), windows.text_bytes.tolist()))
         kept = [place for place in range(len(windows)) if not _is_held_out(place)]
         part = TextSource.of(source.name, "".join(pieces), source.path, source.language)
-        return cls(part, pieces, windows.take(kept).full())
+        learned = windows.take(kept)
+        return cls(part, pieces, learned.full(), learned.ids)
 
     def windows_of(self, tokenizer: TextTokenizer) -> Int[Tensor, "windows position"]:
         """The same text in the tokens of a model with another vocabulary."""

@@ -16,10 +16,10 @@ from smidgen.formats.derived import Changed, Derived, Kept, Part, write_derived
 from smidgen.formats.hf_writer import write_hf
 from smidgen.formats.workspace import Workspace
 from smidgen.model.config import ModelConfig
-from smidgen.model.decoder import Decoder
 from smidgen.prune import depth
 from tests.family_models import FAMILY_MODELS, VOCABULARY, save_folder
 from tests.parity.test_decoder_llama_cpp import LlamaCpp, log_probabilities
+from tests.parity.test_families import decoder_of
 
 LENGTHS = (1, 6, 8, 30)
 NO_WINDOWS = torch.zeros(0, 8, dtype=torch.long)
@@ -37,12 +37,6 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return made[family]
 
     return get
-
-
-def decoder_of(checkpoint: Checkpoint) -> Decoder:
-    decoder = Decoder(checkpoint.config)
-    decoder.load_state_dict({name: checkpoint.tensor(name) for name in checkpoint.names()})
-    return decoder
 
 
 def without_layers(folder: Path, kept: tuple[int, ...], path: Path) -> None:
