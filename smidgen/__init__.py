@@ -10,26 +10,45 @@ from smidgen.openmp import wait_asleep
 
 if TYPE_CHECKING:
     from smidgen.cutting import cut
+    from smidgen.distilling import DistillOptions, distill
     from smidgen.engines.llama_cpp import generate
     from smidgen.export import export
     from smidgen.formats.catalogue import locate
     from smidgen.formats.checkpoint import load
     from smidgen.recipe import CutOptions, Pruning
+    from smidgen.tuning import TuneOptions, tune
 
 wait_asleep()
 
 __version__ = "0.1.0"
-__all__ = ["CutOptions", "Pruning", "__version__", "cut", "export", "generate", "load", "locate"]
+__all__ = [
+    "CutOptions",
+    "DistillOptions",
+    "Pruning",
+    "TuneOptions",
+    "__version__",
+    "cut",
+    "distill",
+    "export",
+    "generate",
+    "load",
+    "locate",
+    "tune",
+]
 
 # The report card's verb is `smidgen.measure.measure`, because its folder has the name already.
 _HOMES = {
     "CutOptions": "smidgen.recipe",
+    "DistillOptions": "smidgen.distilling",
     "Pruning": "smidgen.recipe",
+    "TuneOptions": "smidgen.tuning",
     "cut": "smidgen.cutting",
+    "distill": "smidgen.distilling",
     "export": "smidgen.export",
     "generate": "smidgen.engines.llama_cpp",
     "load": "smidgen.formats.checkpoint",
     "locate": "smidgen.formats.catalogue",
+    "tune": "smidgen.tuning",
 }
 
 

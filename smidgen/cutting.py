@@ -22,11 +22,13 @@ from smidgen.data.held_out import CalibrationText
 from smidgen.data.languages import languages_of
 from smidgen.data.self_written import self_written, self_written_in
 from smidgen.data.sources import TextSource, read_texts
+from smidgen.distill.heal import heal
 from smidgen.engines.machine import peak_memory
 from smidgen.engines.torch import TorchEngine
 from smidgen.errors import BadFile, SmidgenError, printable
 from smidgen.formats.catalogue import cache_folder
 from smidgen.formats.checkpoint import Checkpoint, load
+from smidgen.formats.derived import write_derived
 from smidgen.formats.history import history
 from smidgen.measure import measure
 from smidgen.model.tokenizer import Tokenizer
@@ -37,6 +39,9 @@ from smidgen.quant.workspace import QuantWorkspace
 from smidgen.quantization import Quantization, plan_types
 from smidgen.recipe import CutOptions
 from smidgen.steps import Material, prune
+
+#: Bytes that the entry of a healing in the file's history may take.
+_HISTORY_OF_HEALING = 512
 
 #: Languages whose cost is reported when the vocabulary is trimmed, asked for or not.
 _REPORTED = ("en", "de", "fr", "es", "ru", "ar", "hi", "zh", "ja", "code")
@@ -119,8 +124,7 @@ def cut(
             os.replace(pruned.path, result.path)
         else:
             say(result.plan)
-            planned.write(result.path)
-            result.steps.append(_step(planned, material))
+            _write(planned, pruned, material, result)
         remove_outdated(output)
         result.seconds = time.monotonic() - started
         if measured:
@@ -181,11 +185,12 @@ def _calibration_texts(
     if texts and not missing:
         return texts
     engine, folder, hashed = TorchEngine(checkpoint), cache_folder() / "self-written", checkpoint.sha256()
+    wanted = options.tokens_to_write
     if missing:
-        tokens = -(-options.tokens // (len(texts) + len(missing)))
+        tokens = -(-wanted // (len(texts) + len(missing)))
         written = self_written_in(engine, tokenizer, hashed, missing, tokens, options.seed, "calibration", folder)
     else:
-        written = [self_written(engine, tokenizer, hashed, options.tokens, options.seed, "calibration", folder)]
+        written = [self_written(engine, tokenizer, hashed, wanted, options.seed, "calibration", folder)]
     return texts + [CalibrationText.of(source, tokenizer, whole=True) for source in written]
 
 
@@ -200,11 +205,35 @@ def _plan(
         size = checkpoint.file.size
         return CutResult(None, [], size, 0.0, "\n".join([*summaries, f"File: {size} bytes."]), steps), None
     options = material.options
-    planned = plan_types(
-        checkpoint, material.windows(checkpoint), material.budget, options.kinds, options.seed, workspace
-    )
+    budget = material.budget - (_HISTORY_OF_HEALING if "heal" in options.chain else 0)
+    planned = plan_types(checkpoint, material.windows(checkpoint), budget, options.kinds, options.seed, workspace)
     plan = "\n".join([*summaries, planned.describe(material.budget)])
     return CutResult(None, planned.choices, planned.size, 0.0, plan, steps), planned
+
+
+def _write(planned: Quantization, pruned: Checkpoint, material: Material, result: CutResult) -> None:
+    """Quantize, and heal what was quantized if that is asked for."""
+    assert result.path is not None
+    if "heal" not in material.options.chain:
+        planned.write(result.path)
+        result.steps.append(_step(planned, material))
+        return
+    workspace = material.workspace
+    quantized = workspace.folder / "quantized.gguf"
+    if not quantized.exists():
+        planned.write(quantized)
+    result.steps.append(_step(planned, material))
+    with Checkpoint.open(quantized) as checkpoint:
+        budget = material.heal_budget()
+        healed = heal(
+            material.original, checkpoint, material.sources, budget, workspace.step("heal"), material.options.seed
+        )
+        step = {"step": "heal", "budget": str(budget)}
+        write_derived(checkpoint, healed.derived, result.path, step)
+        result.steps.append({"step": "heal", "parameters": {"budget": str(budget)}, **healed.report()})
+        result.size = result.path.stat().st_size
+        say(healed.describe())
+        result.notes.append(healed.describe())
 
 
 def _step(planned: Quantization, material: Material) -> dict[str, Any]:

@@ -80,6 +80,58 @@ def write_export_notes(output: Path, model: str, checkpoint: "Checkpoint") -> No
     write_whole(output / "README.md", "\n".join(lines) + "\n")
 
 
+def write_tuning_notes(
+    output: Path, model: str, checkpoint: "Checkpoint", written: Sequence[str], done: Sequence[str]
+) -> None:
+    """README.md, licence and notice files beside what `tune` wrote. done: what was learned, in sentences."""
+    stated = _stated_licence(model, checkpoint)
+    terms = terms_of(checkpoint.config.family, stated)
+    made = MODEL_FILE if MODEL_FILE in written else "adapter.gguf"
+    notices = write_notices(output, model, terms, made)
+    base = str(checkpoint.file.metadata.get("general.name", model))
+    tags = ["smidgen", "gguf", *(["lora"] if "adapter.gguf" in written else [])]
+    front = {**_front_licence(stated, terms), "base_model": base, "tags": tags}
+    uses = []
+    if "adapter.gguf" in written:
+        front["library_name"] = "peft"
+        uses += [f"smidgen chat {model} --lora {output.name}", "llama-cli -m MODEL.gguf --lora adapter.gguf"]
+    if made == MODEL_FILE:
+        uses += [f"smidgen chat {output.name}", "llama-cli -m model.gguf"]
+    lines = [
+        *_front_matter(front), f"# {base}, tuned", "", *(line + "  " for line in done), "", "```", *uses, "```", "",
+        "## Licence", "", _licence(stated, terms, notices),
+    ]  # fmt: skip
+    write_whole(output / "README.md", "\n".join(lines) + "\n")
+
+
+def write_distilling_notes(output: Path, models: Sequence[tuple[str, "Checkpoint"]], done: Sequence[str]) -> None:
+    """README.md, licence and notice files beside what `distill` wrote.
+
+    models: name and file of what the student was made of, and of the teacher where that is another: the terms of both
+    may bind it.  done: what was learned, in sentences.
+    """
+    licences: list[str] = []
+    for model, checkpoint in models:
+        stated = _stated_licence(model, checkpoint)
+        terms = terms_of(checkpoint.config.family, stated)
+        named = checkpoint.file.metadata.get("general.name", model)
+        licences += [f"{named}: {_licence(stated, terms, write_notices(output, model, terms))}", ""]
+    model, checkpoint = models[0]
+    stated = _stated_licence(model, checkpoint)
+    base = str(checkpoint.file.metadata.get("general.name", model))
+    front = {
+        **_front_licence(stated, terms_of(checkpoint.config.family, stated)),
+        "base_model": base,
+        "tags": ["smidgen", "gguf"],
+    }
+    lines = [
+        *_front_matter(front), f"# A student of {models[-1][1].file.metadata.get('general.name', models[-1][0])}", "",
+        *(line + "  " for line in done), "", "```", f'smidgen run {output.name} "Once upon a time"',
+        "llama-cli -m model.gguf", "```", "", "## Licence", "", *licences,
+    ]  # fmt: skip
+    write_whole(output / "README.md", "\n".join(lines))
+
+
 def write_notices(output: Path, model: str, terms: Terms | None, made: str = MODEL_FILE) -> list[str]:
     """Copy the original's licence and notice files into `output`, and add the notice that its terms ask for about the
     file `made`; their names."""

@@ -20,7 +20,7 @@ def set_quiet(quiet: bool) -> None:
 
 
 class Task:
-    """One piece of work with a known number of steps. `advance()` after each; `note()` prints a line."""
+    """One piece of work with a known number of steps. `advance()` after each; `describe()` says how it goes."""
 
     def __init__(self, label: str, total: int) -> None:
         self.label, self.total, self.done = label, total, 0
@@ -28,6 +28,9 @@ class Task:
     def advance(self, steps: int = 1) -> None:
         """Count `steps` more as finished."""
         self.done += steps
+
+    def describe(self, state: str) -> None:
+        """What to show beside the label from now on."""
 
 
 class _LineTask(Task):
@@ -37,6 +40,10 @@ class _LineTask(Task):
         super().__init__(label, total)
         self._shown: Callable[[int], str] = _megabytes if in_bytes else str
         self._started = self._printed = time.monotonic()
+        self._state = ""
+
+    def describe(self, state: str) -> None:
+        self._state = f", {state}"
 
     def advance(self, steps: int = 1) -> None:
         super().advance(steps)
@@ -46,7 +53,7 @@ class _LineTask(Task):
             spent = now - self._started
             left = spent / self.done * (self.total - self.done) if self.done > 0 else 0
             amount = f"{self._shown(self.done)}/{self._shown(self.total)}"
-            print(f"{self.label}: {amount}, {spent:.0f} s, {left:.0f} s left", file=sys.stderr)
+            print(f"{self.label}: {amount}, {spent:.0f} s, {left:.0f} s left{self._state}", file=sys.stderr)
 
 
 class _BarTask(Task):
@@ -70,13 +77,18 @@ class _BarTask(Task):
             DownloadColumn() if in_bytes else MofNCompleteColumn(),
             TimeElapsedColumn(), TimeRemainingColumn(compact=True), TextColumn("left"), console=Console(stderr=True),
         )  # fmt: skip
-        width = _LABEL_WIDTH - 6 if in_bytes else _LABEL_WIDTH  # "999.9/999.9 GB" is that much wider
-        shown = label if len(label) <= width else f"{label[: width - 1]}…"
-        self._id = self.bar.add_task(shown, total=total)
+        self._width = _LABEL_WIDTH - 6 if in_bytes else _LABEL_WIDTH  # "999.9/999.9 GB" is that much wider
+        self._id = self.bar.add_task(self._fitting(label), total=total)
 
     def advance(self, steps: int = 1) -> None:
         super().advance(steps)
         self.bar.advance(self._id, steps)
+
+    def describe(self, state: str) -> None:
+        self.bar.update(self._id, description=self._fitting(f"{self.label}: {state}"))
+
+    def _fitting(self, text: str) -> str:
+        return text if len(text) <= self._width else f"{text[: self._width - 1]}…"
 
 
 def _megabytes(size: int) -> str:

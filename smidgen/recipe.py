@@ -16,6 +16,7 @@ from smidgen import __version__
 from smidgen.data.languages import languages_of
 from smidgen.data.sources import TextSource, read_texts
 from smidgen.data.text import WINDOW
+from smidgen.distill.heal import HealBudget
 from smidgen.errors import BadFile, SmidgenError
 from smidgen.numerics.block_types import BY_NAME, BlockType
 from smidgen.numerics.grids import GRIDS
@@ -24,12 +25,18 @@ from smidgen.prune.sparsity import METHODS, Method
 from smidgen.quant.survey import TARGET_TYPES
 from smidgen.sizes import parse_size
 
-#: Every step there is, in the order in which they are taken.
-STEPS = ("vocabulary", "experts", "depth", "width", "weights", "quantize")
+#: Every step there is, in the order in which they are taken. (Healing comes after pruning and after quantization; it
+#: stands last here.)
+STEPS = ("vocabulary", "experts", "depth", "width", "weights", "quantize", "heal")
+
+#: After these steps a model is healed before it is quantized: they leave more to mend than training through a lattice
+#: should have to.
+HEALED_BEFORE_QUANTIZATION = ("experts", "depth", "width", "weights")
 
 #: Tokens of calibration, where nobody says otherwise.
 DEFAULT_TOKENS = 16_384
 
+_MOST_WRITTEN = 65_536
 _MOST = 2**63
 
 
@@ -63,6 +70,7 @@ _OPTIONS = {
     "width": ("ffn", "heads", "kv_heads", "hidden"),
     "weights": ("sparsity", "method"),
 }
+_OTHER_OPTIONS = {"quantize": ("fit", "types", "speed", "ram"), "heal": ("budget",)}
 _FLAGS = {"vocabulary": "--vocab or --langs", "kv_heads": "--kv-heads", "method": "--sparsity-method"}
 
 
@@ -76,6 +84,7 @@ class CutOptions:
     vocabulary for, and to write calibration text in.  tokens: of calibration.  seed: of every random choice.
     threads: of torch (sums depend on it in the last bit).
     types: GGUF types to choose from; empty for `quant.survey.TARGET_TYPES`.
+    heal: for how many tokens, or how long, to train what was cut (`distill.heal`); None not to.
     steps: of `STEPS`; empty for those that the other options ask for.
     original: the sha256 that the model must have; None for any.
     """
@@ -92,6 +101,7 @@ class CutOptions:
     steps: tuple[str, ...] = ()
     speed: float | None = None
     ram: int | None = None
+    heal: str | None = None
 
     def __post_init__(self) -> None:
         """Raises SmidgenError for options that mean nothing, whether a program or a recipe gave them."""
@@ -103,6 +113,8 @@ class CutOptions:
                 raise SmidgenError(f"{name!r} is not a type to quantize to. Choose from {', '.join(sorted(known))}.")
         if self.pruning.sparsity is not None:
             Pattern.parse(self.pruning.sparsity)
+        if self.heal is not None:
+            HealBudget.parse(self.heal)
         if self.pruning.method not in METHODS:
             raise SmidgenError(f"{self.pruning.method!r} is no way to choose zeros. Choose from {', '.join(METHODS)}.")
         self._check_steps()
@@ -122,7 +134,7 @@ class CutOptions:
             if name not in STEPS:
                 raise SmidgenError(f"{name!r} is not a step. Choose from {', '.join(STEPS)}.")
         chosen = self.chain
-        if not chosen:
+        if not set(chosen) - {"heal"}:
             raise SmidgenError("Nothing to do: say --fit SIZE, or what to leave out (--vocab, --langs, --layers, …).")
         for step, given in self._asked().items():
             if step in chosen and not given and step != "vocabulary":
@@ -148,13 +160,29 @@ class CutOptions:
             for step, names in _OPTIONS.items()
         }
         given["vocabulary"] |= bool(self.languages)
-        return given | {"quantize": any(limit is not None for limit in (self.fit, self.speed, self.ram))}
+        given["quantize"] = any(limit is not None for limit in (self.fit, self.speed, self.ram))
+        return given | {"heal": self.heal is not None}
 
     def _wanted(self, step: str) -> str:
         if step == "quantize":
             return "--fit, --speed or --ram"
+        if step == "heal":
+            return "--heal"
         names = [name for name in _OPTIONS[step] if name not in ("merged", "method")]
         return " or ".join(_FLAGS.get(name, f"--{name}") for name in names)
+
+    @property
+    def tokens_to_write(self) -> int:
+        """Of text by the model itself, where none is given: more to heal on than to calibrate on."""
+        if self.heal is None:
+            return self.tokens
+        healed = HealBudget.parse(self.heal).tokens
+        return max(self.tokens, _MOST_WRITTEN if healed is None else min(healed, _MOST_WRITTEN))
+
+    @property
+    def heals_before_quantization(self) -> bool:
+        """Whether a part of the healing comes before quantization."""
+        return {"heal", "quantize"} <= set(self.chain) and bool(set(self.chain) & set(HEALED_BEFORE_QUANTIZATION))
 
     @property
     def kinds(self) -> tuple[BlockType, ...]:
@@ -180,6 +208,7 @@ class CutOptions:
         for step in self.chain:
             values = {"fit": fit, "types": list(self.types)} if step == "quantize" else {}
             values |= {name: chosen[name] for name in _OPTIONS.get(step, ())}
+            values |= {"budget": self.heal} if step == "heal" else {}
             steps.append({"step": step} | {name: value for name, value in values.items() if value is not None})
         return {
             "model": model, "sha256": sha256, "threads": torch.get_num_threads(), "tokens": self.tokens,
@@ -214,14 +243,15 @@ def _options(recipe: Mapping[str, Any], steps: Sequence[dict[str, Any]], texts: 
     known = {"model", "sha256", "threads", "tokens", "seed", "texts", "languages", "versions", "steps"}
     if unknown := sorted(recipe.keys() - known):
         raise ValueError(f"it says {unknown[0]!r}, which no recipe knows")
-    names, values, quantize = [], {}, {}
+    names, values, others = [], {}, {"quantize": {}, "heal": {}}
     for step in steps:
         name = str(step.pop("step"))
-        allowed = ("fit", "types", "speed", "ram") if name == "quantize" else _OPTIONS.get(name, ())
+        allowed = _OTHER_OPTIONS[name] if name in _OTHER_OPTIONS else _OPTIONS.get(name, ())
         if unknown := sorted(step.keys() - set(allowed)):
             raise ValueError(f"the step {name!r} does not know {unknown[0]!r}")
         names.append(name)
-        (quantize if name == "quantize" else values).update(step)
+        others.get(name, values).update(step)
+    quantize, heal = others["quantize"], others["heal"].get("budget")
     threads, original = recipe.get("threads"), recipe.get("sha256")
     return CutOptions(
         fit=None if "fit" not in quantize else _size(quantize["fit"]),
@@ -236,6 +266,7 @@ def _options(recipe: Mapping[str, Any], steps: Sequence[dict[str, Any]], texts: 
         languages=tuple(str(code) for code in recipe.get("languages", ())),
         pruning=Pruning(**{name: _typed(name, value) for name, value in values.items()}),
         steps=tuple(names),
+        heal=None if heal is None else str(heal),
     )  # fmt: skip
 
 

@@ -14,6 +14,8 @@ from torch import Tensor
 from smidgen.calibrate.walk import StateShelf
 from smidgen.data.held_out import CalibrationText, calibration_windows
 from smidgen.data.languages import languages_of
+from smidgen.data.sources import TextSource
+from smidgen.distill.heal import HealBudget, heal
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.derived import Derived, write_derived
 from smidgen.formats.workspace import Workspace
@@ -51,6 +53,16 @@ class Material:
             parts = [text.windows_of(tokenizer) for text in self.texts]
         return calibration_windows(parts, self.options.tokens, self.options.seed)
 
+    @property
+    def sources(self) -> list[TextSource]:
+        """The calibration text as text: all of what may be learned from."""
+        return [part for text in self.texts for part in text.parts()]
+
+    def heal_budget(self) -> HealBudget:
+        """Of one healing: what was asked for, or half of it where there are two."""
+        assert self.options.heal is not None
+        return HealBudget.parse(self.options.heal).part(0.5 if self.options.heals_before_quantization else 1.0)
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -66,8 +78,10 @@ class Planned:
 
 def prune(material: Material, stack: ExitStack) -> Checkpoint:
     """Take all pruning steps; the model after the last of them, open until `stack` is left."""
-    checkpoint, workspace = material.original, material.workspace
-    chain = [step for step in material.options.chain if step in _STEPS]
+    checkpoint, workspace, options = material.original, material.workspace, material.options
+    chain = [step for step in options.chain if step in _STEPS and step != "heal"]
+    if "heal" in options.chain and (options.heals_before_quantization or "quantize" not in options.chain):
+        chain.append("heal")
     files = [workspace.folder / f"{place}-{step}.gguf" for place, step in enumerate(chain)]
     done = max((place for place, file in enumerate(files) if file.exists()), default=-1)
     if done >= 0:
@@ -175,15 +189,29 @@ def _weights(material: Material, checkpoint: Checkpoint, workspace: Workspace) -
     )
 
 
+def _heal(material: Material, checkpoint: Checkpoint, workspace: Workspace) -> Planned:
+    """Healing of what was pruned; half of it where quantization follows, which is healed with the other half."""
+    budget = material.heal_budget()
+    summary = "Healing: what is left learns to predict again what the original predicts."
+
+    def derive() -> Derived:
+        healed = heal(material.original, checkpoint, material.sources, budget, workspace, material.options.seed)
+        say(healed.describe())
+        return healed.derived
+
+    return Planned(summary, {"budget": str(budget)}, derive)
+
+
 def _listed(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers)) or "none"
 
 
-_UNHEALED = "Nothing is trained afterwards to heal this, so expect a loss; the report card will say how much."
+_UNHEALED = "Without --heal nothing is trained afterwards, so expect a loss; the report card will say how much."
 _STEPS: dict[str, Callable[[Material, Checkpoint, Workspace], Planned]] = {
     "vocabulary": _vocabulary,
     "experts": _experts,
     "depth": _depth,
     "width": _width,
     "weights": _weights,
+    "heal": _heal,
 }

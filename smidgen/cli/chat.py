@@ -8,7 +8,7 @@ import typer
 
 from smidgen import progress
 from smidgen.cli import options
-from smidgen.cli.options import CtxSize, Debug, Draft, Model, Quiet, Seed, Temperature, Threads, TopK, TopP
+from smidgen.cli.options import CtxSize, Debug, Draft, Lora, Model, Quiet, Seed, Temperature, Threads, TopK, TopP
 from smidgen.errors import SmidgenError
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def command(
     seed: Seed = None,
     ctx_size: CtxSize = None,
     draft: Draft = None,
+    lora: Lora = None,
     threads: Threads = None,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -47,11 +48,13 @@ def command(
     """
     from smidgen.engines.llama_cpp import LlamaCppEngine, Sampling, read_facts, require_chat_template
     from smidgen.formats.convert import gguf_of
+    from smidgen.formats.gguf_adapter import adapter_file
 
     path, helper = gguf_of(model), None if draft is None else gguf_of(draft)
     require_chat_template(read_facts(path))
     sampling = Sampling(temperature, top_k, top_p, seed)
-    with LlamaCppEngine(path, ctx_size, threads, draft=helper, verbose=options.debug_wanted()) as engine:
+    tuned, verbose = None if lora is None else adapter_file(lora), options.debug_wanted()
+    with LlamaCppEngine(path, ctx_size, threads, draft=helper, verbose=verbose, lora=tuned) as engine:
         _Conversation(engine, sampling, max_tokens, system).run()
 
 

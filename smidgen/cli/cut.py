@@ -64,6 +64,14 @@ def command(
     tokens: Annotated[
         int | None, typer.Option("--tokens", min=512, metavar="N", help="Tokens of calibration.  [default: 16384]")
     ] = None,
+    heal: Annotated[
+        str | None,
+        typer.Option(
+            "--heal",
+            metavar="N|TIME",
+            help="Train what was cut on its text: for so many tokens (200000) or so long (15min).  [default: not]",
+        ),
+    ] = None,
     types: Annotated[
         str | None,
         typer.Option(
@@ -77,7 +85,7 @@ def command(
         typer.Option(
             "--steps",
             metavar="A,B…",
-            help="Of vocabulary, experts, depth, width, weights, quantize.  [default: what the options ask for]",
+            help="Of vocabulary, experts, depth, width, weights, quantize, heal.  [default: what the options ask for]",
         ),
     ] = None,
     recipe: Annotated[
@@ -98,8 +106,10 @@ def command(
 
     Spends bits where they count, and on request leaves out what is needed least: tokens of other languages, experts,
     layers, channels, single weights. With --langs, how many tokens stay and how many bits the rest gets is planned
-    together. Layers, widths and weights are only taken out when you say how far: without training afterwards that costs
-    more than fewer bits.
+    together. Layers, widths and weights are only taken out when you say how far: that costs more than fewer bits.
+
+    With --heal, what was cut is trained to predict again what the original predicts, in the very numbers that the file
+    holds.
 
     Writes DIR/model.gguf, never larger than --fit, with card.html (the report), card.json, README.md, recipe.toml and
     the original's licence. Runs in llama.cpp, Ollama, LM Studio and everything else that reads GGUF.
@@ -111,7 +121,8 @@ def command(
       smidgen cut model-f16.gguf --fit 1.2GB --langs de,en --text de=my-field.txt -o small
       smidgen cut gemma-3-270m --vocab 65536 --langs en,code -o trimmed
       smidgen cut model-f16.gguf --speed 20 -o quick
-      smidgen cut model-f16.gguf --layers 22 --ffn 7168 --steps depth,width -o shallow
+      smidgen cut gemma-3-270m --fit 165MB --heal 15min -o gemma-small
+      smidgen cut model-f16.gguf --layers 22 --ffn 7168 --heal 2000000 -o shallow
       smidgen cut gemma-3-270m --fit 165MB -o gemma-small --resume
       smidgen cut gemma-3-270m --recipe gemma-small/recipe.toml -o again
     """
@@ -119,7 +130,7 @@ def command(
         "fit": fit, "speed": speed, "ram": ram, "langs": langs, "vocab": vocab, "layers": layers, "ffn": ffn,
         "heads": heads, "kv-heads": kv_heads, "hidden": hidden, "experts": experts, "sparsity": sparsity,
         "sparsity-method": sparsity_method, "text": text, "tokens": tokens, "types": types, "steps": steps,
-        "seed": seed, "threads": threads, "merge-experts": merge_experts or None,
+        "seed": seed, "threads": threads, "merge-experts": merge_experts or None, "heal": heal,
     }  # fmt: skip
     said = {name: value for name, value in said.items() if value is not None}
     _refuse_contradictions(said, recipe)
@@ -138,7 +149,7 @@ def command(
         wanted = CutOptions(
             sizes.get("fit"), tuple(text or ()), tokens or DEFAULT_TOKENS, seed or 0, threads,
             _words(types.upper() if types else None), languages=_words(langs), pruning=pruning, steps=_words(steps),
-            speed=speed, ram=sizes.get("ram"),
+            speed=speed, ram=sizes.get("ram"), heal=heal,
         )  # fmt: skip
     result = cut(model, output, wanted, resume=resume, dry_run=dry_run, measured=measure)
     if json:

@@ -5,6 +5,7 @@
 `quiet` and `debug` act when they are parsed; a command declares them and need not look at them.
 """
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -42,6 +43,10 @@ Draft = Annotated[
     typer.Option(
         "--draft", metavar="MODEL", help="Smaller model of the same vocabulary that proposes tokens, for speed."
     ),
+]
+Lora = Annotated[
+    Path | None,
+    typer.Option("--lora", metavar="ADAPTER", help="Adapter of `smidgen tune`: its folder, or an adapter.gguf."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_set_quiet, help="No progress, no notes.")]

@@ -9,7 +9,7 @@ import typer
 
 from smidgen import progress
 from smidgen.cli import options
-from smidgen.cli.options import CtxSize, Debug, Draft, Json, Model, Quiet, Seed, Temperature, Threads, TopK, TopP
+from smidgen.cli.options import CtxSize, Debug, Draft, Json, Lora, Model, Quiet, Seed, Temperature, Threads, TopK, TopP
 from smidgen.errors import SmidgenError
 
 Prompt = Annotated[
@@ -30,6 +30,7 @@ def command(
     stop: Stop = None,
     ctx_size: CtxSize = None,
     draft: Draft = None,
+    lora: Lora = None,
     threads: Threads = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -45,11 +46,13 @@ def command(
     """
     from smidgen.engines.llama_cpp import LlamaCppEngine, Sampling
     from smidgen.formats.convert import gguf_of
+    from smidgen.formats.gguf_adapter import adapter_file
 
     path, helper = gguf_of(model), None if draft is None else gguf_of(draft)
     text = _read_prompt(prompt)
     sampling = Sampling(temperature, top_k, top_p, seed, tuple(stop or ()))
-    with LlamaCppEngine(path, ctx_size, threads, draft=helper, verbose=options.debug_wanted()) as engine:
+    tuned, verbose = None if lora is None else adapter_file(lora), options.debug_wanted()
+    with LlamaCppEngine(path, ctx_size, threads, draft=helper, verbose=verbose, lora=tuned) as engine:
         reply = engine.stream(text, max_tokens, sampling)
         if json:
             result = {

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from smidgen.cli.options import CtxSize, Debug, Draft, Model, Quiet, Threads
+from smidgen.cli.options import CtxSize, Debug, Draft, Lora, Model, Quiet, Threads
 
 if TYPE_CHECKING:
     from smidgen.engines.llama_cpp_server import LlamaServer
@@ -31,6 +31,7 @@ def command(
     parallel: Parallel = 1,
     ctx_size: CtxSize = None,
     draft: Draft = None,
+    lora: Lora = None,
     threads: Threads = None,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -50,6 +51,7 @@ def command(
     from smidgen.engines.llama_cpp import choose_context, read_facts
     from smidgen.engines.llama_cpp_server import LlamaServer, check_exposure, serve
     from smidgen.formats.convert import gguf_of
+    from smidgen.formats.gguf_adapter import adapter_file
 
     check_exposure(host, api_key)
     path = gguf_of(model)
@@ -65,6 +67,7 @@ def command(
         parallel=parallel,
         name=model,
         draft=None if draft is None else gguf_of(draft),
+        lora=None if lora is None else adapter_file(lora),
     )
     serve(start, partial(_announce, name=model, keyed=bool(api_key), chats=facts.has_chat_template, quiet=quiet))
 

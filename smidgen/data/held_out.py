@@ -45,6 +45,10 @@ class CalibrationText:
         learned = windows.take(kept)
         return cls(part, pieces, learned.full(), learned.ids)
 
+    def parts(self) -> list[TextSource]:
+        """The runs of the text that hang together, each as a text."""
+        return [TextSource.of(self.source.name, piece, self.source.path, self.source.language) for piece in self.pieces]
+
     def windows_of(self, tokenizer: TextTokenizer) -> Int[Tensor, "windows position"]:
         """The same text in the tokens of a model with another vocabulary."""
         return torch.cat([cut_into_windows(piece, tokenizer).full() for piece in self.pieces])

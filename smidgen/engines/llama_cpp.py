@@ -138,8 +138,9 @@ class LlamaCppEngine:
     ctx_size: tokens of context, prompt and reply together; default the model's own, at most 4096.
     threads: default the physical cores.  parallel: requests at a time, each with the whole context.
     draft: a smaller model of the same vocabulary that proposes tokens: quicker where it guesses well.
-    Raises BadFile or Unsupported for a file that our reader refuses, before llama.cpp sees it, and for a draft with
-    another vocabulary.
+    lora: an adapter, as `smidgen tune` writes it to adapter.gguf.
+    Raises BadFile or Unsupported for a file that our reader refuses, before llama.cpp sees it, for a draft with another
+    vocabulary and for an adapter of another model.
     """
 
     def __init__(
@@ -150,6 +151,7 @@ class LlamaCppEngine:
         parallel: int = 1,
         draft: Path | None = None,
         verbose: bool = False,
+        lora: Path | None = None,
     ) -> None:
         self.facts = read_facts(path)
         self.ctx_size = choose_context(self.facts, ctx_size)
@@ -160,6 +162,7 @@ class LlamaCppEngine:
             threads=threads,
             parallel=parallel,
             draft=draft,
+            lora=lora,
             verbose=verbose,
         )
 

@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 from smidgen.engines.llama_cpp_draft import refuse_other_draft
 from smidgen.engines.machine import default_threads
 from smidgen.errors import SmidgenError
+from smidgen.formats.gguf_adapter import refuse_other_adapter
 from smidgen.openmp import waiting_awake
 
 DEFAULT_CONTEXT = 4096  # tokens, where the model allows more and nobody asked for more
@@ -38,6 +39,7 @@ class LlamaServer:
     address: `http://host:port`.  threads: CPU threads it computes with.
     Each of `parallel` requests at a time has a context of `ctx_size` tokens (llama.cpp rounds up to 256).
     draft: a smaller model of the very same vocabulary, which proposes tokens (see llama_cpp_draft.py).
+    lora: an adapter for the model, a GGUF file (see formats/gguf_adapter.py).
     The caller has checked the file with `GGUFFile.open`: llama.cpp itself trusts it. Raises SmidgenError if the port is
     taken or llama.cpp refuses the model.
     """
@@ -54,11 +56,14 @@ class LlamaServer:
         parallel: int = 1,
         name: str | None = None,
         draft: Path | None = None,
+        lora: Path | None = None,
         warm_up: bool = False,
         verbose: bool = False,
     ) -> None:
         if draft is not None:
             refuse_other_draft(path, draft)
+        if lora is not None:
+            refuse_other_adapter(path, lora)
         xllamacpp = _xllamacpp()
         self.threads = threads or default_threads()
         params = xllamacpp.CommonParams()
@@ -73,6 +78,10 @@ class LlamaServer:
         params.warmup = warm_up
         if draft is not None:
             _add_draft(params, xllamacpp, draft, self.threads)
+        if lora is not None:
+            adapter = xllamacpp.CommonAdapterLoraInfo()
+            adapter.path, adapter.scale = str(lora), 1.0
+            params.lora_adapters = [adapter]
         _make_safe(params)
         if port:
             _refuse_taken_port(host, port)

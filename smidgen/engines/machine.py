@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from smidgen.memory import total_memory
+
 _RAPL = Path("/sys/class/powercap")
 _BANDWIDTH_BYTES = 512 << 20  # larger than the caches of common processors
 
@@ -103,10 +105,6 @@ def _container_limit(cores: int) -> int:
         return cores if quota == "max" else min(cores, math.ceil(int(quota) / int(period)))
     except (OSError, ValueError):
         return cores
-
-
-def total_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _processor() -> str:

@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from smidgen.engines.machine import total_memory
-from smidgen.engines.sampling import draw
 from smidgen.errors import SmidgenError, printable
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.parts import embed, head_name, load_block, load_final_norm
+from smidgen.memory import total_memory
 from smidgen.model.attention import soft_cap
 from smidgen.model.config import ModelConfig
 from smidgen.model.decoder import Cache
 from smidgen.numerics.precision import fast_product_dtype
+from smidgen.numerics.sampling import draw
 from smidgen.progress import Task
 from smidgen.shapes import Float, Int
 
@@ -94,7 +94,9 @@ class TorchEngine:
                 hidden = block(hidden, cache.length, layer_cache)
             cache.length += step.shape[1]
             scores = functional.linear(final_norm(hidden[:, -1]).to(head.dtype), head).float()
-            ids = draw(soft_cap(scores, self.config.logit_cap), temperature, generator, banned=banned, top_k=top_k)
+            ids = draw(
+                soft_cap(scores, self.config.logit_cap), float(temperature), generator, banned=banned, top_k=top_k
+            )
             if place > 0 and bos_id is not None:
                 ids = torch.where(torch.isin(written[:, place - 1], ends), bos_id, ids)
             written[:, place] = ids

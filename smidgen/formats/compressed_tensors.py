@@ -25,7 +25,8 @@ from torch import Tensor
 
 from smidgen.errors import SmidgenError, Unsupported, printable
 from smidgen.formats.checkpoint import Checkpoint
-from smidgen.formats.hf_writer import Stored, hf_layout, value_pieces, write_hf
+from smidgen.formats.hf_writer import hf_layout, value_pieces, write_hf
+from smidgen.formats.safetensors_writer import Stored
 from smidgen.model.parameters import block_linears
 from smidgen.shapes import Bool, Float, UInt8
 

@@ -24,8 +24,9 @@ from smidgen.model.families import Layout
 from smidgen.model.parameters import Shape, parameter_shapes
 from smidgen.numerics import block_types as types
 from smidgen.numerics.block_types import BlockType
+from smidgen.numerics.decode import decode
 from smidgen.progress import track
-from smidgen.shapes import Float
+from smidgen.shapes import Float, UInt8
 
 _LARGEST_FLOAT16 = 65504.0
 
@@ -48,7 +49,15 @@ class Changed:
     values: Callable[[], Float[Tensor, "..."]]
 
 
-Part = Kept | Changed
+@dataclass(frozen=True)
+class Packed:
+    """A matrix with new values that are in a block format already: bytes, rows in the model's order. Asked for once."""
+
+    kind: BlockType
+    rows: Callable[[], UInt8[Tensor, "rows bytes"]]
+
+
+Part = Kept | Changed | Packed
 
 
 @dataclass(frozen=True)
@@ -64,12 +73,13 @@ class Derived:
     """What to write.
 
     config: of the new model.  parts: canonical name in the new model → where it comes from; a name that is absent is
-    kept under the same name.  tokenizer: None for the original's.
+    kept under the same name.  tokenizer: None for the original's.  came_of_it: figures for the history, known only now.
     """
 
     config: ModelConfig
     parts: Mapping[str, Part] = field(default_factory=dict)
     tokenizer: Tokens | None = None
+    came_of_it: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_derived(checkpoint: Checkpoint, derived: Derived, path: Path, step: Mapping[str, Any]) -> None:
@@ -110,7 +120,7 @@ def _header(
     if derived.tokenizer is not None:
         metadata |= derived.tokenizer.metadata
         metadata_types |= derived.tokenizer.types
-    metadata[HISTORY], metadata_types[HISTORY] = with_step(file.metadata, step), STRING_TYPES
+    metadata[HISTORY], metadata_types[HISTORY] = with_step(file.metadata, {**step, **derived.came_of_it}), STRING_TYPES
     return metadata, metadata_types
 
 
@@ -129,10 +139,13 @@ class _Writer:
         members = self._layout.members[tensor]
         if len(self._shapes[members[0]]) == 1:
             return types.F32
-        parts = [self._part(name) for name in members]
-        kinds = {self._checkpoint.kind(part.name) for part in parts if isinstance(part, Kept)}
-        kept = all(isinstance(part, Kept) for part in parts) and len(kinds) == 1
-        return kinds.pop() if kept else self._wide
+        kinds = {self._part_kind(self._part(name)) for name in members}
+        return kinds.pop() if len(kinds) == 1 else self._wide
+
+    def _part_kind(self, part: Part) -> BlockType:
+        if isinstance(part, Changed):
+            return self._wide
+        return part.kind if isinstance(part, Packed) else self._checkpoint.kind(part.name)
 
     def packed(self, tensor: str) -> np.ndarray:
         """A tensor's bytes, uint8 [rows, row bytes]."""
@@ -148,8 +161,8 @@ class _Writer:
     def _rows(self, name: str, kind: BlockType) -> np.ndarray:
         """One parameter's bytes as `kind`, rows as GGUF files have them."""
         part, move = self._part(name), self._checkpoint.family.gguf_transform(name, self._derived.config)
-        if isinstance(part, Kept) and len(self._shapes[name]) > 1 and self._checkpoint.kind(part.name) is kind:
-            rows = self._kept_rows(part)
+        if not isinstance(part, Changed) and len(self._shapes[name]) > 1 and self._part_kind(part) is kind:
+            rows = part.rows().numpy() if isinstance(part, Packed) else self._kept_rows(part)
             if rows.shape[0] != self._shapes[name][0]:
                 raise ValueError(f"{name} has {rows.shape[0]} rows, {self._shapes[name][0]} are needed")
             return move.rows_to_file(rows)
@@ -167,6 +180,8 @@ class _Writer:
     def _values(self, part: Part) -> Float[Tensor, "..."]:
         if isinstance(part, Changed):
             return part.values()
+        if isinstance(part, Packed):
+            return decode(part.rows(), part.kind)
         if part.rows is None:
             return self._checkpoint.tensor(part.name)
         return self._checkpoint.gather(part.name, torch.from_numpy(part.rows))

@@ -2,13 +2,9 @@
 
 config.json, safetensors (in shards with an index beyond one), the tokenizer's files and generation_config.json. Weights
 are decoded and written a piece at a time, so a model need not fit in memory.
-
-The safetensors format (https://github.com/huggingface/safetensors#format) is an 8-byte length, a JSON header and the
-bare numbers; its library wants all tensors of a file in memory at once, so the few lines that write it are here.
 """
 
 import json
-import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +21,7 @@ from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.hf_checkpoint import FolderCheckpoint
 from smidgen.formats.hf_folder import CONFIG, GENERATION_CONFIG, INDEX, SINGLE, TOKENIZER_FILES, member
 from smidgen.formats.hf_tokenizer import write_tokenizer
+from smidgen.formats.safetensors_writer import Stored, write_safetensors
 from smidgen.model.families import Layout
 from smidgen.model.parameters import Shape
 from smidgen.model.tokenizer import Tokenizer
@@ -32,27 +29,9 @@ from smidgen.progress import Task, track
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _STORED = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-_SAFETENSORS_NAMES = {
-    torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64", torch.uint8: "U8",
-}  # fmt: skip
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _SHARD_BYTES = 5 * 10**9  # as transformers' save_pretrained
 _CHUNK_VALUES = 2**24  # decoded at once
-
-
-@dataclass(frozen=True)
-class Stored:
-    """One tensor of a safetensors file.  pieces: its values in order, when they are written; runs of rows."""
-
-    name: str
-    dtype: torch.dtype
-    shape: Shape
-    pieces: Callable[[], Iterator[Tensor]]
-
-    @property
-    def nbytes(self) -> int:
-        """In the file."""
-        return prod(self.shape) * self.dtype.itemsize
 
 
 #: What is stored in place of a tensor: itself, or the tensors of some format.
@@ -188,21 +167,11 @@ def _shards(tensors: list[Stored]) -> Iterator[_Shard]:
 
 
 def _write_shard(checkpoint: Checkpoint, shard: _Shard, folder: Path, task: Task) -> None:
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for stored in shard.tensors:
-        start, end = end, end + stored.nbytes
-        entry = {"dtype": _SAFETENSORS_NAMES[stored.dtype], "shape": stored.shape, "data_offsets": [start, end]}
-        header[stored.name] = entry
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with replacing(folder / shard.file, 8 + len(text) + end) as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for stored in shard.tensors:
-            for piece in stored.pieces():
-                file.write(piece.contiguous().view(torch.uint8).numpy().tobytes())
-            checkpoint.release()
-            task.advance()
+    def written() -> None:
+        checkpoint.release()
+        task.advance()
+
+    write_safetensors(folder / shard.file, shard.tensors, {"format": "pt"}, written)
 
 
 def value_pieces(checkpoint: Checkpoint, name: str) -> Iterator[Tensor]:

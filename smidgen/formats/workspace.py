@@ -6,16 +6,17 @@ step of a cut has a folder of its own in it (`step`), and keeps there what it ha
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from safetensors import safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from smidgen.atomic import replacing
-from smidgen.errors import SmidgenError
+from smidgen.errors import BadFile, SmidgenError, printable
+from smidgen.formats.safetensors_writer import Stored, write_safetensors
 
 
 class Workspace:
@@ -47,7 +48,7 @@ class Workspace:
         for key in sorted(found.keys() | asked.keys()):
             if found.get(key) != asked.get(key):
                 raise SmidgenError(
-                    f"{folder} belongs to a cut with {key} {found.get(key)!r}, now it is {asked.get(key)!r}. "
+                    f"{folder} was begun with {key} {found.get(key)!r}, now it is {asked.get(key)!r}. "
                     "Resume with the same settings, or leave out --resume to begin anew."
                 )
         return workspace
@@ -68,23 +69,22 @@ class Workspace:
 
     def save_tensors(self, part: str, tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> None:
         """Keep named tensors, and notes about them."""
-        data = save(dict(tensors), dict(notes) if notes else None)
-        with replacing(self._path(part), len(data)) as file:
-            file.write(data)
+        widest_first = sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize)  # so that all lie aligned
+        write_safetensors(self._path(part), [Stored.of(name, tensors[name]) for name in widest_first], notes or {})
 
     def load_tensors(self, part: str) -> dict[str, Tensor]:
         """What `save_tensors` kept."""
-        with safe_open(self._path(part), "pt") as file:
+        with self._opened(part) as file:
             return {name: file.get_tensor(name) for name in file.keys()}
 
     def load_tensor(self, part: str, name: str) -> Tensor:
         """One of the tensors that `save_tensors` kept."""
-        with safe_open(self._path(part), "pt") as file:
+        with self._opened(part) as file:
             return file.get_tensor(name)
 
     def notes(self, part: str) -> dict[str, str]:
         """The notes that `save_tensors` kept."""
-        with safe_open(self._path(part), "pt") as file:
+        with self._opened(part) as file:
             return file.metadata() or {}
 
     def save_states(self, next_block: int, states: Tensor) -> None:
@@ -109,3 +109,13 @@ class Workspace:
 
     def _path(self, part: str) -> Path:
         return self.folder / f"{part}.safetensors"
+
+    @contextmanager
+    def _opened(self, part: str) -> Iterator[Any]:
+        """A file of tensors. Raises BadFile where something else has written to it."""
+        try:
+            with safe_open(self._path(part), "pt") as file:
+                yield file
+        except SafetensorError as error:
+            reason = f"{printable(self._path(part))} is damaged ({error})."
+            raise BadFile(f"{reason} Leave out --resume to begin anew.") from error

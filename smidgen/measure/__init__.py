@@ -140,8 +140,8 @@ def _languages(name: str) -> list[Language]:
 
 def _runnable(original: Checkpoint, cut: Checkpoint) -> list[Path]:
     """The files whose speed to compare: both if they fit into memory side by side, else the cut's alone."""
-    from smidgen.engines.machine import total_memory
     from smidgen.formats.convert import gguf_of
+    from smidgen.memory import total_memory
     from smidgen.progress import say
 
     if original.file.size + cut.file.size <= _MEMORY_SHARE * total_memory():

@@ -13,7 +13,10 @@ from smidgen.model.config import LayerConfig
 from smidgen.model.linear import BlankLinear
 from smidgen.model.norms import RMSNorm
 from smidgen.model.rope import rotary_tables, rotate
-from smidgen.shapes import Bool, Float
+from smidgen.shapes import Bool, Float, Int
+
+#: Where rows hold several documents: the number of the one that each position belongs to. None: a row is one document.
+Documents = Int[Tensor, "batch position"] | None
 
 
 class LayerCache:
@@ -49,6 +52,15 @@ def visible(queries: int, keys: int, window: int | None, device: torch.device) -
     return mask if window is None else mask & (key > query - window)
 
 
+def visible_within(
+    documents: Int[Tensor, "batch position"], window: int | None
+) -> Bool[Tensor, "batch 1 position position"]:
+    """The same for rows of documents that do not see each other."""
+    length = documents.shape[1]
+    same = documents[:, None, :, None] == documents[:, None, None, :]
+    return same & visible(length, length, window, documents.device)
+
+
 class Attention(nn.Module):
     """Causal self-attention of one layer. Parameters are created uninitialised: load a state dict before use."""
 
@@ -63,14 +75,16 @@ class Attention(nn.Module):
         self.key_norm = RMSNorm(layer.head_dim, epsilon) if layer.qk_norm else None
 
     def forward(
-        self, x: Float[Tensor, "batch position hidden"], start: int = 0, cache: LayerCache | None = None
-    ) -> Float[Tensor, "batch position hidden"]:
+        self, x: Float[Tensor, "batch position hidden"], start: int = 0, cache: LayerCache | None = None,
+        documents: Documents = None,
+    ) -> Float[Tensor, "batch position hidden"]:  # fmt: skip
         """`x` stands at positions start, start+1, …; what came before is taken from `cache`."""
-        return self.output(self.heads(x, start, cache))
+        return self.output(self.heads(x, start, cache, documents))
 
     def heads(
-        self, x: Float[Tensor, "batch position hidden"], start: int = 0, cache: LayerCache | None = None
-    ) -> Float[Tensor, "batch position heads_width"]:
+        self, x: Float[Tensor, "batch position hidden"], start: int = 0, cache: LayerCache | None = None,
+        documents: Documents = None,
+    ) -> Float[Tensor, "batch position heads_width"]:  # fmt: skip
         """What all heads together give to the output layer."""
         batch, length, _ = x.shape
         layer = self.layer
@@ -86,7 +100,7 @@ class Attention(nn.Module):
             keys, values = cache.extend(start, keys, values)
         if layer.window is not None:  # keys that no query can see any more
             keys, values = (part[:, :, max(0, part.shape[2] - length - layer.window + 1) :] for part in (keys, values))
-        mixed = attend(queries, keys, values, layer)
+        mixed = attend(queries, keys, values, layer, documents)
         return mixed.transpose(1, 2).reshape(batch, length, -1)
 
 
@@ -95,27 +109,39 @@ def attend(
     keys: Float[Tensor, "batch kv keys head"],
     values: Float[Tensor, "batch kv keys head"],
     layer: LayerConfig,
+    documents: Documents = None,
 ) -> Float[Tensor, "batch heads queries head"]:
-    """Each query's mixture of the values it can see. The last query stands at the last key's position."""
+    """Each query's mixture of the values it can see. The last query stands at the last key's position.
+
+    documents: only where queries and keys stand at the same positions.
+    """
     batch, heads, length, head = queries.shape
     if layer.attention_cap is not None:
-        return _attend_capped(queries, keys, values, layer)
+        return _attend_capped(queries, keys, values, layer, documents)
     if length == 1:
         # Everything is visible and the queries of a group share their keys, so the group can stand in the place of
         # positions: no copy of the cache for each query head.
         grouped = queries.reshape(batch, layer.kv_heads, heads // layer.kv_heads, head)
         mixed = functional.scaled_dot_product_attention(grouped, keys, values, scale=layer.attention_scale)
         return mixed.reshape(batch, heads, 1, head)
-    causal = length == keys.shape[2] and (layer.window is None or length <= layer.window)
+    causal = documents is None and length == keys.shape[2] and (layer.window is None or length <= layer.window)
     return functional.scaled_dot_product_attention(
         queries,
         keys,
         values,
-        attn_mask=None if causal else visible(length, keys.shape[2], layer.window, keys.device),
+        attn_mask=None if causal else _mask(length, keys.shape[2], layer.window, documents, keys.device),
         is_causal=causal,
         scale=layer.attention_scale,
         enable_gqa=heads != layer.kv_heads,
     )
+
+
+def _mask(
+    queries: int, keys: int, window: int | None, documents: Documents, device: torch.device
+) -> Bool[Tensor, "*batch_1 queries keys"]:
+    if documents is None:
+        return visible(queries, keys, window, device)
+    return visible_within(documents, window)
 
 
 def _attend_capped(
@@ -123,11 +149,13 @@ def _attend_capped(
     keys: Float[Tensor, "batch kv keys head"],
     values: Float[Tensor, "batch kv keys head"],
     layer: LayerConfig,
+    documents: Documents,
 ) -> Float[Tensor, "batch heads queries head"]:
     """The same written out, because fused attention kernels know no soft cap."""
     batch, heads, length, head = queries.shape
     grouped = queries.reshape(batch, layer.kv_heads, heads // layer.kv_heads, length, head)
     scores = soft_cap(grouped @ keys[:, :, None].mT * layer.attention_scale, layer.attention_cap)
-    scores = scores.masked_fill(~visible(length, keys.shape[2], layer.window, keys.device), float("-inf"))
+    mask = _mask(length, keys.shape[2], layer.window, documents, keys.device)
+    scores = scores.masked_fill(~(mask if documents is None else mask[:, None]), float("-inf"))
     mixed = scores.float().softmax(dim=-1).to(values.dtype) @ values[:, :, None]
     return mixed.reshape(batch, heads, length, head)

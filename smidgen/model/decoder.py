@@ -9,8 +9,9 @@ Parameters are created uninitialised, so that no time goes into random numbers t
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
-from smidgen.model.attention import Attention, LayerCache, soft_cap
+from smidgen.model.attention import Attention, Documents, LayerCache, soft_cap
 from smidgen.model.config import LayerConfig, ModelConfig
 from smidgen.model.feed_forward import Experts, FeedForward
 from smidgen.model.linear import BlankEmbedding, BlankLinear
@@ -32,16 +33,18 @@ class Block(nn.Module):
         self.feed_forward_post_norm = RMSNorm(hidden, epsilon) if layer.post_norms else None
 
     def forward(
-        self, x: Float[Tensor, "batch position hidden"], start: int = 0, cache: LayerCache | None = None
-    ) -> Float[Tensor, "batch position hidden"]:
+        self, x: Float[Tensor, "batch position hidden"], start: int = 0, cache: LayerCache | None = None,
+        documents: Documents = None,
+    ) -> Float[Tensor, "batch position hidden"]:  # fmt: skip
         """`x` stands at positions start, start+1, …; with start > 0, `cache` holds the positions before."""
-        return self.feed(self.attend(x, start, cache))
+        return self.feed(self.attend(x, start, cache, documents))
 
     def attend(
-        self, x: Float[Tensor, "batch position hidden"], start: int = 0, cache: LayerCache | None = None
-    ) -> Float[Tensor, "batch position hidden"]:
+        self, x: Float[Tensor, "batch position hidden"], start: int = 0, cache: LayerCache | None = None,
+        documents: Documents = None,
+    ) -> Float[Tensor, "batch position hidden"]:  # fmt: skip
         """The first half: attention, added to `x`."""
-        attended = self.attention(self.attention_norm(x), start, cache)
+        attended = self.attention(self.attention_norm(x), start, cache, documents)
         if self.attention_post_norm is not None:
             attended = self.attention_post_norm(attended)
         return x + attended
@@ -65,11 +68,16 @@ class Cache:
 
 
 class Decoder(nn.Module):
-    """Embedding, blocks, final norm and output head."""
+    """Embedding, blocks, final norm and output head.
+
+    checkpointing: set it to keep only what enters each block for the backward pass, and compute the rest again then
+    (Chen et al. 2016, arXiv:1604.06174): memory for a third more work.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.checkpointing = False
         self.embedding = BlankEmbedding(config.vocabulary, config.hidden)
         self.blocks = nn.ModuleList(Block(layer, config.hidden, config.norm_epsilon) for layer in config.layers)
         self.final_norm = RMSNorm(config.hidden, config.norm_epsilon)
@@ -80,13 +88,21 @@ class Decoder(nn.Module):
         return self.embedding(ids) * self.config.embedding_scale
 
     def hidden_states(
-        self, ids: Int[Tensor, "batch position"], cache: Cache | None = None
+        self, ids: Int[Tensor, "batch position"], cache: Cache | None = None, documents: Documents = None
     ) -> Float[Tensor, "batch position hidden"]:
-        """What the output head reads (after the final norm). `ids` follow the positions that `cache` holds."""
+        """What the output head reads (after the final norm). `ids` follow the positions that `cache` holds.
+
+        documents: where rows hold several, which one each position belongs to; not together with a cache.
+        """
+        if cache is not None and documents is not None:
+            raise ValueError("a cache holds one document a row")
         start = 0 if cache is None else cache.length
         x = self.embed(ids)
         for index, block in enumerate(self.blocks):
-            x = block(x, start, None if cache is None else cache.layers[index])
+            if self.checkpointing and cache is None and torch.is_grad_enabled():
+                x = checkpoint(block, x, 0, None, documents, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = block(x, start, None if cache is None else cache.layers[index], documents)
         if cache is not None:
             cache.length += ids.shape[1]
         return self.final_norm(x)

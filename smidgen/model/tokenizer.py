@@ -27,7 +27,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 class Tokenizer:
     """A model's tokenizer.
 
-    bos_id: the token that begins a sequence, None where the model has none.
+    bos_id, eos_id: the tokens that begin and end a sequence, None where the model has none.
     eos_ids: the tokens after which generation stops.
     adds_bos: whether the model expects `encode(…, add_bos=True)` at the start of a sequence.
     missing_bytes: bytes that the vocabulary cannot express; `encode` leaves them out. Empty for nearly all models.
@@ -46,6 +46,7 @@ class Tokenizer:
         self._rules = rules
         self._add_space_prefix = add_space_prefix
         self.bos_id = vocabulary.roles.get("bos_token")
+        self.eos_id = vocabulary.roles.get("eos_token")
         self.adds_bos = adds_bos and self.bos_id is not None
         self.eos_ids = vocabulary.end_ids
         self.missing_bytes = coder.missing_bytes if isinstance(coder, ByteLevel) else frozenset[int]()
@@ -86,6 +87,18 @@ class Tokenizer:
     def piece(self, token: int) -> bytes:
         """The bytes that a token stands for in a text; half a character for some."""
         return self._coder.pieces[token]
+
+    @property
+    def control(self) -> frozenset[int]:
+        """Tokens that mean something other than their text, such as BOS; plain text never becomes one."""
+        return self._vocabulary.control
+
+    def spell(self, token_text: str) -> list[int]:
+        """How a text has a stretch that another vocabulary has a token for: that token's text, as `token_text` has it.
+
+        No space is put before it and no rule for whole texts applied: this is the inside of a text.
+        """
+        return self._coder.spell(token_text)
 
     def encode(self, text: str, *, add_bos: bool = False, parse_special: bool = False) -> list[int]:
         """Token ids of a text.

@@ -162,13 +162,13 @@ def _decode_q3_k(blocks: Tensor) -> Tensor:
 
 def _decode_q4_k(blocks: Tensor) -> Tensor:
     """[0:2] d · [2:4] dmin · [4:16] eight six-bit scales and minimums · [16:144] nibbles."""
-    scales, minimums = _six_bit_scales(blocks[:, 4:16])
+    scales, minimums = six_bit_scales(blocks[:, 4:16])
     return _scale_sub_blocks(_nibbles(blocks[:, 16:], 32), _half(blocks, 0) * scales, _half(blocks, 2) * minimums)
 
 
 def _decode_q5_k(blocks: Tensor) -> Tensor:
     """[0:2] d · [2:4] dmin · [4:16] eight six-bit scales and minimums · [16:48] fifth bits · [48:176] nibbles."""
-    scales, minimums = _six_bit_scales(blocks[:, 4:16])
+    scales, minimums = six_bit_scales(blocks[:, 4:16])
     q = _nibbles(blocks[:, 48:], 32).add_(_bit_planes(blocks[:, 16:48]), alpha=16)
     return _scale_sub_blocks(q, _half(blocks, 0) * scales, _half(blocks, 2) * minimums)
 
@@ -193,7 +193,7 @@ def _decode_iq4_xs(blocks: Tensor) -> Tensor:
     return _scale_sub_blocks(_table_values(_nibbles(blocks[:, 8:], 16)), _half(blocks, 0) * scales)
 
 
-def _six_bit_scales(twelve: Tensor) -> tuple[Tensor, Tensor]:
+def six_bit_scales(twelve: Tensor) -> tuple[Tensor, Tensor]:
     """Eight scales and eight minimums, uint8 [blocks, 8] each, from the 12 bytes of Q4_K and Q5_K.
 
     Bytes 0-3 hold scales 0-3 and 4-7 hold minimums 0-3, in their low six bits. Bytes 8-11 hold the low four bits of

@@ -24,11 +24,16 @@ def pack(
     codes: index of the level of each weight, counted from the lowest level.
     scales: per group, the stored fields [rows]; frames: per block, what its groups share (empty tuples where nothing).
     """
-    blocks = codes.T.unflatten(1, (-1, kind.block))  # [rows, blocks, block]
-    by_group = _stack(scales)  # each field [rows, groups]
-    by_block = [field.unflatten(1, (blocks.shape[1], -1)) for field in by_group]  # [rows, blocks, groups in a block]
-    frame = _stack(frames)  # each field [rows, blocks]
-    return _PACKERS[kind](blocks, by_block, frame).flatten(1).contiguous()
+    return pack_rows(kind, codes.T, _stack(scales), _stack(frames))
+
+
+def pack_rows(
+    kind: BlockType, codes: UInt8[Tensor, "rows cols"], scales: Sequence[Tensor], frame: Sequence[Tensor]
+) -> UInt8[Tensor, "rows bytes"]:
+    """The same for rows that lie as in the file: fields of groups are [rows, groups], those of blocks [rows, blocks]."""
+    blocks = codes.unflatten(1, (-1, kind.block))  # [rows, blocks, block]
+    by_block = [field.unflatten(1, (blocks.shape[1], -1)) for field in scales]  # [rows, blocks, groups in a block]
+    return _PACKERS[kind](blocks, by_block, list(frame)).flatten(1).contiguous()
 
 
 def _stack(fields: Fields) -> list[Tensor]:

@@ -8,7 +8,7 @@ import torch
 
 from smidgen.engines import torch as torch_engine
 from smidgen.engines.base import Scorer
-from smidgen.engines.sampling import draw
+from smidgen.numerics.sampling import draw
 from smidgen.engines.torch import TorchEngine
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.progress import Task
@@ -87,8 +87,8 @@ def test_draws_follow_the_distribution() -> None:
 def test_draw_limits() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.arange(600.0).repeat(500, 1) / 100
-    assert draw(logits.clone(), 0, generator).unique().tolist() == [599]
-    assert draw(logits.clone(), 0, generator, banned=[599]).unique().tolist() == [598]
+    assert draw(logits.clone(), 0.0, generator).unique().tolist() == [599]
+    assert draw(logits.clone(), 0.0, generator, banned=[599]).unique().tolist() == [598]
     assert draw(logits.clone(), 1.0, generator, top_k=3).unique().tolist() == [597, 598, 599]
     only = torch.full((500, 600), float("-inf"))
     only[:, 77] = -1e30

@@ -46,8 +46,12 @@ HEAD_ROWS = 32_768
 class LlamaCpp:
     """llama.cpp in this process, with its key/value cache in float32 and no flash attention."""
 
-    def __init__(self, path: Path, context: int) -> None:
+    def __init__(self, path: Path, context: int, lora: Path | None = None) -> None:
         parameters = xllamacpp.CommonParams()
+        if lora is not None:
+            adapter = xllamacpp.CommonAdapterLoraInfo()
+            adapter.path, adapter.scale = str(lora), 1.0
+            parameters.lora_adapters = [adapter]
         parameters.model.path = str(path)
         parameters.n_ctx, parameters.n_parallel, parameters.port = context, 1, 0
         parameters.warmup, parameters.verbosity = False, -1

@@ -130,6 +130,10 @@ class ByteLevel:
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         return [token for token in ids if token < self._size] if self.missing_bytes else ids
 
+    def spell(self, token_text: str) -> list[int]:
+        """Token ids for the text of a token, as files write it, of this or another vocabulary: merged as one word."""
+        return [token.id for token in self._tokenizer.model.tokenize(token_text) if token.id < self._size]
+
 
 def pre_tokenizer(metadata: Mapping[str, MetadataValue]) -> PreTokenizer:
     """The expressions that tokenizer.ggml.pre names; a file without the key has the default ones."""

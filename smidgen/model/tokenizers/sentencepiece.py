@@ -59,6 +59,10 @@ class SentencePiece:
                 ids += self._word(word)
         return ids
 
+    def spell(self, token_text: str) -> list[int]:
+        """Token ids for the text of a token, as files write it, of this or another vocabulary of the same kind."""
+        return self.encode(token_text.replace(SPACE, " "))
+
     def pieces_without(self, token_text: str) -> list[str]:
         """What merging makes of a token's text while that token does not exist: two pieces where it makes the token.
 

@@ -1,0 +1,164 @@
+"""`smidgen distill`: a student learns to predict what its teacher predicts."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from smidgen.cli import options
+
+_FRESH, _TRAINING, _LOSS = "Fresh students", "Training", "Loss"
+
+
+def _size(name: str, help: str) -> Any:
+    return typer.Option(name, min=1, metavar="N", help=f"{help}  [default: the teacher's]", rich_help_panel=_FRESH)
+
+
+def command(
+    teacher: Annotated[str, typer.Argument(metavar="TEACHER", help=options.MODEL_HELP, show_default=False)],
+    student: Annotated[
+        str,
+        typer.Argument(
+            metavar="STUDENT|new", help="A model to train, quantized or not; 'new' for a fresh one.", show_default=False
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the result.", show_default=False)
+    ],
+    steps: Annotated[int, typer.Option("--steps", min=1, metavar="N", help="Batches to learn from.")],
+    text: Annotated[
+        list[str] | None,
+        typer.Option("--text", metavar="FILE", help="Text to learn from, repeatable.  [default: text by the teacher]"),
+    ] = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option("--data", metavar="FILE", help="JSON Lines (repeatable), or a corpus of `smidgen data`."),
+    ] = None,
+    layers: Annotated[int | None, _size("--layers", "Layers.")] = None,
+    width: Annotated[int | None, _size("--width", "Width of the residual stream.")] = None,
+    ffn: Annotated[int | None, _size("--ffn", "Width of the feed-forward networks.")] = None,
+    heads: Annotated[int | None, _size("--heads", "Query heads.")] = None,
+    kv_heads: Annotated[int | None, _size("--kv-heads", "Key/value heads.")] = None,
+    init: Annotated[
+        Literal["slices", "random"] | None,
+        typer.Option("--init", help="Begin with slices of the teacher (the default), or at random.",
+                     rich_help_panel=_FRESH),
+    ] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option("--lr", min=0, metavar="RATE", rich_help_panel=_TRAINING,
+                     help="Highest learning rate.  [default: 1e-3 for a fresh student, else 1e-4; quantized 5e-3]"),
+    ] = None,
+    batch: Annotated[
+        int, typer.Option("--batch", min=1, metavar="N", help="Rows in a step.", rich_help_panel=_TRAINING)
+    ] = 8,
+    context: Annotated[
+        int, typer.Option("--context", min=8, metavar="N", help="Tokens in a row.", rich_help_panel=_TRAINING)
+    ] = 512,
+    optimizer: Annotated[
+        Literal["adamw", "muon"],
+        typer.Option("--optimizer", rich_help_panel=_TRAINING, help="AdamW, or Muon for matrices."),
+    ] = "adamw",
+    schedule: Annotated[
+        Literal["cosine", "wsd", "constant"],
+        typer.Option("--schedule", rich_help_panel=_TRAINING, help="How the learning rate falls after its warm-up."),
+    ] = "cosine",
+    gradient_checkpointing: Annotated[
+        bool,
+        typer.Option("--gradient-checkpointing", rich_help_panel=_TRAINING,
+                     help="Less memory, for a third more work."),
+    ] = False,
+    loss: Annotated[
+        Literal["forward", "reverse", "jsd"],
+        typer.Option("--loss", rich_help_panel=_LOSS, help="KL from the teacher, to it, or Jensen-Shannon."),
+    ] = "forward",
+    beta: Annotated[
+        float,
+        typer.Option("--beta", metavar="B", rich_help_panel=_LOSS, help="Of Jensen-Shannon: 0 forward, 1 reverse."),
+    ] = 0.5,
+    temperature: Annotated[
+        float, typer.Option("--temperature", metavar="T", rich_help_panel=_LOSS, help="Softens both sides.")
+    ] = 1.0,
+    hard: Annotated[
+        float,
+        typer.Option("--hard", min=0, max=1, metavar="SHARE", rich_help_panel=_LOSS,
+                     help="Share of cross-entropy with the text; 1 to do without the teacher."),
+    ] = 0.0,
+    on_policy: Annotated[
+        float,
+        typer.Option("--on-policy", min=0, max=1, metavar="SHARE", rich_help_panel=_LOSS,
+                     help="Share of the rows that the student writes and the teacher corrects."),
+    ] = 0.0,
+    cache_teacher: Annotated[
+        bool,
+        typer.Option("--cache-teacher", rich_help_panel=_LOSS,
+                     help="Ask the teacher once about each text, for more than one epoch."),
+    ] = False,
+    checkpoint_every: Annotated[
+        int | None,
+        typer.Option("--checkpoint-every", min=1, metavar="N", help="Steps.  [default: ten times in all]"),
+    ] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write DIR/tensorboard too.")] = False,
+    trackio: Annotated[bool, typer.Option("--trackio", help="Log to trackio, on this machine.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the same training was interrupted.")] = False,
+    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of every random choice.")] = 0,
+    threads: options.Threads = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:  # fmt: skip
+    """Train a student to predict what its teacher predicts, and write it as a GGUF file.
+
+    The student is a model of yours, which keeps its types (a quantized one is trained through them, so that nothing is
+    lost when it is packed), or a fresh one with the teacher's vocabulary in 16 bits, for `cut` to go on with. A student
+    with some of the teacher's tokens is taught in its own.
+
+    Writes DIR/model.gguf, README.md, metrics.jsonl and the originals' licences. A twentieth of the text is held out;
+    what is best on it is what is written. The student is never worse there than it was.
+
+    \b
+    Examples:
+      smidgen distill gemma-3-270m new --layers 12 --width 512 --steps 2000 --text books.txt -o student
+      smidgen distill gemma-3-270m pruned/model.gguf --steps 200 -o healed
+      smidgen distill model-f16.gguf small/model.gguf --steps 100 --text my-field.txt -o better
+      smidgen distill gemma-3-270m new --layers 6 --init random --data corpus --optimizer muon --steps 5000 -o student
+      smidgen distill gemma-3-270m student --loss jsd --on-policy 0.5 --steps 500 --data questions.jsonl -o again
+      smidgen distill gemma-3-270m new --layers 12 --steps 2000 --text books.txt -o student --resume
+    """
+    shape = {"layers": layers, "width": width, "ffn": ffn, "heads": heads, "kv_heads": kv_heads}
+    fresh = student == "new"
+    _refuse_shape_of_a_student_that_exists(fresh, {**shape, "init": init})
+    _refuse_early(teacher, None if fresh else student, output, text or [])
+    from smidgen.distill.fresh import FreshShape
+    from smidgen.distill.losses import Divergence
+    from smidgen.distilling import DistillOptions, distill
+
+    kind = "jensen-shannon" if loss == "jsd" else loss
+    wanted = DistillOptions(
+        steps, tuple(text or ()), tuple(data or ()), FreshShape(**shape), init or "slices", lr, batch, context,
+        optimizer, schedule, Divergence(kind, beta, temperature, hard), on_policy, cache_teacher, checkpoint_every,
+        gradient_checkpointing, seed, threads, tensorboard, trackio,
+    )  # fmt: skip
+    result = distill(teacher, None if fresh else student, output, wanted, resume=resume)
+    print(result.to_json() if json else result.describe())
+
+
+def _refuse_shape_of_a_student_that_exists(fresh: bool, said: dict[str, Any]) -> None:
+    given = [name.replace("_", "-") for name, value in said.items() if value is not None]
+    if given and not fresh:
+        raise typer.BadParameter(f"--{given[0]} is for a fresh student; a model has its shape. Say 'new' for STUDENT")
+
+
+def _refuse_early(teacher: str, student: str | None, output: Path, texts: list[str]) -> None:
+    """What can be refused at once: loading torch takes seconds. The training looks again."""
+    from smidgen.data.sources import read_texts
+    from smidgen.formats.catalogue import locate
+    from smidgen.formats.contents import refuse_unsupported
+    from smidgen.outputs import refuse_output
+
+    for model in (teacher, student):
+        if model is not None:
+            path = locate(model)
+            refuse_unsupported(path)
+            refuse_output(output, path)
+    read_texts(texts)

@@ -1,0 +1,154 @@
+"""`smidgen tune`: teach a model from examples of your own."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from smidgen.cli import options
+from smidgen.errors import SmidgenError
+
+_TRAINING, _ADAPTER = "Training", "Adapter"
+
+
+def _training(*names: str, help: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=_TRAINING, **more)
+
+
+def _of_adapter(*names: str, help: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=_ADAPTER, **more)
+
+
+def command(
+    model: options.Model,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the result.", show_default=False)
+    ],
+    data: Annotated[
+        list[Path] | None, typer.Option("--data", metavar="FILE", help="Examples, one JSON object a line; repeatable.")
+    ] = None,
+    valid: Annotated[
+        Path | None, typer.Option("--valid", metavar="FILE", help="Examples to measure on.  [default: held-out ones]")
+    ] = None,
+    held_out: Annotated[
+        float | None,
+        typer.Option("--held-out", min=0, max=0.9, metavar="SHARE", help="Of the examples.  [default: 0.05]"),
+    ] = None,
+    steps: Annotated[
+        int | None, _training("--steps", min=1, metavar="N", help="Batches to learn from, in place of --epochs.")
+    ] = None,
+    epochs: Annotated[
+        float | None, _training("--epochs", min=0.01, metavar="N", help="Passes over the examples.  [default: 3]")
+    ] = None,
+    lr: Annotated[
+        float | None,
+        _training("--lr", min=1e-9, max=1, metavar="RATE", help="Learning rate.  [default: 2e-4; with --full 2e-5]"),
+    ] = None,
+    batch: Annotated[
+        int | None,
+        _training("--batch", min=1, metavar="N", help="Rows a step learns from.  [default: 4, fewer for few examples]"),
+    ] = None,
+    context: Annotated[
+        int | None, _training("--context", min=8, metavar="N", help="Tokens of a row.  [default: 1024]")
+    ] = None,
+    full: Annotated[bool, _training("--full", help="Train all weights, in the types that they have.")] = False,
+    train_on_prompts: Annotated[
+        bool, _training("--train-on-prompts", help="Learn from the questions too, not from the answers alone.")
+    ] = False,
+    raw: Annotated[
+        bool, _training("--raw", help="Give prompts with completions as they stand, without the chat template.")
+    ] = False,
+    skip_bad: Annotated[bool, _training("--skip-bad", help="Pass over malformed lines, and count them.")] = False,
+    rank: Annotated[
+        int | None, _of_adapter("--rank", min=1, max=4096, metavar="N", help="Of the matrices.  [default: 16]")
+    ] = None,
+    alpha: Annotated[
+        float | None, _of_adapter("--alpha", min=0.01, metavar="X", help="Strength.  [default: twice the rank]")
+    ] = None,
+    dropout: Annotated[
+        float | None,
+        _of_adapter("--dropout", min=0, max=0.9, metavar="SHARE", help="Of a layer's inputs.  [default: 0]"),
+    ] = None,
+    rslora: Annotated[bool, _of_adapter("--rslora", help="Scale by alpha / √rank: for large ranks.")] = False,
+    targets: Annotated[
+        str | None,
+        _of_adapter(
+            "--targets",
+            metavar="A,B…",
+            help="Of query, key, value, output, gate, up, down; attention, feed_forward, all.  [default: all]",
+        ),
+    ] = None,
+    adapter: Annotated[
+        Path | None,
+        _of_adapter("--adapter", metavar="DIR|FILE", help="Go on from this one: PEFT's folder, or adapter.gguf."),
+    ] = None,
+    merge: Annotated[bool, _of_adapter("--merge", help="Write model.gguf with the adapter in it, too.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the same tuning was interrupted.")] = False,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", min=0, max=2**31 - 1, metavar="N", help="Of every random choice.  [default: 0]"),
+    ] = None,
+    threads: options.Threads = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Teach a model from examples of your own: a small adapter beside it, or all of its weights with --full.
+
+    A line of a data file is {"messages": [{"role": …, "content": …}, …]}, {"prompt": …, "completion": …} or
+    {"text": …}. Learned from are the answers, in the model's own chat template. Quantized models, cut ones too, are
+    tuned as they are.
+
+    Writes DIR/adapter.gguf (for `smidgen run`, `chat` and `serve` with --lora, and llama.cpp), the same in PEFT's
+    layout (adapter_model.safetensors), metrics.jsonl, README.md, and with --merge or --full model.gguf.
+
+    \b
+    Examples:
+      smidgen tune smollm2-135m-instruct --data mine.jsonl -o tuned
+      smidgen chat smollm2-135m-instruct --lora tuned
+      smidgen tune model-f16.gguf --data mine.jsonl --epochs 2 --rank 32 --merge -o tuned
+      smidgen tune gemma-small --data notes.jsonl --full --steps 200 -o tuned
+      smidgen tune model-f16.gguf --adapter tuned --merge -o merged
+    """
+    lora_only = {
+        "rank": rank, "alpha": alpha, "dropout": dropout, "targets": targets, "rslora": rslora or None,
+        "adapter": adapter, "merge": merge or None,
+    }  # fmt: skip
+    _refuse_contradictions({name for name, value in lora_only.items() if value is not None}, full, steps, epochs)
+    _refuse_early(model, output, [*(data or ()), *([valid] if valid else ())])
+    from smidgen.distill.lora import TARGETS, LoraOptions, parse_targets
+    from smidgen.tuning import TuneOptions, tune
+
+    words = [word.strip() for word in (targets or "").split(",") if word.strip()]
+    lora = LoraOptions(rank or 16, alpha, dropout or 0.0, parse_targets(words) or TARGETS, rslora)
+    wanted = TuneOptions(
+        steps, epochs or TuneOptions.epochs, lr, batch, context, lora, adapter, full, merge, train_on_prompts, skip_bad,
+        raw, TuneOptions.held_out if held_out is None else held_out, seed or 0, threads,
+    )  # fmt: skip
+    result = tune(model, data or (), output, wanted, valid=valid, resume=resume)
+    print(result.to_json() if json else result.describe(model))
+
+
+def _refuse_contradictions(said: set[str], full: bool, steps: int | None, epochs: float | None) -> None:
+    if full and said:
+        raise typer.BadParameter(f"--{min(said)} is about adapters, and --full makes none; leave one out")
+    if steps is not None and epochs is not None:
+        raise typer.BadParameter("--steps and --epochs say the same; give one of them")
+    if "adapter" in said and said & {"rank", "alpha", "targets", "rslora"}:
+        other = min(said & {"rank", "alpha", "targets", "rslora"})
+        raise typer.BadParameter(f"--adapter already says what --{other} would; leave one out")
+
+
+def _refuse_early(model: str, output: Path, files: Sequence[Path]) -> None:
+    """What can be refused at once: loading torch takes seconds. The tuning looks again."""
+    from smidgen.formats.catalogue import locate
+    from smidgen.formats.contents import refuse_unsupported
+    from smidgen.outputs import refuse_output
+
+    path = locate(model)
+    refuse_unsupported(path)
+    refuse_output(output, path)
+    for file in files:
+        if not file.is_file():
+            raise SmidgenError(f"there is no file {file}. Give a JSONL file with --data.")

@@ -1,0 +1,201 @@
+"""Healing: a model that was cut learns to predict again what the model it was made from predicts.
+
+The student is a file in whatever types it has, and stays in them: quantized matrices learn through their lattice
+(`distill.lattice`), everything else as it is, so that what was trained is what is written. The teacher is the model
+before the cut; where the cut has dropped tokens, it teaches in the student's spelling (`distill.restricted`), on text
+that is respelled: pieces that were never seen in an order that never occurred are what such a student has to learn.
+
+The loss is the forward KL divergence. With a large vocabulary most of its cost is the output head, most of whose tokens
+a text never comes near; then it is estimated from some of them (`distill.sampled_head`).
+
+A few windows of the text are kept aside to watch: training stops when they no longer get better, and the best state is
+what is written, the first one included. So the result is never worse there than what came in.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from smidgen.data.corpus.order import shuffled
+from smidgen.data.sources import TextSource
+from smidgen.distill.batch import Batch, Batches
+from smidgen.distill.lattice import LatticeStudent
+from smidgen.distill.losses import DistillObjective
+from smidgen.distill.packing import PackedBatches, text_batches
+from smidgen.distill.paired import Paired
+from smidgen.distill.remembering import RememberingTeacher
+from smidgen.distill.restricted import RestrictedTeacher
+from smidgen.distill.sampled_head import SampledHeadObjective, frequent_tokens
+from smidgen.distill.trainee import Objective
+from smidgen.distill.trainer import Trainer, TrainingOptions, TrainingResult
+from smidgen.errors import SmidgenError
+from smidgen.formats.checkpoint import Checkpoint
+from smidgen.formats.derived import Derived
+from smidgen.formats.workspace import Workspace
+from smidgen.model.tokenizer import Tokenizer
+from smidgen.model.tokenizers.respelling import Respelling
+
+_CONTEXT = 512
+_LEARNING_RATE = 0.02  # codes a step
+_ROWS = 8  # of a step: 4,096 tokens
+_ROWS_AT_ONCE = 4
+_WATCHED_EVERY = 16  # one row in so many is watched, not learned from
+_MOST_WATCHED = 6
+_EVALUATIONS = 10  # over the whole training
+_PATIENCE = 4
+_MEMORY_SHARE = 0.6
+_BYTES_EACH = 24  # of memory for a trained weight: see distill.lattice
+_BYTES_FIXED = 8
+_MANY_TOKENS = 65_536  # from which the head is estimated
+_QUICKEST = 4000.0  # tokens a second that no training exceeds, to give a training by the clock some end
+_UNITS = {"s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True)
+class HealBudget:
+    """How long to heal: so many tokens, or so many seconds."""
+
+    tokens: int | None = None
+    seconds: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "HealBudget":
+        """`50000`, `90s`, `15min`, `2h`."""
+        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text.lower())
+        if found is not None and not found[2] and "." not in found[1]:
+            budget = cls(tokens=int(found[1]))
+        elif found is not None and found[2] in _UNITS:
+            budget = cls(seconds=float(found[1]) * _UNITS[found[2]])
+        else:
+            raise SmidgenError(f"--heal is {text!r}; say tokens (50000) or a time (90s, 15min, 2h).")
+        if not (budget.tokens or budget.seconds):
+            raise SmidgenError(f"--heal is {text!r}; it must be more than nothing. Leave it out not to heal.")
+        return budget
+
+    def part(self, share: float) -> "HealBudget":
+        """A share of it."""
+        tokens = None if self.tokens is None else max(1, round(self.tokens * share))
+        return HealBudget(tokens, None if self.seconds is None else self.seconds * share)
+
+    def __str__(self) -> str:
+        return f"{self.tokens} tokens" if self.tokens is not None else f"{self.seconds:g} s"
+
+    @property
+    def steps(self) -> int:
+        """Of training; for a time, more than fit in."""
+        tokens = self.tokens if self.tokens is not None else _QUICKEST * (self.seconds or 0)
+        return max(1, math.ceil(tokens / (_ROWS * _CONTEXT)))
+
+
+@dataclass(frozen=True)
+class Healed:
+    """What came of it.  derived: to be written.  before, after: KL on the watched windows, in nats per token."""
+
+    derived: Derived
+    training: TrainingResult
+    before: float
+    after: float
+
+    def report(self) -> dict[str, Any]:
+        """For the card."""
+        return {
+            "tokens": self.training.tokens, "seconds": self.training.seconds, "stopped": self.training.stopped,
+            "watched_kl_before": self.before, "watched_kl_after": self.after,
+            "watched": [list(evaluation) for evaluation in self.training.evaluations],
+        }  # fmt: skip
+
+    def describe(self) -> str:
+        """In a line."""
+        return (
+            f"Healed on {self.training.tokens} tokens in {self.training.seconds:.0f} s: KL on text kept aside for "
+            f"watching {self.before:.4f} → {self.after:.4f} nats per token."
+        )
+
+
+def heal(
+    teacher: Checkpoint,
+    student: Checkpoint,
+    sources: Sequence[TextSource],
+    budget: HealBudget,
+    workspace: Workspace,
+    seed: int,
+    original: Checkpoint | None = None,
+) -> Healed:
+    """Train `student` towards `teacher` on some texts, without changing its types.
+
+    original: what the student was quantized from, if it was.  workspace: for checkpoints; an unfinished healing that is
+    there goes on.
+    Raises SmidgenError for a text too short to keep windows of it aside, and where training does not fit in memory.
+    """
+    tokenizer = Tokenizer.from_gguf(student.file.metadata)
+    learned, watched = _rows(sources, tokenizer, seed)
+    remembering = RememberingTeacher(teacher)
+    objective: Objective
+    batches: Batches = learned
+    rows: dict[str, Tensor] = {}
+    if student.config.vocabulary == teacher.config.vocabulary < _MANY_TOKENS:
+        objective = DistillObjective(remembering, bf16=True)
+    elif student.config.vocabulary == teacher.config.vocabulary:
+        frequent = frequent_tokens(remembering, [learned.batch(0)])
+        objective = SampledHeadObjective(remembering, frequent, seed)
+        rows = dict.fromkeys(("embedding.weight", "head.weight"), frequent)
+    else:
+        larger = Tokenizer.from_gguf(teacher.file.metadata)
+        respelling = Respelling.between(larger, tokenizer)
+        paired = Paired(learned, tokenizer, larger, respelling)
+        batches, watched = paired, [paired.pair(batch) for batch in watched]
+        objective = DistillObjective(RestrictedTeacher(remembering, respelling), bf16=True)
+    trainee = LatticeStudent(student, None, original, rows)
+    steps = budget.steps
+    options = TrainingOptions(
+        steps, _LEARNING_RATE, schedule="cosine", floor=0.05, rows_at_once=_ROWS_AT_ONCE, seed=seed,
+        checkpoint_every=max(1, steps // _EVALUATIONS) if budget.tokens else 16,
+    )  # fmt: skip
+    training = Trainer(
+        trainee, objective, batches, options, workspace.folder, {"student": student.sha256()},
+        evaluate=lambda: _watch(objective, trainee, watched),
+        evaluate_every=max(1, steps // _EVALUATIONS) if budget.tokens else 16,
+        seconds=budget.seconds, patience=_PATIENCE, label="Healing",
+    ).run(resume=True)  # fmt: skip
+    assert training.best is not None
+    before, after = training.evaluations[0][1], training.best[1]
+    figures = {"tokens": training.tokens, "watched_kl": [round(before, 5), round(after, 5)]}
+    return Healed(Derived(student.config, trainee.parts(), came_of_it=figures), training, before, after)
+
+
+def _rows(sources: Sequence[TextSource], tokenizer: Tokenizer, seed: int) -> tuple["_Learned", list[Batch]]:
+    """The text to learn from, and rows of it that are watched instead, one a batch."""
+    packed = text_batches(sources, tokenizer, _ROWS, _CONTEXT, seed)
+    every = max(_WATCHED_EVERY, len(packed) // _MOST_WATCHED)
+    watched = list(range(every - 1, len(packed), every)) or [len(packed) - 1]
+    learned = [row for row in range(len(packed)) if row not in set(watched)]
+    if not learned:
+        raise SmidgenError(f"{packed.tokens} tokens of text are too few to heal on. Give more with --text.")
+    return _Learned(packed, learned, seed), [packed.rows([row]) for row in watched]
+
+
+class _Learned:
+    """Batches of the rows that are not watched."""
+
+    def __init__(self, packed: PackedBatches, rows: Sequence[int], seed: int) -> None:
+        self._packed, self._rows, self._seed = packed, rows, seed
+
+    def batch(self, step: int) -> Batch:
+        """That of a step; every epoch in another order."""
+        numbers = []
+        for place in range(step * _ROWS, (step + 1) * _ROWS):
+            epoch, within = divmod(place, len(self._rows))
+            numbers.append(self._rows[shuffled(within, len(self._rows), (self._seed << 32) + epoch)])
+        return self._packed.rows(numbers)
+
+
+@torch.no_grad()
+def _watch(objective: Objective, trainee: LatticeStudent, watched: Sequence[Batch]) -> float:
+    """Mean loss on the watched rows."""
+    total = sum(float(objective(trainee.decoder, batch)[0]) for batch in watched)
+    return total / sum(batch.weight() for batch in watched)

@@ -1,0 +1,251 @@
+"""`smidgen tune` from start to end on a tiny model, and what a person sees when something is wrong."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gguf
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from smidgen import TuneOptions, tune
+from smidgen.distill.lora import Adapted, LoraOptions
+from smidgen.distill.packing import PackedBatches
+from smidgen.distill.trainee import open_decoder
+from smidgen.errors import BadFile, SmidgenError, Unsupported
+from smidgen.formats.adapters import read_adapter
+from smidgen.formats.checkpoint import Checkpoint
+from smidgen.formats.convert import write_as_gguf
+from smidgen.formats.derived import Derived, Packed, write_derived
+from smidgen.formats.history import history
+from smidgen.model.parameters import is_matrix
+from smidgen.numerics import block_types as types
+from tests.cli.test_errors import assert_one_line
+from tests.family_models import save_folder
+from tests.model.test_chat import CHATML
+
+QUICK = TuneOptions(steps=12, learning_rate=0.02, batch=2, context=48, lora=LoraOptions(rank=4), held_out=0.2)
+IDS = torch.arange(40)[None]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with a chat template, as GGUF (float32)."""
+    folder = tmp_path_factory.mktemp("model")
+    save_folder("llama3", folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": CHATML}))
+    with Checkpoint.open(folder) as checkpoint:
+        write_as_gguf(checkpoint, folder / "model.gguf")
+    return folder / "model.gguf"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("data") / "data.jsonl")
+
+
+def write_data(path: Path, *more: Any) -> Path:
+    lines = [
+        {"prompt": f"the {word}", "completion": f"has {word}s"} for word in "rain heat tree note arena stone".split()
+    ]
+    lines += [{"messages": [{"role": "user", "content": w}, {"role": "assistant", "content": w}]} for w in "abcdef"]
+    lines += [{"text": "the rain in the other hostel " * 4}, *more]
+    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def tuned(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    output = tmp_path_factory.mktemp("tuned") / "out"
+    return output, tune(str(model), [data], output, QUICK)
+
+
+def test_the_loss_falls_and_everything_is_written(tuned: tuple[Path, Any], model: Path) -> None:
+    output, result = tuned
+    assert result.after < 0.8 * result.before
+    names = {"adapter_model.safetensors", "adapter_config.json", "adapter.gguf", "metrics.jsonl", "README.md"}
+    assert set(result.written) == names and names <= {path.name for path in output.iterdir()}
+    assert not (output / "work").exists()
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 13))
+    assert all({"loss", "tokens_per_s"} <= line.keys() for line in lines)
+    readme = (output / "README.md").read_text()
+    assert "base_model" in readme and "--lora out" in readme and "held-out examples" in readme
+    told = json.loads(result.to_json())
+    assert told["loss_after"] == result.after and told["examples"] + told["held_out"] >= 13
+    with Checkpoint.open(model) as checkpoint:
+        both = [read_adapter(path, checkpoint) for path in (output, output / "adapter.gguf")]
+        one, other = (Adapted.continued(open_decoder(checkpoint), each).decoder(IDS) for each in both)
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_the_same_again_and_after_an_interruption(
+    tuned: tuple[Path, Any], model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit, also with dropout's random numbers."""
+    wanted = TuneOptions(
+        steps=8, learning_rate=0.02, batch=2, context=48, lora=LoraOptions(rank=4, dropout=0.3), held_out=0.2
+    )
+    tune(str(model), [data], tmp_path / "whole", wanted)
+    real = PackedBatches.batch
+
+    def fails(self: PackedBatches, step: int) -> Any:
+        if step == 5:
+            raise KeyboardInterrupt
+        return real(self, step)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(PackedBatches, "batch", fails)
+        tune(str(model), [data], tmp_path / "parts", wanted)
+    assert not (tmp_path / "parts" / "adapter.gguf").exists()
+    with pytest.raises(SmidgenError, match="Resume with the same settings"):
+        tune(str(model), [data], tmp_path / "parts", QUICK, resume=True)
+    tune(str(model), [data], tmp_path / "parts", wanted, resume=True)
+    whole, parts = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 9))
+
+
+def test_an_adapter_alone_is_merged_and_goes_on(
+    tuned: tuple[Path, Any], model: Path, data: Path, tmp_path: Path
+) -> None:
+    output, before = tuned
+    result = tune(str(model), [], tmp_path / "merged", TuneOptions(adapter=output, merge=True))
+    assert "model.gguf" in result.written and "metrics.jsonl" not in result.written
+    with Checkpoint.open(model) as base, Checkpoint.open(tmp_path / "merged" / "model.gguf") as merged, torch.no_grad():
+        with_adapter = Adapted.continued(open_decoder(base), read_adapter(output, base)).decoder(IDS)
+        assert torch.allclose(open_decoder(merged)(IDS), with_adapter, atol=1e-4)
+        assert [step["step"] for step in history(merged.file.metadata)] == ["tune"]
+    further = TuneOptions(
+        steps=2, learning_rate=1e-3, batch=2, context=48, adapter=output / "adapter.gguf", held_out=0.2
+    )
+    again = tune(str(model), [data], tmp_path / "on", further)
+    assert again.before == pytest.approx(before.after, rel=1e-3)
+
+
+def test_all_weights(model: Path, data: Path, tmp_path: Path) -> None:
+    wanted = TuneOptions(steps=10, learning_rate=3e-3, batch=2, context=48, full=True, held_out=0.2)
+    result: Any = tune(str(model), [data], tmp_path, wanted)
+    assert set(result.written) == {"metrics.jsonl", "model.gguf", "README.md"}
+    assert result.after < 0.8 * result.before and result.merged == pytest.approx(result.after, rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def quantized(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
+    """The same in Q8_0 and Q4_0."""
+    path = tmp_path_factory.mktemp("quantized") / "model.gguf"
+    with Checkpoint.open(model) as checkpoint:
+        parts = {}
+        for name in filter(is_matrix, checkpoint.names()):
+            kind = types.Q8_0 if "attention" in name else types.Q4_0
+            rows = gguf.quantize(checkpoint.tensor(name).numpy(), gguf.GGMLQuantizationType(kind.ggml_id))
+            parts[name] = Packed(kind, partial(torch.from_numpy, rows))
+        write_derived(checkpoint, Derived(checkpoint.config, parts), path, {"step": "quantize"})
+    return path
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_quantized_models_keep_their_types(quantized: Path, data: Path, tmp_path: Path, full: bool) -> None:
+    wanted = TuneOptions(
+        steps=12, learning_rate=0.03 if full else 0.02, batch=2, context=48, full=full, merge=not full, held_out=0.2
+    )
+    result: Any = tune(str(quantized), [data], tmp_path, wanted)
+    assert result.after < result.before
+    with Checkpoint.open(quantized) as before, Checkpoint.open(tmp_path / "model.gguf") as after:
+        assert {name: before.kind(name) for name in before.names()} == {
+            name: after.kind(name) for name in after.names()
+        }
+    # Training through the lattice ends in what is written; an adapter loses what is finer than the lattice.
+    if full:
+        assert result.merged == pytest.approx(result.after, rel=1e-4)
+    else:
+        assert result.merged < result.before
+        assert any("keeps" in note for note in result.notes) == (
+            result.before - result.merged < 0.9 * (result.before - result.after)
+        )
+
+
+def test_what_is_skipped_or_cut_is_said(model: Path, tmp_path: Path) -> None:
+    path = write_data(tmp_path / "data.jsonl", "nonsense", {"prompt": "a", "completion": "stone " * 60})
+    with pytest.raises(BadFile, match="data.jsonl line 14 is not JSON"):
+        tune(str(model), [path], tmp_path / "out", QUICK)
+    assert not (tmp_path / "out").exists()
+    wanted = TuneOptions(steps=1, batch=1, context=48, skip_bad=True, held_out=0)
+    result = tune(str(model), [path], tmp_path / "out", wanted)
+    assert "1 of 15 lines malformed and skipped." in result.notes
+    assert any("1 of 15 lines left out" in note for note in result.notes)
+    assert (result.before, result.after, result.held_out) == (None, None, 0)
+
+
+def test_examples_to_measure_on_may_be_given(model: Path, data: Path, tmp_path: Path) -> None:
+    valid = tmp_path / "valid.jsonl"
+    valid.write_text('{"text": "the rain"}\n')
+    wanted = TuneOptions(steps=1, batch=1, context=48)
+    assert tune(str(model), [data], tmp_path / "out", wanted, valid=valid).held_out == 1
+
+
+def test_bad_wishes(model: Path, data: Path, tmp_path: Path, quantized: Path) -> None:
+    for options, files, reason in (
+        (TuneOptions(), [], "--data FILE.jsonl"),
+        (TuneOptions(full=True, merge=True), [data], "leave out --adapter and --merge"),
+        (TuneOptions(context=5000), [data], "--context 5000 is more than the 256"),
+        (TuneOptions(context=48), [model], "is not UTF-8|is not JSON"),
+    ):
+        with pytest.raises(SmidgenError, match=reason):
+            tune(str(model), files, tmp_path / "out", options)
+    with pytest.raises(SmidgenError, match="would replace it"):
+        tune(str(model), [data], model.parent, QUICK)
+    (tmp_path / "long.jsonl").write_text(json.dumps({"prompt": "a", "completion": "stone " * 60}))
+    with pytest.raises(SmidgenError, match="no line of .* can be learned from; 1 of 1 lines left out"):
+        tune(str(model), [tmp_path / "long.jsonl"], tmp_path / "out", QUICK)
+
+
+def test_messages_for_a_base_model_are_refused(tmp_path: Path) -> None:
+    save_folder("llama3", tmp_path)
+    (tmp_path / "data.jsonl").write_text(
+        '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}'
+    )
+    with pytest.raises(Unsupported, match="no chat template"):
+        tune(str(tmp_path), [tmp_path / "data.jsonl"], tmp_path / "out", TuneOptions(context=48))
+
+
+def test_the_command(run_smidgen, model: Path, data: Path, tmp_path: Path) -> None:
+    """Tuning and using, as a person would: one JSON object, then an answer through llama.cpp with the adapter."""
+    words = ["--steps", "12", "--lr", "0.02", "--batch", "2", "--context", "48", "--rank", "4", "--held-out", "0.2"]
+    done = run_smidgen("tune", str(model), "--data", str(data), "-o", "tuned", "--json", "--quiet", *words)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    told = json.loads(done.stdout)
+    assert told["loss_after"] < told["loss_before"] and "adapter.gguf" in told["written"]
+    asked = ("run", str(model), "the rain", "--temperature", "0", "-n", "4", "--json")
+    plain, tuned = (run_smidgen(*asked, *more) for more in ((), ("--lora", "tuned")))
+    assert plain.returncode == tuned.returncode == 0, tuned.stderr
+    assert json.loads(plain.stdout)["text"] != json.loads(tuned.stdout)["text"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["MODEL", "--data", "no.jsonl", "-o", "out"], "there is no file no.jsonl"),
+        (["MODEL", "-o", "out"], "--data FILE.jsonl"),
+        (["MODEL", "--data", "DATA", "-o", "out", "--full", "--rank", "3"], "--rank is about adapters"),
+        (["MODEL", "--data", "DATA", "-o", "out", "--steps", "3", "--epochs", "3"], "--epochs say the same"),
+        (["MODEL", "--data", "DATA", "-o", "out", "--adapter", "x", "--rank", "3"], "what --rank would"),
+        (["MODEL", "--data", "DATA", "-o", "out", "--targets", "q_proj"], "no layer 'q_proj'"),
+        (["MODEL", "--data", "MODEL", "-o", "out"], "line 1 is not"),
+        (["nothing", "--data", "DATA", "-o", "out"], "nothing"),
+    ],
+)
+def test_one_line_when_it_cannot_be(run_smidgen, model: Path, data: Path, words: list[str], expected: str) -> None:
+    paths = {"MODEL": str(model), "DATA": str(data)}
+    assert_one_line(run_smidgen("tune", *(paths.get(word, word) for word in words)), expected)
+
+
+def test_an_adapter_for_another_model_is_refused_before_llama_cpp_sees_it(run_smidgen, tuned: tuple[Path, Any]) -> None:
+    output, _ = tuned
+    for command in (["run", "--max-tokens", "1"], ["serve"]):
+        done = run_smidgen(command[0], "gemma-3-270m", *command[1:], "--lora", str(output), stdin="Hi")
+        assert_one_line(done, "is an adapter for llama models, this one is gemma3")
