@@ -2,7 +2,7 @@
 
     python -m benchmarks.off_lattice gemma-3-270m original.gguf
     python -m benchmarks.quality_vs_llama_cpp original.gguf --sizes 160MB,180MB \\
-        --calibration wikitext2-valid.txt@0.5 --evaluation wikitext2-valid.txt
+        --calibration wikitext2-valid.txt@0.5 --evaluation wikitext2-valid.txt [--heal 300000]
 
 Both sides get the same calibration text and the same number of tokens. For each size:
 
@@ -12,6 +12,10 @@ Both sides get the same calibration text and the same number of tokens. For each
   in full.
 - smidgen: `smidgen cut --fit`, given exactly the bytes of llama.cpp's best file. (It keeps a fifth of the text for the
   report card, so it calibrates on four fifths of what llama.cpp sees.)
+
+With `--heal`, smidgen's file is trained through its lattice afterwards (`smidgen cut --heal`), on a longer run of the
+same calibration text (`--training-tokens`; it still calibrates on `--tokens` of it). The result says how much processor
+time that took.
 
 The cost is KL(original ‖ cut) in nats a token on a text that neither side has seen, by smidgen's measure (float32,
 whole vocabulary, every position of every window) for both, on the same windows. A ratio below 1 says that smidgen loses
@@ -156,15 +160,20 @@ def _outdoes(other: Mixture, mixture: Mixture, sizes: Mapping[Mixture, int], cos
 
 def smidgen_side(options: argparse.Namespace, calibration: Path, fit: int, size: int, meter: Meter) -> dict[str, Any]:
     """Cut the original to `fit` bytes and measure the file."""
-    folder = options.work / f"smidgen-{size}"
+    folder = options.work / f"smidgen-{size}{'-healed' if options.heal else ''}"
     command = record.smidgen(
         "cut", options.original, "--fit", str(fit), "--text", calibration, "-o", folder,
         "--seed", str(options.seed), "--threads", str(options.threads), "--tokens", str(options.tokens), "--no-measure",
+        "--json", *(["--heal", options.heal] if options.heal else []),
     )  # fmt: skip
-    cost = record.run(command, options.work / "smidgen.log")
+    log = options.work / "smidgen.log"
+    cost = record.run(command, log)
     path = folder / "model.gguf"
     figures = meter.figures(path, meter.windows, f"smidgen at {fit} bytes")
-    return {"bytes": path.stat().st_size, **figures, "cost": cost, "command": record.shown(command[1:])}
+    steps = json.loads(log.read_text(errors="replace").strip().splitlines()[-1])["steps"]
+    healing = next((step for step in steps if step["step"] == "heal"), None)
+    return {"bytes": path.stat().st_size, **figures, "healing": healing, "cost": cost,
+            "command": record.shown(command[1:])}  # fmt: skip
 
 
 def make_imatrix(options: argparse.Namespace, tools: llama_cpp_tools.Tools, calibration: Path) -> tuple[Path, str]:
@@ -190,8 +199,10 @@ def compare_sizes(options: argparse.Namespace) -> dict[str, Any]:
         tokenizer, original_hash = Tokenizer.from_gguf(original.file.metadata), original.sha256()
     calibration = texts.take(options.calibration, options.tokens, tokenizer)
     evaluation = texts.take(options.evaluation, options.evaluation_tokens, tokenizer)
-    shared = texts.refuse_overlap(calibration, evaluation)
+    training = texts.take(options.calibration, options.training_tokens, tokenizer) if options.heal else calibration
+    shared = texts.refuse_overlap(training, evaluation)
     calibration_file = calibration.write(options.work / "calibration.txt")
+    training_file = training.write(options.work / "training.txt")
     imatrix, imatrix_command = make_imatrix(options, tools, calibration_file)
     quantizer = Quantizer(tools, options.original, imatrix, options.work, options.threads)
     meter = Meter(
@@ -203,11 +214,12 @@ def compare_sizes(options: argparse.Namespace) -> dict[str, Any]:
     return {
         **record.facts(llama_cpp=f"{llama_cpp_tools.PACKAGE} {llama_cpp_tools.VERSION}: {tools.version()}"),
         "original": {"file": options.original.name, "sha256": original_hash},
-        "calibration": calibration.description, "evaluation": evaluation.description, "overlap": shared,
+        "calibration": calibration.description, "training": training.description,
+        "evaluation": evaluation.description, "overlap": shared,
         "seed": options.seed, "threads": options.threads, "imatrix": imatrix_command,
         "considered": {"bodies": len(BODIES), "embeddings": len(EMBEDDINGS), "near_a_size": len(near)},
         "screened": dict(sorted(costs.items(), key=lambda item: item[1])),
-        "sizes": [compare_at(size, sizes, costs, quantizer, meter, options, calibration_file)
+        "sizes": [compare_at(size, sizes, costs, quantizer, meter, options, training_file)
                   for size in options.sizes],
     }  # fmt: skip
 
@@ -254,6 +266,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--finalists", type=int, default=5, help="mixtures of llama.cpp's measured in full at each size"
     )
+    parser.add_argument("--heal", help="tokens or time that smidgen may train for: see smidgen cut --help")
+    parser.add_argument("--training-tokens", type=int, default=131_072, help="of text for --heal")
     parser.add_argument("--sides", choices=("both", "llama.cpp"), default="both")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)

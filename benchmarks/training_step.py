@@ -10,9 +10,9 @@ the work counts. The sides:
     smidgen, float32            the same with nothing rounded
     transformers                transformers' model in float32, `kl_div` of two log-softmaxes
     transformers, autocast      the same under bfloat16 autocast
-    TRL                         the same with the loss of TRL's GKDTrainer (beta 0: forward KL), on logits in float32, as
-                                its trainer gives them; only if TRL can be imported: it is no dependency of ours, `pip
-                                install --target FOLDER trl` and put the folder on PYTHONPATH
+    TRL                         the same with the loss of TRL's GKDTrainer (beta 0: forward KL) on logits in float32, as
+                                that trainer makes them; only where TRL can be imported, for it is no dependency of
+                                ours: `pip install --target FOLDER trl`, and put the folder on PYTHONPATH
 
 Each turn of each side is a process of its own, the sides take turns, so that a slow spell of the machine meets all of
 them. Seconds are those of single steps after the first one of a process, which is not counted. Peak memory is the

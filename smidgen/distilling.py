@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from smidgen.distill.remembering import RememberingTeacher
 from smidgen.distill.restricted import RestrictedTeacher
 from smidgen.distill.teacher import LiveTeacher, Teacher
 from smidgen.distill.teacher_cache import CachedTeacher, CacheOptions, cache_teacher
+from smidgen.distill.team import Team, joined, started_again, writer_first
 from smidgen.distill.trainee import Objective, Plain, Trainee, open_decoder
 from smidgen.distill.trainer import Trainer, TrainingOptions, TrainingResult
 from smidgen.errors import SmidgenError, Unsupported, printable
@@ -144,19 +146,25 @@ def distill(
         torch.set_num_threads(options.threads)
     _refuse_contradictions(options, student)
     with ExitStack() as stack:
+        team = stack.enter_context(joined())
+        if team.size > 1 and options.on_policy:
+            raise SmidgenError("What a student writes itself is for one process. Leave out --on-policy, or --workers.")
         taught_by = stack.enter_context(load(teacher))
         begun_as = taught_by if student is None else stack.enter_context(load(student))
         for checkpoint in {taught_by, begun_as}:
             refuse_output(output, checkpoint.path)
         plan = plan_fresh(taught_by.config, taught_by.family, options.shape) if student is None else None
-        lesson = _Lesson(taught_by, begun_as, plan, options)
-        workspace = lesson.open_workspace(output, resume)
+        lesson = writer_first(team, lambda: _Lesson(taught_by, begun_as, plan, options))
+        resume = resume or started_again()
+        workspace = writer_first(team, lambda: lesson.open_workspace(output, resume or not team.writes))
         trainee = lesson.trainee()
-        trained = lesson.train(trainee, workspace, stack, resume)
+        trained = lesson.train(trainee, workspace, stack, resume, team)
         path = output / MODEL_FILE
         config = begun_as.config if plan is None else plan.config
         step = {"step": "distill", "parameters": lesson.parameters(trained), "summary": lesson.summary(trained)}
-        write_derived(begun_as, Derived(config, trainee.parts()), path, step)
+        if team.writes:
+            write_derived(begun_as, Derived(config, trainee.parts()), path, step)
+        team.same(0)  # now it is there
         with Checkpoint.open(path) as written:
             parameters = written.parameters
         result = DistillResult(
@@ -164,9 +172,35 @@ def distill(
             trained.loss, trained.evaluations, trained.best, lesson.notes(trained),
         )  # fmt: skip
         models = [(teacher, taught_by)] if student is None else [(student, begun_as), (teacher, taught_by)]
-        write_distilling_notes(output, models, [f"{lesson.summary(trained)}.", *result.figures()])
-        workspace.finish()
+        if team.writes:
+            write_distilling_notes(output, models, [f"{lesson.summary(trained)}.", *result.figures()])
+            workspace.finish()
         return result
+
+
+def distill_together(
+    teacher: str, student: str | None, output: Path, options: DistillOptions, workers: int, *,
+    ray: str | None = None, resume: bool = False,
+) -> DistillResult:  # fmt: skip
+    """`distill` by several processes that share every batch: of this machine, or of the Ray cluster at an address.
+
+    Where one of them dies, all go on from the last checkpoint. A script that calls this needs its
+    `if __name__ == "__main__":`.
+    """
+    work = partial(_as_one_of_many, teacher, student, output, options)
+    if ray is not None:
+        from smidgen.distill.cluster import train_on_ray
+
+        return train_on_ray(work, workers, ray, resume=resume, gpus=torch.cuda.is_available())
+    from smidgen.distill.launch import launch
+
+    return launch(work, workers, resume=resume)
+
+
+def _as_one_of_many(
+    teacher: str, student: str | None, output: Path, options: DistillOptions, resume: bool
+) -> DistillResult:
+    return distill(teacher, student, output, options, resume=resume)
 
 
 def _refuse_contradictions(options: DistillOptions, student: str | None) -> None:
@@ -213,10 +247,12 @@ class _Lesson:
             return Plain(fresh_student(self._teacher, self._plan, self._options.beginning, self._options.seed))
         return LatticeStudent(self._student) if self._quantized else Plain(open_decoder(self._student))
 
-    def train(self, trainee: Trainee, workspace: Workspace, stack: ExitStack, resume: bool) -> TrainingResult:
+    def train(
+        self, trainee: Trainee, workspace: Workspace, stack: ExitStack, resume: bool, team: Team
+    ) -> TrainingResult:
         """All steps. stack: closes what the training needs open."""
         options, output = self._options, workspace.folder.parent
-        objective, teaching = self._objective(workspace)
+        objective, teaching = writer_first(team, lambda: self._objective(workspace))
         writer = None
         if options.on_policy:
             writer = self._writer(trainee, workspace, stack)
@@ -225,7 +261,8 @@ class _Lesson:
         trainer = Trainer(
             trainee, objective, self._batches(writer), self._training(), workspace.step("training").folder, {},
             self._evaluation(trainee, objective), max(1, options.steps // _EVALUATIONS),
-            metrics=output / "metrics.jsonl", writers=self._writers(output), operations=operations, label="Distilling",
+            metrics=output / "metrics.jsonl", writers=self._writers(output) if team.writes else [],
+            operations=operations, team=team, label="Distilling",
         )  # fmt: skip
         return trainer.run(resume)
 
@@ -320,12 +357,16 @@ class _Lesson:
 
     def _paired(self, batch: Batch) -> Batch:
         """A batch with the teacher's tokens of the same text, where those are others."""
+        return batch if self._pair is None else self._pair(batch)
+
+    @cached_property
+    def _pair(self) -> Callable[[Batch], Batch] | None:
         own, teachers, text = self._tokenizer, self._teachers_tokenizer, self._text.batches
         if self._options.divergence.hard == 1:
-            return batch
+            return None
         if self._pairing is None:
-            return Aligned(text, own, teachers).align(batch)
-        return batch if self._pairing.same else Paired(text, own, teachers, self._pairing).pair(batch)
+            return Aligned(text, own, teachers).align
+        return None if self._pairing.same else Paired(text, own, teachers, self._pairing).pair
 
     def _writer(self, trainee: Trainee, workspace: Workspace, stack: ExitStack) -> StudentWriter:
         """Writes for the student: llama.cpp where it can read the student's file, our decoder for a fresh one."""

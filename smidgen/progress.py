@@ -30,7 +30,7 @@ class Task:
         self.done += steps
 
     def describe(self, state: str) -> None:
-        """What to show beside the label from now on."""
+        """What to show beside the label from now on, or in its place."""
 
 
 class _LineTask(Task):
@@ -85,7 +85,7 @@ class _BarTask(Task):
         self.bar.advance(self._id, steps)
 
     def describe(self, state: str) -> None:
-        self.bar.update(self._id, description=self._fitting(f"{self.label}: {state}"))
+        self.bar.update(self._id, description=self._fitting(state))  # there is no room for both
 
     def _fitting(self, text: str) -> str:
         return text if len(text) <= self._width else f"{text[: self._width - 1]}…"

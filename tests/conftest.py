@@ -12,7 +12,7 @@ import smidgen  # noqa: F401 - first of all, because it sets up OpenMP before to
 _MODEL = ["attention", "decoder", "feed_forward", "norms", "rope"]
 install_import_hook(
     [*(f"smidgen.model.{name}" for name in _MODEL), "smidgen.numerics", "smidgen.prune", "smidgen.quant"]
-    + ["smidgen.calibrate"],
+    + ["smidgen.calibrate", "smidgen.distill.lattice"],
     "beartype.beartype",
 )
 

@@ -26,6 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "calibrate": {"model", "data", "numerics", "formats"},
     "prune": {"calibrate", "formats", "model", "data", "numerics"},
     "quant": {"calibrate", "formats", "model", "data", "numerics"},
+    "distill": {"calibrate", "formats", "model", "data", "numerics"},
     "engines": {"formats", "model", "numerics"},
     "measure": {"engines.base", "data", "numerics"},
 }

@@ -34,6 +34,15 @@ def test_the_time_left_fits_80_columns() -> None:
         assert "500.0/999.9 GB" in shown and re.search(r"0:00:0\d (\d\d:\d\d|--:--) left", shown), shown
 
 
+def test_how_it_goes_is_shown() -> None:
+    told = "    task.describe('loss 1.234, 9999 tokens/s, 80% peak')\n    task.advance"
+    script = script_of("Training").replace("    task.advance", told)
+    assert re.search(r"loss 1.234, 9999 tokens/s, 80% peak .*5000/9999.* left", shown_on_terminal(script))
+    whole = script.replace("5000", "9999")
+    done = subprocess.run([sys.executable, "-c", whole], capture_output=True, text=True, check=True)
+    assert done.stderr == "Training: 9999/9999, 0 s, 0 s left, loss 1.234, 9999 tokens/s, 80% peak\n"
+
+
 def test_lines_elsewhere_and_nothing_on_stdout() -> None:
     for script, amount in (
         (script_of("Work"), "9999/9999"),

@@ -7,7 +7,7 @@ import typer
 
 from smidgen.cli import options
 
-_FRESH, _TRAINING, _LOSS = "Fresh students", "Training", "Loss"
+_FRESH, _TRAINING, _LOSS, _TOGETHER = "Fresh students", "Training", "Loss", "More than one process"
 
 
 def _size(name: str, help: str) -> Any:
@@ -103,6 +103,16 @@ def command(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the same training was interrupted.")] = False,
     seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of every random choice.")] = 0,
     threads: options.Threads = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, max=4096, metavar="N", rich_help_panel=_TOGETHER,
+                     help="Processes that share every batch.  [default: 1; with --ray 2]"),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option("--ray", metavar="ADDRESS", rich_help_panel=_TOGETHER,
+                     help="Start them on this Ray cluster: auto, HOST:PORT, ray://HOST:PORT; local for a new one."),
+    ] = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -124,6 +134,8 @@ def command(
       smidgen distill gemma-3-270m new --layers 6 --init random --data corpus --optimizer muon --steps 5000 -o student
       smidgen distill gemma-3-270m student --loss jsd --on-policy 0.5 --steps 500 --data questions.jsonl -o again
       smidgen distill gemma-3-270m new --layers 12 --steps 2000 --text books.txt -o student --resume
+      smidgen distill gemma-3-270m new --layers 12 --steps 2000 --data corpus -o student --workers 4
+      torchrun --nnodes 2 … -m smidgen distill gemma-3-270m new --layers 12 --steps 2000 --data corpus -o student
     """
     shape = {"layers": layers, "width": width, "ffn": ffn, "heads": heads, "kv_heads": kv_heads}
     fresh = student == "new"
@@ -131,7 +143,8 @@ def command(
     _refuse_early(teacher, None if fresh else student, output, text or [])
     from smidgen.distill.fresh import FreshShape
     from smidgen.distill.losses import Divergence
-    from smidgen.distilling import DistillOptions, distill
+    from smidgen.distill.team import is_writer
+    from smidgen.distilling import DistillOptions, distill, distill_together
 
     kind = "jensen-shannon" if loss == "jsd" else loss
     wanted = DistillOptions(
@@ -139,8 +152,13 @@ def command(
         optimizer, schedule, Divergence(kind, beta, temperature, hard), on_policy, cache_teacher, checkpoint_every,
         gradient_checkpointing, seed, threads, tensorboard, trackio,
     )  # fmt: skip
-    result = distill(teacher, None if fresh else student, output, wanted, resume=resume)
-    print(result.to_json() if json else result.describe())
+    models = teacher, None if fresh else student, output, wanted
+    if ray is None and workers in (None, 1):
+        result = distill(*models, resume=resume)
+    else:
+        result = distill_together(*models, workers or 2, ray=ray, resume=resume)
+    if is_writer():
+        print(result.to_json() if json else result.describe())
 
 
 def _refuse_shape_of_a_student_that_exists(fresh: bool, said: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Training, and work that needs no training, on a Ray cluster: `--ray ADDRESS`.
 
 `train_on_ray` has Ray Train start one process for each worker, anywhere in the cluster, and torch's process group among
-them; in each of them the same function runs as under `launch` or torchrun, and finds the others with `parallel.joined`.
+them; in each of them the same function runs as under `launch` or torchrun, and finds the others with `team.joined`.
 When a worker or its host is lost, Ray starts all of them again, and they go on from the last checkpoint. `map_on_ray`
 hands pieces of work to workers that have loaded a model once (Ray Data, a pool of actors): caching a teacher, writing
 text.

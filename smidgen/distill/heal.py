@@ -14,7 +14,8 @@ what is written, the first one included. So the result is never worse there than
 
 import math
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,32 +26,38 @@ from smidgen.data.corpus.order import shuffled
 from smidgen.data.sources import TextSource
 from smidgen.distill.batch import Batch, Batches
 from smidgen.distill.lattice import LatticeStudent
+from smidgen.distill.lora import Adapted, LoraOptions
 from smidgen.distill.losses import DistillObjective
 from smidgen.distill.packing import PackedBatches, text_batches
 from smidgen.distill.paired import Paired
 from smidgen.distill.remembering import RememberingTeacher
 from smidgen.distill.restricted import RestrictedTeacher
 from smidgen.distill.sampled_head import SampledHeadObjective, frequent_tokens
-from smidgen.distill.trainee import Objective
+from smidgen.distill.trainee import Objective, Trainee, open_decoder
 from smidgen.distill.trainer import Trainer, TrainingOptions, TrainingResult
-from smidgen.errors import SmidgenError
+from smidgen.errors import SmidgenError, printable
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.derived import Derived
 from smidgen.formats.workspace import Workspace
+from smidgen.memory import total_memory
 from smidgen.model.tokenizer import Tokenizer
 from smidgen.model.tokenizers.respelling import Respelling
+from smidgen.numerics.grids import GRIDS
+from smidgen.progress import say
 
 _CONTEXT = 512
-_LEARNING_RATE = 0.02  # codes a step
-_ROWS = 8  # of a step: 4,096 tokens
-_ROWS_AT_ONCE = 4
+_ROWS = 2  # of a step: 1,024 tokens
+_RELATIVE_RATE = 2.5e-4  # of scales and norms, a step
+# Adam moves a place by the learning rate at most, and by pure noise as a random walk: after T steps of a cosine about
+# 0.6 √T rates far. What is more than half a code away flips a code, and one code in a hundred flipped by chance undoes
+# what the quantizer's compensation gained. With this over √T, chance flips one in some thousands.
+_WALK = 0.25
 _WATCHED_EVERY = 16  # one row in so many is watched, not learned from
 _MOST_WATCHED = 6
 _EVALUATIONS = 10  # over the whole training
 _PATIENCE = 4
-_MEMORY_SHARE = 0.6
-_BYTES_EACH = 24  # of memory for a trained weight: see distill.lattice
-_BYTES_FIXED = 8
+_MEMORY_SHARE = 0.7  # of the machine's memory that training may take
+_BYTES_EACH = 26  # of memory for a trained weight: see distill.lattice; and what the best state and the teacher take
 _MANY_TOKENS = 65_536  # from which the head is estimated
 _QUICKEST = 4000.0  # tokens a second that no training exceeds, to give a training by the clock some end
 _UNITS = {"s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
@@ -100,11 +107,13 @@ class Healed:
     training: TrainingResult
     before: float
     after: float
+    processor_seconds: float
 
     def report(self) -> dict[str, Any]:
         """For the card."""
         return {
-            "tokens": self.training.tokens, "seconds": self.training.seconds, "stopped": self.training.stopped,
+            "tokens": self.training.tokens, "seconds": self.training.seconds,
+            "processor_seconds": self.processor_seconds, "stopped": self.training.stopped,
             "watched_kl_before": self.before, "watched_kl_after": self.after,
             "watched": [list(evaluation) for evaluation in self.training.evaluations],
         }  # fmt: skip
@@ -124,14 +133,13 @@ def heal(
     budget: HealBudget,
     workspace: Workspace,
     seed: int,
-    original: Checkpoint | None = None,
 ) -> Healed:
     """Train `student` towards `teacher` on some texts, without changing its types.
 
-    original: what the student was quantized from, if it was.  workspace: for checkpoints; an unfinished healing that is
-    there goes on.
+    workspace: for checkpoints; an unfinished healing that is there goes on.
     Raises SmidgenError for a text too short to keep windows of it aside, and where training does not fit in memory.
     """
+    began = time.process_time()
     tokenizer = Tokenizer.from_gguf(student.file.metadata)
     learned, watched = _rows(sources, tokenizer, seed)
     remembering = RememberingTeacher(teacher)
@@ -150,22 +158,47 @@ def heal(
         paired = Paired(learned, tokenizer, larger, respelling)
         batches, watched = paired, [paired.pair(batch) for batch in watched]
         objective = DistillObjective(RestrictedTeacher(remembering, respelling), bf16=True)
-    trainee = LatticeStudent(student, None, original, rows)
     steps = budget.steps
+    learning_rate = _WALK / math.sqrt(steps)
+    trainee = _trainee(student, rows, _RELATIVE_RATE / learning_rate)
     options = TrainingOptions(
-        steps, _LEARNING_RATE, schedule="cosine", floor=0.05, rows_at_once=_ROWS_AT_ONCE, seed=seed,
+        steps, learning_rate, schedule="cosine", floor=0.05, seed=seed,
         checkpoint_every=max(1, steps // _EVALUATIONS) if budget.tokens else 16,
     )  # fmt: skip
     training = Trainer(
         trainee, objective, batches, options, workspace.folder, {"student": student.sha256()},
         evaluate=lambda: _watch(objective, trainee, watched),
         evaluate_every=max(1, steps // _EVALUATIONS) if budget.tokens else 16,
-        seconds=budget.seconds, patience=_PATIENCE, label="Healing",
+        seconds=budget.seconds, patience=_PATIENCE, label="Healing", metrics=workspace.folder / "metrics.jsonl",
     ).run(resume=True)  # fmt: skip
     assert training.best is not None
     before, after = training.evaluations[0][1], training.best[1]
     figures = {"tokens": training.tokens, "watched_kl": [round(before, 5), round(after, 5)]}
-    return Healed(Derived(student.config, trainee.parts(), came_of_it=figures), training, before, after)
+    derived = Derived(student.config, trainee.parts(), came_of_it=figures)
+    return Healed(derived, training, before, after, time.process_time() - began)
+
+
+def _trainee(student: Checkpoint, rows: Mapping[str, Tensor], relative_rate: float) -> Trainee:
+    """All of a model that fits in memory; of a larger one, if it is not quantized, a low-rank change of its layers."""
+    weights = student.parameters - sum(
+        (student.shape(name)[0] - len(chosen)) * student.shape(name)[1]
+        for name, chosen in rows.items()
+        if name in student.names()
+    )
+    whole, spare = _BYTES_EACH * weights, _MEMORY_SHARE * total_memory()
+    if whole <= spare:
+        # Of a large embedding the rows of tokens that occur learn, if it is quantized: it has more to mend then.
+        return LatticeStudent(
+            student, lambda name: name not in rows or student.kind(name) in GRIDS, rows=rows,
+            relative_rate=relative_rate,
+        )  # fmt: skip
+    if 4 * student.parameters > spare or any(student.kind(name) in GRIDS for name in student.names()):
+        raise SmidgenError(
+            f"Healing {printable(student.path.name)} takes about {whole / 1e9:.0f} GB of memory, more than this "
+            "machine has to spare. Leave out --heal, or heal on a larger machine (smidgen distill)."
+        )
+    say("All weights in training would not fit in memory: healing by a low-rank change of each layer.")
+    return Adapted(open_decoder(student), LoraOptions())
 
 
 def _rows(sources: Sequence[TextSource], tokenizer: Tokenizer, seed: int) -> tuple["_Learned", list[Batch]]:
@@ -195,7 +228,7 @@ class _Learned:
 
 
 @torch.no_grad()
-def _watch(objective: Objective, trainee: LatticeStudent, watched: Sequence[Batch]) -> float:
+def _watch(objective: Objective, trainee: Trainee, watched: Sequence[Batch]) -> float:
     """Mean loss on the watched rows."""
     total = sum(float(objective(trainee.decoder, batch)[0]) for batch in watched)
     return total / sum(batch.weight() for batch in watched)

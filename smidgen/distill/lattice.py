@@ -39,8 +39,10 @@ from smidgen.shapes import Float, Int, UInt8
 
 _SLAB = 2**24  # weights handled at once beside the whole: bounds what the rounding needs
 _STORED = {types.F16: torch.float16, types.BF16: torch.bfloat16, types.F32: torch.float32}
-#: Learning rate of everything that learns relative to where it began, as a share of that of the places.
+#: Learning rates of what learns relative to where it began, as a share of that of the places: a twentieth is as much of
+#: a scale as a place moves of a step. Matrices that are on no lattice have more to learn than scales and norms.
 RELATIVE_RATE = 0.05
+_OF_FREE_MATRICES = 8
 
 
 class LatticeStudent:
@@ -48,7 +50,7 @@ class LatticeStudent:
 
     trained: which parameters learn, by canonical name; None for all.  original: the model that `checkpoint` was
     quantized from, to begin inside the cells where its weights lie; None to begin in the middle.
-    rows: of quantized matrices of which only these rows learn.
+    rows: of quantized matrices of which only these rows learn.  relative_rate: see `RELATIVE_RATE`.
     """
 
     def __init__(
@@ -57,7 +59,9 @@ class LatticeStudent:
         trained: Callable[[str], bool] | None = None,
         original: Checkpoint | None = None,
         rows: Mapping[str, Int[Tensor, " some"]] | None = None,
+        relative_rate: float = RELATIVE_RATE,
     ) -> None:
+        self._relative_rate = relative_rate
         self._decoder = open_decoder(checkpoint)
         self._learners: dict[str, _OnLattice | _Relative] = {}
         some = rows or {}
@@ -87,10 +91,16 @@ class LatticeStudent:
 
     def rates(self) -> dict[str, float]:
         """Factors on the learning rate."""
+
+        def rate(learner: _OnLattice | _Relative, suffix: str, tensor: Tensor) -> float:
+            if isinstance(learner, _OnLattice):
+                return self._relative_rate if suffix else 1.0
+            return self._relative_rate * (_OF_FREE_MATRICES if tensor.dim() > 1 else 1)
+
         return {
-            f"{name}{suffix}": 1.0 if isinstance(learner, _OnLattice) and not suffix else RELATIVE_RATE
+            f"{name}{suffix}": rate(learner, suffix, tensor)
             for name, learner in self._learners.items()
-            for suffix in learner.tensors()
+            for suffix, tensor in learner.tensors().items()
         }
 
     @torch.no_grad()

@@ -4,15 +4,15 @@ They meet through a file and, on a CPU, talk over the loopback interface alone: 
 processes on several hosts there are torchrun and `distill.cluster`.
 """
 
-import itertools
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -29,11 +29,12 @@ _SECONDS_TO_LEAVE = 3
 def launch(work: Callable[[bool], T], workers: int, *, resume: bool = False, restarts: int = 3) -> T:
     """Call `work(resume)` in each of `workers` processes; returns what that of rank 0 returns.
 
-    work: a function of a module (or a `partial` of one), which joins the others with `parallel.joined` and keeps
+    work: a function of a module (or a `partial` of one), which joins the others with `team.joined` and keeps
     checkpoints. Where a process dies (killed, out of memory), all are started again with `work(True)`, at most
     `restarts` times. Raises the SmidgenError that `work` raises, and one when processes keep dying.
     """
-    for attempt in itertools.count():
+    attempt = 0
+    while True:
         with TemporaryDirectory() as folder:
             done, result = _attempt(work, workers, resume or attempt > 0, Path(folder) / "meeting")
         if done:
@@ -44,7 +45,7 @@ def launch(work: Callable[[bool], T], workers: int, *, resume: bool = False, res
                 "with --resume and fewer --workers, or fewer rows at once."
             )
         say(f"A training process died {result}; all start again from the last checkpoint.")
-    raise AssertionError  # not reached
+        attempt += 1
 
 
 def _attempt(work: Callable[[bool], Any], workers: int, resume: bool, meeting: Path) -> tuple[bool, Any]:
@@ -106,6 +107,14 @@ def _end(processes: list[SpawnProcess]) -> None:
             process.join()
 
 
+def _leave_with_parent() -> None:
+    """Nobody would stop a process whose parent was killed, and it would go on to write what others write too."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
 def _member(
     work: Callable[[bool], Any], rank: int, workers: int, resume: bool, meeting: Path, tell: Connection
 ) -> None:
@@ -116,6 +125,8 @@ def _member(
 
     from smidgen.distill.parallel import PATIENCE
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that started us, and ends us
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     os.environ["LOCAL_RANK"] = str(rank)
     on_cpu = not torch.cuda.is_available()
     if on_cpu:

@@ -13,7 +13,7 @@ loss curve is that of one process, but for the order in which numbers are added 
 share evenly is filled up with rows of weight 0, or they would not meet at the same exchanges.
 
 `launch` runs a function in processes of this machine; under torchrun, on any number of hosts, the same function runs as
-it is; `distill.cluster` has Ray start it. Either way `joined` finds the others.
+it is; `distill.cluster` has Ray start it. Either way `team.joined` finds the others.
 """
 
 import os
@@ -31,25 +31,18 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from smidgen.distill.batch import NO_TARGET, Batch
-from smidgen.distill.team import Alone, Team
 from smidgen.distill.trainee import Plain, Trainee
 from smidgen.model.decoder import Decoder
 from smidgen.model.feed_forward import Experts
 from smidgen.progress import set_quiet
 
-#: How long a process waits for the others before it gives up: as long as an evaluation or a checkpoint may take.
-PATIENCE = timedelta(minutes=30)
+#: How long a process waits for the others before it gives up: as long as one of them may cache a teacher.
+PATIENCE = timedelta(hours=24)
 
 
 @contextmanager
-def joined() -> Iterator[Team]:
-    """The team that this process belongs to, while the block runs: `Alone` where nobody started others with it."""
-    if dist.is_initialized():  # by Ray, or by `launch`, which leave the group themselves
-        yield Together()
-        return
-    if not {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys():
-        yield Alone()
-        return
+def group_of_torchrun() -> Iterator["Together"]:
+    """Join the processes that torchrun has started, and leave them in the end."""
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
     try:
         yield Together()

@@ -34,11 +34,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from smidgen.distill.batch import NO_TARGET, Batch
+from smidgen.distill.batch import NO_TARGET, Batch, Batches
 from smidgen.distill.losses import Target, product
-from smidgen.distill.paired import NO_POSITION
-from smidgen.distill.teacher import LiveTeacher
+from smidgen.distill.paired import NO_POSITION, Paired
+from smidgen.distill.teacher import LiveTeacher, Teacher
 from smidgen.errors import SmidgenError
+from smidgen.formats.checkpoint import Checkpoint
+from smidgen.model.tokenizer import Tokenizer
 from smidgen.model.tokenizers.respelling import NOT_KEPT, Respelling
 from smidgen.numerics.divergence import soft_cap_
 from smidgen.shapes import Float, Int
@@ -47,6 +49,22 @@ _IMPOSSIBLE = -80.0  # logarithm of the probability of what cannot come next: lo
 _LEAST = 1e-38  # a probability relative to the highest that is told from zero
 _TEXT = -1  # in `_Places.first`: the target is the text's own next token
 _ANY = -2  # in `_Places.first`: both have read the same, anything may follow
+
+
+def teach(
+    teacher: Checkpoint, student: Checkpoint, batches: Batches, *, restrict: bool = False, quick: bool = True
+) -> tuple[Teacher, Batches]:
+    """A live teacher for a student of its own vocabulary or of a part of it, and the batches as it wants them.
+
+    batches: in the student's tokens.  restrict: as for `RestrictedTeacher`.  quick: as for `LiveTeacher`.
+    Raises Unsupported where the student has a token that the teacher lacks, SmidgenError for too little memory.
+    """
+    larger, smaller = (Tokenizer.from_gguf(checkpoint.file.metadata) for checkpoint in (teacher, student))
+    respelling = Respelling.between(larger, smaller)
+    live = LiveTeacher(teacher, quick=quick)
+    if respelling.same:
+        return live, batches
+    return RestrictedTeacher(live, respelling, restrict=restrict), Paired(batches, smaller, larger, respelling)
 
 
 class RestrictedTeacher:

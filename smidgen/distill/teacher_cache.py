@@ -23,7 +23,8 @@ the texts. A shard is written whole or not at all, and enters the index with its
 
 import hashlib
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -70,9 +71,11 @@ class CacheOptions:
 def cache_teacher(
     teacher: Teacher, batches: Batches, steps: int, folder: Path, *, teacher_sha256: str,
     fingerprint: Mapping[str, Any], options: CacheOptions = CacheOptions(), steps_a_shard: int = 16,  # noqa: B008
+    begin: int = 0,
 ) -> None:  # fmt: skip
     """Ask the teacher about the first `steps` batches; go on where an earlier call was stopped, or asked for fewer.
 
+    begin: leave out the batches before this one; another worker asks about them (`join_caches`).
     fingerprint: plain data of all that decides which texts come (files, tokenizer, length of rows …).
     Raises SmidgenError where the folder holds another cache, or cannot be written.
     """
@@ -84,7 +87,7 @@ def cache_teacher(
     index = _read_index(folder) if (folder / _INDEX).exists() else {**wanted, "shards": []}
     _refuse_another(folder, index, wanted)
     known = {key for shard in index["shards"] for key in _keys(folder / shard["file"])}
-    first = index["shards"][-1]["steps"] if index["shards"] else 0
+    first = index["shards"][-1]["steps"] if index["shards"] else begin
     with track("Asking the teacher", max(steps - first, 0)) as task:
         for start in range(first, steps, steps_a_shard):
             rows = _Rows(options, teacher.vocabulary)
@@ -95,6 +98,32 @@ def cache_teacher(
             name = f"shard-{len(index['shards']):05d}.safetensors"
             index["shards"].append({"file": name, "steps": stop, **rows.write(folder / name)})
             write_whole(folder / _INDEX, json.dumps(index, indent=1))
+
+
+def join_caches(parts: Sequence[Path], folder: Path) -> None:
+    """Make one cache of several of the same teacher and text, in the order of their steps. Their shards are moved.
+
+    What an earlier call has moved already is left where it is.
+    """
+    joined = _read_index(folder) if (folder / _INDEX).exists() else None
+    for part in parts:
+        if not part.exists():
+            continue
+        index = _read_index(part)
+        joined = joined or {**index, "shards": []}
+        _refuse_another(part, index, {name: value for name, value in joined.items() if name != "shards"})
+        for shard in index["shards"]:
+            name = f"shard-{len(joined['shards']):05d}.safetensors"
+            shutil.copyfile(part / shard["file"], folder / name)
+            joined["shards"].append({**shard, "file": name})
+        write_whole(folder / _INDEX, json.dumps(joined, indent=1))
+        shutil.rmtree(part)
+
+
+def steps_cached(folder: Path) -> int:
+    """Up to which step a cache goes; 0 where there is none."""
+    shards = _read_index(folder)["shards"] if (folder / _INDEX).exists() else []
+    return shards[-1]["steps"] if shards else 0
 
 
 class CachedTeacher:
@@ -122,13 +151,17 @@ class CachedTeacher:
         parts: list[dict[str, Tensor]] = []
         done = 0
         for row, key in enumerate(_row_keys(batch)):
+            counts = batch.weights[row].cpu() != 0
+            if not counts.any():  # such as fill up what processes share
+                parts.append({name: values[:0] for name, values in self._shards[0].read(0).items()})
+                continue
             if key not in self._rows:
                 where = f"{printable(batch.name)}, row {row}" if batch.name else f"row {row} of a batch"
                 raise SmidgenError(f"{where} is not in the teacher cache: cache it with the same texts and settings")
             shard, number = self._rows[key]
             part = shard.read(number)
             count = len(part["ids"])
-            places[row, batch.weights[row].cpu() != 0] = torch.arange(done, done + count)
+            places[row, counts] = torch.arange(done, done + count)
             parts.append(part)
             done += count
         device = batch.ids.device

@@ -1,21 +1,32 @@
 """Who trains together: one process, or several that each take a share of every batch.
 
 The trainer asks its team wherever a number or a tensor concerns all of them. `Alone` is one process;
-`distill.parallel` is several.
+`distill.parallel` is several. Whoever trains finds its team with `joined`.
 """
 
-from collections.abc import Mapping
-from typing import Protocol
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Protocol, TypeVar
 
+import torch.distributed
 from torch import Tensor
 
 from smidgen.distill.batch import Batch
 from smidgen.distill.trainee import Trainee
 from smidgen.shapes import Float
 
+T = TypeVar("T")
+_OF_TORCHRUN = {"RANK", "WORLD_SIZE", "MASTER_ADDR"}
+
 
 class Team(Protocol):
     """The processes of one training."""
+
+    @property
+    def size(self) -> int:
+        """How many they are."""
+        ...
 
     @property
     def writes(self) -> bool:
@@ -50,15 +61,15 @@ class Team(Protocol):
         """A tensor of which each process may hold a part, put together. Every process has to ask."""
         ...
 
-    def fill(self, tensor: Tensor, whole: Tensor) -> None:
-        """Give a tensor, or the part of it that this process holds, its values."""
+    def part(self, whole: Tensor, like: Tensor) -> Tensor:
+        """What this process holds of a whole tensor, if that is divided as `like` is."""
         ...
 
 
 class Alone:
     """A team of one."""
 
-    writes = True
+    size, writes = 1, True
 
     def begin(self, trainee: Trainee) -> None:
         """Nothing to divide."""
@@ -85,6 +96,42 @@ class Alone:
         """The tensor itself."""
         return tensor.detach()
 
-    def fill(self, tensor: Float[Tensor, "..."], whole: Float[Tensor, "..."]) -> None:
-        """Copy the values."""
-        tensor.detach().copy_(whole)
+    def part(self, whole: Float[Tensor, "..."], like: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """The whole tensor."""
+        return whole
+
+
+@contextmanager
+def joined() -> Iterator[Team]:
+    """The team that this process belongs to, while the block runs: `Alone` where nobody started others with it."""
+    if torch.distributed.is_initialized():  # by Ray or by `launch`, who leave the group themselves
+        from smidgen.distill.parallel import Together
+
+        yield Together()
+    elif os.environ.keys() >= _OF_TORCHRUN:
+        from smidgen.distill.parallel import group_of_torchrun
+
+        with group_of_torchrun() as team:
+            yield team
+    else:
+        yield Alone()
+
+
+def started_again() -> bool:
+    """Whether torchrun has started this process in the place of one that died: it should go on from a checkpoint."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def is_writer() -> bool:
+    """Whether this process is the one that tells people what came out; true for all that torchrun has not started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def writer_first(team: Team, work: Callable[[], T]) -> T:
+    """Do what leaves something on disk: the process that writes does so before the others find it there."""
+    if not team.writes:
+        team.same(0)
+    result = work()
+    if team.writes:
+        team.same(0)
+    return result

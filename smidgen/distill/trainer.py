@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -23,7 +24,7 @@ from smidgen.distill.checkpoints import Best, BestInMemory, Checkpoints, Snapsho
 from smidgen.distill.metrics import JsonLines, Writer, peak_operations, training_operations
 from smidgen.distill.optimizer import Optimizer, OptimizerKind, Schedule, schedule_factor
 from smidgen.distill.pace import Pace
-from smidgen.distill.team import Alone, Team
+from smidgen.distill.team import Alone, Team, writer_first
 from smidgen.distill.trainee import Objective, Trainee
 from smidgen.errors import SmidgenError, printable
 from smidgen.progress import Task, track
@@ -258,7 +259,7 @@ class Trainer:
     def _share_of_peak(self, batch: Batch, positions_per_s: float) -> float:
         """Model FLOPs utilisation, 0 to 1."""
         operations = self._operations or training_operations(self._trainee.decoder.config, batch.ids.shape[1])
-        return round(operations * positions_per_s / peak_operations(self._device), 4)
+        return round(operations * positions_per_s / (self._team.size * peak_operations(self._device)), 4)
 
     def _hopeless(self) -> bool:
         best = self._best.found
@@ -300,13 +301,14 @@ class Trainer:
         options = {name: value for name, value in asdict(self._options).items() if name not in _FREE}
         writes = self._team.writes
         fingerprint = {**options, **self._fingerprint}
-        self._checkpoints = Checkpoints(self._folder, fingerprint, resume=resume, writes=writes)
+        make = partial(Checkpoints, self._folder, fingerprint, resume=resume, writes=writes)
+        self._checkpoints = writer_first(self._team, make)
         self._best = self._checkpoints.best
         snapshot = self._checkpoints.load()
         if snapshot is not None:
             self._state = _State.of(snapshot.progress)
             self._fill(snapshot.tensors)
-            self._optimizer.load(snapshot.optimizer)
+            self._optimizer.load({name: self._part_of_state(name, value) for name, value in snapshot.optimizer.items()})
             torch.set_rng_state(snapshot.random)
 
     def _save(self) -> None:
@@ -328,7 +330,12 @@ class Trainer:
 
     def _fill(self, values: Mapping[str, Tensor]) -> None:
         for name, tensor in self._tensors.items():
-            self._team.fill(tensor, values[name])
+            tensor.detach().copy_(self._team.part(values[name], tensor))
+
+    def _part_of_state(self, name: str, value: Tensor) -> Tensor:
+        """Of what the optimizer keeps of a tensor; numbers such as its steps are not divided."""
+        tensor = self._tensors[name.rpartition("/")[0]]
+        return self._team.part(value, tensor) if value.shape == tensor.shape else value
 
 
 def _named(batch: Batch) -> str:
@@ -337,5 +344,5 @@ def _named(batch: Batch) -> str:
 
 def _in_words(line: Mapping[str, Any]) -> str:
     """The few numbers that somebody watches."""
-    peak = f", {100 * line['share_of_peak']:.0f}% of peak" if line["share_of_peak"] is not None else ""
+    peak = f", {100 * line['share_of_peak']:.0f}% peak" if line["share_of_peak"] is not None else ""
     return f"loss {line['loss']:.3f}, {line['tokens_per_s']:.0f} tokens/s{peak}"

@@ -92,7 +92,7 @@ def test_our_decoder_writes_what_it_expects() -> None:
     prompts, tokens = [[5, 6, 7], [9], [100, 3, 8], [4, 4, 4]], [7, 9, 5, 9]
     free = [longhand_greedy(decoder, prompt, room, set()) for prompt, room in zip(prompts, tokens, strict=True)]
     end_ids = {free[0][3], free[3][1]}
-    written = DecoderWriter(Plain(decoder), end_ids, temperature=0)(prompts, tokens, seed=0)
+    written = DecoderWriter(Plain(decoder), end_ids, temperature=0.0)(prompts, tokens, seed=0)
     assert written == [longhand_greedy(decoder, p, room, end_ids) for p, room in zip(prompts, tokens, strict=True)]
     assert len(written[0]) < 7
 

@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from smidgen.distill.batch import NO_TARGET, Batch
+from smidgen.distill.losses import DistillObjective
 from smidgen.distill.paired import NO_POSITION, Paired
-from smidgen.distill.restricted import RestrictedTeacher, teacher_documents
+from smidgen.distill.restricted import RestrictedTeacher, teach, teacher_documents
 from smidgen.distill.teacher import LiveTeacher
+from smidgen.distill.teacher_cache import CachedTeacher, CacheOptions, cache_teacher
 from smidgen.errors import SmidgenError, Unsupported
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.gguf_reader import GGUFFile
@@ -248,3 +250,49 @@ def test_it_needs_paired_batches(teacher: tuple[LiveTeacher, Checkpoint]) -> Non
     _, smaller, respelling = made(sentencepiece)
     with pytest.raises(SmidgenError, match="pair them"):
         RestrictedTeacher(teacher[0], respelling).targets(as_batch([smaller.encode(TEXT)]))
+
+
+def test_a_student_learns_its_own_spelling_live_and_from_disk(
+    teacher: tuple[LiveTeacher, Checkpoint], tmp_path: Path
+) -> None:
+    """Texts with dropped tokens, read side by side, until the student says what the teacher says of its pieces."""
+    larger, smaller, respelling = made(sentencepiece)
+    texts = [smaller.encode(text) for text in (TEXT[:50], TEXT[30:90], "the lazy fox runs")]
+    batches = Paired(Once(as_batch(texts)), smaller, larger, respelling)
+    batch, learned = batches.batch(0), RestrictedTeacher(teacher[0], respelling)
+    options = CacheOptions(len(smaller), 0)
+    cache_teacher(learned, batches, 1, tmp_path, teacher_sha256="aa", fingerprint={}, options=options)
+    student = random_decoder(replace(LLAMA_CONFIG, vocabulary=len(smaller)), seed=1)
+    live, cached = DistillObjective(learned), DistillObjective(CachedTeacher(tmp_path, "aa", {}))
+    optimizer = torch.optim.Adam(student.parameters(), 0.01)
+    losses = []
+    for _ in range(40):
+        loss, _ = live(student, batch)
+        losses.append(float(loss.detach()) / batch.weight())
+        torch.testing.assert_close(cached(student, batch)[0], loss, rtol=2e-3, atol=2e-3)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < 0.25 * losses[0]
+
+
+def test_the_teacher_is_chosen_by_the_two_vocabularies(tmp_path: Path) -> None:
+    tokens = ["<pad>", "</s>", "<s>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *"ab▁", "ab", "▁ab"]
+    sizes = {"teacher": tokens, "student": tokens[:-1], "stranger": [*tokens[:-1], "ba"]}
+    opened: dict[str, Checkpoint] = {}
+    for name, listed in sizes.items():
+        decoder = random_decoder(replace(LLAMA_CONFIG, vocabulary=len(listed)))
+        keys = LLAMA_KEYS | {"vocab_size": len(listed)}
+        opened[name] = Checkpoint.open(
+            write_model(tmp_path / f"{name}.gguf", "llama", keys, gguf_tensors(decoder), listed)
+        )
+    batches = Once(as_batch([[2, 263, 2, 5]]))
+    found, same = teach(opened["teacher"], opened["teacher"], batches)
+    assert isinstance(found, LiveTeacher)
+    assert same is batches
+    found, other = teach(opened["teacher"], opened["student"], batches)
+    assert isinstance(found, RestrictedTeacher)
+    assert found.vocabulary == len(tokens) - 1
+    assert other.batch(0).teacher_ids is not None
+    with pytest.raises(Unsupported, match="token 264, 'ba', is not one of the teacher's"):
+        teach(opened["teacher"], opened["stranger"], batches)

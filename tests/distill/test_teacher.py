@@ -45,12 +45,13 @@ def test_it_says_what_its_decoder_says(
 
 def test_documents_do_not_see_one_another(tmp_path: Path) -> None:
     with Checkpoint.open(write_llama(tmp_path / "model.gguf")) as checkpoint:
-        live = LiveTeacher(checkpoint, quick=False)
+        live, quick = LiveTeacher(checkpoint, quick=False), LiveTeacher(checkpoint)
     given = batch(2)
     numbers = (torch.arange(20) >= 8).long().expand(2, -1)
     together = live.hidden_states(given.ids, numbers)
     torch.testing.assert_close(together[:, :8], live.hidden_states(given.ids[:, :8]), rtol=1e-4, atol=1e-4)
     assert (together[:, 8:] - live.hidden_states(given.ids)[:, 8:]).abs().max() > 0.01
+    assert (quick.hidden_states(given.ids, numbers) - together).abs().mean() < 0.1 * together.std()
 
 
 def test_what_does_not_fit_is_refused_before_it_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -186,10 +186,7 @@ def test_a_full_disk_leaves_what_was_whole(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize(("top", "samples", "apart", "noise"), [(4, 6, 2.0, 1.0), (0, 10, 2.0, 1.0), (4, 6, 0.1, 0.6)])
 def test_the_expected_slope_is_the_whole_distributions(top: int, samples: int, apart: float, noise: float) -> None:
-    """Over many draws, as the loss is; each drawn slope alone is not, but is near it where the student is.
-
-    Without anything listed the draws count as in the paper, whose noise does not fade: it is six times that here.
-    """
+    """Over many draws, as the loss is; each drawn slope alone is not, but is near it where the student is near."""
     generator = torch.Generator().manual_seed(1)
     logits = 2 * torch.randn(20, VOCABULARY, generator=generator)
     student = logits + apart * torch.randn(logits.shape, generator=generator)

@@ -8,9 +8,9 @@ import torch
 
 from smidgen.engines import torch as torch_engine
 from smidgen.engines.base import Scorer
-from smidgen.numerics.sampling import draw
 from smidgen.engines.torch import TorchEngine
 from smidgen.formats.checkpoint import Checkpoint
+from smidgen.numerics.sampling import draw
 from smidgen.progress import Task
 from tests.tiny_models import VOCABULARY, random_decoder, write_gemma3, write_llama
 

@@ -1,0 +1,36 @@
+"""`smidgen distill` as a person types it."""
+
+import json
+from pathlib import Path
+
+from tests.cli.conftest import SmidgenCommand
+from tests.test_cut import TEXT
+from tests.tiny_models import write_gemma3
+
+
+def test_a_fresh_student_from_the_command_line(run_smidgen: SmidgenCommand, tmp_path: Path) -> None:
+    teacher = write_gemma3(tmp_path / "teacher.gguf")
+    (tmp_path / "text.txt").write_text(TEXT[:2000])
+    words = [
+        "distill", str(teacher), "new", "--layers", "2", "--width", "32", "--ffn", "48", "--steps", "3", "--batch", "2",
+        "--context", "32", "--text", "text.txt", "-o", "out", "--threads", "1",
+    ]  # fmt: skip
+    done = run_smidgen(*words, "--json", "--quiet")
+    assert (done.returncode, done.stderr) == (0, "")
+    result = json.loads(done.stdout)
+    assert result["steps"] == 3 and result["path"] == "out/model.gguf"
+    assert len((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()) == 3
+    assert "2 layers" in run_smidgen("inspect", "out").stdout
+
+
+def test_what_is_refused_before_torch_is_loaded(run_smidgen: SmidgenCommand, tmp_path: Path) -> None:
+    teacher = str(write_gemma3(tmp_path / "teacher.gguf"))
+    words = ["distill", teacher, teacher, "--steps", "3", "-o", "out"]
+    for more, message in (
+        (["--layers", "2"], "--layers is for a fresh student"),
+        (["--text", "none.txt"], "no such file"),
+        (["--loss", "l2"], "'l2' is not one of"),
+    ):
+        done = run_smidgen(*words, *more)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert message in done.stderr and len(done.stderr.splitlines()) == 1

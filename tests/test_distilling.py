@@ -1,0 +1,128 @@
+"""Distilling tiny models: fresh, pruned, quantized, and with other tokens; and going on after an interruption."""
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smidgen.data.sources import TextSource
+from smidgen.distill.batch import Batch
+from smidgen.distill.fresh import FreshShape
+from smidgen.distill.losses import Divergence
+from smidgen.distill.packing import PackedBatches
+from smidgen.distilling import DistillOptions, distill
+from smidgen.errors import SmidgenError
+from smidgen.formats.checkpoint import Checkpoint
+from smidgen.formats.history import history
+from smidgen.numerics import block_types as types
+from tests.test_cut import TEXT
+from tests.tiny_models import write_gemma3, write_llama
+
+SOURCE = TextSource.of("letters", TEXT[:3000])
+SHAPE = FreshShape(layers=3, width=32, ffn=48)
+OPTIONS = DistillOptions(8, (SOURCE,), shape=SHAPE, batch=2, context=32, learning_rate=1e-2)
+KEPT = replace(OPTIONS, shape=FreshShape(), learning_rate=3e-3)
+
+
+@pytest.fixture
+def teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SMIDGEN_HOME", str(tmp_path / "home"))
+    return write_gemma3(tmp_path / "teacher.gguf")
+
+
+def sha256(folder: Path) -> str:
+    return hashlib.sha256((folder / "model.gguf").read_bytes()).hexdigest()
+
+
+def test_a_fresh_student_learns_and_is_written(teacher: Path, tmp_path: Path) -> None:
+    result = distill(str(teacher), None, tmp_path / "out", OPTIONS)
+    assert result.best is not None and result.best[1] < result.evaluations[0][1]
+    assert result.steps == 8 and result.path == tmp_path / "out" / "model.gguf"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "NOTICE", "README.md", "metrics.jsonl", "model.gguf"
+    ]  # fmt: skip
+    lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 9))
+    assert all({"loss", "tokens_per_s", "kl", "cross_entropy", "learning_rate"} <= line.keys() for line in lines)
+    with Checkpoint.open(result.path) as written:
+        assert (len(written.config.layers), written.config.hidden) == (3, 32)
+        assert written.kind("embedding.weight") is types.F32  # as the teacher
+        (step,) = history(written.file.metadata)
+        assert step["step"] == "distill" and "3 layers of width 32" in step["summary"]
+    assert "Distilled from" in (tmp_path / "out" / "README.md").read_text()
+    assert json.loads(result.to_json())["steps"] == 8
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"cache_teacher": True},
+        {"on_policy": 0.5, "divergence": Divergence("jensen-shannon")},
+        {"divergence": Divergence("reverse", temperature=2.0, hard=0.5), "optimizer": "muon"},
+        {"divergence": Divergence(hard=1.0), "beginning": "random", "gradient_checkpointing": True},
+    ],
+    ids=["cached", "on policy", "reverse", "scratch"],
+)
+def test_every_way_learns(changes: dict[str, Any], teacher: Path, tmp_path: Path) -> None:
+    result = distill(str(teacher), None, tmp_path / "out", replace(OPTIONS, **changes))
+    assert result.best is not None and result.best[1] < result.evaluations[0][1]
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_an_interrupted_training_ends_in_the_same_file(
+    fresh: bool, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = replace(OPTIONS if fresh else KEPT, checkpoint_every=2)
+    student = None if fresh else str(write_gemma3(tmp_path / "student.gguf"))
+    distill(str(teacher), student, tmp_path / "whole", options)
+    real = PackedBatches.batch
+
+    def killed(self: PackedBatches, step: int) -> Batch:
+        if step == 5:
+            raise KeyboardInterrupt
+        return real(self, step)
+
+    monkeypatch.setattr(PackedBatches, "batch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        distill(str(teacher), student, tmp_path / "halves", options)
+    monkeypatch.undo()
+    assert (tmp_path / "halves" / "work").exists()
+    with pytest.raises(SmidgenError, match="was begun with batch 2, now it is 4"):
+        distill(str(teacher), student, tmp_path / "halves", replace(options, batch=4), resume=True)
+    distill(str(teacher), student, tmp_path / "halves", options, resume=True)
+    assert sha256(tmp_path / "halves") == sha256(tmp_path / "whole")
+    assert not (tmp_path / "halves" / "work").exists()
+
+
+def test_a_student_is_never_worse_than_it_was(teacher: Path, tmp_path: Path) -> None:
+    """The teacher itself has nothing to learn."""
+    result = distill(str(teacher), str(teacher), tmp_path / "out", KEPT)
+    assert result.best == (0, pytest.approx(0.0, abs=1e-3))
+    assert any("Nothing learned helped" in note for note in result.notes)
+
+
+def test_json_lines_and_what_they_are_called(teacher: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps({"text": TEXT[start : start + 60]}) + "\n" for start in range(0, 3000, 60)))
+    result = distill(str(teacher), None, tmp_path / "out", replace(OPTIONS, texts=(), data=(data,)))
+    assert result.best is not None and result.best[1] < result.evaluations[0][1]
+    data.write_text(data.read_text() + "{broken\n")
+    with pytest.raises(SmidgenError, match="line 51"):
+        distill(str(teacher), None, tmp_path / "other", replace(OPTIONS, texts=(), data=(data,)))
+
+
+def test_contradictions_are_one_line(teacher: Path, tmp_path: Path) -> None:
+    other = write_llama(tmp_path / "llama.gguf")
+    for options, student, message in (
+        (OPTIONS, teacher, "has its shape"),
+        (replace(KEPT, on_policy=0.5, cache_teacher=True), None, "cannot be cached"),
+        (replace(KEPT, divergence=Divergence(hard=1.0), cache_teacher=True), None, "teacher is not asked"),
+        (replace(KEPT, context=5000), other, "more than the 4096 tokens"),
+    ):
+        with pytest.raises(SmidgenError, match=message) as caught:
+            distill(str(teacher), None if student is None else str(student), tmp_path / "out", options)
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "out").exists()
