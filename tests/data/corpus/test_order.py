@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smidgen.data.corpus.order import Rows, shuffled
@@ -13,6 +13,7 @@ from smidgen.data.corpus.shards import Corpus, Index, write_shard
 BOS, END = 0, 1
 
 
+@settings(deadline=None)
 @given(st.integers(1, 700), st.integers(0, 2**40))
 def test_a_shuffle_is_a_permutation(count: int, key: int) -> None:
     assert sorted(shuffled(place, count, key) for place in range(count)) == list(range(count))
@@ -37,6 +38,7 @@ def corpora(draw: st.DrawFn) -> tuple[list[list[list[int]]], int | None]:
     return [[[*front, *text, END] for text in shard] for shard in documents], bos
 
 
+@settings(deadline=None)
 @given(corpora(), st.integers(2, 16))
 def test_rows_hold_each_token_once_as_a_target(
     tmp_path_factory: pytest.TempPathFactory, corpus: tuple[list[list[list[int]]], int | None], context: int
