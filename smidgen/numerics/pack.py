@@ -30,7 +30,7 @@ def pack(
 def pack_rows(
     kind: BlockType, codes: UInt8[Tensor, "rows cols"], scales: Sequence[Tensor], frame: Sequence[Tensor]
 ) -> UInt8[Tensor, "rows bytes"]:
-    """The same for rows that lie as in the file: fields of groups are [rows, groups], those of blocks [rows, blocks]."""
+    """The same for rows as the file has them: fields of groups are [rows, groups], those of blocks [rows, blocks]."""
     blocks = codes.unflatten(1, (-1, kind.block))  # [rows, blocks, block]
     by_block = [field.unflatten(1, (blocks.shape[1], -1)) for field in scales]  # [rows, blocks, groups in a block]
     return _PACKERS[kind](blocks, by_block, list(frame)).flatten(1).contiguous()
