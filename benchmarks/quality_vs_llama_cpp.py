@@ -13,8 +13,8 @@ Both sides get the same calibration text and the same number of tokens. For each
 - smidgen: `smidgen cut --fit`, given exactly the bytes of llama.cpp's best file. (It keeps a fifth of the text for the
   report card, so it calibrates on four fifths of what llama.cpp sees.)
 
-With `--heal`, smidgen's file is trained through its lattice afterwards (`smidgen cut --heal`), on a longer run of the
-same calibration text (`--training-tokens`; it still calibrates on `--tokens` of it). The result says how much processor
+With `--heal`, smidgen's file is trained through its lattice afterwards (`smidgen cut --heal`), on more text of the same
+kind (`--training`, `--training-tokens`; it still calibrates on `--tokens` of it). The result says how much processor
 time that took.
 
 The cost is KL(original ‖ cut) in nats a token on a text that neither side has seen, by smidgen's measure (float32,
@@ -199,7 +199,11 @@ def compare_sizes(options: argparse.Namespace) -> dict[str, Any]:
         tokenizer, original_hash = Tokenizer.from_gguf(original.file.metadata), original.sha256()
     calibration = texts.take(options.calibration, options.tokens, tokenizer)
     evaluation = texts.take(options.evaluation, options.evaluation_tokens, tokenizer)
-    training = texts.take(options.calibration, options.training_tokens, tokenizer) if options.heal else calibration
+    training = (
+        texts.take(options.training or options.calibration, options.training_tokens, tokenizer)
+        if options.heal
+        else calibration
+    )
     shared = texts.refuse_overlap(training, evaluation)
     calibration_file = calibration.write(options.work / "calibration.txt")
     training_file = training.write(options.work / "training.txt")
@@ -267,6 +271,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--finalists", type=int, default=5, help="mixtures of llama.cpp's measured in full at each size"
     )
     parser.add_argument("--heal", help="tokens or time that smidgen may train for: see smidgen cut --help")
+    parser.add_argument(
+        "--training", nargs="+", metavar="FILE[@START]", help="text for --heal  [default: that of calibration]"
+    )
     parser.add_argument("--training-tokens", type=int, default=131_072, help="of text for --heal")
     parser.add_argument("--sides", choices=("both", "llama.cpp"), default="both")
     parser.add_argument("--seed", type=int, default=0)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from smidgen.cutting import cut
 from smidgen.data.sources import TextSource
 from smidgen.distill.batch import Batch
 from smidgen.distill.fresh import FreshShape
@@ -18,6 +19,8 @@ from smidgen.errors import SmidgenError
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.history import history
 from smidgen.numerics import block_types as types
+from smidgen.recipe import CutOptions, Pruning
+from tests.distill.test_lattice import quantized
 from tests.test_cut import TEXT
 from tests.tiny_models import write_gemma3, write_llama
 
@@ -102,6 +105,31 @@ def test_a_student_is_never_worse_than_it_was(teacher: Path, tmp_path: Path) -> 
     result = distill(str(teacher), str(teacher), tmp_path / "out", KEPT)
     assert result.best == (0, pytest.approx(0.0, abs=1e-3))
     assert any("Nothing learned helped" in note for note in result.notes)
+
+
+def trimmed(teacher: Path, folder: Path) -> Path:
+    """The teacher with fewer tokens."""
+    (folder / "letters.txt").write_text(TEXT)
+    texts = (str(folder / "letters.txt"),)
+    cut(str(teacher), folder / "trimmed", CutOptions(texts=texts, tokens=1024, pruning=Pruning(288)), measured=False)
+    return folder / "trimmed" / "model.gguf"
+
+
+@pytest.mark.parametrize("kind", ["quantized", "trimmed", "with another tokenizer"])
+def test_students_of_one_s_own_keep_their_types(kind: str, teacher: Path, tmp_path: Path) -> None:
+    options = KEPT
+    if kind == "quantized":
+        student = quantized(teacher, types.Q4_0)
+    elif kind == "trimmed":
+        student = trimmed(teacher, tmp_path)
+    else:
+        student = write_llama(tmp_path / "llama.gguf")
+        options = replace(KEPT, divergence=Divergence(hard=0.5))
+    result = distill(str(teacher), str(student), tmp_path / "out", options)
+    assert result.best is not None and result.best[1] <= result.evaluations[0][1]
+    with Checkpoint.open(student) as before, Checkpoint.open(result.path) as after:
+        assert before.config == after.config
+        assert {name: before.kind(name) for name in before.names()} == {n: after.kind(n) for n in after.names()}
 
 
 def test_json_lines_and_what_they_are_called(teacher: Path, tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ from smidgen.model.tokenizer import Tokenizer
 from smidgen.model.tokenizers.respelling import Respelling
 from smidgen.numerics.grids import GRIDS
 from smidgen.progress import say
+from smidgen.shapes import Int
 
 _CONTEXT = 512
 _ROWS = 2  # of a step: 1,024 tokens
@@ -58,6 +59,7 @@ _EVALUATIONS = 10  # over the whole training
 _PATIENCE = 4
 _MEMORY_SHARE = 0.7  # of the machine's memory that training may take
 _BYTES_EACH = 26  # of memory for a trained weight: see distill.lattice; and what the best state and the teacher take
+_LISTENED = 4  # batches in which the teacher says which tokens it thinks of
 _MANY_TOKENS = 65_536  # from which the head is estimated
 _QUICKEST = 4000.0  # tokens a second that no training exceeds, to give a training by the clock some end
 _UNITS = {"s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
@@ -149,7 +151,7 @@ def heal(
     if student.config.vocabulary == teacher.config.vocabulary < _MANY_TOKENS:
         objective = DistillObjective(remembering, bf16=True)
     elif student.config.vocabulary == teacher.config.vocabulary:
-        frequent = frequent_tokens(remembering, [learned.batch(0)])
+        frequent = frequent_tokens(remembering, [learned.batch(step) for step in range(_LISTENED)], learned.ids)
         objective = SampledHeadObjective(remembering, frequent, seed)
         rows = dict.fromkeys(("embedding.weight", "head.weight"), frequent)
     else:
@@ -217,6 +219,11 @@ class _Learned:
 
     def __init__(self, packed: PackedBatches, rows: Sequence[int], seed: int) -> None:
         self._packed, self._rows, self._seed = packed, rows, seed
+
+    @property
+    def ids(self) -> Int[Tensor, "rows position"]:
+        """All of the text."""
+        return self._packed.rows(self._rows).ids
 
     def batch(self, step: int) -> Batch:
         """That of a step; every epoch in another order."""

@@ -78,7 +78,7 @@ def test_a_sample_of_the_rare_tokens_stands_for_all_of_them(tiny: Path, monkeypa
         with torch.no_grad():
             decoder.final_norm.weight *= 1.2
         whole, _ = DistillObjective(teacher, bf16=True)(decoder, batch())
-        frequent = frequent_tokens(teacher, [batch()])
+        frequent = frequent_tokens(teacher, [batch()], batch().ids)
         assert len(frequent) == 200 and torch.equal(frequent, frequent.sort().values)
         estimates = [float(SampledHeadObjective(teacher, frequent, seed)(decoder, batch())[0]) for seed in range(20)]
         assert len(set(estimates)) > 1
