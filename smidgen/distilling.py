@@ -22,7 +22,7 @@ import torch
 from smidgen.data.sources import TextSource
 from smidgen.distill.batch import Batch, Batches
 from smidgen.distill.fresh import Beginning, FreshPlan, FreshShape, fresh_student, plan_fresh
-from smidgen.distill.lattice import LatticeStudent
+from smidgen.distill.lattice import LatticeStudent, careful_rate
 from smidgen.distill.losses import DistillObjective, Divergence, LanguageObjective
 from smidgen.distill.metrics import TensorBoard, Trackio, Writer, forward_operations, training_operations
 from smidgen.distill.on_policy import DecoderWriter, OnPolicy
@@ -54,8 +54,8 @@ from smidgen.writing import EngineWriter
 
 _TOKENS_AT_ONCE = 4096
 _EVALUATIONS, _SAVES = 8, 10
-#: Highest learning rates, where none is given: of a fresh student, of a trained one, and in codes of a lattice.
-_RATES = {"fresh": 1e-3, "trained": 1e-4, "lattice": 5e-3}
+#: Highest learning rates, where none is given: of a fresh student, and of a trained one that is not quantized.
+_RATES = {"fresh": 1e-3, "trained": 1e-4}
 _FRESH_DECAY = 0.1
 
 
@@ -305,10 +305,11 @@ class _Lesson:
 
     def _training(self) -> TrainingOptions:
         options = self._options
-        kind = "fresh" if self._plan is not None else "lattice" if self._quantized else "trained"
+        kind = "fresh" if self._plan is not None else "trained"
+        rate = careful_rate(options.steps) if self._quantized else _RATES[kind]
         return TrainingOptions(
             options.steps,
-            learning_rate=options.learning_rate or _RATES[kind],
+            learning_rate=options.learning_rate or rate,
             schedule=options.schedule,
             weight_decay=_FRESH_DECAY if kind == "fresh" else 0.0,
             optimizer=options.optimizer,

@@ -19,7 +19,7 @@ import torch
 
 from smidgen.data.conversations import Coder, Example, Tally
 from smidgen.distill.batch import Batch
-from smidgen.distill.lattice import LatticeStudent
+from smidgen.distill.lattice import LatticeStudent, careful_rate
 from smidgen.distill.lora import Adapted, LoraOptions
 from smidgen.distill.losses import LanguageObjective
 from smidgen.distill.packing import Document, PackedBatches
@@ -41,9 +41,8 @@ from smidgen.progress import say, track
 _CONTEXT, _ROWS, _STEPS_AN_EPOCH = 1024, 4, 16
 _TOKENS_AT_ONCE = 4096
 _EVALUATIONS, _SAVES = 4, 10
-#: Learning rates: of adapters as in QLoRA (arXiv:2305.14314, table 9), a tenth of it for whole weights; on a lattice in
-#: codes (`distill.lattice`).
-_RATES = {"lora": 2e-4, "full": 2e-5, "lattice": 5e-3}
+#: Learning rates: of adapters as in QLoRA (arXiv:2305.14314, table 9), a tenth of it for whole weights.
+_RATES = {"lora": 2e-4, "full": 2e-5}
 
 
 @dataclass(frozen=True)
@@ -282,10 +281,13 @@ def _train(
         f"{len(data.examples)} examples in {len(batches)} rows of {options.context} tokens; "
         f"{steps} steps of {rows} rows. {len(data.held_out)} examples are held out."
     )
-    kind = "lora" if isinstance(trainee, Adapted) else "lattice" if isinstance(trainee, LatticeStudent) else "full"
+    if isinstance(trainee, LatticeStudent):
+        rate = careful_rate(steps)
+    else:
+        rate = _RATES["lora" if isinstance(trainee, Adapted) else "full"]
     training = TrainingOptions(
         steps,
-        learning_rate=options.learning_rate or _RATES[kind],
+        learning_rate=options.learning_rate or rate,
         rows_at_once=max(1, _TOKENS_AT_ONCE // (options.context or _CONTEXT)),
         checkpoint_every=max(1, steps // _SAVES),
         seed=options.seed,

@@ -47,7 +47,7 @@ def command(
     lr: Annotated[
         float | None,
         typer.Option("--lr", min=0, metavar="RATE", rich_help_panel=_TRAINING,
-                     help="Highest learning rate.  [default: 1e-3 for a fresh student, else 1e-4; quantized 5e-3]"),
+                     help="Highest learning rate.  [default: 1e-3 fresh, 1e-4, or 0.25/√steps codes]"),
     ] = None,
     batch: Annotated[
         int, typer.Option("--batch", min=1, metavar="N", help="Rows in a step.", rich_help_panel=_TRAINING)

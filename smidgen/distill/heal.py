@@ -25,7 +25,7 @@ from torch import Tensor
 from smidgen.data.corpus.order import shuffled
 from smidgen.data.sources import TextSource
 from smidgen.distill.batch import Batch, Batches
-from smidgen.distill.lattice import LatticeStudent
+from smidgen.distill.lattice import LatticeStudent, careful_rate
 from smidgen.distill.lora import Adapted, LoraOptions
 from smidgen.distill.losses import DistillObjective
 from smidgen.distill.packing import PackedBatches, text_batches
@@ -49,10 +49,6 @@ from smidgen.shapes import Int
 _CONTEXT = 512
 _ROWS = 2  # of a step: 1,024 tokens
 _RELATIVE_RATE = 2.5e-4  # of scales and norms, a step
-# Adam moves a place by the learning rate at most, and by pure noise as a random walk: after T steps of a cosine about
-# 0.6 √T rates far. What is more than half a code away flips a code, and one code in a hundred flipped by chance undoes
-# what the quantizer's compensation gained. With this over √T, chance flips one in some thousands.
-_WALK = 0.25
 _WATCHED_EVERY = 16  # one row in so many is watched, not learned from
 _MOST_WATCHED = 6
 _EVALUATIONS = 10  # over the whole training
@@ -161,7 +157,7 @@ def heal(
         batches, watched = paired, [paired.pair(batch) for batch in watched]
         objective = DistillObjective(RestrictedTeacher(remembering, respelling), bf16=True)
     steps = budget.steps
-    learning_rate = _WALK / math.sqrt(steps)
+    learning_rate = careful_rate(steps)
     trainee = _trainee(student, rows, _RELATIVE_RATE / learning_rate)
     options = TrainingOptions(
         steps, learning_rate, schedule="cosine", floor=0.05, seed=seed,
