@@ -28,6 +28,7 @@ from smidgen.distill.batch import Batch, Batches
 from smidgen.distill.lattice import LatticeStudent, careful_rate
 from smidgen.distill.lora import Adapted, LoraOptions
 from smidgen.distill.losses import DistillObjective
+from smidgen.distill.metrics import peak_operations, training_operations
 from smidgen.distill.packing import PackedBatches, text_batches
 from smidgen.distill.paired import Paired
 from smidgen.distill.remembering import RememberingTeacher
@@ -57,7 +58,8 @@ _MEMORY_SHARE = 0.7  # of the machine's memory that training may take
 _BYTES_EACH = 26  # of memory for a trained weight: see distill.lattice; and what the best state and the teacher take
 _LISTENED = 4  # batches in which the teacher says which tokens it thinks of
 _MANY_TOKENS = 65_536  # from which the head is estimated
-_QUICKEST = 4000.0  # tokens a second that no training exceeds, to give a training by the clock some end
+_EXPECTED_SHARE = 0.5  # of the processor's peak that a step reaches
+_LOW_RANK_RATE = 2e-4
 _UNITS = {"s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
 
 
@@ -90,10 +92,12 @@ class HealBudget:
     def __str__(self) -> str:
         return f"{self.tokens} tokens" if self.tokens is not None else f"{self.seconds:g} s"
 
-    @property
-    def steps(self) -> int:
-        """Of training; for a time, more than fit in."""
-        tokens = self.tokens if self.tokens is not None else _QUICKEST * (self.seconds or 0)
+    def steps(self, student: Checkpoint) -> int:
+        """Of training. For a time, as many as fit into it if the machine does as well as it can be expected to."""
+        tokens = self.tokens
+        if tokens is None:
+            quickest = peak_operations(torch.device("cpu")) / training_operations(student.config, _CONTEXT)
+            tokens = _EXPECTED_SHARE * quickest * (self.seconds or 0)
         return max(1, math.ceil(tokens / (_ROWS * _CONTEXT)))
 
 
@@ -138,42 +142,58 @@ def heal(
     Raises SmidgenError for a text too short to keep windows of it aside, and where training does not fit in memory.
     """
     began = time.process_time()
-    tokenizer = Tokenizer.from_gguf(student.file.metadata)
-    learned, watched = _rows(sources, tokenizer, seed)
-    remembering = RememberingTeacher(teacher)
-    objective: Objective
-    batches: Batches = learned
-    rows: dict[str, Tensor] = {}
-    if student.config.vocabulary == teacher.config.vocabulary < _MANY_TOKENS:
-        objective = DistillObjective(remembering, bf16=True)
-    elif student.config.vocabulary == teacher.config.vocabulary:
-        frequent = frequent_tokens(remembering, [learned.batch(step) for step in range(_LISTENED)], learned.ids)
-        objective = SampledHeadObjective(remembering, frequent, seed)
-        rows = dict.fromkeys(("embedding.weight", "head.weight"), frequent)
-    else:
-        larger = Tokenizer.from_gguf(teacher.file.metadata)
-        respelling = Respelling.between(larger, tokenizer)
-        paired = Paired(learned, tokenizer, larger, respelling)
-        batches, watched = paired, [paired.pair(batch) for batch in watched]
-        objective = DistillObjective(RestrictedTeacher(remembering, respelling), bf16=True)
-    steps = budget.steps
-    learning_rate = careful_rate(steps)
-    trainee = _trainee(student, rows, _RELATIVE_RATE / learning_rate)
+    lesson = _lesson(teacher, student, sources, seed)
+    steps = budget.steps(student)
+    rate = careful_rate(steps)
+    trainee = _trainee(student, lesson.rows, _RELATIVE_RATE / rate)
+    every = max(1, steps // _EVALUATIONS)
     options = TrainingOptions(
-        steps, learning_rate, schedule="cosine", floor=0.05, seed=seed,
-        checkpoint_every=max(1, steps // _EVALUATIONS) if budget.tokens else 16,
-    )  # fmt: skip
+        steps, _LOW_RANK_RATE if isinstance(trainee, Adapted) else rate, floor=0.05, checkpoint_every=every, seed=seed
+    )
     training = Trainer(
-        trainee, objective, batches, options, workspace.folder, {"student": student.sha256()},
-        evaluate=lambda: _watch(objective, trainee, watched),
-        evaluate_every=max(1, steps // _EVALUATIONS) if budget.tokens else 16,
-        seconds=budget.seconds, patience=_PATIENCE, label="Healing", metrics=workspace.folder / "metrics.jsonl",
+        trainee, lesson.objective, lesson.batches, options, workspace.folder, {"student": student.sha256()},
+        evaluate=lambda: lesson.watch(trainee), evaluate_every=every, seconds=budget.seconds, patience=_PATIENCE,
+        metrics=workspace.folder / "metrics.jsonl", label="Healing",
     ).run(resume=True)  # fmt: skip
     assert training.best is not None
     before, after = training.evaluations[0][1], training.best[1]
     figures = {"tokens": training.tokens, "watched_kl": [round(before, 5), round(after, 5)]}
     derived = Derived(student.config, trainee.parts(), came_of_it=figures)
     return Healed(derived, training, before, after, time.process_time() - began)
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    """What is learned.  rows: of the embedding and the head, those that learn; none named: all do."""
+
+    objective: Objective
+    batches: Batches
+    watched: Sequence[Batch]
+    rows: Mapping[str, Int[Tensor, " rows"]]
+
+    @torch.no_grad()
+    def watch(self, trainee: Trainee) -> float:
+        """Mean loss on the watched rows."""
+        total = sum(float(self.objective(trainee.decoder, batch)[0]) for batch in self.watched)
+        return total / sum(batch.weight() for batch in self.watched)
+
+
+def _lesson(teacher: Checkpoint, student: Checkpoint, sources: Sequence[TextSource], seed: int) -> _Lesson:
+    """The text in the student's tokens, and the teacher as this student can understand it."""
+    tokenizer = Tokenizer.from_gguf(student.file.metadata)
+    learned, watched = _rows(sources, tokenizer, seed)
+    remembering = RememberingTeacher(teacher)
+    if student.config.vocabulary != teacher.config.vocabulary:
+        larger = Tokenizer.from_gguf(teacher.file.metadata)
+        respelling = Respelling.between(larger, tokenizer)
+        paired = Paired(learned, tokenizer, larger, respelling)
+        objective = DistillObjective(RestrictedTeacher(remembering, respelling), bf16=True)
+        return _Lesson(objective, paired, [paired.pair(batch) for batch in watched], {})
+    if teacher.config.vocabulary < _MANY_TOKENS:
+        return _Lesson(DistillObjective(remembering, bf16=True), learned, watched, {})
+    frequent = frequent_tokens(remembering, [learned.batch(step) for step in range(_LISTENED)], learned.ids)
+    rows: dict[str, Tensor] = dict.fromkeys(("embedding.weight", "head.weight"), frequent)
+    return _Lesson(SampledHeadObjective(remembering, frequent, seed), learned, watched, rows)
 
 
 def _trainee(student: Checkpoint, rows: Mapping[str, Tensor], relative_rate: float) -> Trainee:
@@ -228,10 +248,3 @@ class _Learned:
             epoch, within = divmod(place, len(self._rows))
             numbers.append(self._rows[shuffled(within, len(self._rows), (self._seed << 32) + epoch)])
         return self._packed.rows(numbers)
-
-
-@torch.no_grad()
-def _watch(objective: Objective, trainee: Trainee, watched: Sequence[Batch]) -> float:
-    """Mean loss on the watched rows."""
-    total = sum(float(objective(trainee.decoder, batch)[0]) for batch in watched)
-    return total / sum(batch.weight() for batch in watched)
