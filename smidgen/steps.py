@@ -156,7 +156,9 @@ def _depth(material: Material, checkpoint: Checkpoint, workspace: Workspace) -> 
     windows = material.windows(checkpoint)
     plan = depth.search(checkpoint, windows, wanted, workspace)
     removed = [layer for layer in range(len(checkpoint.config.layers)) if layer not in plan.kept]
-    summary = f"Depth: {wanted} of {len(checkpoint.config.layers)} layers stay; {_listed(removed)} go. {_UNHEALED}"
+    summary = (
+        f"Depth: {wanted} of {len(checkpoint.config.layers)} layers stay; {_listed(removed)} go. {_unhealed(material)}"
+    )
     return Planned(summary, plan.report(), lambda: depth.apply(checkpoint, plan, windows, workspace))
 
 
@@ -172,7 +174,9 @@ def _width(material: Material, checkpoint: Checkpoint, workspace: Workspace) -> 
     }  # fmt: skip
     named = ", ".join(f"{name} {value}" for name, value in wanted.items() if value is not None)
     return Planned(
-        f"Width: {named}. {_UNHEALED}", plan.report(), lambda: width.apply(checkpoint, plan, windows, workspace)
+        f"Width: {named}. {_unhealed(material)}",
+        plan.report(),
+        lambda: width.apply(checkpoint, plan, windows, workspace),
     )
 
 
@@ -183,7 +187,7 @@ def _weights(material: Material, checkpoint: Checkpoint, workspace: Workspace) -
     windows = material.windows(checkpoint)
     report = {"sparsity": pruning.sparsity, "method": pruning.method}
     return Planned(
-        f"Weights: {pruning.sparsity} zeros by {pruning.method}. {_UNHEALED}",
+        f"Weights: {pruning.sparsity} zeros by {pruning.method}. {_unhealed(material)}",
         report,
         lambda: sparsity.sparsify(checkpoint, pattern, pruning.method, windows, workspace),
     )
@@ -206,7 +210,12 @@ def _listed(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers)) or "none"
 
 
-_UNHEALED = "Without --heal nothing is trained afterwards, so expect a loss; the report card will say how much."
+def _unhealed(material: Material) -> str:
+    if material.options.heal is not None:
+        return "Healing follows."
+    return "Without --heal nothing is trained afterwards, so expect a loss; the report card will say how much."
+
+
 _STEPS: dict[str, Callable[[Material, Checkpoint, Workspace], Planned]] = {
     "vocabulary": _vocabulary,
     "experts": _experts,
