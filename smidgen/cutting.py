@@ -229,9 +229,9 @@ def _write(planned: Quantization, pruned: Checkpoint, material: Material, result
             material.original, checkpoint, material.sources, budget, workspace.step("heal"), material.options.seed
         )
         write_derived(checkpoint, healed.derived, result.path, {"step": "heal"})
-        result.steps.append({"step": "heal", "parameters": {"budget": str(budget)}, **healed.report()})
+        done = {"step": "heal", "parameters": {"budget": str(budget)}, "summary": healed.describe()}
+        result.steps.append({**done, **healed.report()})
         result.size = result.path.stat().st_size
-        say(healed.describe())
         result.notes.append(healed.describe())
 
 
