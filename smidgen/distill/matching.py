@@ -233,6 +233,11 @@ class Matched:
         """The trainee's, then the matching's."""
         return {**self._trainee.tensors(), **self._matching.tensors()}
 
+    def rates(self) -> dict[str, float]:
+        """The trainee's own factors on the learning rate, if any; the matrices learn at the full one."""
+        own = getattr(self._trainee, "rates", None)
+        return {} if own is None else own()
+
     def prepare(self) -> None:
         """As the trainee does."""
         self._trainee.prepare()
