@@ -58,6 +58,15 @@ def test_a_healed_file_fits_and_says_what_it_gained(write, folder: Path) -> None
     assert not (folder / "out/work").exists()
 
 
+def test_the_smallest_file_that_is_possible_can_be_healed(folder: Path) -> None:
+    model = write_llama(folder / "tiny.gguf")
+    with Checkpoint.open(model) as checkpoint:
+        fit = smallest_size(checkpoint) + 96  # what the entry in the history takes
+    done = run(folder, model, "--fit", fit, "--heal", "3000", "-o", "out")
+    assert done.returncode == 0, done.stderr
+    assert (folder / "out/model.gguf").stat().st_size <= fit
+
+
 def test_killed_while_healing_and_resumed_is_the_same_file(folder: Path) -> None:
     model = write_llama(folder / "tiny.gguf")
     arguments = (model, "--fit", fit_of(model), "--heal", "60000")

@@ -109,12 +109,15 @@ def _header(
 ) -> tuple[dict[str, MetadataValue], dict[str, tuple[int, ...]]]:
     """The original's metadata, with the new model's settings, tokenizer and history."""
     file, prefix = checkpoint.file, f"{checkpoint.family.gguf.architecture}."
-    replaced = [prefix] if derived.tokenizer is None else [prefix, "tokenizer."]
+    same = derived.config == checkpoint.config  # then every setting stays as the file says it, to the byte
+    replaced = [] if same else [prefix]
+    if derived.tokenizer is not None:
+        replaced.append("tokenizer.")
     metadata: dict[str, MetadataValue] = {
         key: value for key, value in file.metadata.items() if not key.startswith(tuple(replaced))
     }
     metadata_types = {key: file.metadata_types[key] for key in metadata}
-    for key, value in architecture.items():
+    for key, value in ({} if same else architecture).items():
         metadata[key] = np.array(value) if isinstance(value, list) else value
         metadata_types[key] = gguf_types(value)
     if derived.tokenizer is not None:
