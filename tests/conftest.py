@@ -17,6 +17,14 @@ install_import_hook(
 )
 
 
+@pytest.fixture(autouse=True)
+def talkative() -> None:
+    """Progress is heard in every test, whatever an earlier one has asked for."""
+    from smidgen.progress import set_quiet
+
+    set_quiet(False)
+
+
 @pytest.fixture(scope="session")
 def gemma_path() -> Path:
     """Gemma 3 270M as packaged (Q5_0, Q4_K, Q6_K, Q8_0)."""
