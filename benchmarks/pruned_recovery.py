@@ -28,16 +28,17 @@ def run_all(options: argparse.Namespace, original: Checkpoint, pruned: Checkpoin
     plan = FreshPlan(pruned.config, tuple(range(len(pruned.config.layers))))
     before, after = study.measure(open_decoder(original)), study.measure(open_decoder(pruned))
     say(f"bits per byte: original {before['bits_per_byte']:.3f}, pruned {after['bits_per_byte']:.3f}")
+    rates, from_scratch = options.rates, options.scratch_rates
     ways = {
-        "pruned, taught by the original": (lambda: open_decoder(pruned), True),
-        "pruned, cross-entropy": (lambda: open_decoder(pruned), False),
-        "from scratch, cross-entropy": (lambda: fresh_student(pruned, plan, "random", options.seed), False),
-    }
+        "pruned, taught by the original": (lambda: open_decoder(pruned), True, rates),
+        "pruned, cross-entropy": (lambda: open_decoder(pruned), False, rates),
+        "from scratch, cross-entropy": (
+            lambda: fresh_student(pruned, plan, "random", options.seed), False, from_scratch,
+        ),
+    }  # fmt: skip
     students: dict[str, Any] = {}
-    for name, (begin, taught) in ways.items():
-        if "scratch" in name:
-            options.rates = options.scratch_rates
-        students[name] = study.best(begin, taught)
+    for name, (begin, taught, tried) in ways.items():
+        students[name] = study.best(begin, taught, tried)
         lost = after["bits_per_byte"] - before["bits_per_byte"]
         for point in students[name]["points"]:
             point["won_back"] = (after["bits_per_byte"] - point["bits_per_byte"]) / lost

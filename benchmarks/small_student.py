@@ -52,7 +52,9 @@ def run_all(options: argparse.Namespace, teacher: Checkpoint) -> dict[str, Any]:
     say(f"{parameters / 1e6:.1f} million weights, {study.steps} steps; the teacher has {own:.3f} bits per byte")
     students: dict[str, Any] = {}
     for name, (beginning, taught) in _WAYS.items():
-        students[name] = study.best(lambda start=beginning: fresh_student(teacher, plan, start, options.seed), taught)
+        students[name] = study.best(
+            lambda start=beginning: fresh_student(teacher, plan, start, options.seed), taught, options.rates
+        )
         best = students[name]
         say(f"{name}: {best['best']:.3f} bits per byte with learning rate {best['learning_rate']}")
     return {

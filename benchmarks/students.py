@@ -3,7 +3,7 @@
 import argparse
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -42,9 +42,9 @@ class Study:
         self._quick = fast_product_dtype() is torch.bfloat16
         self._asked = DistillObjective(RememberingTeacher(teacher), bf16=self._quick)
 
-    def best(self, begin: Callable[[], Decoder], taught: bool) -> dict[str, Any]:
-        """The better of all learning rates that are tried. begin: makes the untrained student."""
-        tried = [self._train(begin(), taught, rate) for rate in self.options.rates]
+    def best(self, begin: Callable[[], Decoder], taught: bool, rates: Sequence[float]) -> dict[str, Any]:
+        """The best of all learning rates that are tried. begin: makes the untrained student."""
+        tried = [self._train(begin(), taught, rate) for rate in rates]
         best = min(tried, key=lambda one: one["best"])
         return {**best, "tried": {str(one["learning_rate"]): one["best"] for one in tried}}
 
