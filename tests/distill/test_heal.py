@@ -6,13 +6,17 @@ import pytest
 import torch
 
 from smidgen.distill.batch import NO_TARGET, Batch
-from smidgen.distill.heal import HealBudget
+from smidgen.distill.heal import HealBudget, _trainee
+from smidgen.distill.lattice import LatticeStudent
+from smidgen.distill.lora import Adapted
 from smidgen.distill.losses import DistillObjective
 from smidgen.distill.remembering import RememberingTeacher
 from smidgen.distill.sampled_head import SampledHeadObjective, frequent_tokens
 from smidgen.distill.trainee import open_decoder
 from smidgen.errors import SmidgenError
 from smidgen.formats.checkpoint import Checkpoint
+from smidgen.numerics.block_types import Q4_0
+from tests.distill.test_lattice import quantized
 from tests.tiny_models import VOCABULARY, write_gemma3
 
 
@@ -85,3 +89,15 @@ def test_a_sample_of_the_rare_tokens_stands_for_all_of_them(tiny: Path, monkeypa
         assert torch.tensor(estimates).mean() == pytest.approx(float(whole), rel=0.1)
         again = SampledHeadObjective(teacher, frequent, 3)(decoder, batch())[0]
         assert float(again) == estimates[3]  # a resumed training draws the same
+
+
+def test_what_does_not_fit_in_memory_is_refused_or_healed_by_a_low_rank_change(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Checkpoint.open(tiny) as floats, Checkpoint.open(quantized(tiny, Q4_0)) as packed:
+        monkeypatch.setattr("smidgen.distill.heal.total_memory", lambda: 8 * floats.parameters)
+        with pytest.raises(SmidgenError, match="GB of memory, more than this machine has to spare"):
+            _trainee(packed, {}, 0.05)
+        assert isinstance(_trainee(floats, {}, 0.05), Adapted)
+        monkeypatch.setattr("smidgen.distill.heal.total_memory", lambda: 100 * floats.parameters)
+        assert isinstance(_trainee(packed, {}, 0.05), LatticeStudent)
