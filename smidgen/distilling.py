@@ -49,6 +49,7 @@ from smidgen.numerics.precision import fast_product_dtype
 from smidgen.outputs import WORK, refuse_output, write_distilling_notes
 from smidgen.progress import say
 from smidgen.sizes import format_size
+from smidgen.together import run_together
 from smidgen.training_text import read_training_text
 from smidgen.writing import EngineWriter
 
@@ -187,14 +188,7 @@ def distill_together(
     Where one of them dies, all go on from the last checkpoint. A script that calls this needs its
     `if __name__ == "__main__":`.
     """
-    work = partial(_as_one_of_many, teacher, student, output, options)
-    if ray is not None:
-        from smidgen.distill.cluster import train_on_ray
-
-        return train_on_ray(work, workers, ray, resume=resume, gpus=torch.cuda.is_available())
-    from smidgen.distill.launch import launch
-
-    return launch(work, workers, resume=resume)
+    return run_together(partial(_as_one_of_many, teacher, student, output, options), workers, ray, resume)
 
 
 def _as_one_of_many(
