@@ -2,11 +2,13 @@
 
     smidgen cut original.gguf --layers 22 --no-measure -o pruned
     python -m benchmarks.pruned_recovery original.gguf pruned/model.gguf --text wikitext2-valid.txt@0.5 \\
-        --evaluation wikitext2-valid.txt
+        --evaluation wikitext2-valid.txt --elsewhere emma.txt
 
-Three students of one shape read the same rows in the same order: the pruned model taught by the original (forward KL,
-what `cut --heal` does), the pruned model with cross-entropy alone, and one that begins with random weights, with
-cross-entropy. The share of the lost bits per byte that is won back is (pruned − student) / (pruned − original).
+Four students of one shape read the same rows in the same order: the pruned model taught by the original (forward KL,
+what `cut --heal` does), the same with half the loss from the text, the pruned model with the text alone, and one that
+begins with random weights, with the text alone. The share of the lost bits per byte that is won back is
+(pruned − student) / (pruned − original), on unseen text of the kind that was learned from, and on another kind
+(`--elsewhere`): what a student has only learned about this text is not won back there.
 """
 
 import argparse
@@ -30,18 +32,16 @@ def run_all(options: argparse.Namespace, original: Checkpoint, pruned: Checkpoin
     say(f"bits per byte: original {before['bits_per_byte']:.3f}, pruned {after['bits_per_byte']:.3f}")
     rates, from_scratch = options.rates, options.scratch_rates
     ways = {
-        "pruned, taught by the original": (lambda: open_decoder(pruned), True, rates),
-        "pruned, cross-entropy": (lambda: open_decoder(pruned), False, rates),
-        "from scratch, cross-entropy": (
-            lambda: fresh_student(pruned, plan, "random", options.seed), False, from_scratch,
-        ),
-    }  # fmt: skip
+        "taught": (lambda: open_decoder(pruned), 0.0, rates),
+        "taught, half text": (lambda: open_decoder(pruned), 0.5, rates),
+        "text alone": (lambda: open_decoder(pruned), 1.0, rates),
+        "from scratch, text": (lambda: fresh_student(pruned, plan, "random", options.seed), 1.0, from_scratch),
+    }
     students: dict[str, Any] = {}
-    for name, (begin, taught, tried) in ways.items():
-        students[name] = study.best(begin, taught, tried)
-        lost = after["bits_per_byte"] - before["bits_per_byte"]
+    for name, (begin, hard, tried) in ways.items():
+        students[name] = study.best(begin, hard, tried)
         for point in students[name]["points"]:
-            point["won_back"] = (after["bits_per_byte"] - point["bits_per_byte"]) / lost
+            point |= _won_back(point, before, after)
         say(f"{name}: {students[name]['best']:.3f} bits per byte")
     return {
         **record.facts(), "original": {"file": options.original.name, "sha256": original.sha256(), **before},
@@ -51,14 +51,29 @@ def run_all(options: argparse.Namespace, original: Checkpoint, pruned: Checkpoin
     }  # fmt: skip
 
 
+def _won_back(point: dict[str, float], before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
+    """The share of what pruning cost, on each text."""
+    return {
+        name.replace("bits_per_byte", "won_back"): (after[name] - point[name]) / (after[name] - before[name])
+        for name in point
+        if name.endswith("bits_per_byte")
+    }
+
+
 def show(result: dict[str, Any]) -> str:
     """The table that goes into README.md: bits per byte, and the share won back, over tokens."""
     students = result["students"]
+    kinds = [""] + ["elsewhere_"] * (result["elsewhere"] is not None)
     rows = [
-        [f"{points[0]['tokens']:,}", *(f"{point['bits_per_byte']:.3f} ({point['won_back']:.0%})" for point in points)]
+        [f"{points[0]['tokens']:,}", *(_shown(point, kind) for kind in kinds for point in points)]
         for points in zip(*(student["points"] for student in students.values()), strict=True)
     ]
-    return record.table(("tokens", *students), rows)
+    heads = [name + ", elsewhere" * bool(kind) for kind in kinds for name in students]
+    return record.table(("tokens", *heads), rows)
+
+
+def _shown(point: dict[str, float], kind: str) -> str:
+    return f"{point[f'{kind}bits_per_byte']:.3f} ({point[f'{kind}won_back']:.0%})"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

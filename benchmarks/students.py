@@ -12,7 +12,7 @@ from benchmarks import texts
 from smidgen.data.sources import TextSource
 from smidgen.data.text import cut_into_windows
 from smidgen.distill.batch import Batch
-from smidgen.distill.losses import DistillObjective, LanguageObjective
+from smidgen.distill.losses import DistillObjective, Divergence, LanguageObjective
 from smidgen.distill.packing import text_batches
 from smidgen.distill.remembering import RememberingTeacher
 from smidgen.distill.trainee import Objective, Plain
@@ -24,45 +24,50 @@ from smidgen.numerics.precision import fast_product_dtype
 
 
 class Study:
-    """One teacher, one text to learn from and one to measure on. options: see `add_options`."""
+    """One teacher, one text to learn from and one or two to measure on. options: see `add_options`."""
 
     def __init__(self, options: argparse.Namespace, teacher: Checkpoint) -> None:
         self.options = options
-        tokenizer = Tokenizer.from_gguf(teacher.file.metadata)
+        self._tokenizer = tokenizer = Tokenizer.from_gguf(teacher.file.metadata)
         self.learned = texts.take(options.text, options.tokens, tokenizer)
-        self.evaluation = texts.take(options.evaluation, options.evaluation_tokens, tokenizer)
-        texts.refuse_overlap(self.learned, self.evaluation)
         source = TextSource.of("text", self.learned.text)
         self.batches = text_batches([source], tokenizer, options.batch, options.context, options.seed)
         self.steps = math.ceil(options.epochs * len(self.batches) / options.batch)
-        self._bytes = int(cut_into_windows(self.evaluation.text, tokenizer, options.context).text_bytes.sum())
-        unseen = TextSource.of("unseen", self.evaluation.text)
-        measured = text_batches([unseen], tokenizer, 1, options.context, options.seed)
-        self._unseen: list[Batch] = [measured.rows([row]) for row in range(len(measured))]
+        self._unseen = self._kept_apart(options.evaluation)
+        self._elsewhere = self._kept_apart(options.elsewhere) if options.elsewhere else None
         self._quick = fast_product_dtype() is torch.bfloat16
-        self._asked = DistillObjective(RememberingTeacher(teacher), bf16=self._quick)
+        self._teacher = RememberingTeacher(teacher)
+        self._asked = DistillObjective(self._teacher, bf16=self._quick)
 
-    def best(self, begin: Callable[[], Decoder], taught: bool, rates: Sequence[float]) -> dict[str, Any]:
-        """The best of all learning rates that are tried. begin: makes the untrained student."""
-        tried = [self._train(begin(), taught, rate) for rate in rates]
+    def best(self, begin: Callable[[], Decoder], hard: float, rates: Sequence[float]) -> dict[str, Any]:
+        """The best of all learning rates that are tried.
+
+        begin: makes the untrained student.  hard: share of cross-entropy with the text in the loss, 1 to learn without
+        the teacher.
+        """
+        tried = [self._train(begin(), hard, rate) for rate in rates]
         best = min(tried, key=lambda one: one["best"])
         return {**best, "tried": {str(one["learning_rate"]): one["best"] for one in tried}}
 
-    @torch.no_grad()
     def measure(self, decoder: Decoder) -> dict[str, float]:
-        """Bits per byte of the unseen text, cross-entropy per token, and KL from the teacher, in nats per token."""
-        sums = [self._asked(decoder, batch)[1] for batch in self._unseen]
-        tokens = sum(batch.weight() for batch in self._unseen)
-        cross_entropy = sum(one["cross_entropy"] for one in sums)
-        return {
-            "bits_per_byte": cross_entropy / math.log(2) / self._bytes,
-            "cross_entropy": cross_entropy / tokens,
-            "kl": sum(one["kl"] for one in sums) / tokens,
-        }
+        """Of the unseen text, and as `elsewhere_…` of text of another kind: bits per byte, cross-entropy per token,
+        and KL from the teacher, in nats per token."""
+        found = self._unseen.measure(decoder, self._asked)
+        if self._elsewhere is not None:
+            elsewhere = self._elsewhere.measure(decoder, self._asked)
+            found |= {f"elsewhere_{name}": value for name, value in elsewhere.items()}
+        return found
 
-    def _train(self, student: Decoder, taught: bool, rate: float) -> dict[str, Any]:
+    def _kept_apart(self, arguments: Sequence[str]) -> "_Unseen":
+        piece = texts.take(arguments, self.options.evaluation_tokens, self._tokenizer)
+        texts.refuse_overlap(self.learned, piece)
+        return _Unseen(piece, self._tokenizer, self.options.context)
+
+    def _train(self, student: Decoder, hard: float, rate: float) -> dict[str, Any]:
         """One student."""
-        objective: Objective = self._asked if taught else LanguageObjective(self._quick)
+        objective: Objective = LanguageObjective(self._quick)
+        if hard < 1:
+            objective = DistillObjective(self._teacher, Divergence(hard=hard), self._quick)
         points: list[dict[str, float]] = []
 
         def evaluate() -> float:
@@ -81,24 +86,48 @@ class Study:
         for point, (step, _) in zip(points, result.evaluations, strict=True):
             point["tokens"] = step * self.options.batch * self.options.context
         return {
-            "learning_rate": rate, "points": points, "seconds": time.perf_counter() - started, "tokens": result.tokens,
-            "best": min(point["bits_per_byte"] for point in points),
+            "learning_rate": rate, "hard": hard, "points": points, "seconds": time.perf_counter() - started,
+            "tokens": result.tokens, "best": min(point["bits_per_byte"] for point in points),
         }  # fmt: skip
 
     def described(self) -> dict[str, Any]:
         """For results."""
-        options = self.options
+        options, elsewhere = self.options, self._elsewhere
         return {
-            "text": self.learned.description, "evaluation": self.evaluation.description, "steps": self.steps,
+            "text": self.learned.description, "evaluation": self._unseen.description,
+            "elsewhere": None if elsewhere is None else elsewhere.description, "steps": self.steps,
             "batch": options.batch, "context": options.context, "epochs": options.epochs, "seed": options.seed,
             "threads": options.threads,
         }  # fmt: skip
+
+
+class _Unseen:
+    """A text that no student learns from, ready to be measured on."""
+
+    def __init__(self, piece: texts.Piece, tokenizer: Tokenizer, context: int) -> None:
+        self.description = piece.description
+        self._bytes = int(cut_into_windows(piece.text, tokenizer, context).text_bytes.sum())
+        rows = text_batches([TextSource.of("unseen", piece.text)], tokenizer, 1, context, 0)
+        self._rows: list[Batch] = [rows.rows([row]) for row in range(len(rows))]
+
+    @torch.no_grad()
+    def measure(self, decoder: Decoder, asked: Objective) -> dict[str, float]:
+        """asked: gives cross-entropy and KL."""
+        sums = [asked(decoder, row)[1] for row in self._rows]
+        tokens = sum(row.weight() for row in self._rows)
+        cross_entropy = sum(one["cross_entropy"] for one in sums)
+        return {
+            "bits_per_byte": cross_entropy / math.log(2) / self._bytes,
+            "cross_entropy": cross_entropy / tokens,
+            "kl": sum(one["kl"] for one in sums) / tokens,
+        }
 
 
 def add_options(parser: argparse.ArgumentParser, rates: str) -> None:
     """What a study is told. rates: learning rates that are tried unless others are given."""
     parser.add_argument("--text", nargs="+", required=True, metavar="FILE[@START]")
     parser.add_argument("--evaluation", nargs="+", required=True, metavar="FILE[@START]")
+    parser.add_argument("--elsewhere", nargs="+", metavar="FILE[@START]", help="text of another kind to measure on")
     parser.add_argument("--tokens", type=int, default=160_000, help="of text to learn from")
     parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--evaluation-tokens", type=int, default=4096)
