@@ -8,7 +8,8 @@ with its second half and is measured on the first; `it=` without a file is text 
 different for the two. Every text gives the same number of tokens to both sides' calibration; smidgen chooses its tokens
 by the whole half.
 
-- smidgen: `smidgen cut --fit --langs`, which chooses the vocabulary and the bits together, without any training.
+- smidgen: `smidgen cut --fit --langs`, which chooses the vocabulary and the bits together. Nothing is trained, unless
+  `--heal` says for how many tokens: on the half that chose the vocabulary, before and after quantization.
 - llama.cpp: the best of the most promising mixtures (llama_cpp_mixtures.py) of at most twice the bytes. They are ranked
   by the quick looks of an earlier run of quality_vs_llama_cpp.py (`--screened`), and the first few are measured here,
   with an importance matrix from the same calibration text.
@@ -123,15 +124,16 @@ def smidgen_side(run: Comparison) -> tuple[Path, dict[str, Any]]:
     command = record.smidgen(
         "cut", options.original, "--fit", str(options.fit), "--langs", ",".join(run.calibration), *given, "-o", folder,
         "--seed", str(options.seed), "--threads", str(options.threads), "--tokens", str(options.tokens), "--no-measure",
-        "--json",
+        "--json", *(["--heal", options.heal] if options.heal else []),
     )  # fmt: skip
     cost = record.run(command, run.work / "smidgen.log")
     answer = json.loads((run.work / "smidgen.log").read_text().strip().splitlines()[-1])
     figures = run.measure(folder / "model.gguf")
-    steps = [step for step in answer["steps"] if step["step"] == "vocabulary"]
+    done = {name: [step for step in answer["steps"] if step["step"] == name] for name in ("vocabulary", "heal")}
     kinds = {tensor["name"]: tensor["kind"] for tensor in answer["tensors"]}
     return folder / "model.gguf", {
-        **figures, "vocabulary": steps, "types": kinds, "cost": cost, "command": record.shown(command[1:])
+        **figures, "vocabulary": done["vocabulary"], "healing": done["heal"], "types": kinds, "cost": cost,
+        "command": record.shown(command[1:]),
     }  # fmt: skip
 
 
@@ -244,6 +246,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--screened", nargs="+", type=Path, help="results of quality_vs_llama_cpp.py",
                         default=sorted(record.RESULTS.glob("quality_vs_llama_cpp*.json")))  # fmt: skip
     parser.add_argument("--finalists", type=int, default=3)
+    parser.add_argument("--heal", help="tokens or time that smidgen may train for: see smidgen cut --help")
     parser.add_argument("--untrimmed", action="store_true", help="also the same types without trimming")
     parser.add_argument("--alone", action="store_true", help="leave llama.cpp's files out")
     parser.add_argument("--repeats", type=int, default=5, help="of the speed measurement")
