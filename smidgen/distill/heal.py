@@ -186,7 +186,7 @@ def _lesson(teacher: Checkpoint, student: Checkpoint, sources: Sequence[TextSour
     if student.config.vocabulary != teacher.config.vocabulary:
         larger = Tokenizer.from_gguf(teacher.file.metadata)
         respelling = Respelling.between(larger, tokenizer)
-        paired = Paired(learned, tokenizer, larger, respelling)
+        paired = Paired.respelled(learned, tokenizer, larger, respelling)
         objective = DistillObjective(RestrictedTeacher(remembering, respelling), bf16=True)
         return _Lesson(objective, paired, [paired.pair(batch) for batch in watched], {})
     if teacher.config.vocabulary < _MANY_TOKENS:

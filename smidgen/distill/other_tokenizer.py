@@ -22,13 +22,12 @@ Cost: products with both heads, and the largest `ranks` of each run of logits. A
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from smidgen.data.text import padded
 from smidgen.distill.batch import Batch, Batches
 from smidgen.distill.losses import product
+from smidgen.distill.paired import NO_POSITION, Paired
 from smidgen.distill.restricted import teacher_documents
 from smidgen.distill.slopes import Ranked
 from smidgen.errors import SmidgenError, printable
@@ -36,8 +35,6 @@ from smidgen.model.config import ModelConfig
 from smidgen.model.tokenizer import Tokenizer
 from smidgen.numerics.divergence import soft_cap_
 from smidgen.shapes import Bool, Float, Int
-
-_NO_POSITION = -1
 
 
 class Reader(Protocol):
@@ -69,7 +66,7 @@ class OtherTokenizerTeacher:
         if batch.teacher_ids is None or batch.teacher_positions is None:
             raise SmidgenError("A teacher with another tokenizer needs batches with its own tokens: align them first.")
         hidden = self._teacher.hidden_states(batch.teacher_ids, teacher_documents(batch))
-        known = batch.teacher_positions != _NO_POSITION
+        known = batch.teacher_positions != NO_POSITION
         taken = torch.take_along_dim(hidden, batch.teacher_positions.clamp(min=0)[..., None], 1)
         config = self._teacher.config
         return RankedTarget(taken.flatten(0, 1), known.flatten(), self._teacher.head, config.logit_cap, self._ranks)
@@ -100,81 +97,30 @@ class RankedTarget:
         return Ranked(probabilities, (1 - probabilities.sum(1)).clamp(min=0), self.known[run])
 
 
-class Aligned:
-    """The same batches, each with the teacher's tokens of its texts and where both have read the same."""
+class Aligned(Paired):
+    """Batches for such a student, each with the teacher's tokens of its texts and where both have read the same."""
 
     def __init__(self, batches: Batches, student: Tokenizer, teacher: Tokenizer) -> None:
-        self._batches, self._student, self._teacher = batches, student, teacher
         if len(student) == len(teacher) and all(
             student.token_text(token) == teacher.token_text(token) for token in range(len(student))
         ):
             raise SmidgenError("Student and teacher have the same tokens: compare their probabilities token by token.")
+        opening = teacher.bos_id if teacher.adds_bos else None
+        controls = dict.fromkeys(student.eos_ids, teacher.eos_id)
+        if student.bos_id is not None:
+            controls[student.bos_id] = opening
+        super().__init__(batches, student, teacher, controls, opening)
 
-    def batch(self, step: int) -> Batch:
-        """That of a step. Raises SmidgenError where the two never have read the same."""
-        return self.align(self._batches.batch(step))
-
-    def align(self, batch: Batch) -> Batch:
-        """A batch of the student's tokens with the teacher's beside them."""
-        lengths = ((batch.weights != 0) * torch.arange(1, batch.ids.shape[1] + 1)).amax(1).tolist()
-        numbers = torch.zeros_like(batch.ids) if batch.documents is None else batch.documents
-        positions, rows = torch.full_like(batch.ids, _NO_POSITION), []
-        for row, length in enumerate(lengths):
-            tokens: list[int] = []
-            for start, stop in _runs(numbers[row, :length].tolist()):
-                found, places = self._document(batch.ids[row, start:stop].tolist(), batch.name)
-                positions[row, start:stop] = torch.where(places < 0, places, places + len(tokens))
-                tokens += found
-            rows.append(tokens)
-        if not bool(((positions != _NO_POSITION) & (batch.weights != 0)).any()):
+    def pair(self, batch: Batch) -> Batch:
+        """A batch of the student's tokens with the teacher's. Raises SmidgenError where they never meet."""
+        paired = super().pair(batch)
+        positions = paired.teacher_positions
+        if positions is None or not bool(((positions != NO_POSITION) & (batch.weights != 0)).any()):
             raise SmidgenError(
                 f"The tokenizers of student and teacher never stop at the same byte of {_name(batch.name)}: "
                 "nothing can be learned from this teacher there. Take one with a related tokenizer, or other texts."
             )
-        ids, _ = padded(rows, max(1, *map(len, rows)))
-        return replace(batch, teacher_ids=ids, teacher_positions=positions)
-
-    def _document(self, ids: list[int], name: str) -> tuple[list[int], Int[Tensor, " position"]]:
-        """The teacher's tokens of one document, and at which of them it has read the same as after each of `ids`."""
-        places = torch.full((len(ids),), _NO_POSITION)
-        tokens = [self._teacher.bos_id] if self._teacher.adds_bos and self._teacher.bos_id is not None else []
-        start = 1 if ids and ids[0] == self._student.bos_id else 0
-        if start and tokens:
-            places[0] = 0
-        ended = len(ids) > start and ids[-1] in self._student.eos_ids
-        text = ids[start : len(ids) - ended]
-        for token in text:
-            if token in self._student.control:
-                raise SmidgenError(
-                    f"{_name(name)} has the control token {printable(self._student.token_text(token))}, for which a "
-                    "teacher with another tokenizer has none: such texts cannot be aligned. Take plain text."
-                )
-        found, theirs = self._text(text)
-        places[start : start + len(text)] = torch.where(theirs < 0, theirs, theirs + len(tokens))
-        tokens += found
-        if ended and self._teacher.eos_id is not None:
-            places[-1] = len(tokens)
-            tokens.append(self._teacher.eos_id)
-        return tokens, places
-
-    def _text(self, ids: list[int]) -> tuple[list[int], Int[Tensor, " position"]]:
-        """The same for plain text. Bytes are counted from its end: some tokenizers put a space before a text."""
-        places = torch.full((len(ids),), _NO_POSITION)
-        own = [self._student.piece(token) for token in ids]
-        tokens = self._teacher.encode(self._student.decode(ids))
-        theirs = [self._teacher.piece(token) for token in tokens]
-        if b"".join(own).removeprefix(b" ") != b"".join(theirs).removeprefix(b" "):
-            return tokens, places  # bytes that are no text, or that the teacher cannot express
-        left, left_theirs = (sum(map(len, pieces)) - np.cumsum([*map(len, pieces)]) for pieces in (own, theirs))
-        _, here, there = np.intersect1d(left, left_theirs, return_indices=True)
-        places[torch.from_numpy(here)] = torch.from_numpy(there)
-        return tokens, places
-
-
-def _runs(numbers: list[int]) -> list[tuple[int, int]]:
-    """Start and end of each stretch of equal numbers."""
-    starts = [place for place, number in enumerate(numbers) if place == 0 or number != numbers[place - 1]]
-    return list(zip(starts, [*starts[1:], len(numbers)], strict=True))
+        return paired
 
 
 def _name(name: str) -> str:

@@ -1,6 +1,6 @@
 """Batches in which the student's tokens have the teacher's tokens of the same text beside them.
 
-A row is cut into documents, and these at control tokens, which are the same in both vocabularies. The text between is
+A row is cut into documents, and these at control tokens, each of which is one of the teacher's. The text between is
 tokenized anew by the teacher; wherever a token of both ends at one byte of it, both have read the same. A row may begin
 in the middle of a word; then so does the teacher's. Bytes that are no text, as a model that writes may leave, are
 byte tokens for both. Where the teacher cannot express the same bytes, it has no position from there to the next
@@ -8,7 +8,7 @@ control token. Positions that have neither a teacher nor a next token count no m
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 
 from smidgen.data.text import padded
 from smidgen.distill.batch import NO_TARGET, Batch, Batches
+from smidgen.errors import SmidgenError, printable
 from smidgen.model.tokenizer import Tokenizer
 from smidgen.model.tokenizers.respelling import Respelling
 from smidgen.shapes import Int
@@ -25,11 +26,27 @@ _NO_TEXT = re.compile("([\udc80-\udcff])")  # how Python writes a byte that is n
 
 
 class Paired:
-    """The same batches, each with `teacher_ids` and `teacher_positions`."""
+    """The same batches, each with `teacher_ids` and `teacher_positions`.
 
-    def __init__(self, batches: Batches, student: Tokenizer, teacher: Tokenizer, respelling: Respelling) -> None:
-        self._batches, self._student, self._respelling = batches, student, respelling
+    controls: the student's control tokens → what the teacher reads there, None for nothing. Others are refused.
+    opening: what the teacher reads before every document, unless it begins with just that.
+    """
+
+    def __init__(
+        self,
+        batches: Batches,
+        student: Tokenizer,
+        teacher: Tokenizer,
+        controls: Mapping[int, int | None],
+        opening: int | None = None,
+    ) -> None:
+        self._batches, self._student, self._controls, self._opening = batches, student, controls, opening
         self._teacher = _Speller(teacher)
+
+    @classmethod
+    def respelled(cls, batches: Batches, student: Tokenizer, teacher: Tokenizer, respelling: Respelling) -> "Paired":
+        """For a student whose vocabulary is a part of the teacher's."""
+        return cls(batches, student, teacher, {token: int(respelling.kept[token]) for token in student.control})
 
     def batch(self, step: int) -> Batch:
         """That of a step."""
@@ -39,7 +56,7 @@ class Paired:
         """A batch of the student's tokens with the teacher's."""
         documents = batch.documents if batch.documents is not None else torch.zeros_like(batch.ids)
         rows = [
-            self._row(ids[:last], targets[last - 1] if last else NO_TARGET, numbers[:last])
+            self._row(ids[:last], targets[last - 1] if last else NO_TARGET, numbers[:last], batch.name)
             for ids, targets, numbers, last in zip(
                 batch.ids.tolist(), batch.targets.tolist(), documents.tolist(), _lengths(batch), strict=True
             )
@@ -54,23 +71,45 @@ class Paired:
             teacher_positions=positions,
         )  # fmt: skip
 
-    def _row(self, ids: list[int], last_target: int, documents: list[int]) -> tuple[list[int], Int[np.ndarray, " n"]]:
+    def _row(
+        self, ids: list[int], last_target: int, documents: list[int], name: str
+    ) -> tuple[list[int], Int[np.ndarray, " n"]]:
         """The teacher's tokens of a row, and at which of them it has read what the student has at each place."""
         read, spelled = len(ids), [*ids, last_target] if last_target != NO_TARGET else ids
         numbers = [*documents, documents[-1]] if last_target != NO_TARGET else documents
         tokens: list[int] = []
         positions = np.full(len(spelled), NO_POSITION, dtype=np.int64)
         for start, stop in self._stretches(spelled, numbers):
-            if stop - start == 1 and spelled[start] in self._student.control:
+            begins = start == 0 or numbers[start] != numbers[start - 1]
+            control = self._counterpart(spelled[start], name) if spelled[start] in self._student.control else None
+            if begins and self._opening is not None and control != self._opening:
+                tokens.append(self._opening)
+            if control is not None:
                 positions[start] = len(tokens)
-                tokens.append(int(self._respelling.kept[spelled[start]]))
-                continue
-            pieces = [self._student.piece(token) for token in spelled[start:stop]]
-            others, ends = self._teacher.spell(b"".join(pieces), self._student.decode(spelled[start:stop]))
-            _, here, there = np.intersect1d(np.cumsum([len(piece) for piece in pieces]), ends, return_indices=True)
-            positions[start + here] = len(tokens) + there
-            tokens += others
+                tokens.append(control)
+            elif spelled[start] not in self._student.control:
+                others, ends = self._teacher.spell(*self._text(spelled[start:stop]))
+                _, here, there = np.intersect1d(self._ends(spelled[start:stop]), ends, return_indices=True)
+                positions[start + here] = len(tokens) + there
+                tokens += others
         return tokens, positions[:read]
+
+    def _counterpart(self, control: int, name: str) -> int | None:
+        if control not in self._controls:
+            where = f" in {printable(name)}" if name else ""
+            raise SmidgenError(
+                f"The teacher has none like the control token {printable(self._student.token_text(control))}{where}, "
+                "and so cannot read such a text. Take plain text."
+            )
+        return self._controls[control]
+
+    def _text(self, ids: list[int]) -> tuple[bytes, str]:
+        """The bytes of tokens, and the same as a text."""
+        return b"".join(self._student.piece(token) for token in ids), self._student.decode(ids)
+
+    def _ends(self, ids: list[int]) -> Int[np.ndarray, " n"]:
+        """After how many of the bytes each token ends."""
+        return np.cumsum([len(self._student.piece(token)) for token in ids])
 
     def _stretches(self, ids: list[int], documents: list[int]) -> Iterator[tuple[int, int]]:
         """Where the control tokens stand, and the runs of text of one document between them."""
@@ -119,14 +158,14 @@ class _Speller:
                 break
             tokens += found
             sizes = np.cumsum([len(self._tokenizer.piece(token)) for token in found], dtype=np.int64)
-            if len(sizes):  # less the space that some tokenizers put before a text that has none
+            if len(sizes):  # less the space that only one of the two tokenizers puts before a text
                 ends.append(done + sizes - (int(sizes[-1]) - len(wanted)))
             done += len(wanted)
         return tokens, np.concatenate(ends)
 
     def _text(self, texts: list[str], wanted: bytes) -> list[int] | None:
-        """Tokens of one of the texts whose bytes are `wanted`, or a space more in front of them."""
-        for spelled in (wanted, b" " + wanted):
+        """Tokens of one of the texts whose bytes are `wanted`, but for a space in front of them."""
+        for spelled in (wanted, b" " + wanted, wanted.removeprefix(b" ")):
             for text in texts:
                 found = self._tokenizer.encode(text)
                 if b"".join(self._tokenizer.piece(token) for token in found) == spelled:

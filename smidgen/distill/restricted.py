@@ -64,7 +64,8 @@ def teach(
     live = LiveTeacher(teacher, quick=quick)
     if respelling.same:
         return live, batches
-    return RestrictedTeacher(live, respelling, restrict=restrict), Paired(batches, smaller, larger, respelling)
+    paired = Paired.respelled(batches, smaller, larger, respelling)
+    return RestrictedTeacher(live, respelling, restrict=restrict), paired
 
 
 class RestrictedTeacher:

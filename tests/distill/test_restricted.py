@@ -65,7 +65,7 @@ class Once:
 
 
 def paired(batch: Batch, larger: Tokenizer, smaller: Tokenizer, respelling: Respelling) -> Batch:
-    return Paired(Once(batch), smaller, larger, respelling).batch(0)
+    return Paired.respelled(Once(batch), smaller, larger, respelling).batch(0)
 
 
 # -- spellings -------------------------------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ def test_a_student_learns_its_own_spelling_live_and_from_disk(
     """Texts with dropped tokens, read side by side, until the student says what the teacher says of its pieces."""
     larger, smaller, respelling = made(sentencepiece)
     texts = [smaller.encode(text) for text in (TEXT[:50], TEXT[30:90], "the lazy fox runs")]
-    batches = Paired(Once(as_batch(texts)), smaller, larger, respelling)
+    batches = Paired.respelled(Once(as_batch(texts)), smaller, larger, respelling)
     batch, learned = batches.batch(0), RestrictedTeacher(teacher[0], respelling)
     options = CacheOptions(len(smaller), 0)
     cache_teacher(learned, batches, 1, tmp_path, teacher_sha256="aa", fingerprint={}, options=options)
