@@ -10,9 +10,10 @@ import smidgen  # noqa: F401 - first of all, because it sets up OpenMP before to
 # Shapes in annotations are checked while tests run: everywhere that tensors are made and taken apart. (Tokenizers have
 # no tensors, and millions of small calls.)
 _MODEL = ["attention", "decoder", "feed_forward", "norms", "rope"]
+_DISTILL = ["batch", "fresh", "lattice", "lora", "slopes"]
 install_import_hook(
     [*(f"smidgen.model.{name}" for name in _MODEL), "smidgen.numerics", "smidgen.prune", "smidgen.quant"]
-    + ["smidgen.calibrate", "smidgen.distill.lattice"],
+    + ["smidgen.calibrate", *(f"smidgen.distill.{name}" for name in _DISTILL)],
     "beartype.beartype",
 )
 

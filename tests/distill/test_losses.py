@@ -42,7 +42,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("divergence", [Divergence(), Divergence("jensen-shannon", temperature=2, hard=0.5)])
+@pytest.mark.parametrize("divergence", [Divergence(), Divergence("jensen-shannon", temperature=2.0, hard=0.5)])
 @pytest.mark.parametrize("cap", [None, 5.0])
 def test_memory_does_not_grow_with_the_text(
     divergence: Divergence, cap: float | None, monkeypatch: pytest.MonkeyPatch
@@ -159,7 +159,7 @@ def test_a_teacher_of_bfloat16() -> None:
     ],
 )  # fmt: skip
 def test_a_divergence_that_cannot_be(wrong: dict[str, Any], says: str) -> None:
-    with pytest.raises(SmidgenError, match=says):
+    with pytest.raises((SmidgenError, TypeError), match=says):  # a check of annotations, on in tests, may be first
         Divergence(**wrong)
 
 

@@ -106,7 +106,7 @@ def test_the_fused_loss_is_the_naive_one(kind: Kind, cap: float | None, temperat
 @pytest.mark.parametrize("cap", [None, 3.0])
 def test_cross_entropy_alone(cap: float | None) -> None:
     case = Case(1)
-    assert_same(case.fused(None, cap, Divergence(temperature=2)), case.naive(None, cap, Divergence()))
+    assert_same(case.fused(None, cap, Divergence(temperature=2.0)), case.naive(None, cap, Divergence()))
 
 
 class Fixed:
