@@ -15,7 +15,7 @@ import smidgen
 PACKAGE = Path(smidgen.__file__).parent
 
 # Modules that anyone may import; of ours they import only one another.
-FOUNDATION = {"atomic", "errors", "memory", "openmp", "progress", "shapes"}
+FOUNDATION = {"atomic", "curve", "errors", "memory", "openmp", "progress", "shapes"}
 
 # Part → the parts it may import. Parts that are not listed here (cli, recipe, plan, the package itself) see all.
 ALLOWED: dict[str, set[str]] = {

@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
+from smidgen.curve import curve_svg
 from smidgen.errors import printable
 from smidgen.measure.report_pictures import damage_picture, pair_picture, type_picture, type_shares
 
@@ -41,8 +42,18 @@ def render(card: Mapping[str, Any]) -> str:
         worst=worst_text(card), types=picture, shares=type_shares(tensors), damage=damage,
         damages=damage_picture(picture, damage) if damage else None, made=_made(card), steps=_steps(card),
         not_measured=NOT_MEASURED, calibration=calibration_texts(card), history=_history(card), trimmed=trimmed,
-        trims=[pair_picture(title, trimmed, key) for title, key in _TRIM_PICTURES],
+        trims=[pair_picture(title, trimmed, key) for title, key in _TRIM_PICTURES], healings=healings(card),
     )  # fmt: skip
+
+
+def healings(card: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], Markup]]:
+    """Each step of healing, and its curve as a picture."""
+    title = "KL divergence from the original on the watched text, over the steps of training"
+    return [
+        (step, Markup(curve_svg(title, points, "steps of training", "KL on the watched text, nats per token", True)))
+        for step in card["steps"]
+        if (points := [(float(at), float(kl)) for at, kl in step.get("watched", ())])
+    ]
 
 
 def trimmed_texts(card: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

@@ -10,7 +10,7 @@ from smidgen.measure.card import build_card
 from smidgen.measure.report import number, percent, render, size, verdict
 from tests.measure.test_card import full_card, model, text
 
-VOID = {"meta", "br", "link", "img", "input", "hr", "rect", "line"}
+VOID = {"meta", "br", "link", "img", "input", "hr", "rect", "line", "polyline"}
 
 
 class Page(HTMLParser):
@@ -52,6 +52,14 @@ def test_the_page_needs_nothing_from_outside_and_runs_nothing() -> None:
         assert not attributes.keys() & {"src", "href", "srcset", "action", "onload", "onclick"}
     assert "http://" not in page and "https://" not in page and "url(" not in page and "@import" not in page
     assert "default-src 'none'" in page
+
+
+def test_healing_is_shown_as_a_curve() -> None:
+    step = {"step": "heal", "tokens": 4096, "seconds": 61.5, "watched": [[0, 0.0612], [2, 0.0551], [4, 0.0493]]}
+    page = render(bare_card(steps=[step]))
+    Page(page)
+    assert "How it healed" in page and "4,096 tokens" in page and "0.0493" in page and "http://" not in page
+    assert "How it healed" not in render(bare_card())
 
 
 def test_the_page_says_the_main_figures() -> None:
