@@ -11,13 +11,14 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from smidgen.data.sources import read_texts
 from smidgen.distill.fresh import FreshShape
 from smidgen.distill.lattice import careful_rate
 from smidgen.distill.metrics import TensorBoard, Trackio, Writer, training_operations
@@ -136,18 +137,24 @@ def distill_together(
 ) -> DistillResult:  # fmt: skip
     """`distill` by several processes that share every batch: of this machine, or of the Ray cluster at an address.
 
-    On a cluster, what the teacher has to write or to be asked before is shared too. Where one of them dies, all go on from the last checkpoint. A script that calls this needs its
-    `if __name__ == "__main__":`.
+    On a cluster, what the teacher has to write, or to be asked before, is shared too. Where a process dies, all go on
+    from the last checkpoint. A script that calls this needs its `if __name__ == "__main__":`.
     """
     _refuse_contradictions(options, student)
     if ray is None:
         return run_together(partial(_as_one_of_many, teacher, student, output, options), workers, None, resume)
     from smidgen.distill.cluster import connected
-    from smidgen.on_cluster import prepared_on_ray
+    from smidgen.on_cluster import for_any_folder, prepared_on_ray
 
+    teacher, student = for_any_folder(teacher), None if student is None else for_any_folder(student)
+    options = replace(
+        options, texts=tuple(read_texts(options.texts)), data=tuple(path.absolute() for path in options.data)
+    )
+    there = output.absolute()
     with connected(ray, workers):
-        options, resume = prepared_on_ray(teacher, student, output, options, workers, ray, resume=resume)
-        return run_together(partial(_as_one_of_many, teacher, student, output, options), workers, ray, resume)
+        options, resume = prepared_on_ray(teacher, student, there, options, workers, ray, resume=resume)
+        result = run_together(partial(_as_one_of_many, teacher, student, there, options), workers, ray, resume)
+    return replace(result, path=output / MODEL_FILE)
 
 
 def _as_one_of_many(

@@ -60,9 +60,10 @@ def read_training_text(
     documents, notes = _of_json_lines(data, student, tokenizer, context)
     sources = read_texts(texts)
     if not documents and not sources:
-        sources = [_by_the_teacher(teacher, min(tokens, _SELF_WRITTEN), seed)]
+        sources = [_by_the_teacher(teacher, self_written_tokens(tokens), seed)]
     documents += text_documents(sources, tokenizer, context)
-    aside = set(choose_windows(len(documents), min(_MOST_HELD_OUT, len(documents) // _HELD_OUT), seed))
+    wanted = min(_MOST_HELD_OUT, len(documents) // _HELD_OUT)
+    aside = set(choose_windows(len(documents), wanted, seed)) if wanted else set()
     learned = [document for place, document in enumerate(documents) if place not in aside]
     batches = PackedBatches(learned, None, rows, context, seed)
     held_out: list[Batch] = []
@@ -92,6 +93,11 @@ def _of_json_lines(
     tally, coder = Tally(), Coder(tokenizer, template, context, on_prompts=True)
     found = [example for path in data for example in coder.read(path, tally)]
     return [Document(example.ids, example.name, example.weights) for example in found], tally.notes(context)
+
+
+def self_written_tokens(tokens: int) -> int:
+    """How many the teacher writes for a training that takes so many."""
+    return min(tokens, _SELF_WRITTEN)
 
 
 def _by_the_teacher(teacher: Checkpoint, tokens: int, seed: int) -> TextSource:

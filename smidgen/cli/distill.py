@@ -84,6 +84,21 @@ def command(
         typer.Option("--hard", min=0, max=1, metavar="SHARE", rich_help_panel=_LOSS,
                      help="Share of cross-entropy with the text; 1 to do without the teacher."),
     ] = 0.0,
+    match_hidden: Annotated[
+        float,
+        typer.Option("--match-hidden", min=0, metavar="WEIGHT", rich_help_panel=_LOSS,
+                     help="Weight of making the layers' outputs like the teacher's, beside its predictions."),
+    ] = 0.0,
+    match_relations: Annotated[
+        float,
+        typer.Option("--match-relations", min=0, metavar="WEIGHT", rich_help_panel=_LOSS,
+                     help="The same for relations between queries, keys and values in the last of these layers."),
+    ] = 0.0,
+    match_layers: Annotated[
+        str | None,
+        typer.Option("--match-layers", metavar="OWN:TEACHER,…", rich_help_panel=_LOSS,
+                     help="Which of its layers is like which of the teacher's, from 0.  [default: by its history]"),
+    ] = None,
     on_policy: Annotated[
         float,
         typer.Option("--on-policy", min=0, max=1, metavar="SHARE", rich_help_panel=_LOSS,
@@ -132,6 +147,7 @@ def command(
       smidgen distill gemma-3-270m pruned/model.gguf --steps 200 -o healed
       smidgen distill model-f16.gguf small/model.gguf --steps 100 --text my-field.txt -o better
       smidgen distill gemma-3-270m new --layers 6 --init random --data corpus --optimizer muon --steps 5000 -o student
+      smidgen distill gemma-3-270m pruned/model.gguf --steps 500 --match-hidden 0.5 --text books.txt -o recovered
       smidgen distill gemma-3-270m student --loss jsd --on-policy 0.5 --steps 500 --data questions.jsonl -o again
       smidgen distill gemma-3-270m new --layers 12 --steps 2000 --text books.txt -o student --resume
       smidgen distill gemma-3-270m new --layers 12 --steps 2000 --data corpus -o student --workers 4
@@ -140,16 +156,19 @@ def command(
     shape = {"layers": layers, "width": width, "ffn": ffn, "heads": heads, "kv_heads": kv_heads}
     fresh = student == "new"
     _refuse_shape_of_a_student_that_exists(fresh, {**shape, "init": init})
+    pairs = None if match_layers is None else _pairs_of_layers(match_layers)
     _refuse_early(teacher, None if fresh else student, output, text or [])
     from smidgen.distill.fresh import FreshShape
     from smidgen.distill.losses import Divergence
+    from smidgen.distill.matching import MatchingOptions
     from smidgen.distill.team import is_writer
     from smidgen.distilling import DistillOptions, distill, distill_together
 
     kind = "jensen-shannon" if loss == "jsd" else loss
     wanted = DistillOptions(
         steps, tuple(text or ()), tuple(data or ()), FreshShape(**shape), init or "slices", lr, batch, context,
-        optimizer, schedule, Divergence(kind, beta, temperature, hard), on_policy, cache_teacher, checkpoint_every,
+        optimizer, schedule, Divergence(kind, beta, temperature, hard),
+        MatchingOptions(match_hidden, match_relations, pairs), on_policy, cache_teacher, checkpoint_every,
         gradient_checkpointing, seed, threads, tensorboard, trackio,
     )  # fmt: skip
     models = teacher, None if fresh else student, output, wanted
@@ -165,6 +184,19 @@ def _refuse_shape_of_a_student_that_exists(fresh: bool, said: dict[str, Any]) ->
     given = [name.replace("_", "-") for name, value in said.items() if value is not None]
     if given and not fresh:
         raise typer.BadParameter(f"--{given[0]} is for a fresh student; a model has its shape. Say 'new' for STUDENT")
+
+
+def _pairs_of_layers(said: str) -> tuple[tuple[int, int], ...]:
+    """ "0:2,1:5" → ((0, 2), (1, 5)), each of the student's layers once."""
+    found: dict[int, int] = {}
+    for pair in said.split(","):
+        own, colon, teachers = pair.strip().partition(":")
+        if not (colon and own.isdecimal() and teachers.isdecimal()):
+            raise typer.BadParameter("--match-layers takes pairs of numbers from 0, such as 0:2,1:5")
+        if int(own) in found:
+            raise typer.BadParameter(f"--match-layers has layer {int(own)} of the student twice")
+        found[int(own)] = int(teachers)
+    return tuple(found.items())
 
 
 def _refuse_early(teacher: str, student: str | None, output: Path, texts: list[str]) -> None:

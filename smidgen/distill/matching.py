@@ -43,18 +43,79 @@ from smidgen.shapes import Bool, Float
 _RELATED = ("query", "key", "value")
 
 
+@dataclass(frozen=True)
+class MatchingOptions:
+    """Whether to match, and what.
+
+    hidden, relations: weights of the two terms beside the divergence, 0 to leave one out.  layers: pairs of a student's
+    layer and the teacher's that it should be like, from 0; None to find them (`layers_alike`).
+    """
+
+    hidden: float = 0.0
+    relations: float = 0.0
+    layers: tuple[tuple[int, int], ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.hidden < 0 or self.relations < 0:
+            raise SmidgenError("A weight below 0 would teach the student to be unlike its teacher. Give one above 0.")
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anything is matched at all."""
+        return self.hidden > 0 or self.relations > 0
+
+
 def layers_after(kept: Sequence[int], layers: int) -> dict[int, int]:
     """Of a student that has kept some of its teacher's layers: each of its own → the one that it should end like.
 
-    That is the one before the next that was kept: who stays does the work of those that are gone after it, too.
+    That is the one before the next that was kept: who stays does the work of those that are gone after it, too. Of a
+    layer that the student has twice in a row, only the second ends like anything in the teacher.
     """
     ends = [*kept[1:], layers]
-    return {own: end - 1 for own, end in enumerate(ends)}
+    return {own: end - 1 for own, (layer, end) in enumerate(zip(kept, ends, strict=True)) if end > layer}
 
 
 def evenly(own: int, layers: int) -> dict[int, int]:
     """The same for a student of `own` layers that has nothing of its teacher's: TinyBERT's even spacing."""
-    return {index: (index + 1) * layers // own - 1 for index in range(own)}
+    ends = [place * layers // own for place in range(own + 1)]
+    return {index: ends[index + 1] - 1 for index in range(own) if ends[index + 1] > ends[index]}
+
+
+def layers_alike(steps: Sequence[Mapping[str, Any]], own: int, layers: int) -> dict[int, int]:
+    """Which layer of a teacher with `layers` of them each of a student's `own` layers should end like.
+
+    steps: the student's history (`formats.history`). Where it says which layers of such a teacher were left out on the
+    way to this student, that decides; else they are spaced evenly.
+    """
+    if own == layers:
+        return {layer: layer for layer in range(own)}
+    for start in reversed(range(len(steps))):  # the teacher may have a history too
+        kept = _kept(steps[start:], layers)
+        if kept is not None and len(kept) == own:
+            return layers_after(kept, layers)
+    return evenly(own, layers)
+
+
+def _kept(steps: Sequence[Mapping[str, Any]], layers: int) -> list[int] | None:
+    """What is left of so many layers after some steps; None where these were not taken with so many."""
+    kept = list(range(layers))
+    for step in steps:
+        parameters = step.get("parameters")
+        try:
+            match step.get("step"), parameters:
+                case "depth", {"layers": left, "removed": runs}:
+                    gone = {layer for run in runs for layer in run}
+                    before, chosen = left + len(gone), [place for place in range(len(kept)) if place not in gone]
+                case "distill", {"begun_as": {"layers": chosen, "of": before}}:
+                    pass
+                case _:
+                    continue
+            if before != len(kept):
+                return None
+            kept = [kept[place] for place in chosen]
+        except (TypeError, IndexError):  # a file can say anything
+            return None
+    return kept
 
 
 @dataclass

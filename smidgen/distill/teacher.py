@@ -67,6 +67,11 @@ class LiveTeacher:
         return self.config.vocabulary
 
     @property
+    def decoder(self) -> Decoder:
+        """The model, for whoever watches what happens inside (`distill.matching`)."""
+        return self._decoder
+
+    @property
     def head(self) -> Float[Tensor, "vocab hidden"]:
         """The output head."""
         head = self._decoder.head

@@ -13,13 +13,15 @@ def test_a_fresh_student_from_the_command_line(run_smidgen: SmidgenCommand, tmp_
     (tmp_path / "text.txt").write_text(TEXT[:2000])
     words = [
         "distill", str(teacher), "new", "--layers", "2", "--width", "32", "--ffn", "48", "--steps", "3", "--batch", "2",
-        "--context", "32", "--text", "text.txt", "-o", "out", "--threads", "1",
+        "--context", "32", "--text", "text.txt", "-o", "out", "--threads", "1", "--match-hidden", "0.1",
+        "--match-layers", "0:1,1:4",
     ]  # fmt: skip
     done = run_smidgen(*words, "--json", "--quiet")
     assert (done.returncode, done.stderr) == (0, "")
     result = json.loads(done.stdout)
     assert result["steps"] == 3 and result["path"] == "out/model.gguf"
-    assert len((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()) == 3
+    lines = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 3 and "hidden" in json.loads(lines[0])
     assert "2 layers" in run_smidgen("inspect", "out").stdout
 
 
@@ -30,6 +32,8 @@ def test_what_is_refused_before_torch_is_loaded(run_smidgen: SmidgenCommand, tmp
         (["--layers", "2"], "--layers is for a fresh student"),
         (["--text", "none.txt"], "no such file"),
         (["--loss", "l2"], "'l2' is not one of"),
+        (["--match-layers", "0-1"], "takes pairs of numbers"),
+        (["--match-layers", "0:1,0:2"], "layer 0 of the student twice"),
     ):
         done = run_smidgen(*words, *more)
         assert (done.returncode, done.stdout) == (2, "")

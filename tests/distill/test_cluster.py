@@ -1,26 +1,37 @@
 """Training and other work on a Ray cluster of this machine. One test for all: Ray takes seconds to start."""
 
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from smidgen.data.sources import TextSource
 from smidgen.distill.cluster import cache_on_ray, connected, map_on_ray, train_on_ray
-from smidgen.distill.teacher_cache import CachedTeacher, CacheOptions, cache_teacher
+from smidgen.distill.fresh import FreshShape
+from smidgen.distill.teacher_cache import CachedTeacher, CacheOptions, cache_teacher, steps_cached
 from smidgen.errors import SmidgenError
-from smidgen.on_cluster import written_on_ray
+from smidgen.lesson import DistillOptions, Lesson
+from smidgen.on_cluster import author, prepared_on_ray, written_on_ray
 from tests.distill.together import lines, refuse_three, teacher_and_batches, train, train_and_be_killed_once
+from tests.test_cut import TEXT
 from tests.tiny_models import write_llama
 
 NAMES = {"teacher_sha256": "ab" * 32, "fingerprint": {"texts": "random"}, "options": CacheOptions(4, 4)}
 
 
 def test_on_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = str(write_llama(tmp_path / "tiny.gguf"))
+    monkeypatch.setenv("SMIDGEN_HOME", str(tmp_path / "our home"))
+    jobs = [{"seed": 7 * 1_000_003 + place, "tokens": tokens} for place, tokens in enumerate((64, 64, 22))]
+    written = "\n\n".join(author(model)(job)["text"] for job in jobs)
     monkeypatch.setenv("SMIDGEN_HOME", str(tmp_path / "home"))
-    with connected("local"):
+    with connected("local", 2):
         _trains_as_one_process_does(tmp_path)
         _caches_what_one_process_does(tmp_path)
-        _writes_the_same_with_any_number_of_workers(tmp_path)
+        for address in ("local", "what is written is kept"):
+            assert written_on_ray(model, 150, 7, 2, address, tokens_a_job=64).text == written
+        _prepares_a_distillation(tmp_path, model)
         with pytest.raises(SmidgenError, match="^three is not to be had$"):
             map_on_ray(refuse_three, [{"n": number} for number in range(5)], 1, "local")
 
@@ -36,9 +47,9 @@ def _trains_as_one_process_does(folder: Path) -> None:
 
 def _caches_what_one_process_does(folder: Path) -> None:
     teacher, batches = teacher_and_batches()
-    cache_teacher(teacher, batches, 5, folder / "cached", **NAMES)
-    for steps in (3, 5):  # the second call goes on where the first one ended
-        cache_on_ray(teacher_and_batches, steps, folder / "joined", 1, "local", **NAMES, steps_a_job=2)
+    for name, steps in (("cached", 5), ("joined", 3)):
+        cache_teacher(teacher, batches, steps, folder / name, **NAMES)
+    cache_on_ray(teacher_and_batches, 5, folder / "joined", 1, "local", **NAMES, steps_a_job=2)  # goes on there
     alone, joined = (
         CachedTeacher(folder / name, "ab" * 32, {"texts": "random"}) for name in ("cached", "joined")
     )  # fmt: skip
@@ -50,7 +61,14 @@ def _caches_what_one_process_does(folder: Path) -> None:
     assert not list((folder / "joined").glob("part-*"))
 
 
-def _writes_the_same_with_any_number_of_workers(folder: Path) -> None:
-    model = str(write_llama(folder / "tiny.gguf"))
-    one, two = (written_on_ray(model, 1500, 7, workers, "local", tokens_a_job=600) for workers in (1, 2))
-    assert one == two and len(one.text) > 1000
+def _prepares_a_distillation(folder: Path, model: str) -> None:
+    """The teacher has said all that it will be asked, and the training finds that."""
+    options = DistillOptions(
+        2, (TextSource.of("letters", TEXT[:2000]),), shape=FreshShape(layers=1), batch=2, context=32, cache_teacher=True
+    )
+    prepared, resume = prepared_on_ray(model, None, folder / "out", options, 2, "local", resume=False)
+    assert prepared == options and resume
+    with ExitStack() as stack:
+        lesson = Lesson.open(model, None, options, stack)
+        workspace = lesson.open_workspace(folder / "out", resume)
+        assert steps_cached(lesson.cache_folder(workspace)) == lesson.asked()[1] == 2 + len(lesson.held_out())

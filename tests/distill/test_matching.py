@@ -9,7 +9,7 @@ from torch import Tensor
 
 from smidgen.distill.batch import Batch
 from smidgen.distill.losses import DenseTarget, DistillObjective, Listed
-from smidgen.distill.matching import Matched, Matching, evenly, layers_after
+from smidgen.distill.matching import Matched, Matching, MatchingOptions, evenly, layers_after, layers_alike
 from smidgen.distill.slopes import Taught
 from smidgen.distill.trainee import Plain
 from smidgen.errors import SmidgenError
@@ -43,6 +43,40 @@ def test_layer_maps() -> None:
     assert layers_after([0, 1, 4, 7], 9) == {0: 0, 1: 3, 2: 6, 3: 8}
     assert evenly(4, 12) == {0: 2, 1: 5, 2: 8, 3: 11}
     assert evenly(3, 5) == {0: 0, 1: 2, 2: 4}
+    assert layers_after([0, 0, 1, 2], 3) == evenly(4, 3) == {1: 0, 2: 1, 3: 2}  # of a student with more
+
+
+def taken(before: int, *runs: list[int]) -> dict[str, Any]:
+    """A step of a history that takes layers out."""
+    return {"step": "depth", "parameters": {"layers": before - sum(map(len, runs)), "removed": list(runs)}}
+
+
+FRESH = {"step": "distill", "parameters": {"begun_as": {"layers": [0, 3, 5], "of": 6}}}
+
+
+@pytest.mark.parametrize(
+    ("steps", "own", "layers", "expected"),
+    [
+        ([], 3, 3, {0: 0, 1: 1, 2: 2}),
+        ([], 3, 6, evenly(3, 6)),
+        ([taken(6, [4], [1, 2])], 3, 6, layers_after([0, 3, 5], 6)),
+        ([taken(6, [4]), {"step": "width"}, taken(5, [1, 2])], 3, 6, layers_after([0, 3, 5], 6)),
+        ([taken(9, [0, 7, 8]), taken(6, [4], [1, 2])], 3, 6, layers_after([0, 3, 5], 6)),  # the teacher was cut too
+        ([taken(9, [0, 7, 8]), taken(6, [4], [1, 2])], 3, 9, layers_after([1, 4, 6], 9)),
+        ([FRESH, {"step": "distill", "parameters": {}}], 3, 6, layers_after([0, 3, 5], 6)),
+        ([taken(6, [4], [1, 2])], 3, 7, evenly(3, 7)),
+        ([{"step": "depth", "parameters": {"layers": "3", "removed": 3}}, {"step": "depth"}], 3, 6, evenly(3, 6)),
+    ],
+    ids=["as deep", "unknown", "cut", "cut twice", "of a cut", "of its original", "fresh", "another's", "nonsense"],
+)
+def test_which_layers_are_alike(steps: list[dict[str, Any]], own: int, layers: int, expected: dict[int, int]) -> None:
+    assert layers_alike(steps, own, layers) == expected
+
+
+def test_options() -> None:
+    assert MatchingOptions(relations=0.1).wanted and not MatchingOptions(layers=((0, 1),)).wanted
+    with pytest.raises(SmidgenError, match="below 0"):
+        MatchingOptions(hidden=-1)
 
 
 def outputs(decoder: Decoder, ids: Tensor) -> list[Tensor]:

@@ -9,10 +9,11 @@ import torch
 from smidgen.distill import launch as launching
 from smidgen.distill.batch import NO_TARGET
 from smidgen.distill.launch import launch
+from smidgen.distill.matching import MatchingOptions
 from smidgen.distill.parallel import filled_up
 from smidgen.errors import SmidgenError
 from smidgen.formats.workspace import Workspace
-from tests.distill.together import Odd, all_of_it, distilled, lines, refuse, train
+from tests.distill.together import MATCHED, Odd, all_of_it, distilled, lines, refuse, train
 from tests.tiny_models import write_llama
 
 
@@ -36,6 +37,12 @@ def test_two_processes_learn_as_one_and_survive_being_killed(tmp_path: Path, cap
     assert sorted(path.name for path in (tmp_path / "distilled").iterdir()) == [
         "README.md", "metrics.jsonl", "model.gguf"
     ]  # fmt: skip
+    for name, width in MATCHED.items():
+        distilled(tmp_path, tmp_path / "alone", width, MatchingOptions(0.3, 0.3))
+        one, two = lines(tmp_path / "alone"), lines(tmp_path / name)
+        assert two[0]["grad_norm"] == pytest.approx(one[0]["grad_norm"], 1e-3), name
+        for key in ("loss", "hidden", "relations"):
+            assert [line[key] for line in two] == pytest.approx([line[key] for line in one], 1e-2), (name, key)
     assert loss == lines(tmp_path / "whole")[-1]["loss"] == lines(tmp_path / "killed")[-1]["loss"]
     assert len(lines(tmp_path / "killed")) == 10 and evaluations[-1][0] == 10
     whole, killed = (Workspace(tmp_path / each).load_tensors("trained") for each in ("whole", "killed"))

@@ -15,6 +15,7 @@ from smidgen.data.sources import TextSource
 from smidgen.distill.batch import Batch
 from smidgen.distill.fresh import FreshShape
 from smidgen.distill.losses import DenseTarget, LanguageObjective
+from smidgen.distill.matching import MatchingOptions
 from smidgen.distill.optimizer import OptimizerKind
 from smidgen.distill.team import joined
 from smidgen.distill.trainee import Plain
@@ -26,6 +27,11 @@ from smidgen.model.decoder import Decoder
 from tests.distill.training import CONFIG, OPTIONS, RandomBatches
 from tests.test_cut import TEXT
 from tests.tiny_models import random_decoder
+
+UNMATCHED = MatchingOptions()
+#: Widths of students whose states are matched: one as wide as its teacher, which is divided among the processes, and
+#: one with matrices between the two, which every process holds whole.
+MATCHED = {"divided": 64, "projected": 32}
 
 
 class Odd(RandomBatches):
@@ -98,11 +104,11 @@ def train(folder: Path, optimizer: OptimizerKind = "adamw", *, divided: bool = T
     return list(result.evaluations), result.loss
 
 
-def distilled(folder: Path, output: Path) -> DistillResult:
-    """Rows that two processes cannot share evenly, with the teacher on disk."""
+def distilled(folder: Path, output: Path, width: int = 32, matching: MatchingOptions = UNMATCHED) -> DistillResult:
+    """Rows that two processes cannot share evenly, with the teacher on disk, or watched."""
     options = DistillOptions(
-        4, (TextSource.of("letters", TEXT[:2000]),), shape=FreshShape(layers=2, width=32, ffn=48), batch=3, context=24,
-        learning_rate=1e-2, cache_teacher=True,
+        4, (TextSource.of("letters", TEXT[:2000]),), shape=FreshShape(layers=2, width=width, ffn=48), batch=3,
+        context=24, learning_rate=1e-2, matching=matching, cache_teacher=not matching.wanted,
     )  # fmt: skip
     return distill(str(folder / "teacher.gguf"), None, output, options)
 
@@ -114,6 +120,8 @@ def all_of_it(folder: Path, resume: bool) -> tuple[list[tuple[int, float]], floa
         train(folder / "muon", "muon")
         train(folder / "held", divided=False)
         distilled(folder, folder / "distilled")
+        for name, width in MATCHED.items():
+            distilled(folder, folder / name, width, MatchingOptions(0.3, 0.3))
     return train(folder / "killed", doomed=not resume, resume=resume)
 
 
