@@ -25,7 +25,7 @@ from smidgen.data.sources import TextSource, read_texts
 from smidgen.distill.heal import heal
 from smidgen.engines.machine import peak_memory
 from smidgen.engines.torch import TorchEngine
-from smidgen.errors import BadFile, SmidgenError, printable
+from smidgen.errors import BadFile, printable
 from smidgen.formats.catalogue import cache_folder
 from smidgen.formats.checkpoint import Checkpoint, load
 from smidgen.formats.derived import write_derived
@@ -110,7 +110,8 @@ def cut(
             refuse_impossible(checkpoint, options.fit, options.kinds)
         sources = read_texts(options.texts)
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="smidgen-"))) if dry_run else None
-        workspace = _open_workspace(scratch or output, checkpoint, sources, options, resume)
+        fingerprint = options.fingerprint(checkpoint.sha256(), sources)
+        workspace = QuantWorkspace.open((scratch or output) / WORK, fingerprint, resume=resume)
         budget = _remembered_budget(checkpoint, options, workspace)
         material = Material(options, _calibration_texts(checkpoint, sources, options), checkpoint, budget, workspace)
         pruned = prune(material, stack)
@@ -142,18 +143,6 @@ def _refuse_other_original(checkpoint: Checkpoint, options: CutOptions) -> None:
             f"{printable(checkpoint.path)} is not the model that the recipe was made with: its sha256 begins with "
             f"{checkpoint.sha256()[:12]}, the recipe's with {options.original[:12]}. Give that one, or cut with --fit."
         )
-
-
-def _open_workspace(
-    output: Path, checkpoint: Checkpoint, sources: Sequence[TextSource], options: CutOptions, resume: bool
-) -> QuantWorkspace:
-    """`output/work`, bound to everything that the result depends on."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        open_or_start = QuantWorkspace.resume if resume else QuantWorkspace.start
-        return open_or_start(output / WORK, options.fingerprint(checkpoint.sha256(), sources))
-    except OSError as error:
-        raise SmidgenError(f"{output} cannot be written: {error.strerror}. Choose another folder with -o.") from error
 
 
 def _remembered_budget(checkpoint: Checkpoint, options: CutOptions, workspace: QuantWorkspace) -> int | None:

@@ -125,8 +125,10 @@ def distill(
             trained.loss, trained.evaluations, trained.best, _notes(lesson, trained),
         )  # fmt: skip
         if team.writes:
-            models = [] if student is None else [(student, lesson.begun_as)]
-            write_distilling_notes(output, [*models, (teacher, lesson.taught_by)], [f"{summary}.", *result.figures()])
+            models = [(teacher, lesson.taught_by)]
+            if student is not None:
+                models.insert(0, (student, lesson.begun_as))
+            write_distilling_notes(output, models, [f"{summary}.", *result.figures()], result.evaluations)
             workspace.finish()
         return result
 

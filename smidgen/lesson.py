@@ -30,7 +30,7 @@ from smidgen.distill.restricted import RestrictedTeacher
 from smidgen.distill.teacher import LiveTeacher, Teacher
 from smidgen.distill.teacher_cache import CachedTeacher, CacheOptions, cache_teacher, steps_cached
 from smidgen.distill.trainee import Objective, Plain, Trainee, open_decoder
-from smidgen.errors import SmidgenError, Unsupported, printable
+from smidgen.errors import SmidgenError, Unsupported
 from smidgen.formats.checkpoint import Checkpoint, load
 from smidgen.formats.history import history
 from smidgen.formats.workspace import Workspace
@@ -133,12 +133,7 @@ class Lesson:
 
     def open_workspace(self, output: Path, resume: bool) -> Workspace:
         """`output/work`, bound to everything that the result depends on."""
-        try:
-            output.mkdir(parents=True, exist_ok=True)
-            return (Workspace.resume if resume else Workspace.start)(output / WORK, self.fingerprint())
-        except OSError as error:
-            reason = f"{printable(output)} cannot be written: {error.strerror}."
-            raise SmidgenError(f"{reason} Choose another folder with -o.") from error
+        return Workspace.open(output / WORK, self.fingerprint(), resume=resume)
 
     def fingerprint(self) -> dict[str, Any]:
         """All that the result depends on, as plain data."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smidgen.atomic import write_whole
+from smidgen.curve import write_curve
 from smidgen.errors import SmidgenError, printable
 from smidgen.formats.catalogue import MODEL_FILE, companions_folder, entry_of, licence_files
 from smidgen.formats.notices import Licence, Terms, is_agreement, notice_name, notice_text, stated_licence, terms_of
@@ -16,7 +17,7 @@ from smidgen.sizes import format_size
 if TYPE_CHECKING:
     from smidgen.formats.checkpoint import Checkpoint
 
-WORK = "work"
+WORK, CURVE = "work", "loss.svg"
 _UNFINISHED_START = {".fingerprint.json.partial"}  # all that a cut killed at its very beginning leaves in WORK
 
 
@@ -81,9 +82,17 @@ def write_export_notes(output: Path, model: str, checkpoint: "Checkpoint") -> No
 
 
 def write_tuning_notes(
-    output: Path, model: str, checkpoint: "Checkpoint", written: Sequence[str], done: Sequence[str]
+    output: Path,
+    model: str,
+    checkpoint: "Checkpoint",
+    written: Sequence[str],
+    done: Sequence[str],
+    evaluations: Sequence[tuple[int, float]],
 ) -> None:
-    """README.md, licence and notice files beside what `tune` wrote. done: what was learned, in sentences."""
+    """README.md, the curve of the loss, licence and notice files beside what `tune` wrote.
+
+    done: what was learned, in sentences.  evaluations: step, and loss on held-out examples before it.
+    """
     stated = _stated_licence(model, checkpoint)
     terms = terms_of(checkpoint.config.family, stated)
     made = MODEL_FILE if MODEL_FILE in written else "adapter.gguf"
@@ -98,17 +107,23 @@ def write_tuning_notes(
     if made == MODEL_FILE:
         uses += [f"smidgen chat {output.name}", "llama-cli -m model.gguf"]
     lines = [
-        *_front_matter(front), f"# {base}, tuned", "", *(line + "  " for line in done), "", "```", *uses, "```", "",
+        *_front_matter(front), f"# {base}, tuned", "", *(line + "  " for line in done), "",
+        *_curve(output, evaluations, "examples"), "```", *uses, "```", "",
         "## Licence", "", _licence(stated, terms, notices),
     ]  # fmt: skip
     write_whole(output / "README.md", "\n".join(lines) + "\n")
 
 
-def write_distilling_notes(output: Path, models: Sequence[tuple[str, "Checkpoint"]], done: Sequence[str]) -> None:
-    """README.md, licence and notice files beside what `distill` wrote.
+def write_distilling_notes(
+    output: Path,
+    models: Sequence[tuple[str, "Checkpoint"]],
+    done: Sequence[str],
+    evaluations: Sequence[tuple[int, float]],
+) -> None:
+    """README.md, the curve of the loss, licence and notice files beside what `distill` wrote.
 
     models: name and file of what the student was made of, and of the teacher where that is another: the terms of both
-    may bind it.  done: what was learned, in sentences.
+    may bind it.  done: what was learned, in sentences.  evaluations: step, and loss on held-out text before it.
     """
     licences: list[str] = []
     for model, checkpoint in models:
@@ -126,10 +141,20 @@ def write_distilling_notes(output: Path, models: Sequence[tuple[str, "Checkpoint
     }
     lines = [
         *_front_matter(front), f"# A student of {models[-1][1].file.metadata.get('general.name', models[-1][0])}", "",
-        *(line + "  " for line in done), "", "```", f'smidgen run {output.name} "Once upon a time"',
+        *(line + "  " for line in done), "", *_curve(output, evaluations, "text"), "```",
+        f'smidgen run {output.name} "Once upon a time"',
         "llama-cli -m model.gguf", "```", "", "## Licence", "", *licences,
     ]  # fmt: skip
     write_whole(output / "README.md", "\n".join(lines))
+
+
+def _curve(output: Path, evaluations: Sequence[tuple[int, float]], held_out: str) -> list[str]:
+    """Draw the loss over the steps, where it was measured; lines that show it."""
+    if len(evaluations) < 2:
+        return []
+    title = f"Loss on held-out {held_out}"
+    write_curve(output / CURVE, title, evaluations, "steps", f"{title}, nats per token", from_zero=False)
+    return [f"![{title} over the steps of training]({CURVE})", ""]
 
 
 def write_notices(output: Path, model: str, terms: Terms | None, made: str = MODEL_FILE) -> list[str]:

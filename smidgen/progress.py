@@ -19,6 +19,11 @@ def set_quiet(quiet: bool) -> None:
     _quiet = quiet
 
 
+def is_quiet() -> bool:
+    """Whether it is silenced."""
+    return _quiet
+
+
 class Task:
     """One piece of work with a known number of steps. `advance()` after each; `describe()` says how it goes."""
 

@@ -1,46 +1,48 @@
 """Tuning: a model learns from examples of your own. LoRA adapters by default, all of its weights on request.
 
-Examples in (JSON Lines, the model's chat template) → packed rows → training, with the loss on held-out examples before
-and after → what was learned, written: an adapter in PEFT's layout and as GGUF, or a model with it merged in. A model
-whose weights are quantized keeps its types: an adapter stands beside them, or is rounded onto their lattice, and with
-`full` the lattice itself is trained through. What was written is opened again and measured.
+Examples in (`training_examples`) → packed rows → training, with the loss on held-out examples before and after → what
+was learned, written: an adapter in PEFT's layout and as GGUF, or a model with it merged in. A model whose weights are
+quantized keeps its types: an adapter stands beside them, or is put into their lattice (`merging`), and with `full` the
+lattice itself is trained through. What was written is opened again and measured.
+
+What an interrupted training needs is in `DIR/work`, and goes when all is written.
 """
 
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from hashlib import sha256
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from smidgen.data.conversations import Coder, Example, Tally
-from smidgen.distill.batch import Batch
 from smidgen.distill.lattice import LatticeStudent, careful_rate
 from smidgen.distill.lora import Adapted, LoraOptions
 from smidgen.distill.losses import LanguageObjective
-from smidgen.distill.packing import Document, PackedBatches
+from smidgen.distill.team import Team, joined, started_again, writer_first
 from smidgen.distill.trainee import Plain, Trainee, open_decoder
 from smidgen.distill.trainer import Trainer, TrainingOptions, TrainingResult
-from smidgen.errors import SmidgenError, Unsupported, printable
+from smidgen.errors import SmidgenError, Unsupported
 from smidgen.formats.adapters import read_adapter, write_gguf_lora, write_peft
+from smidgen.formats.catalogue import MODEL_FILE
 from smidgen.formats.checkpoint import Checkpoint, load
-from smidgen.formats.derived import Derived, Packed, write_derived
+from smidgen.formats.derived import Derived, Part, write_derived
 from smidgen.formats.workspace import Workspace
-from smidgen.model.chat import chat_template
-from smidgen.model.decoder import Decoder
-from smidgen.model.tokenizer import Tokenizer
+from smidgen.merging import MergeOptions, fits_in_memory, is_on_lattice, trained_in
 from smidgen.numerics.grids import GRIDS
 from smidgen.numerics.precision import fast_product_dtype
 from smidgen.outputs import WORK, refuse_output, write_tuning_notes
-from smidgen.progress import say, track
+from smidgen.progress import say
+from smidgen.together import run_together
+from smidgen.training_examples import read_training_examples
 
-_CONTEXT, _ROWS, _STEPS_AN_EPOCH = 1024, 4, 16
+_CONTEXT = 1024
 _TOKENS_AT_ONCE = 4096
 _EVALUATIONS, _SAVES = 4, 10
+_NEARLY_ALL = 0.99
 #: Learning rates: of adapters as in QLoRA (arXiv:2305.14314, table 9), a tenth of it for whole weights.
 _RATES = {"lora": 2e-4, "full": 2e-5}
 
@@ -80,7 +82,7 @@ class TuneResult:
     """What came of it. Losses are nats per token of answer, on the held-out examples; None where there are none.
 
     written: names of files in `path`.  after: with the best weights met in training, which are the ones written.
-    merged: of model.gguf, opened again.
+    merged: of model.gguf, opened again.  evaluations: step, and the loss before it.
     """
 
     path: Path
@@ -94,6 +96,7 @@ class TuneResult:
     merged: float | None = None
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
+    evaluations: Sequence[tuple[int, float]] = ()
 
     def to_json(self) -> str:
         """Everything as one JSON object."""
@@ -102,6 +105,7 @@ class TuneResult:
                 "path": str(self.path), "written": self.written, "examples": self.examples, "held_out": self.held_out,
                 "steps": self.steps, "tokens": self.tokens, "loss_before": self.before, "loss_after": self.after,
                 "loss_of_model": self.merged, "seconds": self.seconds, "notes": self.notes,
+                "evaluations": self.evaluations,
             }
         )  # fmt: skip
 
@@ -111,24 +115,21 @@ class TuneResult:
             return []
         lines = [f"Loss on {self.held_out} held-out examples: {self.before:.4f} before, {self.after:.4f} after."]
         if self.merged is not None:
-            lines.append(f"Loss of model.gguf, read back: {self.merged:.4f}.")
+            lines.append(f"Loss of model.gguf, read back: {self.merged:.4f}{self._kept()}.")
         return lines
+
+    def _kept(self) -> str:
+        """How much of an adapter's gain the model has, where that is less than all."""
+        if self.before is None or self.after is None or self.merged is None or self.after >= self.before:
+            return ""
+        kept = (self.before - self.merged) / (self.before - self.after)
+        return f": {100 * max(0.0, kept):.0f}% of what the adapter gained" if kept < _NEARLY_ALL else ""
 
     def describe(self, model: str) -> str:
         """What a person wants to know at the end, in a few lines."""
         lines = [f"{self.path}: {', '.join(self.written)}, in {self.seconds:.0f} s", *self.notes, *self.figures()]
         use = f"{self.path}" if "model.gguf" in self.written else f"{model} --lora {self.path}"
         return "\n".join([*lines, f"Try it: smidgen chat {use}"])
-
-
-@dataclass(frozen=True)
-class _Data:
-    """Examples to learn from and to measure on, and what a person should know about them."""
-
-    examples: list[Example]
-    held_out: list[Example]
-    tally: Tally
-    sha256: str
 
 
 def tune(
@@ -152,29 +153,30 @@ def tune(
     _refuse_contradictions(data, options)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    with load(model) as checkpoint:
+    with joined() as team, load(model) as checkpoint:
         refuse_output(output, checkpoint.path)
         options = replace(options, context=_context(checkpoint, options))
-        found = _read(checkpoint, data, valid, options)
-        try:
-            output.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            reason = f"{printable(output)} cannot be written: {error.strerror}."
-            raise SmidgenError(f"{reason} Choose another folder with -o.") from error
-        trainee = _trainee(checkpoint, options)
-        result = TuneResult(output, [], len(found.examples), len(found.held_out))
-        result.notes += found.tally.notes(options.context or 0)
-        if data:
-            _train(trainee, checkpoint, found, output, options, result, resume)
-        if isinstance(trainee, Adapted):
-            _write_adapter(trainee, checkpoint, model, output, options, result)
-        if options.full or options.merge:
-            _write_model(trainee, checkpoint, found.held_out, output, options, result)
-        result.seconds = time.monotonic() - started
-        write_tuning_notes(output, model, checkpoint, result.written, [_summary(options, result), *result.figures()])
-        result.written.append("README.md")
-        Workspace(output / WORK).finish()
+        tuning = _Tuning(checkpoint, data, valid, options, team)
+        result = tuning.run(model, output, resume or started_again())
+        if team.writes:
+            result.seconds = time.monotonic() - started
+            done = [_summary(options, result), *result.figures()]
+            write_tuning_notes(output, model, checkpoint, result.written, done, result.evaluations)
+            result.written.append("README.md")
+            Workspace(output / WORK).finish()
         return result
+
+
+def tune_together(
+    model: str, data: Sequence[Path], output: Path, options: TuneOptions, workers: int, *,
+    valid: Path | None = None, ray: str | None = None, resume: bool = False,
+) -> TuneResult:  # fmt: skip
+    """`tune` by several processes that share every batch: of this machine, or of the Ray cluster at an address.
+
+    Where one of them dies, all go on from the last checkpoint. A script that calls this needs its
+    `if __name__ == "__main__":`.
+    """
+    return run_together(partial(tune, model, data, output, options, valid), workers, ray, resume)
 
 
 def _refuse_contradictions(data: Sequence[Path], options: TuneOptions) -> None:
@@ -193,120 +195,135 @@ def _context(checkpoint: Checkpoint, options: TuneOptions) -> int:
     return options.context
 
 
-# -- examples --------------------------------------------------------------------------------------------------------
+class _Tuning:
+    """One model and the examples that it learns from."""
 
+    def __init__(
+        self, checkpoint: Checkpoint, data: Sequence[Path], valid: Path | None, options: TuneOptions, team: Team
+    ) -> None:
+        self._checkpoint, self._options, self._team = checkpoint, options, team
+        self._context = options.context or _CONTEXT
+        self._examples = read_training_examples(
+            checkpoint, data, valid, context=self._context, on_prompts=options.on_prompts, raw=options.raw,
+            skip_bad=options.skip_bad, held_out=options.held_out, seed=options.seed,
+        )  # fmt: skip
+        self._objective = LanguageObjective(fast_product_dtype() is torch.bfloat16)
 
-def _read(checkpoint: Checkpoint, data: Sequence[Path], valid: Path | None, options: TuneOptions) -> _Data:
-    """All examples, with those that are held out set apart."""
-    metadata = checkpoint.file.metadata
-    try:
-        template = chat_template(metadata)
-    except SmidgenError:
-        template = None
-    tokenizer, context, tally = Tokenizer.from_gguf(metadata), options.context or _CONTEXT, Tally()
-    coder = Coder(tokenizer, template, context, options.on_prompts, chat=not options.raw)
-    examples: list[Example] = []
-    with track("Reading examples", sum(path.stat().st_size for path in data if path.is_file()), in_bytes=True) as task:
-        for path in data:
-            for example in coder.read(path, tally, options.skip_bad):
-                examples.append(example)
-                task.advance(tally.size - task.done)
-    if data and not examples:
-        raise SmidgenError(f"no line of {printable(data[0])} can be learned from; {_told(tally, context)}")
-    held_out: list[Example] = []
-    if valid is not None:
-        held_out = list(coder.read(valid, Tally(), options.skip_bad))
-        if not held_out:
-            raise SmidgenError(f"no line of {printable(valid)} can be measured on.")
-    elif options.held_out > 0:
-        examples, held_out = _split(examples, options.held_out, options.seed)
-    digest = sha256()
-    for example in (*examples, *held_out):
-        digest.update(_fingerprint(example))
-    return _Data(examples, held_out, tally, digest.hexdigest())
+    def run(self, model: str, output: Path, resume: bool) -> TuneResult:
+        """Train, and write everything but the notes."""
+        examples, options, writes = self._examples, self._options, self._team.writes
+        begun = partial(Workspace.open, output / WORK, self._fingerprint(), resume=resume or not writes)
+        workspace = writer_first(self._team, begun)
+        trainee = self._trainee()
+        result = TuneResult(output, [], len(examples.learned), len(examples.held_out), notes=[*examples.notes])
+        if examples.learned:
+            self._train(trainee, workspace, result, resume)
+        if isinstance(trainee, Adapted) and writes:
+            self._write_adapter(trainee, model, result)
+        if options.full or options.merge:
+            parts = self._parts(trainee, workspace, result, resume)
+            if writes:
+                self._write_model(parts, result)
+        self._team.same(0)  # nobody leaves before all is written
+        return result
 
+    def _fingerprint(self) -> dict[str, Any]:
+        options = self._options
+        settings = {key: value for key, value in asdict(options).items() if key not in ("threads", "merge", "skip_bad")}
+        adapter = None if options.adapter is None else str(options.adapter)
+        return {"model": self._checkpoint.sha256(), "data": self._examples.sha256(), **settings, "adapter": adapter}
 
-def _told(tally: Tally, context: int) -> str:
-    return " ".join(tally.notes(context)) or "give a file with one JSON object a line."
+    def _trainee(self) -> Trainee:
+        checkpoint, options = self._checkpoint, self._options
+        if options.full:
+            quantized = any(checkpoint.kind(name) in GRIDS for name in checkpoint.names())
+            return LatticeStudent(checkpoint) if quantized else Plain(open_decoder(checkpoint))
+        if options.adapter is not None:
+            adapter = read_adapter(options.adapter, checkpoint)
+            return Adapted.continued(open_decoder(checkpoint), adapter, options.lora.dropout)
+        return Adapted(open_decoder(checkpoint), replace(options.lora, seed=options.seed))
 
+    # -- training ----------------------------------------------------------------------------------------------------
 
-def _split(examples: list[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
-    """Examples to learn from and to measure on. Equal examples are on the same side, wherever they stand."""
-    keys = [sha256(seed.to_bytes(8, "little") + _fingerprint(example)).digest() for example in examples]
-    distinct = sorted(set(keys))
-    if len(distinct) < 2:
-        return examples, []
-    kept_aside = set(distinct[: min(max(1, round(share * len(distinct))), len(distinct) - 1)])
-    return (
-        [example for example, key in zip(examples, keys, strict=True) if key not in kept_aside],
-        [example for example, key in zip(examples, keys, strict=True) if key in kept_aside],
-    )
+    def _train(self, trainee: Trainee, workspace: Workspace, result: TuneResult, resume: bool) -> None:
+        """Train, and note in `result` how that went."""
+        examples, options = self._examples, self._options
+        batches, rows = examples.batches(options.batch)
+        steps = options.steps or math.ceil(len(batches) * options.epochs / rows)
+        say(
+            f"{len(examples.learned)} examples in {len(batches)} rows of {self._context} tokens; "
+            f"{steps} steps of {rows} rows. {len(examples.held_out)} examples are held out."
+        )
+        if isinstance(trainee, LatticeStudent):
+            rate = careful_rate(steps)
+        else:
+            rate = _RATES["lora" if isinstance(trainee, Adapted) else "full"]
+        training = TrainingOptions(
+            steps,
+            learning_rate=options.learning_rate or rate,
+            rows_at_once=self._rows_at_once(),
+            checkpoint_every=max(1, steps // _SAVES),
+            seed=options.seed,
+        )
+        trained = Trainer(
+            trainee, self._objective, batches, training, workspace.folder / "training", {},
+            self._evaluation(trainee), max(1, steps // _EVALUATIONS), metrics=result.path / "metrics.jsonl",
+            team=self._team, label="Tuning",
+        ).run(resume)  # fmt: skip
+        _note(trained, result)
 
+    def _rows_at_once(self) -> int:
+        return max(1, _TOKENS_AT_ONCE // self._context)
 
-def _fingerprint(example: Example) -> bytes:
-    return sha256(repr((example.ids, example.weights)).encode()).digest()
+    def _evaluation(self, trainee: Trainee) -> Callable[[], float] | None:
+        if not self._examples.held_out:
+            return None
+        return lambda: self._examples.loss(trainee.decoder, self._objective)
 
+    # -- writing -----------------------------------------------------------------------------------------------------
 
-def _packed(examples: Sequence[Example], rows: int, options: TuneOptions) -> PackedBatches:
-    documents = [Document(example.ids, example.name, example.weights) for example in examples]
-    return PackedBatches(documents, None, rows, options.context or _CONTEXT, options.seed)
+    def _write_adapter(self, trainee: Adapted, model: str, result: TuneResult) -> None:
+        """The adapter in all formats that can hold it."""
+        checkpoint, output = self._checkpoint, result.path
+        adapter, name = trainee.adapter(), str(checkpoint.file.metadata.get("general.name", model))
+        try:
+            write_peft(adapter, checkpoint, output, name, self._options.lora.dropout)
+            result.written += ["adapter_model.safetensors", "adapter_config.json"]
+        except Unsupported as error:
+            result.notes.append(f"No adapter for transformers: {error}")
+        write_gguf_lora(adapter, checkpoint, output / "adapter.gguf", f"Adapter for {name}")
+        result.written.append("adapter.gguf")
 
+    def _parts(self, trainee: Trainee, workspace: Workspace, result: TuneResult, resume: bool) -> Mapping[str, Part]:
+        """What model.gguf has otherwise than the model."""
+        if not isinstance(trainee, Adapted):
+            return trainee.parts()
+        checkpoint, examples, options = self._checkpoint, self._examples, self._options
+        if not is_on_lattice(checkpoint, trainee):
+            return trainee.parts_in(checkpoint)
+        if not examples.learned or not fits_in_memory(checkpoint, trainee):
+            why = "this machine has not the memory" if examples.learned else "that takes examples (--data)"
+            result.notes.append(
+                f"Rounded onto the model's types, not trained into them ({why}): that loses most of what an adapter "
+                "has learned. Use it beside the model."
+            )
+            return trainee.parts_in(checkpoint)
+        batches, _ = examples.batches(options.batch)
+        evaluate = partial(examples.loss, objective=self._objective) if examples.held_out else None
+        wanted = MergeOptions(result.steps, self._rows_at_once(), options.seed)
+        folder = workspace.step("merging")
+        return trained_in(trainee, checkpoint, batches, evaluate, wanted, folder, self._team, resume)
 
-# -- training --------------------------------------------------------------------------------------------------------
-
-
-def _trainee(checkpoint: Checkpoint, options: TuneOptions) -> Trainee:
-    if options.full:
-        quantized = any(checkpoint.kind(name) in GRIDS for name in checkpoint.names())
-        return LatticeStudent(checkpoint) if quantized else Plain(open_decoder(checkpoint))
-    if options.adapter is not None:
-        adapter = read_adapter(options.adapter, checkpoint)
-        return Adapted.continued(open_decoder(checkpoint), adapter, options.lora.dropout)
-    return Adapted(open_decoder(checkpoint), replace(options.lora, seed=options.seed))
-
-
-def _train(
-    trainee: Trainee,
-    checkpoint: Checkpoint,
-    data: _Data,
-    output: Path,
-    options: TuneOptions,
-    result: TuneResult,
-    resume: bool,
-) -> None:
-    """Train, and note in `result` how that went."""
-    batches, rows = _batches(data, options)
-    steps = options.steps or math.ceil(len(batches) * options.epochs / rows)
-    say(
-        f"{len(data.examples)} examples in {len(batches)} rows of {options.context} tokens; "
-        f"{steps} steps of {rows} rows. {len(data.held_out)} examples are held out."
-    )
-    if isinstance(trainee, LatticeStudent):
-        rate = careful_rate(steps)
-    else:
-        rate = _RATES["lora" if isinstance(trainee, Adapted) else "full"]
-    training = TrainingOptions(
-        steps,
-        learning_rate=options.learning_rate or rate,
-        rows_at_once=max(1, _TOKENS_AT_ONCE // (options.context or _CONTEXT)),
-        checkpoint_every=max(1, steps // _SAVES),
-        seed=options.seed,
-    )
-    objective = LanguageObjective(fast_product_dtype() is torch.bfloat16)
-    evaluate = _evaluation(trainee.decoder, objective, data.held_out, options) if data.held_out else None
-    trainer = Trainer(
-        trainee, objective, batches, training, output / WORK, _fingerprint_of(checkpoint, data, options), evaluate,
-        evaluate_every=max(1, steps // _EVALUATIONS), metrics=output / "metrics.jsonl", label="Tuning",
-    )  # fmt: skip
-    _note(trainer.run(resume), result)
-
-
-def _batches(data: _Data, options: TuneOptions) -> tuple[PackedBatches, int]:
-    """Rows, and how many of them a step takes."""
-    if options.batch is not None:
-        return _packed(data.examples, options.batch, options), options.batch
-    rows = max(1, min(_ROWS, len(_packed(data.examples, 1, options)) // _STEPS_AN_EPOCH))
-    return _packed(data.examples, rows, options), rows
+    def _write_model(self, parts: Mapping[str, Part], result: TuneResult) -> None:
+        """model.gguf, measured as it was written."""
+        summary = _summary(self._options, result)
+        step = {"step": "tune", "parameters": _parameters(self._options, result), "summary": summary}
+        path = result.path / MODEL_FILE
+        write_derived(self._checkpoint, Derived(self._checkpoint.config, parts), path, step)
+        result.written.append(path.name)
+        if self._examples.held_out:
+            with Checkpoint.open(path) as written:
+                result.merged = self._examples.loss(open_decoder(written), self._objective)
 
 
 def _note(trained: TrainingResult, result: TuneResult) -> None:
@@ -314,80 +331,9 @@ def _note(trained: TrainingResult, result: TuneResult) -> None:
     result.written.append("metrics.jsonl")
     if trained.best is None:
         return
-    result.before, result.after = trained.evaluations[0][1], trained.best[1]
+    result.before, result.after, result.evaluations = trained.evaluations[0][1], trained.best[1], trained.evaluations
     if trained.best[0] == 0:
         result.notes.append("Nothing learned helped on the held-out examples: what was written is the model as it was.")
-
-
-def _fingerprint_of(checkpoint: Checkpoint, data: _Data, options: TuneOptions) -> dict[str, Any]:
-    """What the result depends on."""
-    settings = {key: value for key, value in asdict(options).items() if key not in ("threads", "merge", "skip_bad")}
-    adapter = None if options.adapter is None else str(options.adapter)
-    return {"model": checkpoint.sha256(), "data": data.sha256, **settings, "adapter": adapter}
-
-
-def _evaluation(
-    decoder: Decoder, objective: LanguageObjective, examples: Sequence[Example], options: TuneOptions
-) -> Callable[[], float]:
-    """The mean loss on examples, in nats per token that counts."""
-    packed = _packed(examples, 1, options)
-
-    def evaluate() -> float:
-        total = weight = 0.0
-        decoder.eval()
-        for row in range(len(packed)):
-            batch: Batch = packed.rows([row])
-            total += float(objective(decoder, batch)[0])
-            weight += batch.weight()
-        decoder.train()
-        return total / weight
-
-    return evaluate
-
-
-# -- writing ---------------------------------------------------------------------------------------------------------
-
-
-def _write_adapter(
-    trainee: Adapted, checkpoint: Checkpoint, model: str, output: Path, options: TuneOptions, result: TuneResult
-) -> None:
-    """The adapter in all formats that can hold it."""
-    adapter, name = trainee.adapter(), str(checkpoint.file.metadata.get("general.name", model))
-    try:
-        write_peft(adapter, checkpoint, output, name, options.lora.dropout)
-        result.written += ["adapter_model.safetensors", "adapter_config.json"]
-    except Unsupported as error:
-        result.notes.append(f"No adapter for transformers: {error}")
-    write_gguf_lora(adapter, checkpoint, output / "adapter.gguf", f"Adapter for {name}")
-    result.written.append("adapter.gguf")
-
-
-def _write_model(
-    trainee: Trainee,
-    checkpoint: Checkpoint,
-    held_out: Sequence[Example],
-    output: Path,
-    options: TuneOptions,
-    result: TuneResult,
-) -> None:
-    """model.gguf, measured as it was written."""
-    parts = trainee.parts_in(checkpoint) if isinstance(trainee, Adapted) else trainee.parts()
-    step = {"step": "tune", "parameters": _parameters(options, result), "summary": _summary(options, result)}
-    path = output / "model.gguf"
-    write_derived(checkpoint, Derived(checkpoint.config, parts), path, step)
-    result.written.append(path.name)
-    if not held_out:
-        return
-    with Checkpoint.open(path) as written, torch.no_grad():
-        objective = LanguageObjective(fast_product_dtype() is torch.bfloat16)
-        result.merged = _evaluation(open_decoder(written), objective, held_out, options)()
-    if result.before is not None and result.after is not None and isinstance(trainee, Adapted):
-        kept = (result.before - result.merged) / max(result.before - result.after, 1e-9)
-        if kept < 0.9 and any(isinstance(part, Packed) for part in parts.values()):
-            result.notes.append(
-                f"Rounded onto the model's lattice, the adapter keeps {100 * max(0.0, kept):.0f}% of what it gained: "
-                "most changes are smaller than the steps of its types. Use it beside the model, or tune with --full."
-            )
 
 
 def _parameters(options: TuneOptions, result: TuneResult) -> dict[str, Any]:

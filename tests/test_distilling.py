@@ -57,7 +57,7 @@ def test_a_fresh_student_learns_and_is_written(teacher: Path, tmp_path: Path) ->
     assert result.best is not None and result.best[1] < result.evaluations[0][1]
     assert result.steps == 8 and result.path == tmp_path / "out" / "model.gguf"
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "NOTICE", "README.md", "metrics.jsonl", "model.gguf"
+        "NOTICE", "README.md", "loss.svg", "metrics.jsonl", "model.gguf"
     ]  # fmt: skip
     lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 9))
@@ -68,7 +68,8 @@ def test_a_fresh_student_learns_and_is_written(teacher: Path, tmp_path: Path) ->
         (step,) = history(written.file.metadata)
         assert step["step"] == "distill" and "3 layers of width 32" in step["summary"]
         assert step["parameters"]["begun_as"] == {"layers": [0, 2, 4], "of": 5}
-    assert "Distilled from" in (tmp_path / "out" / "README.md").read_text()
+    readme = (tmp_path / "out" / "README.md").read_text()
+    assert "Distilled from" in readme and "](loss.svg)" in readme
     assert json.loads(result.to_json())["steps"] == 8
 
 

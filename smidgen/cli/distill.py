@@ -7,7 +7,7 @@ import typer
 
 from smidgen.cli import options
 
-_FRESH, _TRAINING, _LOSS, _TOGETHER = "Fresh students", "Training", "Loss", "More than one process"
+_FRESH, _TRAINING, _LOSS = "Fresh students", "Training", "Loss"
 
 
 def _size(name: str, help: str) -> Any:
@@ -118,16 +118,8 @@ def command(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the same training was interrupted.")] = False,
     seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of every random choice.")] = 0,
     threads: options.Threads = None,
-    workers: Annotated[
-        int | None,
-        typer.Option("--workers", min=1, max=4096, metavar="N", rich_help_panel=_TOGETHER,
-                     help="Processes that share every batch.  [default: 1; with --ray 2]"),
-    ] = None,
-    ray: Annotated[
-        str | None,
-        typer.Option("--ray", metavar="ADDRESS", rich_help_panel=_TOGETHER,
-                     help="Start them on this Ray cluster: auto, HOST:PORT, ray://HOST:PORT; local for a new one."),
-    ] = None,
+    workers: options.Workers = None,
+    ray: options.Ray = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,

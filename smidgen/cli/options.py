@@ -73,3 +73,19 @@ TopP = Annotated[
     typer.Option("--top-p", min=0, max=1, metavar="P", help="Draw from the likeliest that make up P.  [default: 0.95]"),
 ]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, metavar="N", help="Fix the draw.  [default: random]")]
+
+_TOGETHER = "More than one process"
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers", min=1, max=4096, metavar="N", rich_help_panel=_TOGETHER,
+        help="Processes that share every batch.  [default: 1; with --ray 2]",
+    ),
+]  # fmt: skip
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray", metavar="ADDRESS", rich_help_panel=_TOGETHER,
+        help="Start them on this Ray cluster: auto, HOST:PORT, ray://HOST:PORT; local for a new one.",
+    ),
+]  # fmt: skip

@@ -90,6 +90,8 @@ def command(
         typer.Option("--seed", min=0, max=2**31 - 1, metavar="N", help="Of every random choice.  [default: 0]"),
     ] = None,
     threads: options.Threads = None,
+    workers: options.Workers = None,
+    ray: options.Ray = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -101,7 +103,8 @@ def command(
     tuned as they are.
 
     Writes DIR/adapter.gguf (for `smidgen run`, `chat` and `serve` with --lora, and llama.cpp), the same in PEFT's
-    layout (adapter_model.safetensors), metrics.jsonl, README.md, and with --merge or --full model.gguf.
+    layout (adapter_model.safetensors), metrics.jsonl, README.md, and with --merge or --full model.gguf. Into a
+    quantized model an adapter is merged by training its codes, on the same examples, to say what the two say together.
 
     \b
     Examples:
@@ -110,6 +113,8 @@ def command(
       smidgen tune model-f16.gguf --data mine.jsonl --epochs 2 --rank 32 --merge -o tuned
       smidgen tune gemma-small --data notes.jsonl --full --steps 200 -o tuned
       smidgen tune model-f16.gguf --adapter tuned --merge -o merged
+      smidgen tune smollm2-135m-instruct --data mine.jsonl --workers 2 -o tuned
+      torchrun --nnodes 2 … -m smidgen tune smollm2-135m-instruct --data mine.jsonl -o tuned
     """
     lora_only = {
         "rank": rank, "alpha": alpha, "dropout": dropout, "targets": targets, "rslora": rslora or None,
@@ -118,7 +123,8 @@ def command(
     _refuse_contradictions({name for name, value in lora_only.items() if value is not None}, full, steps, epochs)
     _refuse_early(model, output, [*(data or ()), *([valid] if valid else ())])
     from smidgen.distill.lora import TARGETS, LoraOptions, parse_targets
-    from smidgen.tuning import TuneOptions, tune
+    from smidgen.distill.team import is_writer
+    from smidgen.tuning import TuneOptions, tune, tune_together
 
     words = [word.strip() for word in (targets or "").split(",") if word.strip()]
     lora = LoraOptions(rank or 16, alpha, dropout or 0.0, parse_targets(words) or TARGETS, rslora)
@@ -126,8 +132,13 @@ def command(
         steps, epochs or TuneOptions.epochs, lr, batch, context, lora, adapter, full, merge, train_on_prompts, skip_bad,
         raw, TuneOptions.held_out if held_out is None else held_out, seed or 0, threads,
     )  # fmt: skip
-    result = tune(model, data or (), output, wanted, valid=valid, resume=resume)
-    print(result.to_json() if json else result.describe(model))
+    what = model, data or (), output, wanted
+    if ray is None and workers in (None, 1):
+        result = tune(*what, valid=valid, resume=resume)
+    else:
+        result = tune_together(*what, workers or 2, valid=valid, ray=ray, resume=resume)
+    if is_writer():
+        print(result.to_json() if json else result.describe(model))
 
 
 def _refuse_contradictions(said: set[str], full: bool, steps: int | None, epochs: float | None) -> None:

@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar, cast
 
 from smidgen.errors import SmidgenError
-from smidgen.progress import say
+from smidgen.progress import is_quiet, say, set_quiet
 
 T = TypeVar("T")
 _SECONDS_TO_LEAVE = 3
@@ -55,7 +55,7 @@ def _attempt(work: Callable[[bool], Any], workers: int, resume: bool, meeting: P
     try:
         for rank in range(workers):
             mine, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=_member, args=(work, rank, workers, resume, meeting, theirs))
+            process = context.Process(target=_member, args=(work, rank, workers, resume, is_quiet(), meeting, theirs))
             process.start()
             theirs.close()
             team[mine] = process
@@ -116,7 +116,7 @@ def _leave_with_parent() -> None:
 
 
 def _member(
-    work: Callable[[bool], Any], rank: int, workers: int, resume: bool, meeting: Path, tell: Connection
+    work: Callable[[bool], Any], rank: int, workers: int, resume: bool, quiet: bool, meeting: Path, tell: Connection
 ) -> None:
     """One of the processes."""
     import torch
@@ -126,6 +126,7 @@ def _member(
     from smidgen.distill.parallel import PATIENCE
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that started us, and ends us
+    set_quiet(quiet)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     os.environ["LOCAL_RANK"] = str(rank)
     on_cpu = not torch.cuda.is_available()

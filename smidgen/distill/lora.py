@@ -10,7 +10,7 @@ computed, and W may be decoded from any quantized file (QLoRA, Dettmers et al. 2
 Adapted are linear layers of the blocks; those of experts are not, since transformers has no names for them any more.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 import torch
@@ -132,6 +132,11 @@ class Adapted:
             layer.lora_a.data.copy_(pair.a)
             layer.lora_b.data.copy_(pair.b)
         return adapted
+
+    @property
+    def names(self) -> Set[str]:
+        """Canonical names of the weights that have an adapter."""
+        return self._layers.keys()
 
     def tensors(self) -> dict[str, Tensor]:
         """A and B of every adapted layer."""

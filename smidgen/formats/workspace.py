@@ -1,7 +1,8 @@
-"""The folder `DIR/work` of an unfinished cut: what `--resume` needs, each file whole or absent.
+"""The folder `DIR/work` of unfinished work: what `--resume` needs, each file whole or absent.
 
-Everything is bound to a fingerprint of what the cut depends on, so that a resumed cut can only be the same cut. Each
-step of a cut has a folder of its own in it (`step`), and keeps there what it has finished: tensors, or plain data.
+Everything is bound to a fingerprint of what the work depends on, so that a resumed cut can only be the same cut, and a
+resumed training the same training. Each step has a folder of its own in it (`step`), and keeps there what it has
+finished: tensors, or plain data.
 """
 
 import json
@@ -20,10 +21,22 @@ from smidgen.formats.safetensors_writer import Stored, write_safetensors
 
 
 class Workspace:
-    """Files of one unfinished cut, or of one of its steps. Make it with `start` or `resume`."""
+    """Files of one unfinished work, or of one of its steps. Make it with `open`, `start` or `resume`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    @classmethod
+    def open(cls, folder: Path, fingerprint: Mapping[str, Any], *, resume: bool) -> Self:
+        """`resume` or `start`, in a folder inside of the one that a person has named for the result.
+
+        Raises SmidgenError also where that cannot be written.
+        """
+        try:
+            return (cls.resume if resume else cls.start)(folder, fingerprint)
+        except OSError as error:
+            reason = f"{printable(folder.parent)} cannot be written: {error.strerror}."
+            raise SmidgenError(f"{reason} Choose another folder with -o.") from error
 
     @classmethod
     def start(cls, folder: Path, fingerprint: Mapping[str, Any]) -> Self:
