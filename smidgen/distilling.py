@@ -184,7 +184,8 @@ def _train(
 ) -> TrainingResult:
     """All steps. stack: closes what the training needs open."""
     options, output = lesson.options, workspace.folder.parent
-    aims = writer_first(team, lambda: lesson.aims(workspace))
+    device = team.device if student.movable else torch.device("cpu")
+    aims = writer_first(team, lambda: lesson.aims(workspace, device))
     writer = _students_writer(lesson, student, workspace, stack) if options.on_policy else None
     trainee, text = aims.trainee(student), lesson.text.describe()
     say(f"{text}; {options.steps} steps of {options.batch} rows of {options.context} tokens.")
@@ -228,7 +229,12 @@ def _evaluation(lesson: Lesson, trainee: Trainee, objective: Objective) -> Calla
     weight = sum(batch.weight() for batch in held_out)
     if not weight:
         return None
-    return lambda: sum(float(objective(trainee.decoder, batch)[0]) for batch in held_out) / weight
+
+    def evaluate() -> float:
+        device = next(trainee.decoder.parameters()).device
+        return sum(float(objective(trainee.decoder, batch.to(device))[0]) for batch in held_out) / weight
+
+    return evaluate
 
 
 def _writers(lesson: Lesson, output: Path) -> list[Writer]:

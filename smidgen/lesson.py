@@ -38,7 +38,7 @@ from smidgen.model.config import ModelConfig
 from smidgen.model.tokenizer import Tokenizer
 from smidgen.model.tokenizers.respelling import Respelling
 from smidgen.numerics.grids import GRIDS
-from smidgen.numerics.precision import fast_product_dtype
+from smidgen.numerics.precision import is_quick
 from smidgen.outputs import WORK
 from smidgen.training_text import read_training_text
 
@@ -149,16 +149,16 @@ class Lesson:
             return Plain(fresh_student(self.taught_by, self.plan, self.options.beginning, self.options.seed))
         return LatticeStudent(self.begun_as) if self.quantized else Plain(open_decoder(self.begun_as))
 
-    def aims(self, workspace: Workspace) -> Aims:
-        """With the teacher in memory, or on disk in the workspace, where it is asked for what is not there yet."""
-        options, quick = self.options, fast_product_dtype() is torch.bfloat16
+    def aims(self, workspace: Workspace, device: torch.device) -> Aims:
+        """With the teacher on a device, or on disk in the workspace, where it is asked for what is not there yet."""
+        options, quick = self.options, is_quick(device)
         if options.divergence.hard == 1:
             text = LanguageObjective(quick)
             return Aims(text, text)
         if options.cache_teacher:
             cached = DistillObjective(self._cached(workspace), options.divergence, quick)
             return Aims(cached, cached)
-        live = self.live_teacher()
+        live = self.live_teacher(device)
         teacher, operations = self.teacher(live), forward_operations(live.config, options.context)
         distilled = DistillObjective(teacher, options.divergence, quick)
         if not options.matching.wanted:
@@ -167,12 +167,13 @@ class Lesson:
         matching = Matching(self.config, live.decoder, pairs, wanted.hidden, wanted.relations, seed=options.seed)
         return Aims(DistillObjective(teacher, options.divergence, quick, matching), distilled, operations, matching)
 
-    def live_teacher(self) -> LiveTeacher:
+    def live_teacher(self, device: torch.device | None = None) -> LiveTeacher:
         """The teacher in memory; where rows are seen again, and only its predictions matter, it remembers them."""
         options = self.options
         again = options.steps * options.batch > self.text.rows and not options.cache_teacher
         watched = options.matching.wanted
-        return RememberingTeacher(self.taught_by) if again and not watched else LiveTeacher(self.taught_by)
+        kind = RememberingTeacher if again and not watched else LiveTeacher
+        return kind(self.taught_by, device=device)
 
     def teacher(self, live: LiveTeacher) -> Teacher:
         """As the student's tokens want it."""

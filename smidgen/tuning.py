@@ -33,7 +33,7 @@ from smidgen.formats.derived import Derived, Part, write_derived
 from smidgen.formats.workspace import Workspace
 from smidgen.merging import MergeOptions, fits_in_memory, is_on_lattice, trained_in
 from smidgen.numerics.grids import GRIDS
-from smidgen.numerics.precision import fast_product_dtype
+from smidgen.numerics.precision import is_quick
 from smidgen.outputs import WORK, refuse_output, write_tuning_notes
 from smidgen.progress import say
 from smidgen.together import run_together
@@ -207,7 +207,7 @@ class _Tuning:
             checkpoint, data, valid, context=self._context, on_prompts=options.on_prompts, raw=options.raw,
             skip_bad=options.skip_bad, held_out=options.held_out, seed=options.seed,
         )  # fmt: skip
-        self._objective = LanguageObjective(fast_product_dtype() is torch.bfloat16)
+        self._objective = LanguageObjective(is_quick(team.device))
 
     def run(self, model: str, output: Path, resume: bool) -> TuneResult:
         """Train, and write everything but the notes."""

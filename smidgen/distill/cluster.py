@@ -23,6 +23,7 @@ from threading import Event, Thread
 from typing import Any, TypeVar
 
 from smidgen.distill.batch import Batches
+from smidgen.distill.parallel import BACKEND_OF_ACCELERATORS
 from smidgen.distill.teacher import Teacher
 from smidgen.distill.teacher_cache import CacheOptions, cache_teacher, join_caches, steps_cached
 from smidgen.errors import SmidgenError, printable
@@ -105,12 +106,13 @@ def train_on_ray(
     """As `launch`, with the processes on a cluster. gpus: one for each worker."""
     with connected(address, workers) as ray, TemporaryDirectory() as notes:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchTrainer
+        from ray.train.torch import TorchConfig, TorchTrainer
 
         mailbox = ray.remote(num_cpus=0)(_Mailbox).remote()
         trainer = TorchTrainer(
             _member,
             train_loop_config={"work": work, "resume": resume, "mailbox": mailbox},
+            torch_config=TorchConfig(backend=BACKEND_OF_ACCELERATORS if gpus else "gloo"),
             scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus),
             run_config=RunConfig(storage_path=notes, failure_config=FailureConfig(max_failures=restarts)),
         )

@@ -67,6 +67,8 @@ class LatticeStudent:
     rows: of quantized matrices of which only these rows learn.  relative_rate: see `RELATIVE_RATE`.
     """
 
+    movable = False  # what is learned lies beside the decoder
+
     def __init__(
         self,
         checkpoint: Checkpoint,

@@ -123,7 +123,7 @@ def _member(
     import torch.distributed as dist
     from torch.distributed import FileStore  # pyright: ignore[reportPrivateImportUsage]
 
-    from smidgen.distill.parallel import PATIENCE
+    from smidgen.distill.parallel import PATIENCE, backend
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that started us, and ends us
     set_quiet(quiet)
@@ -135,7 +135,7 @@ def _member(
         if sys.platform == "linux":
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     store = FileStore(str(meeting), workers)
-    dist.init_process_group("gloo" if on_cpu else "nccl", store=store, rank=rank, world_size=workers, timeout=PATIENCE)
+    dist.init_process_group(backend(), store=store, rank=rank, world_size=workers, timeout=PATIENCE)
     try:
         tell.send((rank, work(resume), None))
     except SmidgenError as error:

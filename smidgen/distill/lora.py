@@ -97,6 +97,8 @@ class Adapted:
     Raises Unsupported where a target is not in the model: the feed-forward networks of a mixture of experts.
     """
 
+    movable = True
+
     def __init__(self, decoder: Decoder, options: LoraOptions) -> None:
         self.decoder = decoder
         self._layers: dict[str, AdaptedLinear] = {}

@@ -273,7 +273,7 @@ class DistillObjective:
 def _loss_of(
     decoder: Decoder, batch: Batch, target: Target | None, divergence: Divergence, bf16: bool
 ) -> tuple[Float[Tensor, ""], dict[str, float]]:
-    with quick_layers() if bf16 else nullcontext():
+    with quick_layers(batch.ids.device) if bf16 else nullcontext():
         hidden = decoder.hidden_states(batch.ids, documents=batch.documents)
     head = decoder.embedding.weight if decoder.head is None else decoder.head.weight
     return head_loss(

@@ -155,8 +155,8 @@ class Matching:
         if hidden and student.hidden != teacher.config.hidden:
             generator = torch.Generator().manual_seed(seed)
             for own in self._layers:
-                weight = torch.empty(teacher.config.hidden, student.hidden)
-                self._projections[own] = nn.init.orthogonal_(weight, generator=generator).requires_grad_()
+                weight = nn.init.orthogonal_(torch.empty(teacher.config.hidden, student.hidden), generator=generator)
+                self._projections[own] = weight.to(teacher.embedding.weight.device).requires_grad_()
 
     def tensors(self) -> dict[str, Tensor]:
         """The matrices W, by name; none where both models are equally wide."""
@@ -289,6 +289,11 @@ class Matched:
     def decoder(self) -> Decoder:
         """The student."""
         return self._trainee.decoder
+
+    @property
+    def movable(self) -> bool:
+        """If the trainee is; the matrices are where the teacher is, and that is where the trainee moves."""
+        return self._trainee.movable
 
     def tensors(self) -> dict[str, Tensor]:
         """The trainee's, then the matching's."""

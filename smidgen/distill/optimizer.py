@@ -91,7 +91,7 @@ class Optimizer:
         for part, tensor in self._tensors():
             found = by_tensor.get(self._names[id(tensor)])
             if found is not None:
-                part.state[tensor] = found
+                part.state[tensor] = {key: value.to(tensor.device) for key, value in found.items()}
 
     def _tensors(self) -> Iterator[tuple[torch.optim.Optimizer, Tensor]]:
         for part in self._parts:

@@ -36,14 +36,20 @@ from smidgen.model.decoder import Decoder
 from smidgen.model.feed_forward import Experts
 from smidgen.progress import set_quiet
 
+BACKEND_OF_ACCELERATORS = "cpu:gloo,cuda:nccl"  # some tensors of a training stay on the CPU
 #: How long a process waits for the others before it gives up: as long as one of them may cache a teacher.
 PATIENCE = timedelta(hours=24)
+
+
+def backend() -> str:
+    """How processes talk: about tensors on accelerators in their own way."""
+    return BACKEND_OF_ACCELERATORS if torch.cuda.is_available() else "gloo"
 
 
 @contextmanager
 def group_of_torchrun() -> Iterator["Together"]:
     """Join the processes that torchrun has started, and leave them in the end."""
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    dist.init_process_group(backend(), timeout=PATIENCE)
     try:
         yield Together()
     finally:
@@ -57,7 +63,7 @@ class Together:
         self.size, self._rank = dist.get_world_size(), dist.get_rank()
         self.writes = self._rank == 0
         self.device = torch.device("cpu")
-        if dist.get_backend() == "nccl":
+        if torch.cuda.is_available():
             self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
             torch.cuda.set_device(self.device)
         self._mesh: DeviceMesh = init_device_mesh(self.device.type, (self.size,))
@@ -66,9 +72,9 @@ class Together:
 
     def begin(self, trainee: Trainee) -> None:
         """Divide a plain decoder; all others stay whole."""
+        decoder = trainee.decoder.to(self.device) if trainee.movable else trainee.decoder
         if not isinstance(trainee, Plain):
             return
-        decoder = trainee.decoder.to(self.device)
         parts: list[Any] = [*decoder.blocks, decoder]
         for part in parts:
             fully_shard(part, mesh=self._mesh)
@@ -83,6 +89,7 @@ class Together:
     def end(self, trainee: Trainee) -> None:
         """Give the trainee a whole decoder again, on the CPU; on processes that do not write, one without weights."""
         if not (isinstance(trainee, Plain) and isinstance(trainee.decoder, FSDPModule)):
+            trainee.decoder.to("cpu")
             return
         divided = trainee.decoder
         for module in divided.modules():

@@ -16,10 +16,10 @@ _MOST_BYTES = 2**31  # of what is remembered; rows beyond are read again every t
 
 
 class RememberingTeacher(LiveTeacher):
-    """A live teacher that remembers what it made of rows, up to 2 GiB of it."""
+    """A live teacher that remembers what it made of rows, up to 2 GiB of it. device: as for `LiveTeacher`."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        super().__init__(checkpoint)
+    def __init__(self, checkpoint: Checkpoint, device: torch.device | None = None) -> None:
+        super().__init__(checkpoint, device=device)
         self._known: dict[bytes, Float[Tensor, "position hidden"]] = {}
         self._bytes = 0
 
@@ -28,8 +28,8 @@ class RememberingTeacher(LiveTeacher):
     ) -> Float[Tensor, "rows position hidden"]:
         """What the head reads, float32."""
         keys = [
-            row.numpy().tobytes() + (b"" if documents is None else documents[place].numpy().tobytes())
-            for place, row in enumerate(ids)
+            row.numpy().tobytes() + (b"" if documents is None else documents[place].cpu().numpy().tobytes())
+            for place, row in enumerate(ids.cpu())
         ]
         new = [place for place, key in enumerate(keys) if key not in self._known]
         fresh = dict[bytes, Float[Tensor, "position hidden"]]()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
+import torch
 import torch.distributed
 from torch import Tensor
 
@@ -33,12 +34,17 @@ class Team(Protocol):
         """Whether this process is the one that writes files and shows progress."""
         ...
 
+    @property
+    def device(self) -> torch.device:
+        """Where this process trains what can be moved; the rest is trained on the CPU."""
+        ...
+
     def begin(self, trainee: Trainee) -> None:
-        """Divide the model among the processes, before its tensors are asked for."""
+        """Move the model, and divide it among the processes, before its tensors are asked for."""
         ...
 
     def end(self, trainee: Trainee) -> None:
-        """Give the trainee a whole model again."""
+        """Give the trainee a whole model on the CPU again."""
         ...
 
     def share(self, batch: Batch) -> Batch:
@@ -66,16 +72,28 @@ class Team(Protocol):
         ...
 
 
+def accelerator() -> torch.device:
+    """The first accelerator that torch can use here, or else the CPU. (`CUDA_VISIBLE_DEVICES=` hides one.)"""
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
 class Alone:
     """A team of one."""
 
     size, writes = 1, True
 
+    def __init__(self, device: torch.device | None = None) -> None:
+        self.device = device or torch.device("cpu")
+
     def begin(self, trainee: Trainee) -> None:
-        """Nothing to divide."""
+        """Move the model."""
+        if trainee.movable:
+            trainee.decoder.to(self.device)
 
     def end(self, trainee: Trainee) -> None:
-        """Nothing to put together."""
+        """Move it back."""
+        if trainee.movable:
+            trainee.decoder.to("cpu")
 
     def share(self, batch: Batch) -> Batch:
         """All of it."""
@@ -114,7 +132,7 @@ def joined() -> Iterator[Team]:
         with group_of_torchrun() as team:
             yield team
     else:
-        yield Alone()
+        yield Alone(accelerator())
 
 
 def started_again() -> bool:

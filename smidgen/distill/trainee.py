@@ -5,6 +5,7 @@ Often these are the weights themselves (`Plain`). A model that will be stored in
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from torch import Tensor
@@ -21,6 +22,11 @@ class Trainee(Protocol):
     @property
     def decoder(self) -> Decoder:
         """The model. Its parameters hold what `prepare` made of the trained tensors."""
+        ...
+
+    @property
+    def movable(self) -> bool:
+        """Whether training can be on an accelerator: the trained tensors go where the decoder is moved."""
         ...
 
     def tensors(self) -> dict[str, Tensor]:
@@ -54,6 +60,8 @@ class Plain:
     trained: which parameters, by canonical name; None for all.
     """
 
+    movable = True
+
     def __init__(self, decoder: Decoder, trained: Callable[[str], bool] | None = None) -> None:
         self.decoder = decoder
         for name, parameter in decoder.named_parameters():
@@ -71,7 +79,11 @@ class Plain:
 
     def parts(self) -> dict[str, Part]:
         """All trained parameters."""
-        return {name: Changed(value.detach) for name, value in self.tensors().items()}
+        return {name: Changed(partial(_on_cpu, value)) for name, value in self.tensors().items()}
+
+
+def _on_cpu(value: Tensor) -> Tensor:
+    return value.detach().cpu()
 
 
 def open_decoder(checkpoint: Checkpoint) -> Decoder:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+_CPU = torch.device("cpu")
 _NATIVE_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")  # what torch calls it on x86 and Arm
 
 
@@ -17,27 +18,34 @@ def fast_product_dtype() -> torch.dtype:
     return torch.bfloat16 if any(capabilities.get(name) for name in _NATIVE_BFLOAT16) else torch.float32
 
 
+def is_quick(device: torch.device) -> bool:
+    """Whether products in bfloat16 are quick there: on every accelerator, and on some processors."""
+    return device.type != "cpu" or fast_product_dtype() is torch.bfloat16
+
+
 @contextmanager
 def quick_products() -> Iterator[None]:
     """While the context is open, large float32 products may round their factors to bfloat16; sums stay float32.
 
     Twice the speed where the processor multiplies bfloat16, at a relative error of about 3e-4 over a thousand terms,
-    and nothing where it does not. The setting is one for the whole process, so no other thread should be computing.
+    and nothing where it does not. On CUDA it is TF32. The setting is one for the whole process, so no other thread
+    should be computing.
     """
-    settings: Any = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
-    before = settings.fp32_precision
+    on_cpu: Any = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
+    on_cuda: Any = torch.backends.cuda.matmul
+    before = on_cpu.fp32_precision, on_cuda.fp32_precision
     if fast_product_dtype() is torch.bfloat16:
-        settings.fp32_precision = "bf16"
+        on_cpu.fp32_precision = "bf16"
+    on_cuda.fp32_precision = "tf32"
     try:
         yield
     finally:
-        settings.fp32_precision = before
+        on_cpu.fp32_precision, on_cuda.fp32_precision = before
 
 
-def quick_layers() -> torch.autocast:
-    """A context in which layers compute in bfloat16 where that is quick, for what calibration has to know of them.
+def quick_layers(device: torch.device = _CPU) -> torch.autocast:
+    """A context in which layers compute in bfloat16 where that is quick: calibration and training can do with that.
 
     What is added up along the residual stream stays float32, and so do norms.
     """
-    dtype = fast_product_dtype()
-    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype is torch.bfloat16)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=is_quick(device))

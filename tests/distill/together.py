@@ -57,6 +57,8 @@ class Doomed(Odd):
 class Doubled:
     """A trainee whose tensors are not the decoder's weights but their halves."""
 
+    movable = False
+
     def __init__(self) -> None:
         self._decoder = random_decoder(CONFIG)
         self._halves = {name: value.detach() / 2 for name, value in self._decoder.named_parameters()}
