@@ -15,7 +15,7 @@ from torch import Tensor
 from smidgen.formats.workspace import Workspace
 
 _LAST, _BEST = "checkpoint", "best"
-_TENSOR, _OPTIMIZER, _RANDOM = "tensor/", "optimizer/", "random"
+_TENSOR, _OPTIMIZER, _AVERAGE, _RANDOM = "tensor/", "optimizer/", "average/", "random"
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,14 @@ class Snapshot:
     """A training between two steps.
 
     progress: plain data: the step that comes next, what was counted and measured.  tensors: what is trained.
-    optimizer: its state by name.  random: the state of torch's random numbers.
+    optimizer: its state by name.  average: of the tensors, if there is one.  random: the state of torch's random
+    numbers.
     """
 
     progress: dict[str, Any]
     tensors: dict[str, Tensor]
     optimizer: dict[str, Tensor]
+    average: dict[str, Tensor]
     random: Tensor
 
 
@@ -50,6 +52,7 @@ class Checkpoints:
         """Replace the checkpoint. Raises SmidgenError where it cannot be written; the one before stays."""
         tensors = {_TENSOR + name: value.detach().cpu() for name, value in snapshot.tensors.items()}
         tensors |= {_OPTIMIZER + name: value.detach().cpu() for name, value in snapshot.optimizer.items()}
+        tensors |= {_AVERAGE + name: value.detach().cpu() for name, value in snapshot.average.items()}
         self._workspace.save_tensors(
             _LAST, tensors | {_RANDOM: snapshot.random}, {"progress": json.dumps(snapshot.progress)}
         )
@@ -64,7 +67,7 @@ class Checkpoints:
             return {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
 
         progress = json.loads(self._workspace.notes(_LAST)["progress"])
-        return Snapshot(progress, under(_TENSOR), under(_OPTIMIZER), found[_RANDOM])
+        return Snapshot(progress, under(_TENSOR), under(_OPTIMIZER), under(_AVERAGE), found[_RANDOM])
 
     def finish(self) -> None:
         """Remove the folder: the training is done."""

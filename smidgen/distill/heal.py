@@ -53,9 +53,10 @@ _RELATIVE_RATE = 2.5e-4  # of scales and norms, a step
 _WATCHED_EVERY = 16  # one row in so many is watched, not learned from
 _MOST_WATCHED = 6
 _EVALUATIONS = 10  # over the whole training
+_AVERAGED = 10  # the states of a tenth of the training are averaged
 _PATIENCE = 4
 _MEMORY_SHARE = 0.7  # of the machine's memory that training may take
-_BYTES_EACH = 26  # of memory for a trained weight: see distill.lattice; and what the best state and the teacher take
+_BYTES_EACH = 34  # of memory for a trained weight: see distill.lattice; averages, best state and the teacher
 _LISTENED = 4  # batches in which the teacher says which tokens it thinks of
 _MANY_TOKENS = 65_536  # from which the head is estimated
 _EXPECTED_SHARE = 0.5  # of the processor's peak that a step reaches
@@ -148,8 +149,9 @@ def heal(
     trainee = _trainee(student, lesson.rows, _RELATIVE_RATE / rate)
     every = max(1, steps // _EVALUATIONS)
     options = TrainingOptions(
-        steps, _LOW_RANK_RATE if isinstance(trainee, Adapted) else rate, floor=0.05, checkpoint_every=every, seed=seed
-    )
+        steps, _LOW_RANK_RATE if isinstance(trainee, Adapted) else rate, floor=0.05, checkpoint_every=every,
+        average_over=max(1, steps // _AVERAGED), seed=seed,
+    )  # fmt: skip
     training = Trainer(
         trainee, lesson.objective, lesson.batches, options, workspace.folder, {"student": student.sha256()},
         evaluate=lambda: lesson.watch(trainee), evaluate_every=every, seconds=budget.seconds, patience=_PATIENCE,

@@ -11,6 +11,7 @@ in the same bytes, on a CPU and unless it is limited by time.
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from smidgen.distill.average import Average
 from smidgen.distill.batch import Batch, Batches
 from smidgen.distill.checkpoints import Best, BestInMemory, Checkpoints, Snapshot
 from smidgen.distill.metrics import JsonLines, Writer, peak_operations, training_operations
@@ -40,6 +42,7 @@ class TrainingOptions:
     steps: batches to learn from.  learning_rate: at its highest.  warmup: share of the training in which it rises.
     schedule, floor: how it falls afterwards, and to which share of the highest.  clip: largest norm of the gradient.
     rows_at_once: rows of a batch that are computed together; None for all.  checkpoint_every: steps; 0 for never.
+    average_over: steps of whose tensors the average is what is evaluated and kept; 0 for the tensors as they are.
     bf16: for whoever makes the objective: compute layers in bfloat16; None where that is quick.
     """
 
@@ -55,6 +58,7 @@ class TrainingOptions:
     bf16: bool | None = None
     gradient_checkpointing: bool = False
     checkpoint_every: int = 0
+    average_over: int = 0
     seed: int = 0
 
 
@@ -141,6 +145,7 @@ class Trainer:
         self._device = next(iter(self._tensors.values())).device
         rates = trainee.rates() if isinstance(trainee, Rated) else {}
         self._optimizer = Optimizer(self._tensors, options.optimizer, options.weight_decay, rates)
+        self._average = Average(self._tensors, options.average_over) if options.average_over else None
         self._state, self._pace = _State(), Pace(seconds)
         self._checkpoints: Checkpoints | None = None
         self._best: Best = BestInMemory()
@@ -203,6 +208,8 @@ class Trainer:
         share = max((state.step + 1) / options.steps, self._team.same(self._pace.share()))
         rate = options.learning_rate * schedule_factor(options.schedule, share, options.warmup, options.floor)
         self._optimizer.step(rate)
+        if self._average is not None:
+            self._average.add(state.step + 1)
         seconds = time.monotonic() - began
         self._pace.stepped(seconds)
         state.step, state.tokens = state.step + 1, state.tokens + int(tokens)
@@ -273,23 +280,24 @@ class Trainer:
         if self._evaluate is None or (state.evaluations and state.evaluations[-1][0] == state.step):
             return {}
         began = time.monotonic()
-        self._trainee.prepare()
-        with torch.no_grad():
-            value = self._team.same(self._evaluate())
-        if math.isnan(value):
-            raise SmidgenError(
-                f"The evaluation after step {state.step} gives {value}. Train with a lower learning rate."
-            )
-        state.evaluations.append((state.step, value))
-        if self._best.found is None or value < self._best.found[1]:
-            self._best.keep(self._whole_tensors(), state.step, value)
+        with nullcontext() if self._average is None else self._average.in_place():
+            self._trainee.prepare()
+            with torch.no_grad():
+                value = self._team.same(self._evaluate())
+            if math.isnan(value):
+                raise SmidgenError(
+                    f"The evaluation after step {state.step} gives {value}. Train with a lower learning rate."
+                )
+            state.evaluations.append((state.step, value))
+            if self._best.found is None or value < self._best.found[1]:
+                self._best.keep(self._whole_tensors(), state.step, value)
         self._pace.evaluated(time.monotonic() - began)
         return {"evaluation": value}
 
     def _put_best_back(self) -> tuple[int, float] | None:
-        """Give the trainee its best tensors, if those are not the last, and make its decoder fit them."""
+        """Give the trainee its best tensors, if it has not got them, and make its decoder fit them."""
         best = self._best.found
-        if best is not None and best[0] != self._state.step:
+        if best is not None and (best[0] != self._state.step or self._average is not None):
             self._fill(self._best.tensors())
         self._trainee.prepare()
         return best
@@ -309,6 +317,10 @@ class Trainer:
             self._state = _State.of(snapshot.progress)
             self._fill(snapshot.tensors)
             self._optimizer.load({name: self._part_of_state(name, value) for name, value in snapshot.optimizer.items()})
+            if self._average is not None:
+                self._average.load(
+                    {name: self._team.part(mean, self._tensors[name]) for name, mean in snapshot.average.items()}
+                )
             torch.set_rng_state(snapshot.random)
 
     def _save(self) -> None:
@@ -316,8 +328,10 @@ class Trainer:
             return
         tensors = self._whole_tensors()
         state = {name: self._team.whole(value) for name, value in self._optimizer.state().items()}
+        means = {} if self._average is None else self._average.state()
+        average = {name: self._team.whole(mean) for name, mean in means.items()}
         if self._team.writes:
-            self._checkpoints.save(Snapshot(asdict(self._state), tensors, state, torch.get_rng_state()))
+            self._checkpoints.save(Snapshot(asdict(self._state), tensors, state, average, torch.get_rng_state()))
 
     def _open_writers(self) -> list[Writer]:
         if not self._team.writes:
