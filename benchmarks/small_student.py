@@ -60,8 +60,8 @@ def run_all(options: argparse.Namespace, teacher: Checkpoint) -> dict[str, Any]:
         best = students[name]
         say(f"{name}: {best['best']:.3f} bits per byte with learning rate {best['learning_rate']}")
     return {
-        **record.facts(), "teacher": {"name": options.teacher, "sha256": teacher.sha256(), "bits_per_byte": own,
-                                      "vocabulary": teacher.config.vocabulary},
+        **record.facts(), "teacher": {"name": Path(options.teacher).name, "sha256": teacher.sha256(),
+                                      "bits_per_byte": own, "vocabulary": teacher.config.vocabulary},
         "student": {"parameters": parameters, "layers": len(plan.config.layers),
                     "hidden": plan.config.hidden, "ffn": plan.config.layers[0].ffn_width},
         **study.described(), "students": students,
