@@ -27,7 +27,7 @@ from smidgen.formats.workspace import Workspace
 from smidgen.memory import total_memory
 from smidgen.model.decoder import Decoder
 from smidgen.numerics.grids import GRIDS
-from smidgen.numerics.precision import fast_product_dtype
+from smidgen.numerics.precision import is_quick
 
 _EVALUATIONS, _SAVES = 4, 10
 _MEMORY_SHARE = 0.7  # of the machine's memory that training may take
@@ -76,7 +76,7 @@ def trained_in(
     with ExitStack() as stack:
         whole, rounded = (stack.enter_context(Checkpoint.open(file)) for file in files)
         student = LatticeStudent(rounded, lambda name: name in adapted.names, original=whole)
-        objective = DistillObjective(RememberingTeacher(whole), bf16=fast_product_dtype() is torch.bfloat16)
+        objective = DistillObjective(RememberingTeacher(whole), bf16=is_quick(torch.device("cpu")))
         training = TrainingOptions(
             options.steps, careful_rate(options.steps), rows_at_once=options.rows_at_once,
             checkpoint_every=max(1, options.steps // _SAVES), seed=options.seed,
