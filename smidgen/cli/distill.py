@@ -130,8 +130,8 @@ def command(
     lost when it is packed), or a fresh one with the teacher's vocabulary in 16 bits, for `cut` to go on with. A student
     with some of the teacher's tokens is taught in its own.
 
-    Writes DIR/model.gguf, README.md, metrics.jsonl and the originals' licences. A twentieth of the text is held out;
-    what is best on it is what is written. The student is never worse there than it was.
+    Writes DIR/model.gguf, README.md with loss.svg, metrics.jsonl and the originals' licences. A twentieth of the text
+    is held out; what is best on it is what is written. The student is never worse there than it was.
 
     \b
     Examples:

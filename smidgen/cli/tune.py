@@ -103,8 +103,9 @@ def command(
     tuned as they are.
 
     Writes DIR/adapter.gguf (for `smidgen run`, `chat` and `serve` with --lora, and llama.cpp), the same in PEFT's
-    layout (adapter_model.safetensors), metrics.jsonl, README.md, and with --merge or --full model.gguf. Into a
-    quantized model an adapter is merged by training its codes, on the same examples, to say what the two say together.
+    layout (adapter_model.safetensors), metrics.jsonl, README.md with loss.svg, and with --merge or --full
+    model.gguf. Into a quantized model an adapter is merged by training its codes, on the same examples, to say what the
+    two say together.
 
     \b
     Examples:
