@@ -163,7 +163,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     tokens = options.rows * options.length
     return {
         **record.facts(trl=_version("trl"), transformers=_version("transformers")),
-        "model": options.model, "rows": options.rows, "length": options.length, "threads": options.threads,
+        "model": Path(options.model).name, "rows": options.rows, "length": options.length, "threads": options.threads,
         "sides": {side: summary(found, tokens) for side, found in turns.items()},
     }  # fmt: skip
 
