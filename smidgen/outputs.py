@@ -103,7 +103,8 @@ def write_tuning_notes(
     uses = []
     if "adapter.gguf" in written:
         front["library_name"] = "peft"
-        uses += [f"smidgen chat {model} --lora {output.name}", "llama-cli -m MODEL.gguf --lora adapter.gguf"]
+        named = Path(model).name if Path(model).exists() else model  # folders of this machine are nobody's business
+        uses += [f"smidgen chat {named} --lora {output.name}", "llama-cli -m MODEL.gguf --lora adapter.gguf"]
     if made == MODEL_FILE:
         uses += [f"smidgen chat {output.name}", "llama-cli -m model.gguf"]
     lines = [
