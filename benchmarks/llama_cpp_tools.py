@@ -21,7 +21,7 @@ from pathlib import Path
 
 from benchmarks import record
 from smidgen.errors import SmidgenError
-from smidgen.formats.catalogue import cache_folder
+from smidgen.formats.hub.catalogue import cache_folder
 from smidgen.progress import say
 
 PACKAGE, VERSION = "llama-cpp-python", "0.3.36"

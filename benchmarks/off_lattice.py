@@ -24,9 +24,9 @@ from pathlib import Path
 
 import numpy as np
 
-from smidgen.formats.catalogue import locate
-from smidgen.formats.gguf_reader import GGUFFile
-from smidgen.formats.gguf_writer import TensorPlan, write_gguf
+from smidgen.formats.gguf.reader import GGUFFile
+from smidgen.formats.gguf.writer import TensorPlan, write_gguf
+from smidgen.formats.hub.catalogue import locate
 from smidgen.numerics.block_types import F16, F32, BlockType
 from smidgen.numerics.decode import as_bytes_tensor, decode
 from smidgen.progress import track

@@ -18,9 +18,10 @@ from typing import Any
 
 from benchmarks import record
 from benchmarks.students import Study, add_options, parsed
-from smidgen.distill.fresh import FreshPlan, fresh_student
-from smidgen.distill.trainee import open_decoder
+from smidgen.distillation.students.fresh import FreshPlan, fresh_student
+from smidgen.distillation.students.trainee import open_decoder
 from smidgen.formats.checkpoint import Checkpoint
+from smidgen.formats.opening import open_checkpoint
 from smidgen.progress import say
 
 
@@ -86,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=record.RESULTS / "pruned_recovery.json")
     options = parsed(parser.parse_args(arguments))
     options.scratch_rates = [float(rate) for rate in options.scratch_rates.split(",")]
-    with Checkpoint.open(options.original) as original, Checkpoint.open(options.pruned) as pruned:
+    with open_checkpoint(options.original) as original, open_checkpoint(options.pruned) as pruned:
         result = run_all(options, original, pruned)
     record.save(options.output, result)
     print(show(result))

@@ -3,9 +3,9 @@
     python -m benchmarks.pruning_curves original.gguf --calibration wikitext2-valid.txt@0.5 \\
         --evaluation wikitext2-valid.txt [--layers 1,2,4] [--widths 1792,1536,1024]
 
-For depth: so many layers out, as `smidgen.prune.depth` finds them, with the rest refitted (compensated) and without
+For depth: so many layers out, as `smidgen.pruning.depth` finds them, with the rest refitted (compensated) and without
 (plain); and the same number chosen at random, plainly. For width: so many feed-forward channels kept, as
-`smidgen.prune.width` ranks them, in the same three ways. Beside them, the field's cheap rankings: block influence and
+`smidgen.pruning.width` ranks them, in the same three ways. Beside them, the field's cheap rankings: block influence and
 mean activation. Cost: KL(original ‖ pruned) in nats a token and bits per byte on text that was not calibrated on.
 """
 
@@ -21,15 +21,15 @@ import torch
 from benchmarks import record, texts
 from smidgen.data.text import Windows, cut_into_windows
 from smidgen.engines.torch import TorchEngine
-from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.derived import Derived, write_derived
+from smidgen.formats.opening import open_checkpoint
 from smidgen.formats.workspace import Workspace
-from smidgen.measure.divergence import compare
+from smidgen.measuring.divergence import compare
 from smidgen.model.tokenizer import Tokenizer
 from smidgen.progress import say, track
-from smidgen.prune import depth, width
-from smidgen.prune.depth import DepthPlan
-from smidgen.prune.width import WidthPlan
+from smidgen.pruning import depth, width
+from smidgen.pruning.depth import DepthPlan
+from smidgen.pruning.width import WidthPlan
 
 
 class Bench:
@@ -37,7 +37,7 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace, work: Path) -> None:
         self.options, self.work = options, work
-        self.original = Checkpoint.open(options.original)
+        self.original = open_checkpoint(options.original)
         tokenizer = Tokenizer.from_gguf(self.original.file.metadata)
         self.calibration = texts.take(options.calibration, options.tokens, tokenizer)
         self.evaluation = texts.take(options.evaluation, options.evaluation_tokens, tokenizer)
@@ -56,7 +56,7 @@ class Bench:
         """Write the pruned model, read it back and measure it."""
         path = self.work / "pruned.gguf"
         write_derived(self.original, derived, path, {"step": "benchmark"})
-        with Checkpoint.open(path) as pruned:
+        with open_checkpoint(path) as pruned:
             figures = compare(self.engine, TorchEngine(pruned), self.scored, "measuring").figures()
         keys = ("kl_mean", "kl_standard_error", "same_top1", "bits_per_byte_original", "bits_per_byte_cut")
         return {key: figures[key] for key in keys} | {"bytes": path.stat().st_size}  # type: ignore[return-value]

@@ -37,8 +37,8 @@ from benchmarks.llama_cpp_mixtures import BODIES, EMBEDDINGS, UNTOUCHED, Body, M
 from smidgen.data.text import Windows, cut_into_windows
 from smidgen.engines.torch import TorchEngine
 from smidgen.errors import SmidgenError, Unsupported
-from smidgen.formats.checkpoint import Checkpoint
-from smidgen.measure.divergence import compare
+from smidgen.formats.opening import open_checkpoint
+from smidgen.measuring.divergence import compare
 from smidgen.model.tokenizer import Tokenizer
 from smidgen.progress import say
 from smidgen.sizes import parse_size
@@ -51,7 +51,7 @@ class Meter:
     """Measures files against the original on fixed windows, and remembers: each measurement takes minutes."""
 
     def __init__(self, original: Path, text: str, tokens: int, memory: Path, quantizer: Quantizer) -> None:
-        self.original = TorchEngine(Checkpoint.open(original))
+        self.original = TorchEngine(open_checkpoint(original))
         tokenizer = Tokenizer.from_gguf(self.original.checkpoint.file.metadata)
         self.windows = cut_into_windows(text, tokenizer).take(range(-(-tokens // _IMATRIX_CHUNK)))
         self.memory, self.quantizer = memory, quantizer
@@ -78,7 +78,7 @@ class Meter:
 
     def _measure(self, model: Path, windows: Windows, label: str) -> dict[str, Any]:
         try:
-            checkpoint = Checkpoint.open(model)
+            checkpoint = open_checkpoint(model)
         except Unsupported:  # a type that smidgen does not read: let llama.cpp decode it
             decoded = model.with_suffix(".f32.gguf")
             try:
@@ -195,7 +195,7 @@ def compare_sizes(options: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(options.threads)
     options.work.mkdir(parents=True, exist_ok=True)
     tools = llama_cpp_tools.find_or_build(options.tools)
-    with Checkpoint.open(options.original) as original:
+    with open_checkpoint(options.original) as original:
         tokenizer, original_hash = Tokenizer.from_gguf(original.file.metadata), original.sha256()
     calibration = texts.take(options.calibration, options.tokens, tokenizer)
     evaluation = texts.take(options.evaluation, options.evaluation_tokens, tokenizer)

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from smidgen.formats.gguf_writer import TensorPlan, write_gguf
+from smidgen.formats.gguf.writer import TensorPlan, write_gguf
 from smidgen.numerics.block_types import F16, F32
 from smidgen.progress import track
 

@@ -19,9 +19,10 @@ from typing import Any
 
 from benchmarks import record, texts
 from benchmarks.students import Study, add_options, parsed
-from smidgen.distill.fresh import Beginning, FreshShape, fresh_student, plan_fresh
-from smidgen.distill.trainee import open_decoder
-from smidgen.formats.checkpoint import Checkpoint, load
+from smidgen.distillation.students.fresh import Beginning, FreshShape, fresh_student, plan_fresh
+from smidgen.distillation.students.trainee import open_decoder
+from smidgen.formats.checkpoint import Checkpoint
+from smidgen.formats.opening import open_model
 from smidgen.model.tokenizer import Tokenizer
 from smidgen.progress import say
 
@@ -36,7 +37,7 @@ _WAYS: dict[str, tuple[Beginning, float]] = {
 
 def trimmed(options: argparse.Namespace, folder: Path) -> Path:
     """The teacher with those of its tokens that the text to learn from needs most."""
-    with load(options.teacher) as original:
+    with open_model(options.teacher) as original:
         tokenizer = Tokenizer.from_gguf(original.file.metadata)
         learned = texts.take(options.text, options.tokens, tokenizer).write(folder / "text.txt")
     trim = ["--vocab", str(options.vocab), "--steps", "vocabulary", "--no-measure", "--text", str(learned)]
@@ -94,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         path = options.teacher
         if options.vocab:
             path = str(trimmed(options, Path(folder)))
-        with load(path) as teacher:
+        with open_model(path) as teacher:
             result = run_all(options, teacher)
     record.save(options.output, result)
     print(show(result))

@@ -27,21 +27,21 @@ from torch import Tensor
 from benchmarks import record, texts
 from smidgen.data.text import Windows, cut_into_windows
 from smidgen.engines.torch import TorchEngine
-from smidgen.formats.checkpoint import Checkpoint, load
 from smidgen.formats.derived import write_derived
+from smidgen.formats.opening import open_checkpoint, open_model
 from smidgen.formats.workspace import Workspace
-from smidgen.measure.divergence import compare
+from smidgen.measuring.divergence import compare
 from smidgen.model.tokenizer import Tokenizer
 from smidgen.progress import say
-from smidgen.prune.masks import Pattern
-from smidgen.prune.sparsity import METHODS, Method, sparsify
+from smidgen.pruning.masks import Pattern
+from smidgen.pruning.sparsity import METHODS, Method, sparsify
 
 
 class Bench:
     """One dense model, its texts, and what was measured of thinned copies of it."""
 
     def __init__(self, model: str, options: argparse.Namespace) -> None:
-        self.dense = load(model)
+        self.dense = open_model(model)
         tokenizer = Tokenizer.from_gguf(self.dense.file.metadata)
         self.calibration = texts.take(options.calibration, options.repeats * options.tokens, tokenizer)
         self.evaluation = texts.take(options.evaluation, options.evaluation_tokens, tokenizer)
@@ -66,7 +66,7 @@ class Bench:
             workspace = Workspace.start(folder, {})
             derived = sparsify(self.dense, Pattern.parse(pattern), method, calibration, workspace)
             write_derived(self.dense, derived, folder / "model.gguf", {"step": "weights"})
-            with Checkpoint.open(folder / "model.gguf") as thinned:
+            with open_checkpoint(folder / "model.gguf") as thinned:
                 found = compare(TorchEngine(self.dense), TorchEngine(thinned), self.windows)
         finally:
             shutil.rmtree(folder, ignore_errors=True)

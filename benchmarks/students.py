@@ -11,12 +11,12 @@ import torch
 from benchmarks import texts
 from smidgen.data.sources import TextSource
 from smidgen.data.text import cut_into_windows
-from smidgen.distill.batch import Batch
-from smidgen.distill.losses import DistillObjective, Divergence, LanguageObjective
-from smidgen.distill.packing import text_batches
-from smidgen.distill.remembering import RememberingTeacher
-from smidgen.distill.trainee import Objective, Plain
-from smidgen.distill.trainer import Trainer, TrainingOptions
+from smidgen.distillation.loop.trainer import Trainer, TrainingOptions
+from smidgen.distillation.objectives.losses import DistillObjective, Divergence, LanguageObjective
+from smidgen.distillation.students.trainee import Objective, Plain
+from smidgen.distillation.teachers.remembering import RememberingTeacher
+from smidgen.distillation.text.batch import Batch
+from smidgen.distillation.text.packing import text_batches
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.model.decoder import Decoder
 from smidgen.model.tokenizer import Tokenizer

@@ -18,7 +18,7 @@ from typing import Any
 from smidgen.data.sources import read_text
 from smidgen.data.text import overlap
 from smidgen.errors import SmidgenError
-from smidgen.formats.gguf_reader import GGUFFile
+from smidgen.formats.gguf.reader import GGUFFile
 from smidgen.model.tokenizer import Tokenizer
 
 _HIGHEST_OVERLAP = 0.01  # share of 8-token runs; encyclopedias repeat phrases, and markup

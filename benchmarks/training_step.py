@@ -45,16 +45,16 @@ def our_step(options: argparse.Namespace) -> Callable[[], float]:
     """A function that does a step and returns the mean KL before it."""
     import torch
 
-    from smidgen.distill.batch import Batch
-    from smidgen.distill.losses import DistillObjective
-    from smidgen.distill.optimizer import Optimizer
-    from smidgen.distill.teacher import LiveTeacher
-    from smidgen.distill.trainee import Plain, open_decoder
-    from smidgen.formats.checkpoint import Checkpoint
+    from smidgen.distillation.loop.optimizer import Optimizer
+    from smidgen.distillation.objectives.losses import DistillObjective
+    from smidgen.distillation.students.trainee import Plain, open_decoder
+    from smidgen.distillation.teachers.live import LiveTeacher
+    from smidgen.distillation.text.batch import Batch
+    from smidgen.formats.opening import open_checkpoint
 
     quick = options.side == "smidgen"
     torch.set_num_threads(options.threads)
-    with Checkpoint.open(options.gguf) as checkpoint:
+    with open_checkpoint(options.gguf) as checkpoint:
         teacher, decoder = LiveTeacher(checkpoint, quick=quick), open_decoder(checkpoint)
         ids = _tokens(options, checkpoint.config.vocabulary)
     trainee = Plain(decoder)
@@ -176,7 +176,7 @@ def _version(package: str) -> str | None:
 
 
 _LOCATE = (
-    "import json, sys; from smidgen.formats.catalogue import locate; from pathlib import Path; "
+    "import json, sys; from smidgen.formats.hub.catalogue import locate; from pathlib import Path; "
     "name = sys.argv[1]; print(json.dumps(str(name if Path(name).is_file() else locate(name))))"
 )
 

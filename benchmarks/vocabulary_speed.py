@@ -18,13 +18,13 @@ import numpy as np
 
 from benchmarks import record
 from benchmarks.random_model import SHAPES, Shape, metadata, tensors
-from smidgen.engines.llama_cpp_bench import measure_speed
-from smidgen.formats.checkpoint import Checkpoint
+from smidgen.engines.llama_cpp.bench import measure_speed
 from smidgen.formats.derived import write_derived
-from smidgen.formats.gguf_writer import TensorPlan, write_gguf
+from smidgen.formats.gguf.writer import TensorPlan, write_gguf
+from smidgen.formats.opening import open_checkpoint
 from smidgen.numerics.block_types import F32, Q4_0, Q8_0
 from smidgen.progress import track
-from smidgen.prune.vocabulary import VocabularyPlan, apply
+from smidgen.pruning.vocabulary import VocabularyPlan, apply
 
 _SCALE = 0.01  # of every block; nothing here looks at values
 
@@ -53,7 +53,7 @@ def write(shape: Shape, destination: Path, seed: int = 0) -> None:
 
 def trim(original: Path, tokens: int, destination: Path) -> None:
     """The first tokens of the vocabulary: in a random one, as good as any."""
-    with Checkpoint.open(original) as checkpoint:
+    with open_checkpoint(original) as checkpoint:
         plan = VocabularyPlan(np.arange(tokens), checkpoint.config.vocabulary, 0, 0, {}, {})
         derived = apply(checkpoint, plan)
         write_derived(checkpoint, derived, destination, {"step": "vocabulary"})

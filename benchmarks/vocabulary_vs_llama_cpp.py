@@ -31,23 +31,24 @@ import torch
 from benchmarks import llama_cpp_tools, record, texts
 from benchmarks.llama_cpp_mixtures import Quantizer, candidates
 from benchmarks.quality_vs_llama_cpp import make_imatrix
+from smidgen.cutting.plan import Choice, matrices
+from smidgen.cutting.quantize import Quantization, surveyed_model
 from smidgen.data.held_out import calibration_windows
 from smidgen.data.languages import languages_of
 from smidgen.data.self_written import self_written_in
 from smidgen.data.sources import read_text
 from smidgen.data.text import cut_into_windows
-from smidgen.engines.llama_cpp_bench import measure_speed
+from smidgen.engines.llama_cpp.bench import measure_speed
 from smidgen.engines.torch import TorchEngine
 from smidgen.errors import SmidgenError, Unsupported
 from smidgen.formats.checkpoint import Checkpoint
-from smidgen.measure.divergence import compare
-from smidgen.measure.pairing import kept_tokens, pair_windows
+from smidgen.formats.opening import open_checkpoint
+from smidgen.measuring.divergence import compare
+from smidgen.measuring.pairing import kept_tokens, pair_windows
 from smidgen.model.tokenizer import Tokenizer
 from smidgen.numerics.block_types import BY_NAME
-from smidgen.plan import Choice, matrices
 from smidgen.progress import say
-from smidgen.quant.workspace import QuantWorkspace
-from smidgen.quantization import Quantization, surveyed_model
+from smidgen.quantization.workspace import QuantWorkspace
 from smidgen.sizes import parse_size
 
 _FIGURES = ("kl_mean", "kl_standard_error", "same_top1", "bits_per_byte_original", "bits_per_byte_cut", "dropped_mass",
@@ -59,7 +60,7 @@ class Comparison:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.work = options, options.work
-        self.original = Checkpoint.open(options.original)
+        self.original = open_checkpoint(options.original)
         self.tokenizer = Tokenizer.from_gguf(self.original.file.metadata)
         self.engine = TorchEngine(self.original, options.threads)
         self.calibration: dict[str, texts.Piece] = {}
@@ -95,7 +96,7 @@ class Comparison:
 
     def _one(self, model: Path, text: str, name: str) -> dict[str, Any]:
         windows = cut_into_windows(text, self.tokenizer)
-        with Checkpoint.open(model) as checkpoint:
+        with open_checkpoint(model) as checkpoint:
             pairs = windows
             if checkpoint.config.vocabulary != self.original.config.vocabulary:
                 before, after = (_tokens(one) for one in (self.original, checkpoint))

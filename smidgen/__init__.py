@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from smidgen.openmp import wait_asleep
 
 if TYPE_CHECKING:
-    from smidgen.cutting import cut
-    from smidgen.distilling import DistillOptions, distill
-    from smidgen.engines.llama_cpp import generate
-    from smidgen.export import export
-    from smidgen.formats.catalogue import locate
-    from smidgen.formats.checkpoint import load
-    from smidgen.recipe import CutOptions, Pruning
-    from smidgen.tuning import TuneOptions, tune
+    from smidgen.cutting.cut import cut
+    from smidgen.cutting.recipe import CutOptions, Pruning
+    from smidgen.engines.llama_cpp.engine import generate
+    from smidgen.exporting.export import export
+    from smidgen.formats.hub.catalogue import locate
+    from smidgen.formats.opening import open_model
+    from smidgen.training.distill import DistillOptions, distill
+    from smidgen.training.tune import TuneOptions, tune
 
 wait_asleep()
 
@@ -36,19 +36,19 @@ __all__ = [
     "tune",
 ]
 
-# The report card's verb is `smidgen.measure.measure`, because its folder has the name already.
+# The report card's verb is `smidgen.measuring.measure.measure`, because its folder has the name already.
 _HOMES = {
-    "CutOptions": "smidgen.recipe",
-    "DistillOptions": "smidgen.distilling",
-    "Pruning": "smidgen.recipe",
-    "TuneOptions": "smidgen.tuning",
-    "cut": "smidgen.cutting",
-    "distill": "smidgen.distilling",
-    "export": "smidgen.export",
-    "generate": "smidgen.engines.llama_cpp",
+    "CutOptions": "smidgen.cutting.recipe",
+    "DistillOptions": "smidgen.training.distill",
+    "Pruning": "smidgen.cutting.recipe",
+    "TuneOptions": "smidgen.training.tune",
+    "cut": "smidgen.cutting.cut",
+    "distill": "smidgen.training.distill",
+    "export": "smidgen.exporting.export",
+    "generate": "smidgen.engines.llama_cpp.engine",
     "load": "smidgen.formats.checkpoint",
-    "locate": "smidgen.formats.catalogue",
-    "tune": "smidgen.tuning",
+    "locate": "smidgen.formats.hub.catalogue",
+    "tune": "smidgen.training.tune",
 }
 
 

@@ -10,10 +10,10 @@ import smidgen  # noqa: F401 - first of all, because it sets up OpenMP before to
 # Shapes in annotations are checked while tests run: everywhere that tensors are made and taken apart. (Tokenizers have
 # no tensors, and millions of small calls.)
 _MODEL = ["attention", "decoder", "feed_forward", "norms", "rope"]
-_DISTILL = ["batch", "fresh", "lattice", "lora", "slopes"]
+_DISTILLATION = ["text.batch", "students.fresh", "students.lattice", "students.lora", "objectives.slopes"]
 install_import_hook(
-    [*(f"smidgen.model.{name}" for name in _MODEL), "smidgen.numerics", "smidgen.prune", "smidgen.quant"]
-    + ["smidgen.calibrate", *(f"smidgen.distill.{name}" for name in _DISTILL)],
+    [*(f"smidgen.model.{name}" for name in _MODEL), "smidgen.numerics", "smidgen.pruning", "smidgen.quantization"]
+    + ["smidgen.calibration", *(f"smidgen.distillation.{name}" for name in _DISTILLATION)],
     "beartype.beartype",
 )
 
@@ -29,7 +29,7 @@ def talkative() -> None:
 @pytest.fixture(scope="session")
 def gemma_path() -> Path:
     """Gemma 3 270M as packaged (Q5_0, Q4_K, Q6_K, Q8_0)."""
-    from smidgen.formats.catalogue import locate
+    from smidgen.formats.hub.catalogue import locate
 
     return locate("gemma-3-270m")
 
@@ -37,6 +37,6 @@ def gemma_path() -> Path:
 @pytest.fixture(scope="session")
 def smollm_path() -> Path:
     """SmolLM2 135M Instruct as packaged (Q4_1, Q8_0)."""
-    from smidgen.formats.catalogue import locate
+    from smidgen.formats.hub.catalogue import locate
 
     return locate("smollm2-135m-instruct")

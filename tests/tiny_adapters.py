@@ -2,8 +2,8 @@
 
 import torch
 
-from smidgen.distill.lora import TARGETS, Adapted, LoraOptions
-from smidgen.distill.trainee import open_decoder
+from smidgen.distillation.students.lora import TARGETS, Adapted, LoraOptions
+from smidgen.distillation.students.trainee import open_decoder
 from smidgen.formats.adapters import Adapter
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.model.decoder import Decoder

@@ -8,7 +8,7 @@ import typer
 from smidgen.cli.options import Debug, Json, Model, Quiet, Threads
 
 if TYPE_CHECKING:
-    from smidgen.engines.llama_cpp_bench import SpeedResult
+    from smidgen.engines.llama_cpp.bench import SpeedResult
 
 Versus = Annotated[str | None, typer.Option("--vs", metavar="MODEL", help="A second model to compare with.")]
 Repeats = Annotated[int, typer.Option("--repeats", min=1, metavar="N", help="Runs of each kind; the median counts.")]
@@ -34,7 +34,7 @@ def command(
       smidgen bench gemma-small --vs gemma-3-270m
       smidgen bench gemma-small --json
     """
-    from smidgen.engines.llama_cpp_bench import measure_speed
+    from smidgen.engines.llama_cpp.bench import measure_speed
     from smidgen.formats.convert import gguf_of
 
     names = [model] if vs is None else [model, vs]

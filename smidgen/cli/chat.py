@@ -12,7 +12,7 @@ from smidgen.cli.options import CtxSize, Debug, Draft, Lora, Model, Quiet, Seed,
 from smidgen.errors import SmidgenError
 
 if TYPE_CHECKING:
-    from smidgen.engines.llama_cpp import LlamaCppEngine, Message, Sampling
+    from smidgen.engines.llama_cpp.engine import LlamaCppEngine, Message, Sampling
 
 System = Annotated[str | None, typer.Option("--system", metavar="TEXT", help="Instruction the model sees first.")]
 MaxTokens = Annotated[
@@ -46,9 +46,9 @@ def command(
       smidgen chat smollm2-135m-instruct --system "Answer in one sentence."
       echo "Why is the sky blue?" | smidgen chat smollm2-135m-instruct --temperature 0
     """
-    from smidgen.engines.llama_cpp import LlamaCppEngine, Sampling, read_facts, require_chat_template
+    from smidgen.engines.llama_cpp.engine import LlamaCppEngine, Sampling, read_facts, require_chat_template
     from smidgen.formats.convert import gguf_of
-    from smidgen.formats.gguf_adapter import adapter_file
+    from smidgen.formats.gguf.adapter import adapter_file
 
     path, helper = gguf_of(model), None if draft is None else gguf_of(draft)
     require_chat_template(read_facts(path))

@@ -136,8 +136,8 @@ def command(
     _refuse_contradictions(said, recipe)
     sizes = {name: parse_size(said[name]) for name in ("fit", "ram") if name in said}
     _refuse_early(model, output, text or ())
-    from smidgen.cutting import cut
-    from smidgen.recipe import DEFAULT_TOKENS, CutOptions, Pruning, read_recipe
+    from smidgen.cutting.cut import cut
+    from smidgen.cutting.recipe import DEFAULT_TOKENS, CutOptions, Pruning, read_recipe
 
     if recipe is not None:
         wanted = read_recipe(recipe)
@@ -180,11 +180,11 @@ def _refuse_contradictions(said: dict[str, Any], recipe: Path | None) -> None:
 def _refuse_early(model: str, output: Path, texts: Sequence[str]) -> None:
     """What can be refused at once: loading torch takes seconds. The cut looks again."""
     from smidgen.data.sources import read_texts
-    from smidgen.formats.catalogue import locate
-    from smidgen.formats.contents import refuse_unsupported
-    from smidgen.outputs import refuse_output
+    from smidgen.formats.hub.catalogue import locate
+    from smidgen.formats.opening import read_config
+    from smidgen.publishing.companions import refuse_output
 
     path = locate(model)
-    refuse_unsupported(path)
+    read_config(path)
     refuse_output(output, path)
     read_texts(texts)

@@ -150,11 +150,11 @@ def command(
     _refuse_shape_of_a_student_that_exists(fresh, {**shape, "init": init})
     pairs = None if match_layers is None else _pairs_of_layers(match_layers)
     _refuse_early(teacher, None if fresh else student, output, text or [])
-    from smidgen.distill.fresh import FreshShape
-    from smidgen.distill.losses import Divergence
-    from smidgen.distill.matching import MatchingOptions
-    from smidgen.distill.team import is_writer
-    from smidgen.distilling import DistillOptions, distill, distill_together
+    from smidgen.distillation.objectives.losses import Divergence
+    from smidgen.distillation.objectives.matching import MatchingOptions
+    from smidgen.distillation.students.fresh import FreshShape
+    from smidgen.distillation.team.team import is_writer
+    from smidgen.training.distill import DistillOptions, distill, distill_together
 
     kind = "jensen-shannon" if loss == "jsd" else loss
     wanted = DistillOptions(
@@ -194,13 +194,13 @@ def _pairs_of_layers(said: str) -> tuple[tuple[int, int], ...]:
 def _refuse_early(teacher: str, student: str | None, output: Path, texts: list[str]) -> None:
     """What can be refused at once: loading torch takes seconds. The training looks again."""
     from smidgen.data.sources import read_texts
-    from smidgen.formats.catalogue import locate
-    from smidgen.formats.contents import refuse_unsupported
-    from smidgen.outputs import refuse_output
+    from smidgen.formats.hub.catalogue import locate
+    from smidgen.formats.opening import read_config
+    from smidgen.publishing.companions import refuse_output
 
     for model in (teacher, student):
         if model is not None:
             path = locate(model)
-            refuse_unsupported(path)
+            read_config(path)
             refuse_output(output, path)
     read_texts(texts)

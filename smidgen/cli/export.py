@@ -53,7 +53,7 @@ def command(
         raise typer.BadParameter(f"--to {to!r} is no format; choose hf, gguf or compressed-tensors")
     if to == "gguf" and dtype is not None:
         raise typer.BadParameter("--dtype is for folders; a GGUF file keeps the weights as they are")
-    from smidgen.export import export
+    from smidgen.exporting.export import export
 
     export(model, to, output, None if dtype is None else dtype.value)
     advice = "" if to == "compressed-tensors" else f' Try it: smidgen run {output} "Once upon a time"'

@@ -89,7 +89,7 @@ def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
 ) -> None:
     if version:
-        from smidgen import __version__
+        from smidgen.version import __version__
 
         print(__version__)
     elif context.invoked_subcommand is None:

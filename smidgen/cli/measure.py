@@ -61,16 +61,16 @@ def command(
     """
     from smidgen.data.languages import languages_of
     from smidgen.data.sources import read_texts
-    from smidgen.formats.catalogue import locate
-    from smidgen.formats.contents import refuse_unsupported
+    from smidgen.formats.hub.catalogue import locate
+    from smidgen.formats.opening import read_config
 
     path = None if output is None else _card_path(output)
     codes = [code for code in (langs or "").split(",") if code.strip()]
     languages_of(codes)
     read_texts(text or ())  # these are looked at before torch is loaded, which takes seconds
     for model in (original, cut):
-        refuse_unsupported(locate(model))
-    from smidgen.measure import measure
+        read_config(locate(model))
+    from smidgen.measuring.measure import measure
 
     card = measure(
         original, cut, text or (), languages=codes, tokens=tokens, seed=seed, threads=threads,
@@ -95,7 +95,7 @@ def _card_path(output: Path) -> Path:
 
 
 def _print_card(card: dict[str, Any]) -> None:
-    from smidgen.measure.report import number, percent, size, verdict
+    from smidgen.measuring.report import number, percent, size, verdict
 
     print(verdict(card))
     for text in card["fidelity"]:

@@ -3,7 +3,7 @@
 import json as json_format
 
 from smidgen.cli.options import Debug, Json, Quiet
-from smidgen.formats.catalogue import CATALOGUE, Entry, cached_file, is_ready
+from smidgen.formats.hub.catalogue import CATALOGUE, Entry, cached_file, is_ready
 
 
 def command(json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:

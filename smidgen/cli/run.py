@@ -44,9 +44,9 @@ def command(
       smidgen run gemma-small "Once upon a time" --max-tokens 50 --seed 7
       cat notes.txt | smidgen run gemma-small --temperature 0 --json
     """
-    from smidgen.engines.llama_cpp import LlamaCppEngine, Sampling
+    from smidgen.engines.llama_cpp.engine import LlamaCppEngine, Sampling
     from smidgen.formats.convert import gguf_of
-    from smidgen.formats.gguf_adapter import adapter_file
+    from smidgen.formats.gguf.adapter import adapter_file
 
     path, helper = gguf_of(model), None if draft is None else gguf_of(draft)
     text = _read_prompt(prompt)

@@ -8,7 +8,7 @@ import typer
 from smidgen.cli.options import CtxSize, Debug, Draft, Lora, Model, Quiet, Threads
 
 if TYPE_CHECKING:
-    from smidgen.engines.llama_cpp_server import LlamaServer
+    from smidgen.engines.llama_cpp.server import LlamaServer
 
 Host = Annotated[str, typer.Option("--host", metavar="HOST", help="Address; any but a loopback one needs --api-key.")]
 Port = Annotated[int, typer.Option("--port", min=0, max=65535, metavar="PORT", help="Port; 0 takes a free one.")]
@@ -48,10 +48,10 @@ def command(
       smidgen serve gemma-2-2b.gguf --draft gemma-2-small
       SMIDGEN_API_KEY=secret smidgen serve gemma-small --host 0.0.0.0
     """
-    from smidgen.engines.llama_cpp import choose_context, read_facts
-    from smidgen.engines.llama_cpp_server import LlamaServer, check_exposure, serve
+    from smidgen.engines.llama_cpp.engine import choose_context, read_facts
+    from smidgen.engines.llama_cpp.server import LlamaServer, check_exposure, serve
     from smidgen.formats.convert import gguf_of
-    from smidgen.formats.gguf_adapter import adapter_file
+    from smidgen.formats.gguf.adapter import adapter_file
 
     check_exposure(host, api_key)
     path = gguf_of(model)

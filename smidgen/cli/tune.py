@@ -123,9 +123,9 @@ def command(
     }  # fmt: skip
     _refuse_contradictions({name for name, value in lora_only.items() if value is not None}, full, steps, epochs)
     _refuse_early(model, output, [*(data or ()), *([valid] if valid else ())])
-    from smidgen.distill.lora import TARGETS, LoraOptions, parse_targets
-    from smidgen.distill.team import is_writer
-    from smidgen.tuning import TuneOptions, tune, tune_together
+    from smidgen.distillation.students.lora import TARGETS, LoraOptions, parse_targets
+    from smidgen.distillation.team.team import is_writer
+    from smidgen.training.tune import TuneOptions, tune, tune_together
 
     words = [word.strip() for word in (targets or "").split(",") if word.strip()]
     lora = LoraOptions(rank or 16, alpha, dropout or 0.0, parse_targets(words) or TARGETS, rslora)
@@ -154,12 +154,12 @@ def _refuse_contradictions(said: set[str], full: bool, steps: int | None, epochs
 
 def _refuse_early(model: str, output: Path, files: Sequence[Path]) -> None:
     """What can be refused at once: loading torch takes seconds. The tuning looks again."""
-    from smidgen.formats.catalogue import locate
-    from smidgen.formats.contents import refuse_unsupported
-    from smidgen.outputs import refuse_output
+    from smidgen.formats.hub.catalogue import locate
+    from smidgen.formats.opening import read_config
+    from smidgen.publishing.companions import refuse_output
 
     path = locate(model)
-    refuse_unsupported(path)
+    read_config(path)
     refuse_output(output, path)
     for file in files:
         if not file.is_file():

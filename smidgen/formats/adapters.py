@@ -28,11 +28,11 @@ from torch import Tensor
 from smidgen.atomic import replacing, write_whole
 from smidgen.errors import BadFile, Unsupported, printable
 from smidgen.formats.checkpoint import Checkpoint
-from smidgen.formats.gguf_adapter import LARGEST_RANK, GGUFPair, check_gguf_adapter, write_gguf_adapter
-from smidgen.formats.gguf_reader import GGUFFile
-from smidgen.formats.hf_writer import hf_layout
-from smidgen.formats.json_text import read_json
-from smidgen.formats.safetensors_reader import SafetensorsFile
+from smidgen.formats.gguf.adapter import LARGEST_RANK, GGUFPair, check_gguf_adapter, write_gguf_adapter
+from smidgen.formats.gguf.reader import GGUFFile
+from smidgen.formats.hf.json_text import read_json
+from smidgen.formats.hf.safetensors_reader import SafetensorsFile
+from smidgen.formats.hf.writer import hf_layout
 from smidgen.model.families import Layout
 from smidgen.numerics.block_types import BlockType
 from smidgen.numerics.decode import decode

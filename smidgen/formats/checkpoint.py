@@ -1,29 +1,23 @@
 """A model's files seen as parameters under their canonical names, decoded only when asked for.
 
-Opening checks that the files hold exactly the parameters of the configuration they describe, in the right shapes,
-before a single weight is decoded. A GGUF file is read here, a folder in Hugging Face layout in `formats.hf_checkpoint`;
-for everything else in smidgen the two are alike.
+What is common to all kinds of files is here. `formats.gguf.checkpoint` and `formats.hf.checkpoint` say how their kind
+stores a parameter, and `formats.opening` finds out which kind a path is; for everything else in smidgen they are alike.
 """
 
-import hashlib
 import math
-import os
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from smidgen.closing import Closing
 from smidgen.errors import BadFile, printable
-from smidgen.formats.catalogue import locate
-from smidgen.formats.contents import describe
-from smidgen.formats.gguf_reader import GGUFFile, MetadataValue, TensorInfo
-from smidgen.formats.hf_folder import is_hf_folder
+from smidgen.formats.gguf.reader import MetadataValue, TensorInfo
 from smidgen.model.config import ModelConfig
 from smidgen.model.families import Family, Layout, Transform
 from smidgen.model.parameters import Shape, parameter_shapes
@@ -33,7 +27,6 @@ from smidgen.shapes import Float, Int
 
 # Packed bytes decoded at once: bounds what decoding needs beyond its result.
 _CHUNK_BYTES = 4 * 2**20
-_HASH_BYTES = 2**20
 
 
 class GGUFView(Protocol):
@@ -69,7 +62,7 @@ class GGUFView(Protocol):
         ...
 
 
-class Checkpoint(ABC):
+class Checkpoint(Closing):
     """A model on disk. A context manager; weights come from the memory map as they are asked for.
 
     path: the file or folder.  family, config: what it is.  layout: where each parameter lies.
@@ -83,29 +76,12 @@ class Checkpoint(ABC):
         self._shapes = parameter_shapes(config)
         self._gguf_layout = family.gguf_layout(config)
 
-    @staticmethod
-    def open(path: str | os.PathLike[str]) -> "Checkpoint":
-        """Maps a GGUF file, or a folder in Hugging Face layout, and checks every tensor's presence and shape.
-
-        Raises BadFile for damaged files or missing or wrongly shaped tensors, Unsupported for an unknown architecture,
-        features the decoder lacks, and tensors it has no use for.
-        """
-        if is_hf_folder(path):
-            from smidgen.formats.hf_checkpoint import FolderCheckpoint
-
-            return FolderCheckpoint.open_folder(path)
-        return GGUFCheckpoint.open_file(path)
-
     # -- what the kinds of files differ in ---------------------------------------------------------------------------
 
     @property
     @abstractmethod
     def file(self) -> GGUFView:
         """The model as a GGUF file holds it, or would hold it."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Lets go of the files."""
 
     @abstractmethod
     def release(self) -> None:
@@ -125,14 +101,6 @@ class Checkpoint(ABC):
     def _hash(self) -> str: ...
 
     # -- what they have in common ------------------------------------------------------------------------------------
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def parameters(self) -> int:
@@ -208,63 +176,6 @@ class Checkpoint(ABC):
                 what = f"{printable(self.path)}: {self.layout.places[name].tensor} holds values that are not finite"
                 raise BadFile(f"{what} numbers; the file is damaged or was badly converted: get it again")
         return result.add_(offset) if offset else result
-
-
-class GGUFCheckpoint(Checkpoint):
-    """A model in a GGUF file."""
-
-    def __init__(self, file: GGUFFile, family: Family, config: ModelConfig) -> None:
-        super().__init__(file.path, family, config, family.gguf_layout(config))
-        self._file = file
-
-    @classmethod
-    def open_file(cls, path: str | os.PathLike[str]) -> Self:
-        """As `Checkpoint.open`."""
-        file = GGUFFile.open(path)
-        try:
-            family, config = describe(file)
-        except BaseException:
-            file.close()
-            raise
-        return cls(file, family, config)
-
-    @property
-    def file(self) -> GGUFFile:
-        """The file itself."""
-        return self._file
-
-    def close(self) -> None:
-        """Lets go of the file."""
-        self._file.close()
-
-    def release(self) -> None:
-        """Gives the pages of weights that were read back to the system."""
-        self._file.release()
-
-    def transform(self, name: str) -> Transform:
-        """How a parameter's rows move between the file and the model."""
-        return self.family.gguf_transform(name, self.config)
-
-    def _stored_kind(self, tensor: str) -> BlockType:
-        return self._file.tensors[tensor].kind
-
-    def _stored_rows(self, tensor: str) -> np.ndarray:
-        return self._file.packed(tensor)
-
-    def _hash(self) -> str:
-        digest = hashlib.sha256()
-        with self.path.open("rb") as stream:
-            while chunk := stream.read(_HASH_BYTES):
-                digest.update(chunk)
-        return digest.hexdigest()
-
-
-def load(model: str | os.PathLike[str]) -> Checkpoint:
-    """Opens a catalogue name, a .gguf file, a folder (Hugging Face layout, or of a cut) or a hub's repository.
-
-    A context manager, as `Checkpoint.open`.
-    """
-    return Checkpoint.open(locate(model))
 
 
 def _parts(total: int, size: int) -> Iterator[slice]:

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smidgen.errors import SmidgenError
-from smidgen.formats.catalogue import cache_folder, locate
-from smidgen.formats.hf_folder import is_hf_folder
+from smidgen.formats.hf.folder import is_hf_folder
+from smidgen.formats.hub.catalogue import cache_folder, locate
 from smidgen.progress import track
 
 if TYPE_CHECKING:
     import numpy as np
 
     from smidgen.formats.checkpoint import Checkpoint
+    from smidgen.formats.opening import open_checkpoint
 
 
 def gguf_of(model: str | os.PathLike[str]) -> Path:
@@ -26,9 +27,7 @@ def gguf_of(model: str | os.PathLike[str]) -> Path:
         return path
     target = cache_folder() / "converted" / f"{_fingerprint(path)}.gguf"
     if not target.is_file():
-        from smidgen.formats.checkpoint import Checkpoint
-
-        with Checkpoint.open(path) as checkpoint:
+        with open_checkpoint(path) as checkpoint:
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -51,7 +50,7 @@ def _fingerprint(folder: Path) -> str:
 
 def write_as_gguf(checkpoint: "Checkpoint", path: Path) -> None:
     """Write a model as a GGUF file with the types that it has. Atomic, one tensor in memory at a time."""
-    from smidgen.formats.gguf_writer import TensorPlan, write_gguf
+    from smidgen.formats.gguf.writer import TensorPlan, write_gguf
 
     view = checkpoint.file
     tensors = [TensorPlan(tensor.name, tensor.shape, tensor.kind) for tensor in view.tensors.values()]

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from smidgen.errors import SmidgenError, printable
 from smidgen.formats.checkpoint import Checkpoint
-from smidgen.formats.gguf_reader import MetadataValue
-from smidgen.formats.gguf_writer import STRING_TYPES, TensorPlan, gguf_types, write_gguf
+from smidgen.formats.gguf.reader import MetadataValue
+from smidgen.formats.gguf.writer import STRING_TYPES, TensorPlan, gguf_types, write_gguf
 from smidgen.formats.history import HISTORY, with_step
 from smidgen.model.config import ModelConfig
 from smidgen.model.families import Layout

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from smidgen.formats.gguf_reader import MetadataValue
+from smidgen.formats.gguf.reader import MetadataValue
 
 #: Metadata key with the steps that made a model, first to last, as JSON.
 HISTORY = "smidgen.history"

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from smidgen.errors import Unsupported, printable
-from smidgen.formats.catalogue import companions_folder, entry_of, licence_files, locate
-from smidgen.formats.contents import describe
-from smidgen.formats.gguf_reader import GGUFFile, TensorInfo
-from smidgen.formats.hf_contents import FolderContents, describe_folder
-from smidgen.formats.hf_folder import HFFolder, is_hf_folder, member, read_json
+from smidgen.formats.gguf.contents import describe
+from smidgen.formats.gguf.reader import GGUFFile, TensorInfo
+from smidgen.formats.hf.contents import FolderContents, describe_folder
+from smidgen.formats.hf.folder import HFFolder, is_hf_folder, member, read_json
+from smidgen.formats.hf.safetensors_reader import StoredTensor
 from smidgen.formats.history import history
-from smidgen.formats.notices import stated_licence
-from smidgen.formats.safetensors_reader import StoredTensor
+from smidgen.formats.hub.catalogue import companions_folder, entry_of, licence_files, locate
+from smidgen.formats.hub.notices import stated_licence
 from smidgen.model.config import ModelConfig
 
 _TOKENIZERS = {"llama": "SentencePiece-like", "gpt2": "byte-level BPE", "bert": "WordPiece", "t5": "unigram"}

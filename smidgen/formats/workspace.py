@@ -17,7 +17,7 @@ from torch import Tensor
 
 from smidgen.atomic import replacing
 from smidgen.errors import BadFile, SmidgenError, printable
-from smidgen.formats.safetensors_writer import Stored, write_safetensors
+from smidgen.formats.hf.safetensors_writer import Stored, write_safetensors
 
 
 class Workspace:

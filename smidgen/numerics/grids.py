@@ -5,7 +5,7 @@ simple formats the group is the block and its scale a float16. In the k-quants a
 16 groups whose scales are small integers times one float16 of the block, the *frame*: it is chosen when the block
 is opened, the integers group by group.
 
-A `Grid` proposes candidate scales for a group; whoever rounds (see `quant.compensate`) tries them all and keeps
+A `Grid` proposes candidate scales for a group; whoever rounds (see `quantization.compensate`) tries them all and keeps
 the best. Candidates are always values as the file will hold them: float16 or integer times float16, so what
 was searched is what is stored. Layouts and arithmetic are those of ggml's dequantization (ggml-quants.c);
 `numerics.pack` writes the bytes.

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from benchmarks.off_lattice import CODES, decode_rows, make, off_lattice, steps
-from smidgen.formats.gguf_reader import GGUFFile
-from smidgen.formats.gguf_writer import TensorPlan, write_gguf
+from smidgen.formats.gguf.reader import GGUFFile
+from smidgen.formats.gguf.writer import TensorPlan, write_gguf
 from smidgen.numerics.block_types import BY_NAME, F16, F32, BlockType
 
 EVEN = sorted(set(CODES) - {"IQ4_NL", "IQ4_XS"})

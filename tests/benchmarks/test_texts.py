@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import texts
 from smidgen.errors import SmidgenError
-from smidgen.formats.gguf_reader import GGUFFile
+from smidgen.formats.gguf.reader import GGUFFile
 from smidgen.model.tokenizer import Tokenizer
 
 

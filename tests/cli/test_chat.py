@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from smidgen.cli.chat import _Conversation
-from smidgen.engines.llama_cpp import Sampling
+from smidgen.engines.llama_cpp.engine import Sampling
 from smidgen.errors import SmidgenError
 
 

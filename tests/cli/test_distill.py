@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from tests.cli.conftest import SmidgenCommand
-from tests.test_cut import TEXT
+from tests.cutting.test_cut import TEXT
 from tests.tiny_models import write_gemma3
 
 

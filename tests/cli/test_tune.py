@@ -11,21 +11,21 @@ import torch
 from safetensors.torch import load_file
 
 from smidgen import TuneOptions, tune
-from smidgen.distill.launch import launch
-from smidgen.distill.lora import Adapted, LoraOptions
-from smidgen.distill.packing import PackedBatches
-from smidgen.distill.trainee import open_decoder
+from smidgen.distillation.students.lora import Adapted, LoraOptions
+from smidgen.distillation.students.trainee import open_decoder
+from smidgen.distillation.team.launch import launch
+from smidgen.distillation.text.packing import PackedBatches
 from smidgen.errors import BadFile, SmidgenError, Unsupported
 from smidgen.formats.adapters import read_adapter
-from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.convert import write_as_gguf
 from smidgen.formats.derived import Derived, Packed, write_derived
 from smidgen.formats.history import history
+from smidgen.formats.opening import open_checkpoint
 from smidgen.model.parameters import is_matrix
 from smidgen.numerics import block_types as types
 from tests.cli.test_errors import assert_one_line
 from tests.cli.tuning_together import tune_in_all_ways
-from tests.distill.together import lines
+from tests.distillation.together import lines
 from tests.family_models import save_folder
 from tests.model.test_chat import CHATML
 
@@ -40,7 +40,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_folder("llama3", folder)
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": CHATML}))
-    with Checkpoint.open(folder) as checkpoint:
+    with open_checkpoint(folder) as checkpoint:
         write_as_gguf(checkpoint, folder / "model.gguf")
     return folder / "model.gguf"
 
@@ -80,7 +80,7 @@ def test_the_loss_falls_and_everything_is_written(tuned: tuple[Path, Any], model
     assert "](loss.svg)" in readme and (output / "loss.svg").exists() and str(model.parent) not in readme
     told = json.loads(result.to_json())
     assert told["loss_after"] == result.after and told["examples"] + told["held_out"] >= 13
-    with Checkpoint.open(model) as checkpoint:
+    with open_checkpoint(model) as checkpoint:
         both = [read_adapter(path, checkpoint) for path in (output, output / "adapter.gguf")]
         one, other = (Adapted.continued(open_decoder(checkpoint), each).decoder(IDS) for each in both)
         assert torch.allclose(one, other, atol=1e-5)
@@ -120,7 +120,7 @@ def test_an_adapter_alone_is_merged_and_goes_on(
     output, before = tuned
     result = tune(str(model), [], tmp_path / "merged", TuneOptions(adapter=output, merge=True))
     assert "model.gguf" in result.written and "metrics.jsonl" not in result.written
-    with Checkpoint.open(model) as base, Checkpoint.open(tmp_path / "merged" / "model.gguf") as merged, torch.no_grad():
+    with open_checkpoint(model) as base, open_checkpoint(tmp_path / "merged" / "model.gguf") as merged, torch.no_grad():
         with_adapter = Adapted.continued(open_decoder(base), read_adapter(output, base)).decoder(IDS)
         assert torch.allclose(open_decoder(merged)(IDS), with_adapter, atol=1e-4)
         assert [step["step"] for step in history(merged.file.metadata)] == ["tune"]
@@ -142,7 +142,7 @@ def test_all_weights(model: Path, data: Path, tmp_path: Path) -> None:
 def quantized(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
     """The same in Q8_0 and Q4_0."""
     path = tmp_path_factory.mktemp("quantized") / "model.gguf"
-    with Checkpoint.open(model) as checkpoint:
+    with open_checkpoint(model) as checkpoint:
         parts = {}
         for name in filter(is_matrix, checkpoint.names()):
             kind = types.Q8_0 if "attention" in name else types.Q4_0
@@ -159,7 +159,7 @@ def test_quantized_models_keep_their_types(quantized: Path, data: Path, tmp_path
     )
     result: Any = tune(str(quantized), [data], tmp_path, wanted)
     assert result.after < result.before
-    with Checkpoint.open(quantized) as before, Checkpoint.open(tmp_path / "model.gguf") as after:
+    with open_checkpoint(quantized) as before, open_checkpoint(tmp_path / "model.gguf") as after:
         assert {name: before.kind(name) for name in before.names()} == {
             name: after.kind(name) for name in after.names()
         }
@@ -187,7 +187,7 @@ def test_without_examples_an_adapter_is_rounded_and_that_is_said(
 ) -> None:
     result = tune(str(quantized), [], tmp_path, TuneOptions(adapter=tuned[0], merge=True))
     assert any("Rounded onto the model's types" in note for note in result.notes)
-    with Checkpoint.open(quantized) as before, Checkpoint.open(tmp_path / "model.gguf") as after:
+    with open_checkpoint(quantized) as before, open_checkpoint(tmp_path / "model.gguf") as after:
         assert {before.kind(name) for name in before.names()} == {after.kind(name) for name in after.names()}
 
 

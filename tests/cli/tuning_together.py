@@ -8,8 +8,8 @@ from unittest.mock import patch
 
 import torch
 
-from smidgen.distill.lora import LoraOptions
-from smidgen.tuning import TuneOptions, TuneResult, tune
+from smidgen.distillation.students.lora import LoraOptions
+from smidgen.training.tune import TuneOptions, TuneResult, tune
 
 #: Three rows a step, which two processes cannot share evenly.
 OPTIONS = TuneOptions(steps=4, learning_rate=0.02, batch=3, context=48, lora=LoraOptions(rank=4), held_out=0.2)
@@ -21,7 +21,7 @@ def in_float32() -> Iterator[None]:
     with ExitStack() as stack:
         for module in ("tuning", "merging"):
             stack.enter_context(patch(f"smidgen.{module}.is_quick", lambda device: False))
-        stack.enter_context(patch("smidgen.distill.teacher.fast_product_dtype", lambda: torch.float32))
+        stack.enter_context(patch("smidgen.distillation.teachers.live.fast_product_dtype", lambda: torch.float32))
         yield
 
 

@@ -11,7 +11,7 @@ import pytest
 from smidgen.data import json_lines
 from smidgen.data.conversations import Coder, Example, Tally
 from smidgen.errors import BadFile, SmidgenError, Unsupported
-from smidgen.formats.hf_tokenizer import tokenizer_metadata
+from smidgen.formats.hf.tokenizer import tokenizer_metadata
 from smidgen.model.chat import render_chat
 from smidgen.model.tokenizer import Tokenizer
 from tests.parity.test_chat_templates import FAMILIES

@@ -3,7 +3,7 @@
 from smidgen.data.held_out import CalibrationText
 from smidgen.data.sources import TextSource
 from smidgen.data.text import cut_into_windows
-from smidgen.measure.run import held_out
+from smidgen.measuring.run import held_out
 from tests.data.test_text import ByteTokenizer
 
 

@@ -9,7 +9,7 @@ import torch
 from smidgen.engines import torch as torch_engine
 from smidgen.engines.base import Scorer
 from smidgen.engines.torch import TorchEngine
-from smidgen.formats.checkpoint import Checkpoint
+from smidgen.formats.opening import open_checkpoint
 from smidgen.numerics.sampling import draw
 from smidgen.progress import Task
 from tests.tiny_models import VOCABULARY, random_decoder, write_gemma3, write_llama
@@ -18,7 +18,7 @@ from tests.tiny_models import VOCABULARY, random_decoder, write_gemma3, write_ll
 @pytest.fixture(params=["gemma3", "llama"])
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TorchEngine]:
     write = {"gemma3": write_gemma3, "llama": write_llama}[request.param]
-    with Checkpoint.open(write(tmp_path / "m.gguf")) as checkpoint:
+    with open_checkpoint(write(tmp_path / "m.gguf")) as checkpoint:
         yield TorchEngine(checkpoint)
 
 

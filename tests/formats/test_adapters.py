@@ -13,16 +13,16 @@ from torch import Tensor
 
 from smidgen.errors import BadFile, SmidgenError, Unsupported
 from smidgen.formats.adapters import Adapter, Pair, read_adapter, write_gguf_lora, write_peft
-from smidgen.formats.checkpoint import Checkpoint
-from smidgen.formats.gguf_adapter import (
+from smidgen.formats.gguf.adapter import (
     GGUFPair,
     adapter_file,
     check_gguf_adapter,
     refuse_other_adapter,
     write_gguf_adapter,
 )
-from smidgen.formats.gguf_reader import GGUFFile
-from smidgen.formats.gguf_writer import TensorPlan, gguf_types, write_gguf
+from smidgen.formats.gguf.reader import GGUFFile
+from smidgen.formats.gguf.writer import TensorPlan, gguf_types, write_gguf
+from smidgen.formats.opening import open_checkpoint
 from smidgen.numerics import block_types as types
 from tests.family_models import save_folder
 from tests.tiny_adapters import with_adapter
@@ -39,7 +39,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def written(model: Path, tmp_path: Path) -> Path:
     """A folder with a sound adapter."""
-    with Checkpoint.open(model) as checkpoint:
+    with open_checkpoint(model) as checkpoint:
         _, adapter = with_adapter(checkpoint)
         write_peft(adapter, checkpoint, tmp_path, "tiny")
         write_gguf_lora(adapter, checkpoint, tmp_path / "adapter.gguf", "tiny")
@@ -64,7 +64,7 @@ def assert_same(one: Adapter, other: Adapter) -> None:
 def test_there_and_back(family: str, targets: tuple[str, ...], tmp_path: Path) -> None:
     """Both formats; stacked tensors, permuted rows, and layers that differ."""
     save_folder(family, tmp_path)
-    with Checkpoint.open(tmp_path) as checkpoint:
+    with open_checkpoint(tmp_path) as checkpoint:
         _, adapter = with_adapter(checkpoint, targets)
         (tmp_path / "out").mkdir()
         write_peft(adapter, checkpoint, tmp_path / "out", "tiny")
@@ -74,7 +74,7 @@ def test_there_and_back(family: str, targets: tuple[str, ...], tmp_path: Path) -
 
 
 def test_ranks_may_differ(model: Path, tmp_path: Path) -> None:
-    with Checkpoint.open(model) as checkpoint:
+    with open_checkpoint(model) as checkpoint:
         _, adapter = with_adapter(checkpoint)
         pairs = dict(adapter.pairs)
         name = "blocks.1.attention.value.weight"
@@ -89,7 +89,7 @@ def test_ranks_may_differ(model: Path, tmp_path: Path) -> None:
 
 
 def test_the_configuration_names_modules_as_peft_does(model: Path, tmp_path: Path) -> None:
-    with Checkpoint.open(model) as checkpoint:
+    with open_checkpoint(model) as checkpoint:
         _, adapter = with_adapter(checkpoint)
         write_peft(adapter, checkpoint, tmp_path, "a/model", dropout=0.25)
         settings = json.loads((tmp_path / "adapter_config.json").read_text())
@@ -103,7 +103,7 @@ def test_the_configuration_names_modules_as_peft_does(model: Path, tmp_path: Pat
 
 
 def test_rank_stabilized_and_own_alphas_are_read(written: Path, model: Path) -> None:
-    with Checkpoint.open(model) as checkpoint:
+    with open_checkpoint(model) as checkpoint:
         before = read_adapter(written, checkpoint)
         change(written, use_rslora=True, lora_alpha=6 / 3**0.5, alpha_pattern={"q_proj": 12 / 3**0.5})
         after = products(read_adapter(written, checkpoint))
@@ -170,7 +170,7 @@ def test_tensors_that_are_refused(written: Path, model: Path, change: Callable[.
 
 
 def refused(path: Path, model: Path, reason: str) -> None:
-    with Checkpoint.open(model) as checkpoint, pytest.raises(SmidgenError, match=reason) as caught:
+    with open_checkpoint(model) as checkpoint, pytest.raises(SmidgenError, match=reason) as caught:
         read_adapter(path, checkpoint)
     assert isinstance(caught.value, BadFile | Unsupported) and "\n" not in str(caught.value)
 

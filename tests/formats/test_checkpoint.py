@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from smidgen.errors import BadFile, SmidgenError, Unsupported
-from smidgen.formats.checkpoint import Checkpoint
+from smidgen.formats.opening import open_checkpoint
 from smidgen.model.config import Rotary
 from smidgen.model.decoder import Block, Decoder
 from smidgen.numerics.block_types import F32
@@ -30,7 +30,7 @@ from tests.tiny_models import (
 )
 def test_weights_come_back(write: Any, config: Any, tmp_path: Path) -> None:
     path, decoder = write(tmp_path / "m.gguf"), random_decoder(config)
-    with Checkpoint.open(path) as checkpoint:
+    with open_checkpoint(path) as checkpoint:
         assert checkpoint.config == config
         state = decoder.state_dict()
         assert sorted(checkpoint.names()) == sorted(state)
@@ -54,26 +54,26 @@ def test_weights_come_back(write: Any, config: Any, tmp_path: Path) -> None:
 
 def test_rows_are_decoded_in_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("smidgen.formats.checkpoint._CHUNK_BYTES", 1000)
-    with Checkpoint.open(write_llama(tmp_path / "m.gguf")) as checkpoint:
+    with open_checkpoint(write_llama(tmp_path / "m.gguf")) as checkpoint:
         for name, weight in random_decoder(LLAMA_CONFIG).state_dict().items():
             assert torch.equal(checkpoint.tensor(name), weight)
 
 
 def test_real_models(gemma_path: Path, smollm_path: Path) -> None:
-    with Checkpoint.open(gemma_path) as gemma:
+    with open_checkpoint(gemma_path) as gemma:
         assert gemma.parameters == 268_098_176
         assert [layer.window for layer in gemma.config.layers] == ([512] * 5 + [None]) * 3
         assert {layer.rotary for layer in gemma.config.layers if layer.window is None} == {Rotary(1e6, 256)}
         assert gemma.config.tied_head and gemma.config.embedding_scale == 640**0.5
         assert gemma.kind("blocks.0.feed_forward.down.weight").name == "Q6_K"
-    with Checkpoint.open(smollm_path) as smollm:
+    with open_checkpoint(smollm_path) as smollm:
         assert smollm.parameters == 134_515_008
         assert (smollm.config.layers[0].heads, smollm.config.layers[0].kv_heads) == (9, 3)
 
 
 def refusal(path: Path) -> SmidgenError:
     with pytest.raises(SmidgenError) as caught:
-        Checkpoint.open(path)
+        open_checkpoint(path)
     message = str(caught.value)
     assert message.startswith(f"{path}: ") and "\n" not in message
     return caught.value

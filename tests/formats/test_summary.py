@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from smidgen.formats.gguf_reader import GGUFFile
+from smidgen.formats.gguf.reader import GGUFFile
 from smidgen.formats.summary import part_of, summarise
 
 

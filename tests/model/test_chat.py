@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from smidgen.errors import SmidgenError
-from smidgen.formats.gguf_reader import GGUFFile
+from smidgen.formats.gguf.reader import GGUFFile
 from smidgen.model.chat import chat_template, fold_system, render_chat, takes_system_role
 from smidgen.model.tokenizer import Tokenizer
 

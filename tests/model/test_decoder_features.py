@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from smidgen.formats.checkpoint import Checkpoint
+from smidgen.formats.opening import open_checkpoint
 from smidgen.model.config import LayerConfig
 from smidgen.model.decoder import Cache, Decoder
 from tests.family_models import FAMILY_MODELS, VOCABULARY, save_folder
@@ -21,7 +21,7 @@ _DECODERS: dict[str, Decoder] = {}
 def decoder(family: str, tmp_path: Path) -> Decoder:
     if family not in _DECODERS:
         save_folder(family, tmp_path)
-        with Checkpoint.open(tmp_path) as checkpoint:
+        with open_checkpoint(tmp_path) as checkpoint:
             _DECODERS[family] = Decoder(checkpoint.config)
             weights = {name: checkpoint.tensor(name) for name in checkpoint.names()}
             _DECODERS[family].load_state_dict(weights)

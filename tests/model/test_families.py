@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from smidgen.errors import BadFile, SmidgenError, Unsupported
-from smidgen.formats.hf_contents import text_part
+from smidgen.formats.hf.contents import text_part
 from smidgen.model.config import ModelConfig, Rotary
 from smidgen.model.families import FAMILIES, Family, Layout, Tensors, Transform, family_of_config, family_of_gguf
 from smidgen.model.families.gemma import GEMMA3

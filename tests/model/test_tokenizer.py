@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smidgen.errors import BadFile, SmidgenError, Unsupported
-from smidgen.formats.gguf_reader import GGUFFile
+from smidgen.formats.gguf.reader import GGUFFile
 from smidgen.model.tokenizer import Tokenizer
 from smidgen.model.tokenizers.byte_level import BYTE_CHARACTERS
 from smidgen.model.tokenizers.special_tokens import SpecialTokens

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smidgen.formats.gguf_reader import GGUFFile
-from smidgen.formats.hf_tokenizer import tokenizer_metadata
+from smidgen.formats.gguf.reader import GGUFFile
+from smidgen.formats.hf.tokenizer import tokenizer_metadata
 from smidgen.model.tokenizer import Tokenizer
 from smidgen.model.tokenizers.byte_level import ByteLevel
 from smidgen.model.tokenizers.sentencepiece import SentencePiece

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smidgen.formats.gguf_reader import GGUFFile
+from smidgen.formats.gguf.reader import GGUFFile
 from smidgen.numerics.block_types import Q8_0, READABLE, BlockType
 from smidgen.numerics.decode import DECODERS, as_bytes_tensor, decode
 

@@ -9,7 +9,7 @@ from smidgen.numerics.block_types import BlockType
 from smidgen.numerics.decode import decode
 from smidgen.numerics.factor import damage, inverse_factor
 from smidgen.numerics.grids import GRIDS
-from smidgen.quant.compensate import compensate
+from smidgen.quantization.compensate import compensate
 
 
 def correlated(width: int, seed: int) -> Tensor:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from smidgen.distill import losses
-from smidgen.distill.batch import NO_TARGET
-from smidgen.distill.losses import DenseTarget, Divergence, Listed, Ranked, Target, head_loss
-from smidgen.distill.slopes import Taught
+from smidgen.distillation.objectives import losses
+from smidgen.distillation.objectives.losses import DenseTarget, Divergence, Listed, Ranked, Target, head_loss
+from smidgen.distillation.objectives.slopes import Taught
+from smidgen.distillation.text.batch import NO_TARGET
 
 POSITIONS, VOCABULARY, HIDDEN, TEACHER_HIDDEN = 13, 97, 8, 12
 Kind = Literal["forward", "reverse", "jensen-shannon"]

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from smidgen.calibrate.channels import removal_order
-from smidgen.prune.least_squares import Moments, Tokens
+from smidgen.calibration.channels import removal_order
+from smidgen.pruning.least_squares import Moments, Tokens
 
 OUT, WIDTH, TOKENS = 5, 24, 400
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from smidgen.numerics.factor import damage, inverse_factor
-from smidgen.prune.masks import Pattern, magnitude, sparsegpt, wanda
+from smidgen.pruning.masks import Pattern, magnitude, sparsegpt, wanda
 
 
 def correlated(width: int, seed: int) -> Tensor:

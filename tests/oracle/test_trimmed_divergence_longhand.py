@@ -15,10 +15,12 @@ from torch import Tensor
 from smidgen.data.text import cut_into_windows
 from smidgen.engines.torch import TorchEngine
 from smidgen.errors import Unsupported
-from smidgen.formats.checkpoint import Checkpoint, load
-from smidgen.measure import divergence, measure
-from smidgen.measure.divergence import compare
-from smidgen.measure.pairing import kept_tokens, pair_windows
+from smidgen.formats.checkpoint import Checkpoint
+from smidgen.formats.opening import open_model
+from smidgen.measuring import divergence
+from smidgen.measuring.divergence import compare
+from smidgen.measuring.measure import measure
+from smidgen.measuring.pairing import kept_tokens, pair_windows
 from smidgen.model.decoder import Decoder
 from smidgen.model.tokenizer import Tokenizer
 from tests import tiny_models as tiny
@@ -78,7 +80,7 @@ def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         write(folder / "original.gguf", decoder, list(range(tiny.VOCABULARY)), request.param),
         write(folder / "cut.gguf", changed, keep, request.param),
     )
-    with load(paths[0]) as original, load(paths[1]) as cut:
+    with open_model(paths[0]) as original, open_model(paths[1]) as cut:
         yield Models(original, cut, decoder, changed, keep)
 
 

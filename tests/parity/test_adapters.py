@@ -7,12 +7,12 @@ import pytest
 import torch
 import transformers
 
-from smidgen.distill.lora import ATTENTION, TARGETS, Adapted
-from smidgen.distill.trainee import open_decoder
+from smidgen.distillation.students.lora import ATTENTION, TARGETS, Adapted
+from smidgen.distillation.students.trainee import open_decoder
 from smidgen.formats.adapters import read_adapter, write_gguf_lora, write_peft
-from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.convert import write_as_gguf
-from smidgen.formats.hf_writer import write_hf
+from smidgen.formats.hf.writer import write_hf
+from smidgen.formats.opening import open_checkpoint
 from tests.family_models import VOCABULARY, save_folder
 from tests.parity.test_decoder_llama_cpp import LlamaCpp
 from tests.tiny_adapters import with_adapter
@@ -30,7 +30,7 @@ def test_peft(family: str, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     save_folder(family, tmp_path / "model")
     ids = torch.randint(0, VOCABULARY, (2, 40), generator=torch.Generator().manual_seed(1))
-    with Checkpoint.open(tmp_path / "model") as checkpoint:
+    with open_checkpoint(tmp_path / "model") as checkpoint:
         write_hf(checkpoint, tmp_path / "again")
         plain = open_decoder(checkpoint)(ids)
         decoder, adapter = with_adapter(checkpoint, FAMILIES[family])
@@ -50,10 +50,10 @@ def test_llama_cpp(family: str, tmp_path: Path, llama_cpp_gelu: None) -> None:
     """llama.cpp takes adapter.gguf for model.gguf and predicts as our decoder does; and it reads back as it was."""
     (tmp_path / "folder").mkdir()
     save_folder(family, tmp_path / "folder")
-    with Checkpoint.open(tmp_path / "folder") as checkpoint:
+    with open_checkpoint(tmp_path / "folder") as checkpoint:
         write_as_gguf(checkpoint, tmp_path / "model.gguf")
     ids = torch.randint(4, 250, (1, 40), generator=torch.Generator().manual_seed(3))
-    with Checkpoint.open(tmp_path / "model.gguf") as checkpoint:
+    with open_checkpoint(tmp_path / "model.gguf") as checkpoint:
         plain = open_decoder(checkpoint)(ids)[0, -1].log_softmax(0)
         decoder, adapter = with_adapter(checkpoint, FAMILIES[family])
         ours = decoder(ids)[0, -1].log_softmax(0)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from smidgen.errors import SmidgenError
-from smidgen.formats.hf_tokenizer import tokenizer_metadata, write_tokenizer
+from smidgen.formats.hf.tokenizer import tokenizer_metadata, write_tokenizer
 from smidgen.model.chat import chat_template, fold_system, render_chat, takes_system_role
 from smidgen.model.tokenizer import Tokenizer
 from tests.model.test_chat import CHATML, GEMMA_2, GEMMA_3, LLAMA_3

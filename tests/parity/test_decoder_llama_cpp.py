@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from smidgen.engines.torch import TorchEngine
-from smidgen.formats.checkpoint import Checkpoint
+from smidgen.formats.opening import open_checkpoint
 from smidgen.model.attention import soft_cap
 from smidgen.model.tokenizer import Tokenizer
 from smidgen.shapes import Float
@@ -81,7 +81,7 @@ def log_probabilities(path: Path, prompts: Sequence[Sequence[int]]) -> Float[Ten
     """Ours, after each prompt. Padding stands behind the prompts, where it changes nothing."""
     padded = pad_sequence([torch.tensor(ids) for ids in prompts], batch_first=True)
     ends = torch.tensor([len(ids) - 1 for ids in prompts])
-    with Checkpoint.open(path) as checkpoint:
+    with open_checkpoint(path) as checkpoint:
         engine = TorchEngine(checkpoint)
         hidden = engine.hidden_states(padded)[torch.arange(len(prompts)), ends]
         starts = range(0, engine.config.vocabulary, HEAD_ROWS)
@@ -109,7 +109,7 @@ def test_tiny_models_in_float32(write: Any, bound: float, tmp_path: Path) -> Non
 def real_gemma_in_float32(gemma_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Gemma 3 270M's blocks, decoded to F32, with the first rows of its vocabulary; deleted afterwards (450 MB)."""
     path = tmp_path_factory.mktemp("gemma") / "f32.gguf"
-    with Checkpoint.open(gemma_path) as checkpoint:
+    with open_checkpoint(gemma_path) as checkpoint:
         tensors = {
             checkpoint.gguf_name(name): checkpoint.tensor(name).numpy()
             for name in checkpoint.names()
@@ -128,7 +128,7 @@ def real_gemma_in_float32(gemma_path: Path, tmp_path_factory: pytest.TempPathFac
 def test_real_gemma_in_float32(gemma_path: Path, real_gemma_in_float32: Path) -> None:
     """All 18 layers of the real weights, once without and once with a text longer than the window of 512."""
     theirs = LlamaCpp(real_gemma_in_float32, context=1024)
-    with Checkpoint.open(gemma_path) as checkpoint:
+    with open_checkpoint(gemma_path) as checkpoint:
         ids = [one for one in Tokenizer.from_gguf(checkpoint.file.metadata).encode(LONG_TEXT) if one < REAL_TOKENS_KEPT]
     prompts = [[2, *ids[:length]] for length in (30, 560)]
     for prompt, ours in zip(prompts, log_probabilities(real_gemma_in_float32, prompts), strict=True):
@@ -147,7 +147,7 @@ def test_real_models_as_packaged(
     """The files themselves, quantized; Gemma's longest prompt is longer than its window."""
     path = request.getfixturevalue(model)
     theirs = LlamaCpp(path, context=1024)
-    with Checkpoint.open(path) as checkpoint:
+    with open_checkpoint(path) as checkpoint:
         tokenizer = Tokenizer.from_gguf(checkpoint.file.metadata)
     prompts = [tokenizer.encode(text, add_bos=tokenizer.adds_bos) for text in (*SHORT_TEXTS, LONG_TEXT[:characters])]
     both = torch.cat([log_probabilities(path, prompts[:-1]), log_probabilities(path, prompts[-1:])])

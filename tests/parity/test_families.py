@@ -13,13 +13,14 @@ import torch
 import transformers
 from torch import nn
 
-from smidgen.cutting import cut
+from smidgen.cutting.cut import cut
+from smidgen.cutting.recipe import CutOptions
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.convert import write_as_gguf
-from smidgen.formats.hf_writer import write_hf
+from smidgen.formats.hf.writer import write_hf
+from smidgen.formats.opening import open_checkpoint
 from smidgen.model.config import ModelConfig
 from smidgen.model.decoder import Decoder
-from smidgen.recipe import CutOptions
 from tests.family_models import FAMILY_MODELS, VOCABULARY, save_folder
 from tests.parity.test_decoder_llama_cpp import LlamaCpp, log_probabilities
 
@@ -66,7 +67,7 @@ def test_hugging_face_in(family: str, saved: Callable) -> None:
     """A folder written by transformers: the same logits in float32, shorter and longer than window and context."""
     folder, theirs = saved(family)
     ids = torch.randint(0, VOCABULARY, (3, max(LENGTHS)), generator=torch.Generator().manual_seed(1))
-    with Checkpoint.open(folder) as checkpoint:
+    with open_checkpoint(folder) as checkpoint:
         ours = decoder_of(checkpoint)
     for length in LENGTHS:
         answer = theirs(input_ids=ids[:, :length])
@@ -79,9 +80,9 @@ def test_hugging_face_in(family: str, saved: Callable) -> None:
 def test_hugging_face_out(family: str, saved: Callable, tmp_path: Path) -> None:
     """What we write loads in transformers, nothing missing and nothing more, and comes back to us bit for bit."""
     folder, theirs = saved(family)
-    with Checkpoint.open(folder) as before:
+    with open_checkpoint(folder) as before:
         write_hf(before, tmp_path / "again")
-        with Checkpoint.open(tmp_path / "again") as after:
+        with open_checkpoint(tmp_path / "again") as after:
             assert after.config == before.config
             assert_same_weights(before, after)
     if family == "openelm":  # transformers has no class for it
@@ -98,22 +99,22 @@ def test_hugging_face_out(family: str, saved: Callable, tmp_path: Path) -> None:
 
 def test_gguf_there_and_back(family: str, saved: Callable, tmp_path: Path) -> None:
     """Folder → GGUF → ours: the same configuration and, bit for bit, the same weights; and → folder again."""
-    with Checkpoint.open(saved(family)[0]) as before:
+    with open_checkpoint(saved(family)[0]) as before:
         write_as_gguf(before, tmp_path / "model.gguf")
-        with Checkpoint.open(tmp_path / "model.gguf") as after:
+        with open_checkpoint(tmp_path / "model.gguf") as after:
             assert_same_weights(before, after)
             assert before.family.name == after.family.name
             _, vectors = before.family.to_gguf(before.config)
             if not vectors:
                 assert rounded(after.config) == rounded(before.config)
             write_hf(after, tmp_path / "again", "float32")
-        with Checkpoint.open(tmp_path / "again") as again:
+        with open_checkpoint(tmp_path / "again") as again:
             assert_same_weights(before, again)
 
 
 def test_gguf_in_llama_cpp(family: str, saved: Callable, tmp_path: Path, llama_cpp_gelu: None) -> None:
     """llama.cpp loads the GGUF that we write and predicts as our decoder does."""
-    with Checkpoint.open(saved(family)[0]) as before:
+    with open_checkpoint(saved(family)[0]) as before:
         write_as_gguf(before, tmp_path / "model.gguf")
         gelu = before.config.layers[0].activation == "gelu_tanh"
     longest = FAMILY_MODELS[family].longest
@@ -133,13 +134,13 @@ def test_cut(family: str, saved: Callable, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("the rain in the other hostel then treats her on the train " * 200)
     folder, _ = saved(family)
-    with Checkpoint.open(folder) as before:
+    with open_checkpoint(folder) as before:
         full = before.folder.nbytes
     budget = full // 3 + 60_000
     result = cut(str(folder), tmp_path / "small", CutOptions(budget, (str(text),), tokens=1024), measured=False)
     assert result.path is not None
     assert result.path.stat().st_size <= budget
-    with Checkpoint.open(folder) as before, Checkpoint.open(result.path) as after:
+    with open_checkpoint(folder) as before, open_checkpoint(result.path) as after:
         assert after.family.name == before.family.name
         assert after.parameters == before.parameters
         logits = decoder_of(after)(torch.arange(40)[None])

@@ -11,12 +11,12 @@ import torch
 import transformers
 
 from smidgen.errors import Unsupported
-from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.derived import Changed, Derived, Kept, Part, write_derived
-from smidgen.formats.hf_writer import write_hf
+from smidgen.formats.hf.writer import write_hf
+from smidgen.formats.opening import open_checkpoint
 from smidgen.formats.workspace import Workspace
 from smidgen.model.config import ModelConfig
-from smidgen.prune import depth
+from smidgen.pruning import depth
 from tests.family_models import FAMILY_MODELS, VOCABULARY, save_folder
 from tests.parity.test_decoder_llama_cpp import LlamaCpp, log_probabilities
 from tests.parity.test_families import decoder_of
@@ -40,7 +40,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 def without_layers(folder: Path, kept: tuple[int, ...], path: Path) -> None:
-    with Checkpoint.open(folder) as checkpoint:
+    with open_checkpoint(folder) as checkpoint:
         plan = depth.DepthPlan(kept, (), (), (), {})
         derived = depth.apply(checkpoint, plan, NO_WINDOWS, Workspace(path.parent), compensate=False)
         write_derived(checkpoint, derived, path, {"step": "depth"})
@@ -69,7 +69,7 @@ def test_any_layers_kept(
     prompts = [
         torch.randint(4, 250, (length,), generator=generator).tolist() for length in LENGTHS if length <= longest
     ]
-    with Checkpoint.open(saved(family)) as before, Checkpoint.open(path) as after:
+    with open_checkpoint(saved(family)) as before, open_checkpoint(path) as after:
         whole, ours = decoder_of(before), decoder_of(after)
         whole.blocks = torch.nn.ModuleList(whole.blocks[layer] for layer in kept)
         ids = torch.tensor([prompts[-1]])
@@ -96,7 +96,7 @@ def test_layers_of_their_own_sizes_are_refused_where_they_are_not_read(
     family: str, saved: Callable[[str], Path]
 ) -> None:
     """Only llama.cpp's OpenELM takes sizes layer by layer; transformers has none that does, and none of OpenELM."""
-    with Checkpoint.open(saved(family)) as checkpoint:
+    with open_checkpoint(saved(family)) as checkpoint:
         config, maps = checkpoint.config, checkpoint.family
     other = {"feed_forward_length": {"ffn_width": 64}, "attention.head_count": {"heads": 2, "kv_heads": 2}}
     for key, changes in other.items():
@@ -113,7 +113,7 @@ def test_layers_of_their_own_sizes_are_refused_where_they_are_not_read(
 @pytest.mark.parametrize("family", FAMILY_MODELS)
 def test_what_llama_cpp_says_to_them(family: str, saved: Callable[[str], Path], tmp_path: Path) -> None:
     """It reads the arrays and then wants the first layer's sizes of every layer, but for OpenELM."""
-    with Checkpoint.open(saved(family)) as checkpoint:
+    with open_checkpoint(saved(family)) as checkpoint:
         config = checkpoint.config
         last = len(config.layers) - 1
         narrow = with_layer(config, ffn_width=64)
@@ -136,7 +136,7 @@ def test_what_llama_cpp_says_to_them(family: str, saved: Callable[[str], Path], 
 
 @pytest.mark.parametrize("family", ["qwen2", "phi3"])
 def test_heads_as_wide_as_the_hidden_states(family: str, saved: Callable[[str], Path]) -> None:
-    with Checkpoint.open(saved(family)) as checkpoint:
+    with open_checkpoint(saved(family)) as checkpoint:
         layers = tuple(replace(layer, heads=2, kv_heads=2) for layer in checkpoint.config.layers)
         with pytest.raises(Unsupported, match="2 times 16 for 64"):
             checkpoint.family.to_gguf(replace(checkpoint.config, layers=layers))
@@ -145,7 +145,7 @@ def test_heads_as_wide_as_the_hidden_states(family: str, saved: Callable[[str], 
 def test_patterns_that_no_file_carries(saved: Callable[[str], Path]) -> None:
     """SmolLM3's layers without positions go by their number; Gemma 2 without any window crashes llama.cpp."""
     for family, kept in (("smollm3", (0, 2, 3)), ("gemma2", (1, 3))):
-        with Checkpoint.open(saved(family)) as checkpoint:
+        with open_checkpoint(saved(family)) as checkpoint:
             config = replace(checkpoint.config, layers=tuple(checkpoint.config.layers[layer] for layer in kept))
             with pytest.raises(Unsupported, match="cannot say that"):
                 checkpoint.family.to_gguf(config)

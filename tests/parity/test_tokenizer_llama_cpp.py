@@ -14,8 +14,8 @@ import gguf
 import numpy as np
 import pytest
 
-from smidgen.formats.gguf_reader import GGUFFile
-from smidgen.formats.hf_tokenizer import tokenizer_metadata
+from smidgen.formats.gguf.reader import GGUFFile
+from smidgen.formats.hf.tokenizer import tokenizer_metadata
 from smidgen.model.tokenizer import Tokenizer
 from smidgen.model.tokenizers.byte_level import PRE_TOKENIZERS
 from tests.tiny_tokenizers import LLAMA3, added, byte_level_json, sentencepiece_json, split_at, write_folder

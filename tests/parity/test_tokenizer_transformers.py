@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from smidgen.formats.gguf_reader import GGUFFile
-from smidgen.formats.hf_tokenizer import tokenizer_metadata, write_tokenizer
+from smidgen.formats.gguf.reader import GGUFFile
+from smidgen.formats.hf.tokenizer import tokenizer_metadata, write_tokenizer
 from smidgen.model.tokenizer import Tokenizer
 from smidgen.model.tokenizers import text_rules
 from smidgen.model.tokenizers.vocabulary import TokenKind

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.derived import write_derived
-from smidgen.formats.gguf_reader import GGUFFile
-from smidgen.formats.hf_tokenizer import tokenizer_metadata, write_tokenizer
-from smidgen.formats.hf_writer import write_hf
+from smidgen.formats.gguf.reader import GGUFFile
+from smidgen.formats.hf.tokenizer import tokenizer_metadata, write_tokenizer
+from smidgen.formats.hf.writer import write_hf
+from smidgen.formats.opening import open_checkpoint
 from smidgen.model.chat import render_chat
 from smidgen.model.tokenizer import Tokenizer
 from smidgen.model.tokenizers.subset import Pieces, subset
-from smidgen.prune.vocabulary import VocabularyPlan, apply
+from smidgen.pruning.vocabulary import VocabularyPlan, apply
 from tests.parity.test_tokenizer_llama_cpp import LINES, LlamaCpp, control_and_space_texts, random_texts
 from tests.tiny_tokenizers import LLAMA3, QWEN2, TEXT, byte_level_json, sentencepiece_json, split_at, write_folder
 
@@ -88,7 +88,7 @@ def real(path: Path) -> tuple[Tokenizer, Pieces]:
 def trimmed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trimmed]:
     """Some size of a model's vocabulary: half of the texts' tokens and then the first, which are the frequent ones."""
     model, size = request.param
-    with Checkpoint.open(request.getfixturevalue(model)) as checkpoint:
+    with open_checkpoint(request.getfixturevalue(model)) as checkpoint:
         original, pieces = real(checkpoint.path)
         wanted = {token for text in TEXTS[::2] for token in original.encode(text)} if size > 5_000 else set[int]()
         order = pieces.in_order([*sorted(pieces.essential), *sorted(wanted), *range(len(pieces))])
@@ -129,7 +129,7 @@ def test_llama_cpp_has_the_same_ids(trimmed: Trimmed) -> None:
 def test_transformers_has_the_same_ids(trimmed: Trimmed, tmp_path: Path) -> None:
     """From the folder that export writes; but for the differences that formats/hf_tokenizer/write.py names."""
     ours, full = trimmed.tokenizer, trimmed.original
-    with Checkpoint.open(trimmed.path) as checkpoint:
+    with open_checkpoint(trimmed.path) as checkpoint:
         metadata = checkpoint.file.metadata
         if len(trimmed.kept) < 10_000:
             write_hf(checkpoint, tmp_path)

@@ -1,7 +1,7 @@
 """What a tokenizer does to text around its special tokens, where GGUF's own keys have no words for it.
 
 A tokenizer in Hugging Face layout may say three things that GGUF cannot (Unicode normalisation, white space that a
-special token swallows, a space put before the very first word only). `smidgen.formats.hf_tokenizer` keeps them under
+special token swallows, a space put before the very first word only). `smidgen.formats.hf.tokenizer` keeps them under
 keys of our own, so that `Tokenizer` gives the ids of transformers. llama.cpp does not know these keys: it normalises
 nothing, puts the space after every special token, and swallows white space for models named Phi-3 alone.
 """

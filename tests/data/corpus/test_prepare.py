@@ -15,7 +15,7 @@ from smidgen.data.corpus.filters import Rules
 from smidgen.data.corpus.prepare import CorpusOptions, prepare
 from smidgen.data.corpus.shards import Corpus, Index, tokenizer_hash
 from smidgen.errors import BadFile, SmidgenError
-from smidgen.formats.gguf_reader import GGUFFile
+from smidgen.formats.gguf.reader import GGUFFile
 from smidgen.model.tokenizer import Tokenizer
 from smidgen.model.tokenizers.vocabulary import MetadataValue
 from tests.data.corpus.texts import changed, essay

@@ -1,0 +1,254 @@
+"""The cut: from a model and what is asked of it to a smaller file, its report card, and the recipe that made both.
+
+The stages meet only here and in `steps`. Weights in → calibration text → pruning, step by step → survey (what would
+each type cost?) → plan → quantize block by block → write → measure what was written. Everything up to the written file
+is kept in `DIR/work` as it is finished, and `--resume` goes on from there.
+"""
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from smidgen.cutting.budget import budget_of, promises
+from smidgen.cutting.plan import Choice, refuse_impossible
+from smidgen.cutting.quantize import Quantization, plan_types
+from smidgen.cutting.recipe import CutOptions
+from smidgen.cutting.steps import Material, prune
+from smidgen.data.held_out import CalibrationText
+from smidgen.data.languages import languages_of
+from smidgen.data.self_written import self_written, self_written_in
+from smidgen.data.sources import TextSource, read_texts
+from smidgen.distillation.heal import heal
+from smidgen.engines.machine import peak_memory
+from smidgen.engines.torch import TorchEngine
+from smidgen.errors import BadFile, printable
+from smidgen.formats.checkpoint import Checkpoint
+from smidgen.formats.derived import write_derived
+from smidgen.formats.history import history
+from smidgen.formats.hub.catalogue import cache_folder
+from smidgen.formats.opening import open_checkpoint, open_model
+from smidgen.measuring.measure import measure
+from smidgen.model.tokenizer import Tokenizer
+from smidgen.progress import say
+from smidgen.publishing.companions import WORK, refuse_output, remove_outdated, write_companions
+from smidgen.quantization.workspace import QuantWorkspace
+
+#: Bytes by which the entry of a healing in its history makes a file longer, at most: some 75, and what aligns them.
+_HISTORY_OF_HEALING = 96
+
+#: Languages whose cost is reported when the vocabulary is trimmed, asked for or not.
+_REPORTED = ("en", "de", "fr", "es", "ru", "ar", "hi", "zh", "ja", "code")
+
+
+@dataclass
+class CutResult:
+    """Where things are, and the plan that was carried out.
+
+    path: None after a dry run.  choices: of the types, empty without quantization.  plan: for people.
+    steps: what was done, as the card says it.  card: what `card.json` holds, None where nothing was measured.
+    """
+
+    path: Path | None
+    choices: list[Choice]
+    size: int
+    seconds: float
+    plan: str
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    card: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> str:
+        """Everything as one JSON object."""
+        return json.dumps(
+            {
+                "path": None if self.path is None else str(self.path), "bytes": self.size, "seconds": self.seconds,
+                "expected_kl": sum(choice.damage for choice in self.choices) if self.choices else None,
+                "tensors": [
+                    {"name": c.name, "kind": c.kind.name, "kept": c.keep, "bytes": c.nbytes, "expected_kl": c.damage}
+                    for c in self.choices
+                ],
+                "steps": self.steps, "notes": self.notes, "card": self.card,
+            }
+        )  # fmt: skip
+
+    def describe(self) -> str:
+        """What a person wants to know at the end, in a few lines."""
+        if self.path is None:
+            return f"{self.plan}\nNothing was written (--dry-run)."
+        lines = [f"{self.path}: {self.size} bytes, in {self.seconds:.0f} s", *self.notes]
+        if self.card is not None:
+            lines.append(f"Report card: {self.path.parent / 'card.html'}")
+        lines.append(f'Try it: smidgen run {self.path.parent} "Once upon a time"')
+        return "\n".join(lines)
+
+
+def cut(
+    model: str, output: Path, options: CutOptions, *, resume: bool = False, dry_run: bool = False, measured: bool = True
+) -> CutResult:
+    """Cut `model` as `options` say and write `output/model.gguf` with its companions.
+
+    model: as `catalogue.locate` takes it.  resume: go on where the same cut was interrupted.
+    dry_run: stop after the plan.  measured: compare original and result, and write the report card.
+
+    Raises BudgetError before any work where the size is impossible; SmidgenError or BadFile for bad input, an
+    unwritable or full disk, and for `resume` with other settings than the interrupted cut had.
+    """
+    started = time.monotonic()
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    with open_model(model) as checkpoint, ExitStack() as stack:
+        refuse_output(output, checkpoint.path)
+        _refuse_other_original(checkpoint, options)
+        if options.chain == ("quantize",) and options.fit is not None:
+            refuse_impossible(checkpoint, options.fit, options.kinds)
+        sources = read_texts(options.texts)
+        scratch = Path(stack.enter_context(TemporaryDirectory(prefix="smidgen-"))) if dry_run else None
+        fingerprint = options.fingerprint(checkpoint.sha256(), sources)
+        workspace = QuantWorkspace.open((scratch or output) / WORK, fingerprint, resume=resume)
+        budget = _remembered_budget(checkpoint, options, workspace)
+        material = Material(options, _calibration_texts(checkpoint, sources, options), checkpoint, budget, workspace)
+        pruned = prune(material, stack)
+        result, planned = _plan(pruned, material, workspace)
+        if dry_run:
+            result.seconds = time.monotonic() - started
+            return result
+        output.mkdir(parents=True, exist_ok=True)
+        result.path = output / "model.gguf"
+        if planned is None:
+            os.replace(pruned.path, result.path)
+        else:
+            say(result.plan)
+            _write(planned, pruned, material, result)
+        remove_outdated(output)
+        result.seconds = time.monotonic() - started
+        if measured:
+            result.card = _measure(model, result, material)
+            result.notes += promises(options, result.card)
+        recipe = options.as_recipe(model, checkpoint.sha256(), sources, budget, pruned.config.vocabulary)
+        write_companions(output, model, checkpoint, recipe, result.steps, result.card)
+        workspace.finish()
+        return result
+
+
+def _refuse_other_original(checkpoint: Checkpoint, options: CutOptions) -> None:
+    if options.original is not None and options.original != checkpoint.sha256():
+        raise BadFile(
+            f"{printable(checkpoint.path)} is not the model that the recipe was made with: its sha256 begins with "
+            f"{checkpoint.sha256()[:12]}, the recipe's with {options.original[:12]}. Give that one, or cut with --fit."
+        )
+
+
+def _remembered_budget(checkpoint: Checkpoint, options: CutOptions, workspace: QuantWorkspace) -> int | None:
+    """Bytes for the file; measured once, since speeds are never twice the same."""
+    if "quantize" not in options.chain:
+        return None
+    if options.speed is None and options.ram is None:
+        return options.fit
+    budget = workspace.load_json("budget")
+    if budget is None:
+        budget = budget_of(checkpoint, options)
+        workspace.save_json("budget", budget)
+    return int(budget)
+
+
+def _calibration_texts(
+    checkpoint: Checkpoint, sources: Sequence[TextSource], options: CutOptions
+) -> list[CalibrationText]:
+    """What the cut learns from: the given texts but for what is kept aside, and what the model writes itself.
+
+    A language counts as given where a text has its name, or where it is the only one and a text has no name.
+    """
+    tokenizer = Tokenizer.from_gguf(checkpoint.file.metadata)
+    texts = [CalibrationText.of(source, tokenizer) for source in sources]
+    given = {source.language for source in sources}
+    if len(options.languages) == 1 and None in given:
+        given |= {language.code for language in languages_of(options.languages)}
+    missing = [language for language in languages_of(options.languages) if language.code not in given]
+    if texts and not missing:
+        return texts
+    engine, folder, hashed = TorchEngine(checkpoint), cache_folder() / "self-written", checkpoint.sha256()
+    wanted = options.tokens_to_write
+    if missing:
+        tokens = -(-wanted // (len(texts) + len(missing)))
+        written = self_written_in(engine, tokenizer, hashed, missing, tokens, options.seed, "calibration", folder)
+    else:
+        written = [self_written(engine, tokenizer, hashed, wanted, options.seed, "calibration", folder)]
+    return texts + [CalibrationText.of(source, tokenizer, whole=True) for source in written]
+
+
+def _plan(
+    checkpoint: Checkpoint, material: Material, workspace: QuantWorkspace
+) -> tuple[CutResult, Quantization | None]:
+    """What is left to do with a model that is pruned already."""
+    before = len(history(material.original.file.metadata))
+    steps = history(checkpoint.file.metadata)[before:]
+    summaries = [str(step["summary"]) for step in steps]
+    if material.budget is None:
+        size = checkpoint.file.size
+        return CutResult(None, [], size, 0.0, "\n".join([*summaries, f"File: {size} bytes."]), steps), None
+    options = material.options
+    budget = material.budget - (_HISTORY_OF_HEALING if "heal" in options.chain else 0)
+    planned = plan_types(checkpoint, material.windows(checkpoint), budget, options.kinds, options.seed, workspace)
+    plan = "\n".join([*summaries, planned.describe(material.budget)])
+    return CutResult(None, planned.choices, planned.size, 0.0, plan, steps), planned
+
+
+def _write(planned: Quantization, pruned: Checkpoint, material: Material, result: CutResult) -> None:
+    """Quantize, and heal what was quantized if that is asked for."""
+    assert result.path is not None
+    if "heal" not in material.options.chain:
+        planned.write(result.path)
+        result.steps.append(_step(planned, material))
+        return
+    workspace = material.workspace
+    quantized = workspace.folder / "quantized.gguf"
+    if not quantized.exists():
+        planned.write(quantized)
+    result.steps.append(_step(planned, material))
+    with open_checkpoint(quantized) as checkpoint:
+        budget = material.heal_budget()
+        healed = heal(
+            material.original, checkpoint, material.sources, budget, workspace.step("heal"), material.options.seed
+        )
+        write_derived(checkpoint, healed.derived, result.path, {"step": "heal"})
+        done = {"step": "heal", "parameters": {"budget": str(budget)}, "summary": healed.describe()}
+        result.steps.append({**done, **healed.report()})
+        result.size = result.path.stat().st_size
+        result.notes.append(healed.describe())
+
+
+def _step(planned: Quantization, material: Material) -> dict[str, Any]:
+    """What the card says about the quantization: settings, and what became of each matrix."""
+    parameters = {
+        "fit": material.budget, "tokens": material.options.tokens, "seed": material.options.seed,
+        "calibration": [text.source.name for text in material.texts],
+    }  # fmt: skip
+    return {"step": "quantize", "parameters": parameters, "tensors": planned.outcomes()}
+
+
+def _measure(model: str, result: CutResult, material: Material) -> dict[str, Any]:
+    """The report card of the written file. A given text is measured on where it was not calibrated on."""
+    assert result.path is not None
+    options = material.options
+    asked, others = _languages(material) if "vocabulary" in options.chain else ([], [])
+    return measure(
+        model, result.path, options.texts, seed=options.seed, threads=options.threads,
+        calibrated_on=torch.cat([text.seen for text in material.texts]),
+        languages=asked, other_languages=others, output=result.path.parent / "card.json", steps=result.steps,
+        cut_name=result.path.parent.resolve().name, cost={"seconds": result.seconds, "peak_ram_bytes": peak_memory()},
+    )  # fmt: skip
+
+
+def _languages(material: Material) -> tuple[list[str], list[str]]:
+    """Languages to report on beside the given texts: asked for, and not."""
+    named = {source.language for source in read_texts(material.options.texts)}
+    asked = [language.code for language in languages_of(material.options.languages)]
+    return [code for code in asked if code not in named], [code for code in _REPORTED if code not in (*asked, *named)]

@@ -1,0 +1,223 @@
+"""The plan of a cut: how many tokens stay and which type each tensor gets, so that the file fits the budget.
+
+Sizes are those of the file as it will be written, header, tokenizer and alignment included. What a type costs comes
+from `quantization.survey`; leaving a tensor as it is costs its bytes and no damage, and competes with the rest. What a
+smaller vocabulary costs comes from `pruning.vocabulary`, in nats per token too: how much less likely the text becomes
+where its tokens have to be spelled in others. So the two compete for the same bytes, and the least sum wins.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from smidgen.errors import BudgetError
+from smidgen.formats.checkpoint import Checkpoint
+from smidgen.formats.gguf.reader import MetadataValue
+from smidgen.formats.gguf.writer import STRING_TYPES, TensorPlan, file_size
+from smidgen.formats.history import HISTORY, with_step
+from smidgen.model.parameters import is_matrix, split_block_name
+from smidgen.numerics.block_types import BY_NAME, BlockType
+from smidgen.pruning.vocabulary import Ranking
+from smidgen.quantization.allocate import Option, allocate
+from smidgen.quantization.survey import TARGET_TYPES
+from smidgen.sizes import format_size
+from smidgen.version import __version__
+
+# `general.file_type`, which llama.cpp only shows: the number of its nearest mixture (llama.h, llama_ftype).
+_FILE_TYPES = {
+    "F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10, "Q3_K": 12, "Q4_K": 15,
+    "Q5_K": 17, "Q6_K": 18, "IQ4_NL": 25, "IQ4_XS": 30, "BF16": 32,
+}  # fmt: skip
+_UINT32 = 4
+_KEEP = "keep"
+_STEP = {"step": "quantize", "smidgen": __version__}
+_TOKEN_BYTES = 8 + 4 + 4  # of a token in the header, beside its text: length, score, kind
+_MOST_SIZES = 24  # vocabularies that are compared
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What becomes of one matrix of the file.
+
+    name: of the tensor in the file.  members: canonical names of the matrices in it, often one.
+    kind: its type in the new file.  keep: it stays as it is.  nbytes: in the file.
+    damage: estimated nats of KL divergence per token.
+    """
+
+    name: str
+    members: tuple[str, ...]
+    kind: BlockType
+    keep: bool
+    nbytes: int
+    damage: float
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The file to be written: metadata, and every tensor in file order with its planned type."""
+
+    metadata: dict[str, MetadataValue]
+    metadata_types: dict[str, tuple[int, ...]]
+    tensors: list[TensorPlan]
+
+    @property
+    def size(self) -> int:
+        """Exact bytes of the file."""
+        return file_size(self.metadata, self.metadata_types, self.tensors)
+
+
+def matrices(checkpoint: Checkpoint) -> dict[str, tuple[str, ...]]:
+    """What can be quantized: tensor of the GGUF file → canonical names of the matrices in it."""
+    found: dict[str, list[str]] = {}
+    for name in filter(is_matrix, checkpoint.names()):
+        found.setdefault(checkpoint.gguf_name(name), []).append(name)
+    return {tensor: tuple(members) for tensor, members in found.items()}
+
+
+def layout(checkpoint: Checkpoint, kinds: Mapping[str, BlockType]) -> Layout:
+    """The file with these types (tensor → type), and the step in its history; all else as in the original."""
+    tensors = [
+        TensorPlan(tensor.name, tensor.shape, kinds.get(tensor.name, tensor.kind))
+        for tensor in checkpoint.file.tensors.values()
+    ]
+    weight: dict[str, int] = {}
+    for tensor in tensors:
+        weight[tensor.kind.name] = weight.get(tensor.kind.name, 0) + tensor.nbytes
+    added: dict[str, tuple[MetadataValue, tuple[int, ...]]] = {
+        "general.file_type": (_FILE_TYPES[max(weight, key=lambda kind: weight[kind])], (_UINT32,)),
+        "general.quantization_version": (2, (_UINT32,)),
+        "general.quantized_by": (f"smidgen {__version__}", STRING_TYPES),
+        HISTORY: (with_step(checkpoint.file.metadata, _STEP), STRING_TYPES),
+    }
+    metadata = dict(checkpoint.file.metadata) | {key: value for key, (value, _) in added.items()}
+    types = dict(checkpoint.file.metadata_types) | {key: kind for key, (_, kind) in added.items()}
+    return Layout(metadata, types, tensors)
+
+
+def smallest_size(checkpoint: Checkpoint, types: Sequence[BlockType] = TARGET_TYPES) -> int:
+    """Bytes of the smallest file that `types` allow."""
+    kinds: dict[str, BlockType] = {}
+    for tensor in matrices(checkpoint):
+        info = checkpoint.file.tensors[tensor]
+        fitting = [kind for kind in (*types, info.kind) if kind.fits(info.shape[-1])]
+        kinds[tensor] = min(fitting, key=lambda kind: kind.bits_per_weight)
+    return layout(checkpoint, kinds).size
+
+
+def refuse_impossible(checkpoint: Checkpoint, budget: int, types: Sequence[BlockType] = TARGET_TYPES) -> None:
+    """Raises BudgetError, with the smallest possible size, where no choice of types meets the budget."""
+    smallest = smallest_size(checkpoint, types)
+    if smallest > budget:
+        raise BudgetError(
+            f"{checkpoint.path.name} cannot be cut to {budget} bytes by quantization: the smallest possible file is "
+            f"{smallest} bytes. Ask for --fit {smallest} ({format_size(smallest)}) or more."
+        )
+
+
+def choose(checkpoint: Checkpoint, damage: Mapping[str, Mapping[str, float]], budget: int) -> list[Choice]:
+    """The choice for every matrix with the least total damage whose file is at most `budget` bytes.
+
+    damage: canonical name → type name → nats per token, from `quantization.survey`. Matrices stacked in one tensor
+    share their type, and their damages add up.
+    """
+    members = matrices(checkpoint)
+    options = _options(checkpoint, damage, checkpoint.config.vocabulary)
+    chosen = allocate(options, budget - _fixed_bytes(checkpoint))
+    return [
+        Choice(
+            tensor, names,
+            checkpoint.file.tensors[tensor].kind if option.label == _KEEP else BY_NAME[option.label],
+            option.label == _KEEP, option.nbytes, option.damage,
+        )
+        for (tensor, names), option in zip(members.items(), chosen, strict=True)
+    ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class VocabularyChoice:
+    """A size of the vocabulary, and what the best plan with it is expected to cost, in nats per token."""
+
+    tokens: int
+    dropped: float
+    quantized: float
+
+    @property
+    def damage(self) -> float:
+        """Both together."""
+        return self.dropped + self.quantized
+
+
+def compare_vocabularies(
+    checkpoint: Checkpoint, ranking: Ranking, damage: Mapping[str, Mapping[str, float]], budget: int
+) -> list[VocabularyChoice]:
+    """The sizes of the vocabulary with which the file fits, least damage first.
+
+    damage: as for `choose`. Bytes of the header are close estimates here; `choose` counts them exactly once the
+    vocabulary is cut. Raises BudgetError where even the smallest vocabulary does not fit.
+    """
+    fixed, text_bytes = _fixed_bytes(checkpoint), _token_bytes(checkpoint, ranking)
+    found = []
+    smallest = 0
+    for tokens in _sizes(ranking, checkpoint.config.vocabulary):
+        options = _options(checkpoint, damage, tokens)
+        room = budget - fixed + int(text_bytes[tokens:].sum())
+        smallest = budget - room + sum(min(option.nbytes for option in tensor) for tensor in options)
+        if smallest <= budget:
+            quantized = sum(option.damage for option in allocate(options, room))
+            found.append(VocabularyChoice(tokens, ranking.damage(tokens), quantized))
+    if not found:
+        raise BudgetError(
+            f"{checkpoint.path.name} cannot be cut to {budget} bytes by trimming its vocabulary and quantization: the "
+            f"smallest possible file is about {smallest} bytes ({format_size(smallest)}). Ask for more with --fit."
+        )
+    return sorted(found, key=lambda choice: choice.damage)
+
+
+def _sizes(ranking: Ranking, whole: int) -> list[int]:
+    """Vocabularies to compare, largest first: half-octaves, multiples of 256."""
+    sizes = [whole]
+    while len(sizes) < _MOST_SIZES and (size := int(sizes[-1] / 2**0.5) // 256 * 256) > ranking.least:
+        sizes.append(size)
+    return sizes
+
+
+def _token_bytes(checkpoint: Checkpoint, ranking: Ranking) -> np.ndarray:
+    """Bytes that each token takes in the header, best token first."""
+    metadata = checkpoint.file.metadata
+    texts = metadata["tokenizer.ggml.tokens"]
+    assert isinstance(texts, list)
+    sizes = np.array([_TOKEN_BYTES + len(text.encode()) for text in texts])
+    if "tokenizer.ggml.merges" in metadata:
+        sizes = 2 * sizes  # a token comes with the line of the merge that makes it
+    return sizes[ranking.order]
+
+
+def _options(checkpoint: Checkpoint, damage: Mapping[str, Mapping[str, float]], vocabulary: int) -> list[list[Option]]:
+    """For every tensor of `matrices`: the types it can have in a file with `vocabulary` tokens."""
+    found = []
+    for tensor, names in matrices(checkpoint).items():
+        info = checkpoint.file.tensors[tensor]
+        is_end = all(split_block_name(name) is None for name in names)
+        shape = (vocabulary, *info.shape[1:]) if is_end else info.shape
+        costs = _total([damage[name] for name in names])
+        sizes = [(kind, TensorPlan(tensor, shape, BY_NAME[kind])) for kind in costs]
+        kept = TensorPlan(tensor, shape, info.kind).padded_bytes(checkpoint.file.alignment)
+        found.append(
+            [Option(kind, plan.padded_bytes(checkpoint.file.alignment), costs[kind]) for kind, plan in sizes]
+            + [Option(_KEEP, kept, 0.0)]
+        )
+    return found
+
+
+def _fixed_bytes(checkpoint: Checkpoint) -> int:
+    """Bytes of everything that is not a matrix."""
+    whole = layout(checkpoint, {})
+    planned = {tensor.name: tensor.padded_bytes(checkpoint.file.alignment) for tensor in whole.tensors}
+    return whole.size - sum(planned[tensor] for tensor in matrices(checkpoint))
+
+
+def _total(damages: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Damage by type of matrices that share one."""
+    common = [kind for kind in damages[0] if all(kind in one for one in damages)]
+    return {kind: sum(one[kind] for one in damages) for kind in common}

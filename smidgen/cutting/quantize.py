@@ -1,0 +1,136 @@
+"""The last step of a cut: every matrix into the type that the plan gives it, and the file written.
+
+Survey (what would each type cost?) → plan → quantize block by block → write. All of it is kept in the workspace as it
+is finished.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from smidgen.calibration.walk import StateShelf
+from smidgen.cutting.plan import Choice, choose, layout, refuse_impossible
+from smidgen.formats.checkpoint import Checkpoint
+from smidgen.formats.gguf.writer import write_gguf
+from smidgen.numerics.block_types import BlockType
+from smidgen.quantization.blockwise import quantize
+from smidgen.quantization.survey import Survey, survey
+from smidgen.quantization.workspace import QuantWorkspace
+from smidgen.shapes import Int
+from smidgen.sizes import format_size
+
+#: Part of the workspace with what the types cost in the whole model, where that was measured before its vocabulary was
+#: trimmed; trimming hardly changes it.
+PLANNED_DAMAGE = "planned-damage"
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """A plan for the types of a model, ready to be carried out.
+
+    windows: to calibrate on.  workspace: what is finished of it.
+    """
+
+    checkpoint: Checkpoint
+    choices: list[Choice]
+    surveyed: Survey
+    windows: Int[Tensor, "windows position"]
+    workspace: QuantWorkspace
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return layout(self.checkpoint, {choice.name: choice.kind for choice in self.choices}).size
+
+    def write(self, path: Path) -> None:
+        """Quantize, and write the file: encoded matrices from the workspace, everything else as it was."""
+        checkpoint, workspace = self.checkpoint, self.workspace
+        kinds = {name: choice.kind for choice in self.choices if not choice.keep for name in choice.members}
+        quantize(checkpoint, kinds, self.surveyed, self.windows, workspace)
+        encoded = {choice.name: choice.members for choice in self.choices if not choice.keep}
+
+        def packed(tensor: str) -> np.ndarray:
+            checkpoint.release()
+            if tensor not in encoded:
+                return checkpoint.file.packed(tensor)
+            rows = [
+                checkpoint.family.gguf_transform(name, checkpoint.config).rows_to_file(
+                    workspace.packed(name)[1].numpy()
+                )
+                for name in encoded[tensor]
+            ]
+            return rows[0] if len(rows) == 1 else np.concatenate(rows)
+
+        plan = layout(checkpoint, {choice.name: choice.kind for choice in self.choices})
+        write_gguf(path, plan.metadata, plan.metadata_types, plan.tensors, packed)
+
+    def outcomes(self) -> list[dict[str, Any]]:
+        """What became of each matrix, for the card. After `write`."""
+        tensors: list[dict[str, Any]] = []
+        for choice in self.choices:
+            entry = {"name": choice.name, "kind": choice.kind.name, "bytes": choice.nbytes, "damage": choice.damage}
+            if not choice.keep:
+                outcomes = [self.workspace.outcome(name) for name in choice.members]
+                entry |= {
+                    "compensated": all(outcome.compensated for outcome in outcomes),
+                    "loss": sum(outcome.loss for outcome in outcomes),
+                    "rounding_loss": sum(outcome.rounding_loss for outcome in outcomes),
+                }
+            tensors.append(entry | {"kept": choice.keep})
+        return tensors
+
+    def describe(self, budget: int) -> str:
+        """The plan in two lines: how many bytes go into which type, and the expected damage."""
+        share: dict[str, int] = {}
+        for choice in self.choices:
+            label = f"{choice.kind.name}{' (as it is)' if choice.keep else ''}"
+            share[label] = share.get(label, 0) + choice.nbytes
+        largest = sorted(share.items(), key=lambda part: -part[1])
+        parts = ", ".join(f"{label} {format_size(nbytes)}" for label, nbytes in largest)
+        expected = sum(choice.damage for choice in self.choices)
+        return (
+            f"Plan: {parts}; file {self.size} bytes, {100 * self.size / budget:.1f}% of the budget. "
+            f"Expected KL divergence (estimate): {expected:.3f} nats per token."
+        )
+
+
+def plan_types(
+    checkpoint: Checkpoint,
+    windows: Int[Tensor, "windows position"],
+    budget: int,
+    kinds: Sequence[BlockType],
+    seed: int,
+    workspace: QuantWorkspace,
+) -> Quantization:
+    """The types of least damage with which the file has at most `budget` bytes.
+
+    Raises BudgetError, before any work, where there are none.
+    """
+    refuse_impossible(checkpoint, budget, kinds)
+    surveyed = surveyed_model(checkpoint, windows, kinds, seed, workspace)
+    return Quantization(checkpoint, choose(checkpoint, surveyed.damage, budget), surveyed, windows, workspace)
+
+
+def surveyed_model(
+    checkpoint: Checkpoint,
+    windows: Int[Tensor, "windows position"],
+    kinds: Sequence[BlockType],
+    seed: int,
+    workspace: QuantWorkspace,
+) -> Survey:
+    """The survey, from the workspace where it is done already."""
+    damage = workspace.load_json("survey")
+    if damage is not None:
+        return Survey(damage, workspace.load_tensors("token-weights"), workspace.load_tensors("ends"))
+    known = workspace.load_json(PLANNED_DAMAGE)
+    shelf = StateShelf(workspace.folder)
+    surveyed = survey(checkpoint, windows, seed, shelf, kinds if known is None else ())
+    surveyed = surveyed if known is None else replace(surveyed, damage=known)
+    workspace.save_tensors("token-weights", surveyed.token_weights)
+    workspace.save_tensors("ends", surveyed.ends)
+    workspace.save_json("survey", surveyed.damage)
+    return surveyed

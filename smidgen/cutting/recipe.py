@@ -1,0 +1,283 @@
+"""What a cut is to do: its options, the steps that follow from them, and `recipe.toml`, which says both.
+
+A cut is a chain of steps, always in the order of `STEPS`. Each takes a model and leaves a model. Which steps are taken
+follows from what is asked for, or is said with `steps`.
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from smidgen.data.languages import languages_of
+from smidgen.data.sources import TextSource, read_texts
+from smidgen.data.text import WINDOW
+from smidgen.distillation.heal import HealBudget
+from smidgen.errors import BadFile, SmidgenError
+from smidgen.numerics.block_types import BY_NAME, BlockType
+from smidgen.numerics.grids import GRIDS
+from smidgen.pruning.masks import Pattern
+from smidgen.pruning.sparsity import METHODS, Method
+from smidgen.quantization.survey import TARGET_TYPES
+from smidgen.sizes import parse_size
+from smidgen.version import __version__
+
+#: Every step there is, in the order in which they are taken. (Healing comes after pruning and after quantization; it
+#: stands last here.)
+STEPS = ("vocabulary", "experts", "depth", "width", "weights", "quantize", "heal")
+
+#: After these steps a model is healed before it is quantized: they leave more to mend than training through a lattice
+#: should have to.
+HEALED_BEFORE_QUANTIZATION = ("experts", "depth", "width", "weights")
+
+#: Tokens of calibration, where nobody says otherwise.
+DEFAULT_TOKENS = 16_384
+
+_MOST_WRITTEN = 65_536
+_MOST = 2**63
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What to leave out of a model; None for what stays as it is.
+
+    vocabulary: tokens to keep, None to let the planner choose where the step is taken.
+    experts: of each layer, to keep; merged: what goes is averaged into what stays.
+    layers: to keep.  ffn, hidden: widths.  heads: query heads for each key/value head; kv_heads: key/value heads.
+    sparsity: share of zeros ("50%") or N:M ("2:4").  method: how they are chosen.
+    """
+
+    vocabulary: int | None = None
+    experts: int | None = None
+    merged: bool = False
+    layers: int | None = None
+    ffn: int | None = None
+    heads: int | None = None
+    kv_heads: int | None = None
+    hidden: int | None = None
+    sparsity: str | None = None
+    method: Method = "sparsegpt"
+
+
+# Step → the options that belong to it, as `Pruning` and the command line name them.
+_OPTIONS = {
+    "vocabulary": ("vocabulary",),
+    "experts": ("experts", "merged"),
+    "depth": ("layers",),
+    "width": ("ffn", "heads", "kv_heads", "hidden"),
+    "weights": ("sparsity", "method"),
+}
+_OTHER_OPTIONS = {"quantize": ("fit", "types", "speed", "ram"), "heal": ("budget",)}
+_FLAGS = {"vocabulary": "--vocab or --langs", "kv_heads": "--kv-heads", "method": "--sparsity-method"}
+
+
+@dataclass(frozen=True)
+class CutOptions:
+    """What a cut depends on: the same options, model and versions give the same file, bit for bit.
+
+    fit: largest size of the file in bytes.  speed: tokens to decode per second on this machine.  ram: most memory in
+    bytes while it runs. All None: no quantization.
+    texts: calibration files; empty for text that the model writes itself.  languages: codes; what to trim the
+    vocabulary for, and to write calibration text in.  tokens: of calibration.  seed: of every random choice.
+    threads: of torch (sums depend on it in the last bit).
+    types: GGUF types to choose from; empty for `quantization.survey.TARGET_TYPES`.
+    heal: for how many tokens, or how long, to train what was cut (`distillation.heal`); None not to.
+    steps: of `STEPS`; empty for those that the other options ask for.
+    original: the sha256 that the model must have; None for any.
+    """
+
+    fit: int | None = None
+    texts: tuple[str, ...] = ()
+    tokens: int = DEFAULT_TOKENS
+    seed: int = 0
+    threads: int | None = None
+    types: tuple[str, ...] = ()
+    original: str | None = None
+    languages: tuple[str, ...] = ()
+    pruning: Pruning = field(default_factory=Pruning)
+    steps: tuple[str, ...] = ()
+    speed: float | None = None
+    ram: int | None = None
+    heal: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raises SmidgenError for options that mean nothing, whether a program or a recipe gave them."""
+        self._check_numbers()
+        languages_of(self.languages)
+        known = {kind.name for kind in GRIDS}
+        for name in self.types:
+            if name not in known:
+                raise SmidgenError(f"{name!r} is not a type to quantize to. Choose from {', '.join(sorted(known))}.")
+        if self.pruning.sparsity is not None:
+            Pattern.parse(self.pruning.sparsity)
+        if self.heal is not None:
+            HealBudget.parse(self.heal)
+        if self.pruning.method not in METHODS:
+            raise SmidgenError(f"{self.pruning.method!r} is no way to choose zeros. Choose from {', '.join(METHODS)}.")
+        self._check_steps()
+
+    def _check_numbers(self) -> None:
+        values = {**asdict(self.pruning), **{one.name: getattr(self, one.name) for one in fields(self)}}
+        least = {"tokens": WINDOW, "seed": 0, "speed": 0.01}
+        least |= dict.fromkeys(("fit", "ram", "threads", *(name for names in _OPTIONS.values() for name in names)), 1)
+        for name, smallest in least.items():
+            value = values[name]
+            if isinstance(value, int | float) and not isinstance(value, bool) and not smallest <= value < _MOST:
+                shown = _FLAGS.get(name, name)
+                raise SmidgenError(f"{shown} is {value}; it must be {smallest} or more, and below 2^63.")
+
+    def _check_steps(self) -> None:
+        for name in self.steps:
+            if name not in STEPS:
+                raise SmidgenError(f"{name!r} is not a step. Choose from {', '.join(STEPS)}.")
+        chosen = self.chain
+        if not set(chosen) - {"heal"}:
+            raise SmidgenError("Nothing to do: say --fit SIZE, or what to leave out (--vocab, --langs, --layers, …).")
+        for step, given in self._asked().items():
+            if step in chosen and not given and step != "vocabulary":
+                raise SmidgenError(f"The step {step!r} needs to know how far: give {self._wanted(step)}.")
+            if step not in chosen and given:
+                raise SmidgenError(f"--steps leaves out {step!r}, but {self._wanted(step)} asks for it. Drop one.")
+        if "weights" in chosen and "quantize" in chosen:
+            raise SmidgenError(
+                "Zeros do not survive quantization yet: do the steps 'weights' and 'quantize' in different cuts."
+            )
+
+    @property
+    def chain(self) -> tuple[str, ...]:
+        """The steps of this cut, in order."""
+        if self.steps:
+            return tuple(step for step in STEPS if step in self.steps)
+        return tuple(step for step, given in self._asked().items() if given)
+
+    def _asked(self) -> dict[str, bool]:
+        """Step → whether an option asks for it."""
+        given = {
+            step: any(getattr(self.pruning, name) is not None for name in names if name not in ("merged", "method"))
+            for step, names in _OPTIONS.items()
+        }
+        given["vocabulary"] |= bool(self.languages)
+        given["quantize"] = any(limit is not None for limit in (self.fit, self.speed, self.ram))
+        return given | {"heal": self.heal is not None}
+
+    def _wanted(self, step: str) -> str:
+        if step == "quantize":
+            return "--fit, --speed or --ram"
+        if step == "heal":
+            return "--heal"
+        names = [name for name in _OPTIONS[step] if name not in ("merged", "method")]
+        return " or ".join(_FLAGS.get(name, f"--{name}") for name in names)
+
+    @property
+    def tokens_to_write(self) -> int:
+        """Of text by the model itself, where none is given: more to heal on than to calibrate on."""
+        if self.heal is None:
+            return self.tokens
+        healed = HealBudget.parse(self.heal).tokens
+        return max(self.tokens, _MOST_WRITTEN if healed is None else min(healed, _MOST_WRITTEN))
+
+    @property
+    def heals_before_quantization(self) -> bool:
+        """Whether a part of the healing comes before quantization."""
+        return {"heal", "quantize"} <= set(self.chain) and bool(set(self.chain) & set(HEALED_BEFORE_QUANTIZATION))
+
+    @property
+    def kinds(self) -> tuple[BlockType, ...]:
+        """The types to choose from."""
+        return tuple(BY_NAME[name] for name in self.types) or TARGET_TYPES
+
+    def fingerprint(self, model: str, texts: Sequence[TextSource]) -> dict[str, Any]:
+        """Everything that the result depends on, to bind a workspace to. model: its sha256."""
+        own = {name: value for name, value in asdict(self).items() if name not in ("threads", "original", "pruning")}
+        own |= {"model": model, "texts": [text.sha256 for text in texts], "threads": torch.get_num_threads()}
+        return own | asdict(self.pruning) | {"smidgen": __version__, "torch": torch.__version__}
+
+    def as_recipe(
+        self, model: str, sha256: str, sources: Sequence[TextSource], fit: int | None, vocabulary: int | None
+    ) -> dict[str, Any]:
+        """What `recipe.toml` says: everything that is needed to make the same file again.
+
+        fit, vocabulary: what the planner chose.
+        """
+        texts = [{"file": given, "sha256": source.sha256} for given, source in zip(self.texts, sources, strict=True)]
+        chosen = asdict(self.pruning) | {"vocabulary": vocabulary}
+        steps: list[dict[str, Any]] = []
+        for step in self.chain:
+            values = {"fit": fit, "types": list(self.types)} if step == "quantize" else {}
+            values |= {name: chosen[name] for name in _OPTIONS.get(step, ())}
+            values |= {"budget": self.heal} if step == "heal" else {}
+            steps.append({"step": step} | {name: value for name, value in values.items() if value is not None})
+        return {
+            "model": model, "sha256": sha256, "threads": torch.get_num_threads(), "tokens": self.tokens,
+            "seed": self.seed, "texts": texts, "languages": list(self.languages),
+            "versions": {"smidgen": __version__, "torch": torch.__version__}, "steps": steps,
+        }  # fmt: skip
+
+
+def read_recipe(path: Path) -> CutOptions:
+    """The options that a `recipe.toml` says. A cut wrote it, or a person: then sha256 and threads may be missing.
+
+    Raises BadFile for anything that is not one.
+    """
+    try:
+        recipe = tomllib.loads(path.read_text(encoding="utf-8"))
+        given = [dict(step) for step in recipe["steps"]]
+        texts = [dict(text) for text in recipe.get("texts", [])]
+        options = _options(recipe, given, tuple(str(text["file"]) for text in texts))
+    except OSError as error:
+        raise BadFile(f"The recipe {path} cannot be read: {error.strerror}. Give the recipe.toml of a cut.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"no {error} in it" if isinstance(error, KeyError) else str(error)
+        raise BadFile(f"{path} is not a recipe ({reason}). Give the recipe.toml of a cut.") from error
+    for text in texts:
+        if "sha256" in text and read_texts([str(text["file"])])[0].sha256 != text["sha256"]:
+            message = f"The text {text['file']} is not the one that {path} was made with."
+            raise BadFile(f"{message} Restore it, or cut with --fit.")
+    return options
+
+
+def _options(recipe: Mapping[str, Any], steps: Sequence[dict[str, Any]], texts: tuple[str, ...]) -> CutOptions:
+    known = {"model", "sha256", "threads", "tokens", "seed", "texts", "languages", "versions", "steps"}
+    if unknown := sorted(recipe.keys() - known):
+        raise ValueError(f"it says {unknown[0]!r}, which no recipe knows")
+    names, values, others = [], {}, {"quantize": {}, "heal": {}}
+    for step in steps:
+        name = str(step.pop("step"))
+        allowed = _OTHER_OPTIONS[name] if name in _OTHER_OPTIONS else _OPTIONS.get(name, ())
+        if unknown := sorted(step.keys() - set(allowed)):
+            raise ValueError(f"the step {name!r} does not know {unknown[0]!r}")
+        names.append(name)
+        others.get(name, values).update(step)
+    quantize, heal = others["quantize"], others["heal"].get("budget")
+    threads, original = recipe.get("threads"), recipe.get("sha256")
+    return CutOptions(
+        fit=None if "fit" not in quantize else _size(quantize["fit"]),
+        speed=None if "speed" not in quantize else float(quantize["speed"]),
+        ram=None if "ram" not in quantize else _size(quantize["ram"]),
+        texts=texts,
+        tokens=int(recipe.get("tokens", DEFAULT_TOKENS)),
+        seed=int(recipe.get("seed", 0)),
+        threads=None if threads is None else int(threads),
+        types=tuple(str(name) for name in quantize.get("types", ())),
+        original=None if original is None else str(original),
+        languages=tuple(str(code) for code in recipe.get("languages", ())),
+        pruning=Pruning(**{name: _typed(name, value) for name, value in values.items()}),
+        steps=tuple(names),
+        heal=None if heal is None else str(heal),
+    )  # fmt: skip
+
+
+def _size(value: Any) -> int:
+    """Bytes, as a number or as people write them."""
+    return parse_size(value) if isinstance(value, str) else int(value)
+
+
+def _typed(name: str, value: Any) -> Any:
+    """A value of `Pruning`, of the type that it has there."""
+    wanted = bool if name == "merged" else str if name in ("sparsity", "method") else int
+    if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+        raise TypeError(f"{name} should be {wanted.__name__}, found {value!r}")
+    return value

@@ -1,0 +1,253 @@
+"""Healing: a model that was cut learns to predict again what the model it was made from predicts.
+
+The student is a file in whatever types it has, and stays in them: quantized matrices learn through their lattice
+(`distillation.students.lattice`), everything else as it is, so that what was trained is what is written. The teacher is
+the model before the cut; where the cut has dropped tokens, it teaches in the student's spelling
+(`distillation.teachers.restricted`), on text that is respelled: pieces that were never seen in an order that never
+occurred are what such a student has to learn.
+
+The loss is the forward KL divergence. With a large vocabulary most of its cost is the output head, most of whose tokens
+a text never comes near; then it is estimated from some of them (`distillation.objectives.sampled_head`).
+
+A few windows of the text are kept aside to watch: training stops when they no longer get better, and the best state is
+what is written, the first one included. So the result is never worse there than what came in.
+"""
+
+import math
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from smidgen.data.corpus.order import shuffled
+from smidgen.data.sources import TextSource
+from smidgen.distillation.loop.metrics import peak_operations, training_operations
+from smidgen.distillation.loop.trainer import Trainer, TrainingOptions, TrainingResult
+from smidgen.distillation.objectives.losses import DistillObjective
+from smidgen.distillation.objectives.sampled_head import SampledHeadObjective, frequent_tokens
+from smidgen.distillation.students.lattice import LatticeStudent, careful_rate
+from smidgen.distillation.students.lora import Adapted, LoraOptions
+from smidgen.distillation.students.trainee import Objective, Trainee, open_decoder
+from smidgen.distillation.teachers.remembering import RememberingTeacher
+from smidgen.distillation.teachers.restricted import RestrictedTeacher
+from smidgen.distillation.text.batch import Batch, Batches
+from smidgen.distillation.text.packing import PackedBatches, text_batches
+from smidgen.distillation.text.paired import Paired
+from smidgen.errors import SmidgenError, printable
+from smidgen.formats.checkpoint import Checkpoint
+from smidgen.formats.derived import Derived
+from smidgen.formats.workspace import Workspace
+from smidgen.memory import total_memory
+from smidgen.model.tokenizer import Tokenizer
+from smidgen.model.tokenizers.respelling import Respelling
+from smidgen.numerics.grids import GRIDS
+from smidgen.progress import say
+from smidgen.shapes import Int
+
+_CONTEXT = 512
+_ROWS = 2  # of a step: 1,024 tokens
+_RELATIVE_RATE = 2.5e-4  # of scales and norms, a step
+_WATCHED_EVERY = 16  # one row in so many is watched, not learned from
+_MOST_WATCHED = 6
+_EVALUATIONS = 10  # over the whole training
+_AVERAGED = 10  # the states of a tenth of the training are averaged
+_PATIENCE = 4
+_MEMORY_SHARE = 0.7  # of the machine's memory that training may take
+_BYTES_EACH = 34  # of memory for a trained weight: see distill.lattice; averages, best state and the teacher
+_LISTENED = 4  # batches in which the teacher says which tokens it thinks of
+_MANY_TOKENS = 65_536  # from which the head is estimated
+_EXPECTED_SHARE = 0.5  # of the processor's peak that a step reaches
+_LOW_RANK_RATE = 2e-4
+_UNITS = {"s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True)
+class HealBudget:
+    """How long to heal: so many tokens, or so many seconds."""
+
+    tokens: int | None = None
+    seconds: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "HealBudget":
+        """`50000`, `90s`, `15min`, `2h`."""
+        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text.lower())
+        if found is not None and not found[2] and "." not in found[1]:
+            budget = cls(tokens=int(found[1]))
+        elif found is not None and found[2] in _UNITS:
+            budget = cls(seconds=float(found[1]) * _UNITS[found[2]])
+        else:
+            raise SmidgenError(f"--heal is {text!r}; say tokens (50000) or a time (90s, 15min, 2h).")
+        if not (budget.tokens or budget.seconds):
+            raise SmidgenError(f"--heal is {text!r}; it must be more than nothing. Leave it out not to heal.")
+        return budget
+
+    def part(self, share: float) -> "HealBudget":
+        """A share of it."""
+        tokens = None if self.tokens is None else max(1, round(self.tokens * share))
+        return HealBudget(tokens, None if self.seconds is None else self.seconds * share)
+
+    def __str__(self) -> str:
+        return f"{self.tokens} tokens" if self.tokens is not None else f"{self.seconds:g} s"
+
+    def steps(self, student: Checkpoint) -> int:
+        """Of training. For a time, as many as fit into it if the machine does as well as it can be expected to."""
+        tokens = self.tokens
+        if tokens is None:
+            quickest = peak_operations(torch.device("cpu")) / training_operations(student.config, _CONTEXT)
+            tokens = _EXPECTED_SHARE * quickest * (self.seconds or 0)
+        return max(1, math.ceil(tokens / (_ROWS * _CONTEXT)))
+
+
+@dataclass(frozen=True)
+class Healed:
+    """What came of it.  derived: to be written.  before, after: KL on the watched windows, in nats per token."""
+
+    derived: Derived
+    training: TrainingResult
+    before: float
+    after: float
+    processor_seconds: float
+
+    def report(self) -> dict[str, Any]:
+        """For the card."""
+        return {
+            "tokens": self.training.tokens, "seconds": self.training.seconds,
+            "processor_seconds": self.processor_seconds, "stopped": self.training.stopped,
+            "watched_kl_before": self.before, "watched_kl_after": self.after,
+            "watched": [list(evaluation) for evaluation in self.training.evaluations],
+        }  # fmt: skip
+
+    def describe(self) -> str:
+        """In a line."""
+        return (
+            f"Healed on {self.training.tokens} tokens in {self.training.seconds:.0f} s: KL on text kept aside for "
+            f"watching {self.before:.4f} → {self.after:.4f} nats per token."
+        )
+
+
+def heal(
+    teacher: Checkpoint,
+    student: Checkpoint,
+    sources: Sequence[TextSource],
+    budget: HealBudget,
+    workspace: Workspace,
+    seed: int,
+) -> Healed:
+    """Train `student` towards `teacher` on some texts, without changing its types.
+
+    workspace: for checkpoints; an unfinished healing that is there goes on.
+    Raises SmidgenError for a text too short to keep windows of it aside, and where training does not fit in memory.
+    """
+    began = time.process_time()
+    lesson = _lesson(teacher, student, sources, seed)
+    steps = budget.steps(student)
+    rate = careful_rate(steps)
+    trainee = _trainee(student, lesson.rows, _RELATIVE_RATE / rate)
+    every = max(1, steps // _EVALUATIONS)
+    options = TrainingOptions(
+        steps, _LOW_RANK_RATE if isinstance(trainee, Adapted) else rate, floor=0.05, checkpoint_every=every,
+        average_over=max(1, steps // _AVERAGED), seed=seed,
+    )  # fmt: skip
+    training = Trainer(
+        trainee, lesson.objective, lesson.batches, options, workspace.folder, {"student": student.sha256()},
+        evaluate=lambda: lesson.watch(trainee), evaluate_every=every, seconds=budget.seconds, patience=_PATIENCE,
+        metrics=workspace.folder / "metrics.jsonl", label="Healing",
+    ).run(resume=True)  # fmt: skip
+    assert training.best is not None
+    before, after = training.evaluations[0][1], training.best[1]
+    figures = {"tokens": training.tokens, "watched_kl": [round(before, 5), round(after, 5)]}
+    derived = Derived(student.config, trainee.parts(), came_of_it=figures)
+    return Healed(derived, training, before, after, time.process_time() - began)
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    """What is learned.  rows: of the embedding and the head, those that learn; none named: all do."""
+
+    objective: Objective
+    batches: Batches
+    watched: Sequence[Batch]
+    rows: Mapping[str, Int[Tensor, " rows"]]
+
+    @torch.no_grad()
+    def watch(self, trainee: Trainee) -> float:
+        """Mean loss on the watched rows."""
+        total = sum(float(self.objective(trainee.decoder, batch)[0]) for batch in self.watched)
+        return total / sum(batch.weight() for batch in self.watched)
+
+
+def _lesson(teacher: Checkpoint, student: Checkpoint, sources: Sequence[TextSource], seed: int) -> _Lesson:
+    """The text in the student's tokens, and the teacher as this student can understand it."""
+    tokenizer = Tokenizer.from_gguf(student.file.metadata)
+    learned, watched = _rows(sources, tokenizer, seed)
+    remembering = RememberingTeacher(teacher)
+    if student.config.vocabulary != teacher.config.vocabulary:
+        larger = Tokenizer.from_gguf(teacher.file.metadata)
+        respelling = Respelling.between(larger, tokenizer)
+        paired = Paired.respelled(learned, tokenizer, larger, respelling)
+        objective = DistillObjective(RestrictedTeacher(remembering, respelling), bf16=True)
+        return _Lesson(objective, paired, [paired.pair(batch) for batch in watched], {})
+    if teacher.config.vocabulary < _MANY_TOKENS:
+        return _Lesson(DistillObjective(remembering, bf16=True), learned, watched, {})
+    frequent = frequent_tokens(remembering, [learned.batch(step) for step in range(_LISTENED)], learned.ids)
+    rows: dict[str, Tensor] = dict.fromkeys(("embedding.weight", "head.weight"), frequent)
+    return _Lesson(SampledHeadObjective(remembering, frequent, seed), learned, watched, rows)
+
+
+def _trainee(student: Checkpoint, rows: Mapping[str, Tensor], relative_rate: float) -> Trainee:
+    """All of a model that fits in memory; of a larger one, if it is not quantized, a low-rank change of its layers."""
+    weights = student.parameters - sum(
+        (student.shape(name)[0] - len(chosen)) * student.shape(name)[1]
+        for name, chosen in rows.items()
+        if name in student.names()
+    )
+    whole, spare = _BYTES_EACH * weights, _MEMORY_SHARE * total_memory()
+    if whole <= spare:
+        # Of a large embedding the rows of tokens that occur learn, if it is quantized: it has more to mend then.
+        return LatticeStudent(
+            student, lambda name: name not in rows or student.kind(name) in GRIDS, rows=rows,
+            relative_rate=relative_rate,
+        )  # fmt: skip
+    if 4 * student.parameters > spare or any(student.kind(name) in GRIDS for name in student.names()):
+        raise SmidgenError(
+            f"Healing {printable(student.path.name)} takes about {whole / 1e9:.0f} GB of memory, more than this "
+            "machine has to spare. Leave out --heal, or heal on a larger machine (smidgen distill)."
+        )
+    say("All weights in training would not fit in memory: healing by a low-rank change of each layer.")
+    return Adapted(open_decoder(student), LoraOptions())
+
+
+def _rows(sources: Sequence[TextSource], tokenizer: Tokenizer, seed: int) -> tuple["_Learned", list[Batch]]:
+    """The text to learn from, and rows of it that are watched instead, one a batch."""
+    packed = text_batches(sources, tokenizer, _ROWS, _CONTEXT, seed)
+    every = max(_WATCHED_EVERY, len(packed) // _MOST_WATCHED)
+    watched = list(range(every - 1, len(packed), every)) or [len(packed) - 1]
+    learned = [row for row in range(len(packed)) if row not in set(watched)]
+    if not learned:
+        raise SmidgenError(f"{packed.tokens} tokens of text are too few to heal on. Give more with --text.")
+    return _Learned(packed, learned, seed), [packed.rows([row]) for row in watched]
+
+
+class _Learned:
+    """Batches of the rows that are not watched."""
+
+    def __init__(self, packed: PackedBatches, rows: Sequence[int], seed: int) -> None:
+        self._packed, self._rows, self._seed = packed, rows, seed
+
+    @property
+    def ids(self) -> Int[Tensor, "rows position"]:
+        """All of the text."""
+        return self._packed.rows(self._rows).ids
+
+    def batch(self, step: int) -> Batch:
+        """That of a step; every epoch in another order."""
+        numbers = []
+        for place in range(step * _ROWS, (step + 1) * _ROWS):
+            epoch, within = divmod(place, len(self._rows))
+            numbers.append(self._rows[shuffled(within, len(self._rows), (self._seed << 32) + epoch)])
+        return self._packed.rows(numbers)

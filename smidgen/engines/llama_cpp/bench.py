@@ -1,0 +1,222 @@
+"""How quick a model is in llama.cpp, and how much memory it takes.
+
+Each model runs in a process of its own, so that its peak memory is its own. The processes take turns, so that several
+models meet the same moods of the machine; the median counts. Decoding is compared with its bound: every generated token
+reads all weights once (of an untied embedding only one row), so no engine can decode quicker than
+read bandwidth / bytes per token.
+
+Run as a module (`python -m smidgen.engines.llama_cpp.bench MODEL THREADS VOCABULARY`) this is such a process: it loads
+the model and answers each line on stdin, `prompt` or `decode`, with one JSON line.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+from typing import Any, TypedDict
+
+from smidgen import progress
+from smidgen.closing import Closing
+from smidgen.engines.llama_cpp.server import LlamaServer, engine_version
+from smidgen.engines.machine import (
+    BandwidthMeter,
+    default_threads,
+    energy_microjoules,
+    energy_reason,
+    machine_name,
+    peak_memory,
+)
+from smidgen.errors import SmidgenError
+from smidgen.formats.gguf.contents import refuse_damaged
+from smidgen.formats.gguf.reader import GGUFFile
+
+PROMPT_TOKENS = 256
+DECODE_TOKENS = 64
+_CONTEXT = 512
+_FIRST_ID, _ID_STEP = 1000, 7  # prompt ids: ordinary tokens in every vocabulary of practical size, wrapped in others
+
+
+class Energy(TypedDict):
+    """joules_per_token: of the whole processor while decoding, or null with a reason."""
+
+    joules_per_token: float | None
+    reason: str | None
+
+
+class SpeedResult(TypedDict):
+    """Speed of one model. Rates are medians, `…_range` the slowest and the quickest run.
+
+    peak_ram_bytes: resident memory of the whole process at most, mapped weights and a context of 512 tokens included.
+    bytes_per_token: weights read for each token.  bandwidth_limit_tokens_per_s: read bandwidth / bytes_per_token.
+    """
+
+    path: str
+    prompt_tokens_per_s: float
+    prompt_tokens_per_s_range: list[float]
+    decode_tokens_per_s: float
+    decode_tokens_per_s_range: list[float]
+    peak_ram_bytes: int
+    bytes_per_token: int
+    read_bandwidth_bytes_per_s: float
+    bandwidth_limit_tokens_per_s: float
+    share_of_bandwidth_limit: float
+    energy: Energy
+    repeats: int
+    threads: int
+    machine: str
+    engine: str
+
+
+def measure_speed(paths: Sequence[Path], threads: int | None = None, repeats: int = 5) -> list[SpeedResult]:
+    """Measure prompt processing (256 tokens) and decoding (64 tokens) of each model, `repeats` times in turns.
+
+    threads: default the physical cores. Takes about 10 s for a model of 270M parameters on two cores.
+    Raises BadFile or Unsupported for a file that our reader refuses, SmidgenError if llama.cpp does.
+    """
+    threads = threads or default_threads()
+    headers = [_read_header(path) for path in paths]
+    with ExitStack() as stack:
+        workers = [
+            stack.enter_context(_Worker(path, threads, vocabulary))
+            for path, (_, vocabulary) in zip(paths, headers, strict=True)
+        ]
+        with progress.track("Measuring speed", 1 + repeats) as task:
+            for worker in workers:
+                worker.warm_up()
+            memory = BandwidthMeter(threads)  # large, so made only when all models are known to run
+            task.advance()
+            for _ in range(repeats):
+                for worker in workers:
+                    worker.take_turn()
+                memory.take_turn()
+                task.advance()
+        return [
+            worker.result(nbytes, memory.best, repeats) for worker, (nbytes, _) in zip(workers, headers, strict=True)
+        ]
+
+
+def _read_header(path: Path) -> tuple[int, int]:
+    """Bytes of weights that decoding one token reads, and tokens of the vocabulary.
+
+    Refuses a file that llama.cpp should not see.
+    """
+    with GGUFFile.open(path) as file:
+        refuse_damaged(file)
+        total = sum(tensor.nbytes for tensor in file.tensors.values())
+        embedding = file.tensors.get("token_embd.weight")
+        if embedding is not None and "output.weight" in file.tensors:
+            total -= embedding.nbytes - embedding.nbytes // embedding.shape[0]
+        return total, 1 if embedding is None else embedding.shape[0]
+
+
+class _Worker(Closing):
+    """The process of one model, and what it has measured so far."""
+
+    def __init__(self, path: Path, threads: int, vocabulary: int) -> None:
+        words = [str(path.resolve()), str(threads), str(vocabulary)]
+        self._path, self._threads = path, threads
+        self._prompt: list[float] = []
+        self._decode: list[float] = []
+        self._joules: list[float] = []
+        self._peak = 0
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "smidgen.engines.llama_cpp.bench", *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.communicate()
+
+    def warm_up(self) -> None:
+        """Load the model and touch all of its weights."""
+        self._ask("prompt")
+
+    def take_turn(self) -> None:
+        """One run of each kind."""
+        self._prompt.append(self._ask("prompt")["tokens_per_s"])
+        before = energy_microjoules()
+        answer = self._ask("decode")
+        after = energy_microjoules()
+        if before is not None and after is not None and after > before:  # the counter wraps around now and then
+            self._joules.append((after - before) / 1e6 / DECODE_TOKENS)
+        self._decode.append(answer["tokens_per_s"])
+        self._peak = answer["peak_ram_bytes"]
+
+    def result(self, bytes_per_token: int, bandwidth: float, repeats: int) -> SpeedResult:
+        decode, limit = median(self._decode), bandwidth / bytes_per_token
+        return SpeedResult(
+            path=str(self._path),
+            prompt_tokens_per_s=median(self._prompt),
+            prompt_tokens_per_s_range=[min(self._prompt), max(self._prompt)],
+            decode_tokens_per_s=decode,
+            decode_tokens_per_s_range=[min(self._decode), max(self._decode)],
+            peak_ram_bytes=self._peak,
+            bytes_per_token=bytes_per_token,
+            read_bandwidth_bytes_per_s=bandwidth,
+            bandwidth_limit_tokens_per_s=limit,
+            share_of_bandwidth_limit=decode / limit,
+            energy=self._energy(),
+            repeats=repeats,
+            threads=self._threads,
+            machine=machine_name(),
+            engine=engine_version(),
+        )
+
+    def _energy(self) -> Energy:
+        if self._joules:
+            return Energy(joules_per_token=median(self._joules), reason=None)
+        return Energy(joules_per_token=None, reason=energy_reason())
+
+    def _ask(self, question: str) -> dict[str, Any]:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        try:
+            self._process.stdin.write(question + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it has ended; why is read below
+        answer = self._process.stdout.readline()
+        if not answer:
+            last_lines = self._process.communicate()[1].strip().splitlines() or ["no message"]
+            raise SmidgenError(f"cannot measure {self._path}: {last_lines[-1]}")
+        return json.loads(answer)
+
+
+def _work(path: Path, threads: int, vocabulary: int) -> None:
+    """What the process of one model does."""
+    with LlamaServer(path, ctx_size=_CONTEXT, threads=threads, warm_up=True) as server:
+        for line in sys.stdin:
+            print(json.dumps(_run_once(server, line.strip(), vocabulary)), flush=True)
+
+
+def _run_once(server: LlamaServer, question: str, vocabulary: int) -> dict[str, float]:
+    prompt_tokens, decode_tokens = (PROMPT_TOKENS, 1) if question == "prompt" else (1, DECODE_TOKENS + 1)
+    request = {
+        "prompt": [(_FIRST_ID + _ID_STEP * place) % vocabulary for place in range(prompt_tokens)],
+        "n_predict": decode_tokens,
+        "ignore_eos": True,
+        "cache_prompt": False,
+        "temperature": 0,
+    }
+    timings = server.call("/completion", request)["timings"]
+    if question == "prompt":
+        rate = timings["prompt_per_second"]
+    else:
+        rate = 1000 * (timings["predicted_n"] - 1) / timings["predicted_ms"]  # its clock starts at the first token
+    return {"tokens_per_s": rate, "peak_ram_bytes": peak_memory()}
+
+
+if __name__ == "__main__":
+    try:
+        _work(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    except SmidgenError as error:
+        sys.exit(str(error))

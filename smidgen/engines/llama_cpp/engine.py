@@ -1,0 +1,236 @@
+"""Text generation with llama.cpp: prompts and conversations in, a stream of text out.
+
+The engine talks to a private `LlamaServer` of its own process over loopback, which only it has the key for. HTTP
+rather than the wheel's callbacks because a closed connection cancels the work behind it, at any point.
+
+Prompts are tokenized first, so that a prompt that does not fit the context is refused before any computing, and so
+that there is exactly one BOS: a template or a person may write one that the tokenizer then adds once more.
+"""
+
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from smidgen.closing import Closing
+from smidgen.engines.llama_cpp.server import DEFAULT_CONTEXT, LlamaServer
+from smidgen.errors import SmidgenError, Unsupported
+from smidgen.formats.gguf.contents import refuse_damaged
+from smidgen.formats.gguf.reader import GGUFFile
+
+Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
+StopReason = Literal["end", "max_tokens", "context", "stop_text"]
+_STOP_REASONS: dict[str, StopReason] = {"eos": "end", "none": "end", "word": "stop_text"}  # llama.cpp's words for ours
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn; None leaves llama.cpp's default (temperature 0.8, top-k 40, top-p 0.95, min-p 0.05).
+
+    temperature: 0 takes the likeliest token always.  top_k, top_p: draw from the k likeliest, from the share p.
+    seed: fixes the draw.  stop: texts that end the reply and are not part of it.
+    """
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+    def as_request(self) -> dict[str, Any]:
+        """The fields of llama.cpp's request that were set."""
+        fields = {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p, "seed": self.seed}
+        return {key: value for key, value in fields.items() if value is not None} | {"stop": list(self.stop)}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the engine must know of a model before llama.cpp opens it.
+
+    context_length: positions it was trained for.  bos_id: None if it has none.
+    """
+
+    context_length: int
+    bos_id: int | None
+    has_chat_template: bool
+
+
+def read_facts(path: Path) -> Facts:
+    """Check a GGUF file, and the model in it, with our own bounded reader. Raises BadFile or Unsupported."""
+    with GGUFFile.open(path) as file:
+        refuse_damaged(file)
+        architecture = file.metadata.get("general.architecture")
+        context = file.metadata.get(f"{architecture}.context_length")
+        bos_id = file.metadata.get("tokenizer.ggml.bos_token_id")
+        return Facts(
+            context_length=context if isinstance(context, int) and context > 0 else DEFAULT_CONTEXT,
+            bos_id=bos_id if isinstance(bos_id, int) else None,
+            has_chat_template=bool(file.metadata.get("tokenizer.chat_template")),
+        )
+
+
+def choose_context(facts: Facts, wanted: int | None) -> int:
+    """Tokens of context: as wanted, else the model's own but at most 4096. SmidgenError above the model's own."""
+    if wanted is None:
+        return min(facts.context_length, DEFAULT_CONTEXT)
+    if wanted > facts.context_length:
+        raise SmidgenError(
+            f"--ctx-size {wanted} is more than the {facts.context_length} tokens that this model was trained for."
+        )
+    return wanted
+
+
+def require_chat_template(facts: Facts) -> None:
+    """Raises Unsupported for a model that cannot chat."""
+    if not facts.has_chat_template:
+        raise Unsupported("this model has no chat template (a base model); complete text with `smidgen run`.")
+
+
+class Reply(Iterator[str]):
+    """A reply as it is written: iterate for the pieces of text; the counts are final when it has ended.
+
+    prompt_tokens, generated_tokens; tokens_per_s: while generating, None for fewer than two tokens.
+    stop: why it ended, None before.
+    """
+
+    def __init__(self, pieces: Iterator[dict[str, Any]], prompt_tokens: int, limit: StopReason) -> None:
+        self.prompt_tokens = prompt_tokens
+        self.generated_tokens = 0
+        self.tokens_per_s: float | None = None
+        self.stop: StopReason | None = None
+        self._pieces = pieces
+        self._limit: StopReason = limit
+
+    def __next__(self) -> str:
+        for piece in self._pieces:
+            self.generated_tokens = piece.get("tokens_predicted", self.generated_tokens)
+            if piece.get("stop"):
+                self._finish(piece)
+            if piece["content"]:
+                return piece["content"]
+        raise StopIteration
+
+    def text(self) -> str:
+        """The rest of the reply as one text."""
+        return "".join(self)
+
+    def close(self) -> None:
+        """Stop early: llama.cpp ends the computation."""
+        close = getattr(self._pieces, "close", None)
+        if close is not None:
+            close()
+
+    def _finish(self, last: dict[str, Any]) -> None:
+        self.stop = self._limit if last["stop_type"] == "limit" else _STOP_REASONS[last["stop_type"]]
+        self.tokens_per_s = decode_rate(last["timings"])
+
+
+def decode_rate(timings: dict[str, float]) -> float | None:
+    """Tokens a second while decoding: llama.cpp's clock starts when the first token is there, so it is not counted."""
+    steps = timings["predicted_n"] - 1
+    return 1000 * steps / timings["predicted_ms"] if steps > 0 and timings["predicted_ms"] > 0 else None
+
+
+class LlamaCppEngine(Closing):
+    """One loaded model; close it, best with a `with` statement.
+
+    ctx_size: tokens of context, prompt and reply together; default the model's own, at most 4096.
+    threads: default the physical cores.  parallel: requests at a time, each with the whole context.
+    draft: a smaller model of the same vocabulary that proposes tokens: quicker where it guesses well.
+    lora: an adapter, as `smidgen tune` writes it to adapter.gguf.
+    Raises BadFile or Unsupported for a file that our reader refuses, before llama.cpp sees it, for a draft with another
+    vocabulary and for an adapter of another model.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        ctx_size: int | None = None,
+        threads: int | None = None,
+        parallel: int = 1,
+        draft: Path | None = None,
+        verbose: bool = False,
+        lora: Path | None = None,
+    ) -> None:
+        self.facts = read_facts(path)
+        self.ctx_size = choose_context(self.facts, ctx_size)
+        self._server = LlamaServer(
+            path,
+            ctx_size=self.ctx_size,
+            api_key=secrets.token_urlsafe(),
+            threads=threads,
+            parallel=parallel,
+            draft=draft,
+            lora=lora,
+            verbose=verbose,
+        )
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids as llama.cpp sees a prompt: special tokens recognised, the model's BOS in front, once."""
+        request = {"content": text, "add_special": True, "parse_special": True}
+        ids: list[int] = self._server.call("/tokenize", request)["tokens"]
+        if self.facts.bos_id is not None and ids[:2] == [self.facts.bos_id] * 2:
+            return ids[1:]
+        return ids
+
+    def stream(
+        self, prompt: str | Sequence[int], max_tokens: int | None = None, sampling: Sampling | None = None
+    ) -> Reply:
+        """Continue a prompt, text or token ids.
+
+        max_tokens: None for no limit but the model's own end and the context.
+        Raises SmidgenError if the prompt leaves no room in the context for at least one token.
+        """
+        ids = self.tokenize(prompt) if isinstance(prompt, str) else list(prompt)
+        room = self.ctx_size - len(ids)
+        if not ids:
+            raise SmidgenError("the prompt is empty; give at least one character.")
+        if room < 1:
+            raise self._too_long(len(ids))
+        fits = max_tokens is not None and max_tokens <= room
+        request = (sampling or Sampling()).as_request() | {
+            "prompt": ids,
+            "n_predict": max_tokens if fits else room,
+            "stream": True,
+        }
+        return Reply(self._server.events("/completion", request), len(ids), "max_tokens" if fits else "context")
+
+    def chat(
+        self, messages: Sequence[Message], max_tokens: int | None = None, sampling: Sampling | None = None
+    ) -> Reply:
+        """Answer the last message of a conversation, in the model's own chat template.
+
+        Raises Unsupported for a model without a template, SmidgenError if the conversation does not fit the context.
+        """
+        require_chat_template(self.facts)
+        prompt = self._server.call("/apply-template", {"messages": list(messages)})["prompt"]
+        return self.stream(prompt, max_tokens, sampling)
+
+    def close(self) -> None:
+        """Stop what is being written and free the model. Safe to call twice."""
+        self._server.close()
+
+    def _too_long(self, tokens: int) -> SmidgenError:
+        wanted = tokens + 256
+        if wanted <= self.facts.context_length:
+            advice = f"shorten it or use --ctx-size {wanted}"
+        else:
+            advice = f"shorten it: this model allows --ctx-size {self.facts.context_length} at most"
+        return SmidgenError(f"the prompt has {tokens} tokens: no room in a context of {self.ctx_size}; {advice}.")
+
+
+def generate(
+    model: str | Path,
+    prompt: str,
+    *,
+    max_tokens: int | None = 256,
+    sampling: Sampling | None = None,
+    ctx_size: int | None = None,
+    threads: int | None = None,
+) -> str:
+    """The text that a model (as `smidgen run` takes it) adds to `prompt`."""
+    from smidgen.formats.convert import gguf_of
+
+    with LlamaCppEngine(gguf_of(model), ctx_size, threads) as engine:
+        return engine.stream(prompt, max_tokens, sampling).text()

@@ -1,0 +1,167 @@
+"""A folder in Hugging Face layout as a checkpoint, and as the GGUF file that a conversion of it would be.
+
+Weights stay where they are and are decoded on demand. `FolderAsGGUF` answers what a GGUF file would be asked (metadata
+with the tokenizer, tensors with their types, packed bytes), so that cutting, measuring and converting know one kind of
+model only.
+"""
+
+import os
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from smidgen.errors import Unsupported
+from smidgen.formats.checkpoint import Checkpoint
+from smidgen.formats.gguf.reader import DEFAULT_ALIGNMENT, MetadataValue, TensorInfo
+from smidgen.formats.gguf.writer import gguf_types
+from smidgen.formats.hf.contents import FolderContents, describe_folder
+from smidgen.formats.hf.folder import HFFolder
+from smidgen.formats.hf.tokenizer import tokenizer_metadata
+from smidgen.model.families import Transform
+from smidgen.model.parameters import is_matrix
+from smidgen.model.tokenizers.text_rules import STRIP_RIGHT
+from smidgen.numerics import block_types as types
+from smidgen.numerics.block_types import BlockType
+
+
+class FolderCheckpoint(Checkpoint):
+    """A model in Hugging Face layout."""
+
+    def __init__(self, folder: HFFolder, contents: FolderContents) -> None:
+        super().__init__(folder.path, contents.family, contents.config, contents.layout)
+        self.folder = folder
+        self._contents = contents
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Self:
+        """Maps a folder's weights, once it is known to hold exactly the parameters of its configuration.
+
+        Raises BadFile and Unsupported as `formats.hf.contents.describe_folder`.
+        """
+        folder = HFFolder.open(path)
+        try:
+            return cls(folder, describe_folder(folder))
+        except BaseException:
+            folder.close()
+            raise
+
+    @property
+    def file(self) -> "FolderAsGGUF":
+        """The GGUF file that a conversion would write."""
+        return self._as_gguf
+
+    @cached_property
+    def _as_gguf(self) -> "FolderAsGGUF":
+        return FolderAsGGUF(self)
+
+    def close(self) -> None:
+        """Lets go of the files."""
+        self.folder.close()
+
+    def release(self) -> None:
+        """Gives the pages of weights that were read back to the system."""
+        self.folder.release()
+
+    def transform(self, name: str) -> Transform:
+        """How a parameter stands to the one in the folder."""
+        return self.family.hf_transform(name, self._contents.written)
+
+    def _stored_kind(self, tensor: str) -> BlockType:
+        return self.folder.weights[self._contents.stored[tensor]].kind
+
+    def _stored_rows(self, tensor: str) -> np.ndarray:
+        return self.folder.packed(self._contents.stored[tensor])
+
+    def _hash(self) -> str:
+        return self.folder.sha256()
+
+
+class FolderAsGGUF:
+    """What `GGUFFile` answers, for a folder. Matrices keep their 16 or 32 bits, vectors become float32."""
+
+    def __init__(self, checkpoint: FolderCheckpoint) -> None:
+        self._checkpoint = checkpoint
+        self._layout = checkpoint.family.gguf_layout(checkpoint.config)
+        self._architecture, self._vectors = checkpoint.family.to_gguf(checkpoint.config)
+
+    @property
+    def alignment(self) -> int:
+        """Of the tensors' offsets, in bytes."""
+        return DEFAULT_ALIGNMENT
+
+    @property
+    def size(self) -> int:
+        """Bytes of the folder's weights."""
+        return self._checkpoint.folder.nbytes
+
+    @property
+    def metadata(self) -> dict[str, MetadataValue]:
+        """What the header would say: name, architecture, tokenizer."""
+        return self._header[0]
+
+    @property
+    def metadata_types(self) -> dict[str, tuple[int, ...]]:
+        """The GGUF value types of `metadata`."""
+        return self._header[1]
+
+    @property
+    def tensors(self) -> dict[str, TensorInfo]:
+        """Every tensor by name, those that belong to the configuration first."""
+        return self._tensors
+
+    @cached_property
+    def _tensors(self) -> dict[str, TensorInfo]:
+        found = {name: (vector.shape, types.F32) for name, vector in self._vectors.items()}
+        for tensor, members in self._layout.members.items():
+            kinds = {self._kind(name) for name in members}
+            if len(kinds) > 1:
+                raise Unsupported(f"the parts of {tensor} are stored as {sorted(kind.name for kind in kinds)}")
+            found[tensor] = (self._layout.shapes[tensor], kinds.pop())
+        return {
+            name: TensorInfo(name, shape, kind, 0, prod(shape[:-1]) * kind.row_bytes(shape[-1]))
+            for name, (shape, kind) in found.items()
+        }
+
+    def packed(self, name: str) -> np.ndarray:
+        """A tensor's bytes, uint8 [rows, row bytes]."""
+        if name in self._vectors:
+            return self._vectors[name].reshape(1, -1).view(np.uint8)
+        return np.concatenate([self._part(member) for member in self._layout.members[name]])
+
+    def _kind(self, name: str) -> BlockType:
+        return self._checkpoint.kind(name) if is_matrix(name) else types.F32
+
+    def _part(self, name: str) -> np.ndarray:
+        """One parameter's bytes, rows as GGUF files have them."""
+        model, move = self._checkpoint, self._checkpoint.family.gguf_transform(name, self._checkpoint.config)
+        if is_matrix(name):
+            return move.rows_to_file(model.packed(name))  # the folder's rows stand in the model's order
+        values = move.rows_to_file(model.tensor(name).numpy())
+        rows = 1 if values.ndim == 1 else len(values)
+        return np.ascontiguousarray(values).reshape(rows, -1).view(np.uint8)
+
+    @cached_property
+    def _header(self) -> tuple[dict[str, MetadataValue], dict[str, tuple[int, ...]]]:
+        model = self._checkpoint
+        values: dict[str, Any] = {"general.architecture": model.family.gguf.architecture}
+        tokenizer, tokenizer_types = tokenizer_metadata(model.path, model.config.vocabulary)
+        name = model_name(model.path)
+        if STRIP_RIGHT in tokenizer and "phi-3" not in name.lower():
+            name = f"{name} (Phi-3)"  # how llama.cpp knows that white space after special tokens is swallowed
+        values |= {"general.type": "model", "general.name": name} | self._architecture
+        metadata: dict[str, MetadataValue] = {
+            key: np.array(value) if isinstance(value, list) else value for key, value in values.items()
+        }
+        return metadata | tokenizer, {key: gguf_types(value) for key, value in values.items()} | tokenizer_types
+
+
+def model_name(folder: Path) -> str:
+    """What to call the model of a folder: its name, or the repository's where the folder is one of the hub's cache."""
+    folder = folder.absolute()
+    repository = folder.parent.parent.name
+    if folder.parent.name == "snapshots" and repository.startswith("models--"):
+        return repository.rpartition("--")[2]
+    return folder.resolve().name

@@ -1,0 +1,78 @@
+"""Is a folder in Hugging Face layout, which is sound as a folder, sound as a model too? Torch-free.
+
+The counterpart of `formats.gguf.contents` for GGUF files: judged by config.json and the tensors' names and shapes
+alone.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from smidgen.errors import BadFile, SmidgenError, printable
+from smidgen.formats.expected import compare_shapes
+from smidgen.formats.hf.folder import HFFolder
+from smidgen.model.config import ModelConfig
+from smidgen.model.families import Family, HFMap, Layout, family_of_config
+
+#: Where a model that sees pictures too keeps its language model, old and new spelling; the rest of it is left out.
+_TEXT_PREFIXES = ("language_model.model.", "model.language_model.")
+_OTHER_PARTS = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
+#: Tensors that hold nothing but what follows from the configuration.
+_DERIVED = ("rotary_emb.inv_freq",)
+
+
+@dataclass(frozen=True)
+class FolderContents:
+    """What model a folder holds.
+
+    written: the map of its model type.  layout: its tensors.  stored: tensor as the map names it → name in the folder.
+    """
+
+    family: Family
+    written: HFMap
+    config: ModelConfig
+    layout: Layout
+    stored: Mapping[str, str]
+
+
+def describe_folder(folder: HFFolder) -> FolderContents:
+    """What model a folder holds, once it is known to hold exactly that model's parameters.
+
+    Raises BadFile for missing or absurd settings and for missing or wrongly shaped tensors, Unsupported for an unknown
+    model type, features the decoder lacks, and tensors it has no use for.
+    """
+    try:
+        settings, stored = text_part(folder.config, folder.weights)
+        family, written = family_of_config(settings)
+        config = family.config_from_hf(settings, written)
+        layout = Layout(config, written.names)
+        if config.tied_head:
+            stored.pop(written.names["head.weight"], None)
+        compare_shapes(
+            layout.shapes, {name: folder.weights[there].shape for name, there in stored.items()}, family.name
+        )
+        return FolderContents(family, written, config, layout, stored)
+    except SmidgenError as error:
+        raise type(error)(f"{printable(folder.path)}: {error}") from error
+
+
+def text_part(config: Mapping[str, Any], names: Iterable[str]) -> tuple[Mapping[str, Any], dict[str, str]]:
+    """The settings and tensors of the language model in a folder: name without the part's prefix → name in the folder.
+
+    Models that see pictures too nest them; what is not the language model is left out.
+    """
+    names = [name for name in names if not name.endswith(_DERIVED)]
+    inner = config.get("text_config")
+    if not isinstance(inner, Mapping):
+        return config, {name: name for name in names}
+    settings = {"model_type": f"{config.get('model_type')}_text", **inner}
+    kept: dict[str, str] = {}
+    for name in names:
+        if name.startswith(_OTHER_PARTS):
+            continue
+        prefix = next((prefix for prefix in _TEXT_PREFIXES if name.startswith(prefix)), None)
+        short = f"model.{name.removeprefix(prefix)}" if prefix else name.removeprefix("language_model.")
+        if short in kept:
+            raise BadFile(f"{printable(name)} and {printable(kept[short])} are the same tensor; the folder is damaged")
+        kept[short] = name
+    return settings, kept

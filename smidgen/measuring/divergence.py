@@ -1,0 +1,287 @@
+"""What a cut cost on text: KL divergence, same top-1 and bits per byte of one model against another.
+
+Which positions count, for a window of BOS and text tokens t₁ … tₙ (n ≤ 511; without BOS, n ≤ 512):
+
+- **KL and same top-1**: the predictions made after each of t₁ … tₙ, the last included, since a divergence needs no
+  true next token. The prediction after BOS is left out: it is the same in every window.
+- **bits per byte**: the likelihood of each of t₁ … tₙ, given all before it in the window, BOS included; so each text
+  token is predicted exactly once, and the bytes are those of the windows' text. Without BOS nothing predicts t₁: it and
+  its bytes are left out.
+
+KL is D(original ‖ cut) in nats over the whole vocabulary (Kullback & Leibler 1951; kernel in numerics/divergence.py).
+
+Where the vocabulary was cut, the original's distribution is restricted to the tokens that are left, and renormalised,
+for KL and same top-1; the probability that it gave to the others is the dropped mass. Predictions are compared where
+both models have read the same text (measure/pairing.py). Bits per byte stay those of each model with its own tokens
+and its own whole vocabulary, over the same bytes.
+
+Cost: both models' forward pass over the windows; memory: hidden states of one group of windows and one chunk of the
+head, never the logits.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from smidgen.data.text import Windows
+from smidgen.engines.base import Scorer
+from smidgen.errors import SmidgenError, Unsupported
+from smidgen.measuring.pairing import NO_PARTNER, PairedWindows
+from smidgen.numerics.divergence import NO_TARGET, Restriction, StreamedDivergence, StreamedSoftmax, soft_cap_
+from smidgen.progress import track
+from smidgen.shapes import Float, Int
+
+_HEAD_ROWS = 8192  # vocabulary entries at a time
+_LOGIT_BYTES = 32 * 2**20  # of one chunk of logits of one model; about four such chunks exist at once
+_HIDDEN_BYTES = 96 * 2**20  # of the final hidden states of one model
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """The fidelity figures of one text (DESIGN 5). KL in nats; `tokens` are the positions that KL was averaged over.
+
+    kl_standard_error: of the mean, over windows (neighbouring positions are not independent); None for one window.
+    dropped_mass: mean over those positions of the original's probability of tokens that the cut does not have.
+    aligned: those positions as a share of all of the original's.  tokens_dropped: share of the original's tokens of
+    this text that the cut does not have.
+    """
+
+    tokens: int
+    windows: int
+    bytes: int
+    kl_mean: float
+    kl_standard_error: float | None
+    kl_p99: float
+    kl_p999: float
+    same_top1: float
+    bits_per_byte_original: float
+    bits_per_byte_cut: float
+    dropped_mass: float
+    aligned: float
+    tokens_per_byte_original: float
+    tokens_per_byte_cut: float
+    tokens_dropped: float
+
+    def figures(self) -> dict[str, float | int | None]:
+        """As in card.json."""
+        return asdict(self)
+
+
+def compare(
+    original: Scorer, cut: Scorer, windows: Windows | PairedWindows, label: str = "measuring"
+) -> Divergence:  # fmt: skip
+    """Score both models on every window; `PairedWindows` where the cut has not all of the original's tokens.
+
+    Raises Unsupported where the vocabularies are not as the windows say, SmidgenError where a model gives infinities
+    or NaN.
+    """
+    sizes = original.config.vocabulary, cut.config.vocabulary
+    pairs = windows if isinstance(windows, PairedWindows) else PairedWindows.same(windows, sizes[0])
+    if len(pairs.kept) != sizes[1] or int(pairs.kept[-1]) >= sizes[0]:
+        raise Unsupported(
+            f"The models have different vocabularies ({sizes[0]} and {sizes[1]} tokens), which do not fit together. "
+            "Measure a model against the one that it was made of."
+        )
+    if len(pairs) == 0:
+        raise SmidgenError("There is no text to measure on. Give a longer one.")
+    widths = (part.lengths.max() * 4 * model.config.hidden
+              for part, model in ((pairs.original, original), (pairs.cut, cut)))  # fmt: skip
+    group = max(1, _HIDDEN_BYTES // int(max(widths)))
+    groups = [pairs.take(range(at, min(at + group, len(pairs)))) for at in range(0, len(pairs), group)]
+    chunks = -(-sizes[0] // _HEAD_ROWS)
+    with track(label, len(groups) * (2 + chunks)) as task:
+        scores = []
+        for part in groups:
+            hidden = []
+            for model, ids in ((original, part.original.ids), (cut, part.cut.ids)):
+                hidden.append(model.hidden_states(ids))
+                task.advance()
+            stream = _Stream(original, cut, part, hidden[0], hidden[1])
+            stream.run(task.advance)
+            scores.append(stream.scores())
+    return _summary(scores, pairs)
+
+
+@dataclass(frozen=True)
+class _GroupScores:
+    """Of one group of windows: by position where both models stand at the same byte (BOS left out), and in sum."""
+
+    kl: Float[Tensor, " position"]
+    same_top: Tensor  # bool
+    dropped_mass: Float[Tensor, " position"]
+    window_means: list[float]  # of KL
+    nats_original: float
+    nats_cut: float
+
+
+class _Stream:
+    """The vocabulary on its way past every position of a group of windows.
+
+    Partners go through the kernel together. Places without a partner are only asked how likely the next token was.
+    """
+
+    def __init__(
+        self, original: Scorer, cut: Scorer, part: PairedWindows,
+        original_hidden: Float[Tensor, "batch position hidden"], cut_hidden: Float[Tensor, "batch _position _hidden"],
+    ) -> None:  # fmt: skip
+        self._original, self._cut, self._kept = original, cut, part.kept
+        paired = part.partner != NO_PARTNER
+        rows, columns = paired.nonzero(as_tuple=True)
+        partners = part.partner[paired]
+        targets, cut_targets = _targets(part)
+        self._window_of = rows
+        self._is_text = (columns > 0) | (not part.original.has_bos)
+        self._hidden = original_hidden[rows, columns], cut_hidden[rows, partners]
+        self._targets, self._cut_targets = targets[rows, columns], cut_targets[rows, partners]
+        whole = len(part.kept) == original.config.vocabulary
+        kept_targets, dropped_targets = _split_targets(self._targets, part.kept)
+        self._pairs = StreamedDivergence(self._targets if whole else kept_targets, self._cut_targets)
+        self._dropped = None if whole else StreamedSoftmax(dropped_targets)
+        alone, cut_alone = targets != NO_TARGET, cut_targets != NO_TARGET
+        alone[rows, columns] = cut_alone[rows, partners] = False
+        self._alone = _Alone(original_hidden[alone], targets[alone], original.config.logit_cap)
+        self._cut_alone = _Alone(cut_hidden[cut_alone], cut_targets[cut_alone], cut.config.logit_cap)
+
+    def run(self, advance: Callable[[], None]) -> None:
+        """Take the whole vocabulary, chunk by chunk; the cut's tokens among a chunk of the original's are a run."""
+        for first in range(0, self._original.config.vocabulary, _HEAD_ROWS):
+            stop = min(first + _HEAD_ROWS, self._original.config.vocabulary)
+            begin, end = torch.searchsorted(self._kept, torch.tensor([first, stop])).tolist()
+            rows = self._original.head_rows(first, stop)
+            self._alone.add(first, rows)
+            if end - begin < stop - first:
+                chosen = torch.zeros(stop - first, dtype=torch.bool)
+                chosen[self._kept[begin:end] - first] = True
+                self._add_dropped(first - begin, rows[~chosen])
+                rows = rows[chosen]
+            if end > begin:
+                cut_rows = self._cut.head_rows(begin, end)
+                self._cut_alone.add(begin, cut_rows)
+                self._add_pairs(begin, rows, cut_rows)
+            advance()
+
+    def _add_pairs(
+        self, first: int, rows: Float[Tensor, "rows hidden"], cut_rows: Float[Tensor, "rows _hidden"]
+    ) -> None:
+        hidden, cut_hidden = self._hidden
+        for where in _steps(len(hidden)):
+            self._pairs.add(
+                where, first,
+                soft_cap_(hidden[where] @ rows.T, self._original.config.logit_cap),
+                soft_cap_(cut_hidden[where] @ cut_rows.T, self._cut.config.logit_cap),
+            )  # fmt: skip
+
+    def _add_dropped(self, first: int, rows: Float[Tensor, "rows hidden"]) -> None:
+        assert self._dropped is not None
+        for where in _steps(len(self._hidden[0])):
+            logits = soft_cap_(self._hidden[0][where] @ rows.T, self._original.config.logit_cap)
+            self._dropped.add(where, first, logits)
+
+    def scores(self) -> _GroupScores:
+        """What came out, once the whole vocabulary has passed."""
+        found = self._pairs.finish()
+        likelihood, dropped_mass = found.original_log_likelihood, torch.zeros_like(found.kl)
+        if self._dropped is not None:
+            whole = Restriction.of(found, self._dropped)
+            likelihood, dropped_mass = whole.log_likelihood, whole.dropped_mass
+        predicted, cut_predicted = self._targets != NO_TARGET, self._cut_targets != NO_TARGET
+        kl, window_of = found.kl[self._is_text], self._window_of[self._is_text]
+        return _GroupScores(
+            kl=kl,
+            same_top=(found.original_top == found.cut_top)[self._is_text],
+            dropped_mass=dropped_mass[self._is_text],
+            window_means=[float(kl[window_of == window].mean()) for window in window_of.unique().tolist()],
+            nats_original=-float(likelihood[predicted].sum()) + self._alone.nats(),
+            nats_cut=-float(found.cut_log_likelihood[cut_predicted].sum()) + self._cut_alone.nats(),
+        )
+
+
+class _Alone:
+    """Positions of one model without a partner: only the likelihood of the next token is wanted."""
+
+    def __init__(self, hidden: Float[Tensor, "position hidden"], targets: Int[Tensor, " position"], cap: float | None):
+        self._hidden, self._cap, self._softmax = hidden, cap, StreamedSoftmax(targets)
+
+    def add(self, first: int, rows: Float[Tensor, "rows hidden"]) -> None:
+        for where in _steps(len(self._hidden)):
+            self._softmax.add(where, first, soft_cap_(self._hidden[where] @ rows.T, self._cap))
+
+    def nats(self) -> float:
+        return -float(self._softmax.log_likelihood().sum()) if len(self._hidden) else 0.0
+
+
+def _steps(positions: int) -> list[slice]:
+    """So many positions at a time that a chunk of their logits stays small."""
+    step = max(1, _LOGIT_BYTES // (4 * _HEAD_ROWS))
+    return [slice(at, min(at + step, positions)) for at in range(0, positions, step)]
+
+
+def _targets(part: PairedWindows) -> tuple[Int[Tensor, "batch position"], Int[Tensor, "batch _position"]]:
+    """The token that follows each place inside its window, for both models; NO_TARGET where none is scored.
+
+    None is after the last place, and before the first that has a partner: BOS, or the end of the first token.
+    """
+    first = (part.partner != NO_PARTNER).int().argmax(dim=1)
+    firsts = first, part.partner[torch.arange(len(part)), first]
+    found = []
+    for windows, begin in zip((part.original, part.cut), firsts, strict=True):
+        targets = torch.full_like(windows.ids, NO_TARGET)
+        targets[:, :-1] = windows.ids[:, 1:]
+        targets[~windows.real().roll(-1, dims=1)] = NO_TARGET
+        targets[:, -1] = NO_TARGET
+        targets[torch.arange(targets.shape[1]) < begin[:, None]] = NO_TARGET
+        found.append(targets)
+    return found[0], found[1]
+
+
+def _split_targets(
+    targets: Int[Tensor, " position"], kept: Int[Tensor, " vocab"]
+) -> tuple[Int[Tensor, " position"], Int[Tensor, " position"]]:
+    """The original's targets as places among the kept tokens, and as places among the dropped ones."""
+    place = torch.searchsorted(kept, targets)
+    is_kept = kept[place.clamp(max=len(kept) - 1)] == targets
+    is_dropped = ~is_kept & (targets != NO_TARGET)
+    return torch.where(is_kept, place, NO_TARGET), torch.where(is_dropped, targets - place, NO_TARGET)
+
+
+def _summary(scores: list[_GroupScores], pairs: PairedWindows) -> Divergence:
+    kl, window_means = torch.cat([part.kl for part in scores]), [mean for part in scores for mean in part.window_means]
+    nats_original, nats_cut = sum(part.nats_original for part in scores), sum(part.nats_cut for part in scores)
+    if not (torch.isfinite(kl).all() and math.isfinite(nats_original) and math.isfinite(nats_cut)):
+        raise SmidgenError("A model gave infinite or undefined probabilities: its weights are damaged. Make it anew.")
+    scored_bytes, text_bytes = (
+        int((pairs.original.text_bytes - left_out).sum()) for left_out in (pairs.unscored, torch.tensor(0))
+    )
+    if not scored_bytes:
+        raise SmidgenError("The text is a single token, which nothing predicts. Give a longer one.")
+    bits = 1 / math.log(2) / scored_bytes
+    tail = np.quantile(kl.numpy(), [0.99, 0.999])
+    return Divergence(
+        tokens=len(kl), windows=len(window_means), bytes=scored_bytes,
+        kl_mean=float(kl.mean()), kl_standard_error=_standard_error(window_means),
+        kl_p99=float(tail[0]), kl_p999=float(tail[1]),
+        same_top1=float(torch.cat([part.same_top for part in scores]).double().mean()),
+        bits_per_byte_original=nats_original * bits, bits_per_byte_cut=nats_cut * bits,
+        dropped_mass=float(torch.cat([part.dropped_mass for part in scores]).mean()),
+        aligned=len(kl) / pairs.original.text_tokens,
+        tokens_per_byte_original=pairs.original.text_tokens / text_bytes,
+        tokens_per_byte_cut=pairs.cut.text_tokens / text_bytes,
+        tokens_dropped=_share_dropped(pairs),
+    )  # fmt: skip
+
+
+def _share_dropped(pairs: PairedWindows) -> float:
+    """Of the original's text tokens, those that the cut does not have."""
+    text = pairs.original.real()
+    text[:, 0] &= not pairs.original.has_bos
+    return 1 - float(torch.isin(pairs.original.ids[text], pairs.kept).double().mean())
+
+
+def _standard_error(values: list[float]) -> float | None:
+    if len(values) < 2:
+        return None
+    return float(torch.tensor(values, dtype=torch.float64).std()) / math.sqrt(len(values))

@@ -1,0 +1,177 @@
+"""What a cut cost, measured on the files as written.
+
+`measure` is the door for people and for `cut`: it opens files. Everything behind it takes opened models, and knows no
+file format, no engine and no cutter. Formats and engines are imported here alone, when `measure` is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from smidgen.errors import SmidgenError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from smidgen.data.languages import Language
+    from smidgen.data.sources import TextSource
+    from smidgen.engines.torch import TorchEngine
+    from smidgen.formats.checkpoint import Checkpoint
+    from smidgen.measuring.card import Card
+    from smidgen.measuring.run import Subject
+    from smidgen.model.tokenizer import Tokenizer
+    from smidgen.shapes import Int
+
+_MEMORY_SHARE = 0.7  # of the machine's memory that two models may take at once
+
+
+def measure(
+    original: str | Path,
+    cut: str | Path,
+    texts: Sequence[str | TextSource] = (),
+    *,
+    languages: Sequence[str] = (),
+    other_languages: Sequence[str] = (),
+    tokens: int | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    with_speed: bool = True,
+    output: Path | None = None,
+    calibrated_on: Int[Tensor, "batch position"] | None = None,
+    steps: Sequence[Mapping[str, Any]] = (),
+    cost: Mapping[str, Any] | None = None,
+    cut_name: str | None = None,
+) -> Card:
+    """The report card of `cut` against `original`: models as `catalogue.locate` takes them.
+
+    texts: `FILE`, `NAME=FILE`, or read already.  tokens: to score of each text.
+    languages: codes of languages to measure in too; where no text has that name, the original writes one.
+    other_languages: the same for languages that the cut was not asked to keep, with fewer tokens of each.
+    Where neither texts nor languages are given, the original writes a text of its own.
+    output: where to write card.json, with card.html beside it.
+    calibrated_on, steps, cost, cut_name: from the cut, if it was just made; see `run.measure_subjects` and
+        `card.build_card`.
+    Raises SmidgenError before any long work for files that are missing or damaged, a cut whose tokens are not among
+    the original's, and languages that are not known or have no text.
+    """
+    import torch
+
+    from smidgen.data.sources import read_texts
+    from smidgen.engines.llama_cpp.bench import measure_speed
+    from smidgen.engines.machine import machine_name, peak_memory
+    from smidgen.engines.torch import TorchEngine
+    from smidgen.formats.history import history
+    from smidgen.formats.opening import open_model
+    from smidgen.measuring.card import write_card
+    from smidgen.measuring.run import DEFAULT_TOKENS, measure_subjects, refuse_other_vocabulary
+    from smidgen.model.tokenizer import Tokenizer
+
+    tokens = DEFAULT_TOKENS if tokens is None else tokens
+    sources = read_texts(texts)
+    with open_model(original) as before, open_model(cut) as after:
+        engine = TorchEngine(before, threads)
+        pair = _subject(before, _name(original), engine), _subject(after, cut_name or _name(cut), TorchEngine(after))
+        refuse_other_vocabulary(*pair)
+        tokenizer = Tokenizer.from_gguf(before.file.metadata)
+        writer = _Writer(engine, tokenizer, before.sha256(), seed)
+        sources, not_asked = writer.complete(sources, languages, other_languages, tokens)
+        card = measure_subjects(
+            *pair, tokenizer, sources, not_asked=not_asked,
+            cut_tokenizer=lambda: Tokenizer.from_gguf(after.file.metadata),
+            tokens=tokens, seed=seed, calibrated_on=calibrated_on,
+            speed=(lambda: measure_speed(_runnable(before, after), threads)) if with_speed else None,
+            steps=steps, history=history(after.file.metadata), cost=cost,
+            settings={"machine": machine_name(), "threads": torch.get_num_threads()},
+        )  # fmt: skip
+    card["made"]["peak_ram_bytes"] = peak_memory()
+    if output is not None:
+        write_card(card, output)
+    return card
+
+
+class _Writer:
+    """The original as the author of the texts that nobody gave."""
+
+    def __init__(self, engine: TorchEngine, tokenizer: Tokenizer, sha256: str, seed: int) -> None:
+        from smidgen.formats.hub.catalogue import cache_folder
+
+        self._engine, self._tokenizer, self._sha256, self._seed = engine, tokenizer, sha256, seed
+        self._folder = cache_folder() / "self-written"
+
+    def complete(
+        self, given: Sequence[TextSource], asked: Sequence[str], other: Sequence[str], tokens: int
+    ) -> tuple[list[TextSource], list[TextSource]]:
+        """The texts to measure on, and those in languages that were not asked for."""
+        from smidgen.data.languages import languages_of
+        from smidgen.data.self_written import self_written
+        from smidgen.measuring.run import OTHER_TOKENS
+
+        known = {language.code for source in given if source.language for language in _languages(source.language)}
+        wanted = [language for language in languages_of(asked) if language.code not in known]
+        known |= {language.code for language in wanted}
+        others = [language for language in languages_of(other) if language.code not in known]
+        sources = [*given, *self._write(wanted, tokens)]
+        if not sources:
+            who = self._engine, self._tokenizer, self._sha256
+            sources = [self_written(*who, tokens, self._seed, "evaluation", self._folder)]
+        return sources, self._write(others, min(tokens, OTHER_TOKENS))
+
+    def _write(self, languages: Sequence[Language], tokens: int) -> list[TextSource]:
+        if not languages:
+            return []
+        from smidgen.data.self_written import self_written_in
+
+        who = self._engine, self._tokenizer, self._sha256
+        return self_written_in(*who, languages, tokens, self._seed, "evaluation", self._folder)
+
+
+def _languages(name: str) -> list[Language]:
+    """The language that a text is named after; none for another name."""
+    from smidgen.data.languages import languages_of
+
+    try:
+        return languages_of([name])
+    except SmidgenError:
+        return []
+
+
+def _runnable(original: Checkpoint, cut: Checkpoint) -> list[Path]:
+    """The files whose speed to compare: both if they fit into memory side by side, else the cut's alone."""
+    from smidgen.formats.convert import gguf_of
+    from smidgen.memory import total_memory
+    from smidgen.progress import say
+
+    if original.file.size + cut.file.size <= _MEMORY_SHARE * total_memory():
+        return [gguf_of(original.path), gguf_of(cut.path)]
+    size = f"{original.file.size / 1e9:.1f} GB"
+    say(f"The speed of the original is not measured: its {size} are too much for this machine.")
+    return [gguf_of(cut.path)]
+
+
+def _name(given: str | Path) -> str:
+    """The catalogue's name, or that of the file or of the folder that `cut` wrote."""
+    from smidgen.formats.hub.catalogue import entry_of
+
+    entry, path = entry_of(given), Path(given).expanduser().resolve()
+    if entry is not None:
+        return entry.name
+    return path.parent.name if path.name == "model.gguf" else path.name.removesuffix(".gguf")
+
+
+def _subject(checkpoint: Checkpoint, name: str, engine: TorchEngine) -> Subject:
+    from smidgen.measuring.card import ModelFacts, TensorFacts
+    from smidgen.measuring.run import Subject
+    from smidgen.model.parameters import is_matrix
+
+    stored = dict.fromkeys(checkpoint.gguf_name(name) for name in checkpoint.names() if is_matrix(name))
+    infos = [checkpoint.file.tensors[tensor] for tensor in stored]
+    tensors = tuple(
+        TensorFacts(info.name, info.kind.name, info.kind.bits_per_weight, prod(info.shape), info.nbytes)
+        for info in infos
+    )
+    facts = ModelFacts(name, checkpoint.path, checkpoint.sha256(), checkpoint.file.size, checkpoint.parameters, tensors)
+    vocabulary = checkpoint.file.metadata.get("tokenizer.ggml.tokens")
+    return Subject(facts, engine, vocabulary if isinstance(vocabulary, list) else [])

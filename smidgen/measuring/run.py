@@ -1,0 +1,136 @@
+"""From two opened models and some texts to a card: which windows of the texts, and how far apart the models are.
+
+Models come in through `Subject`, so that nothing here knows a file format or an engine.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from smidgen.data.sources import TextSource
+from smidgen.data.text import Windows, cut_into_windows, overlap, spread
+from smidgen.engines.base import Scorer
+from smidgen.errors import SmidgenError
+from smidgen.measuring.card import Card, Fidelity, ModelFacts, build_card
+from smidgen.measuring.divergence import compare
+from smidgen.measuring.pairing import PairedWindows, PieceTokenizer, kept_tokens, pair_windows
+from smidgen.progress import say
+from smidgen.shapes import Int
+
+DEFAULT_TOKENS = 8192
+OTHER_TOKENS = 1024  # of a text in a language that the cut was not asked to keep
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to be measured: what its file is, and something that says what it expects next."""
+
+    facts: ModelFacts
+    scorer: Scorer
+    vocabulary: Sequence[str]
+
+
+def measure_subjects(
+    original: Subject,
+    cut: Subject,
+    tokenizer: PieceTokenizer,
+    sources: Sequence[TextSource],
+    *,
+    not_asked: Sequence[TextSource] = (),
+    cut_tokenizer: Callable[[], PieceTokenizer] | None = None,
+    tokens: int = DEFAULT_TOKENS,
+    seed: int = 0,
+    calibrated_on: Int[Tensor, "batch position"] | None = None,
+    speed: Callable[[], Sequence[Mapping[str, Any]]] | None = None,
+    steps: Sequence[Mapping[str, Any]] = (),
+    history: Sequence[Mapping[str, Any]] = (),
+    cost: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Card:
+    """Compare two models on about `tokens` tokens of each text, and put all that is known on a card.
+
+    tokenizer: the original's.  cut_tokenizer: builds the cut's, where its vocabulary is another.
+    not_asked: texts in languages that the cut was not asked to keep; about `OTHER_TOKENS` of each.
+    calibrated_on: windows that the cut has seen, in the original's tokens; they are left out while others are left.
+    speed: measures the original's file and the cut's; None where it was not wanted. If it fails, the card says why.
+    Raises Unsupported where the cut's tokens are not among the original's.
+    """
+    started = time.monotonic()
+    reading = _Reading(original, cut, tokenizer, cut_tokenizer)
+    fidelity = [_fidelity(reading, source, tokens, seed, calibrated_on) for source in sources]
+    few = min(tokens, OTHER_TOKENS)
+    fidelity += [_fidelity(reading, source, few, seed, calibrated_on, asked=False) for source in not_asked]
+    speeds, reason = _try(speed)
+    made = {"seed": seed, "tokens_per_text": tokens, **(settings or {}), "seconds": time.monotonic() - started}
+    return build_card(
+        original.facts, cut.facts, fidelity,
+        steps=steps, history=history, speed=speeds, speed_reason=reason, cost=cost, settings=made,
+    )  # fmt: skip
+
+
+def _try(
+    speed: Callable[[], Sequence[Mapping[str, Any]]] | None,
+) -> tuple[Sequence[Mapping[str, Any]] | None, str]:
+    """The speeds, or why there are none: minutes of comparing are not thrown away because an engine refuses a file."""
+    if speed is None:
+        return None, "not asked for"
+    try:
+        return speed(), ""
+    except SmidgenError as error:
+        say(f"Speed could not be measured: {error}")
+        return None, str(error)
+
+
+class _Reading:
+    """Two models, and how each of them reads text. Raises Unsupported where they do not belong together."""
+
+    def __init__(
+        self, original: Subject, cut: Subject, tokenizer: PieceTokenizer,
+        cut_tokenizer: Callable[[], PieceTokenizer] | None,
+    ) -> None:  # fmt: skip
+        self.original, self.cut, self.tokenizer = original, cut, tokenizer
+        self._kept = self._cut_tokenizer = None
+        if list(original.vocabulary) != list(cut.vocabulary):
+            self._kept = _kept(original, cut)
+            self._cut_tokenizer = None if cut_tokenizer is None else cut_tokenizer()
+
+    def pair(self, windows: Windows, text: str) -> Windows | PairedWindows:
+        """The windows as both models read them; as they are where the two read alike."""
+        if self._kept is None:
+            return windows
+        if self._cut_tokenizer is None:
+            raise ValueError("models of different vocabularies need the cut's tokenizer")
+        return pair_windows(windows, text, self.tokenizer, self._cut_tokenizer, self._kept)
+
+
+def refuse_other_vocabulary(original: Subject, cut: Subject) -> None:
+    """Raises Unsupported, naming the first token that does not fit, unless the cut's tokens are all the original's."""
+    if list(original.vocabulary) != list(cut.vocabulary):
+        _kept(original, cut)
+
+
+def _kept(original: Subject, cut: Subject) -> Int[Tensor, " vocab"]:
+    return kept_tokens(original.vocabulary, cut.vocabulary, (original.facts.name, cut.facts.name))
+
+
+def held_out(windows: Windows, calibrated_on: Int[Tensor, "batch position"] | None) -> Windows:
+    """The windows that are not among those the cut was calibrated on; all of them if none is left."""
+    if calibrated_on is None:
+        return windows
+    known = {row.tobytes() for row in calibrated_on.numpy()}
+    unseen = [place for place, row in enumerate(windows.ids.numpy()) if row.tobytes() not in known]
+    return windows.take(unseen) if unseen else windows
+
+
+def _fidelity(
+    reading: _Reading, source: TextSource, tokens: int, seed: int, calibrated_on: Int[Tensor, "batch position"] | None,
+    *, asked: bool = True,
+) -> Fidelity:  # fmt: skip
+    windows = spread(held_out(cut_into_windows(source.text, reading.tokenizer), calibrated_on), tokens, seed)
+    seen = None if calibrated_on is None else overlap(calibrated_on.tolist(), windows.rows())
+    pairs = reading.pair(windows, source.text)
+    result = compare(reading.original.scorer, reading.cut.scorer, pairs, f"Comparing on {source.name}")
+    return Fidelity(source.name, source.sha256, result.figures(), source.language, seen, asked)

@@ -1,0 +1,61 @@
+"""What the quantizer keeps of an unfinished cut, part by part.
+
+A part is one safetensors file with the packed bytes of its matrices; figures about them are in its header.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from smidgen.formats.workspace import Workspace
+from smidgen.numerics.block_types import BY_NAME, BlockType
+from smidgen.quantization.encode import Encoded
+from smidgen.shapes import UInt8
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is reported of one matrix.  loss: tr(ΔW H ΔWᵀ) as kept; rounding_loss: of plain rounding."""
+
+    kind: BlockType
+    compensated: bool
+    loss: float
+    rounding_loss: float
+
+
+class QuantWorkspace(Workspace):
+    """A workspace that knows quantized matrices."""
+
+    def save(self, part: str, encoded: Mapping[str, Encoded]) -> None:
+        """Keep the matrices of one part."""
+        notes = {name: json.dumps(_figures(matrix)) for name, matrix in encoded.items()}
+        self.save_tensors(part, {name: matrix.packed for name, matrix in encoded.items()}, notes)
+
+    def packed(self, name: str) -> tuple[BlockType, UInt8[Tensor, "rows bytes"]]:
+        """Type and bytes of one matrix, by canonical name."""
+        return self.outcome(name).kind, self.load_tensor(_part_of(name), name)
+
+    def outcome(self, name: str) -> Outcome:
+        """What is reported of one matrix."""
+        return _outcome(self.notes(_part_of(name))[name])
+
+
+def _part_of(name: str) -> str:
+    """The part that holds a matrix: its block, or itself."""
+    pieces = name.split(".")
+    return f"block-{pieces[1]}" if pieces[0] == "blocks" else name
+
+
+def _figures(matrix: Encoded) -> dict[str, Any]:
+    return {
+        "kind": matrix.kind.name, "compensated": matrix.compensated,
+        "loss": matrix.loss, "rounding_loss": matrix.rounding_loss,
+    }  # fmt: skip
+
+
+def _outcome(text: str) -> Outcome:
+    value = json.loads(text)
+    return Outcome(BY_NAME[value["kind"]], value["compensated"], value["loss"], value["rounding_loss"])

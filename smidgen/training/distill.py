@@ -1,0 +1,282 @@
+"""Distillation: a student learns to predict what its teacher predicts, and is written as a GGUF file.
+
+Teacher in → student (a model of one's own, or a fresh one from slices of the teacher) → text (given, or written by the
+teacher) → training, with the loss on held-out text before and after → the student, in the types that it came in: a
+quantized one is trained through its lattice, a fresh one is stored in 16 bits, for `cut` to go on with.
+
+What an interrupted training needs is in `DIR/work`, and goes when the student is written.
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from smidgen.data.sources import read_texts
+from smidgen.distillation.loop.metrics import TensorBoard, Trackio, Writer, training_operations
+from smidgen.distillation.loop.trainer import Trainer, TrainingOptions, TrainingResult
+from smidgen.distillation.students.fresh import FreshShape
+from smidgen.distillation.students.lattice import careful_rate
+from smidgen.distillation.students.trainee import Objective, Trainee
+from smidgen.distillation.team.team import Team, joined, started_again, writer_first
+from smidgen.distillation.text.on_policy import DecoderWriter
+from smidgen.distillation.text.on_policy import Writer as StudentWriter
+from smidgen.errors import SmidgenError, printable
+from smidgen.formats.derived import Derived, write_derived
+from smidgen.formats.hub.catalogue import MODEL_FILE, locate
+from smidgen.formats.opening import open_checkpoint
+from smidgen.formats.workspace import Workspace
+from smidgen.progress import say
+from smidgen.publishing.companions import refuse_output, write_distilling_notes
+from smidgen.sizes import format_size
+from smidgen.training.lesson import DistillOptions, Lesson
+from smidgen.training.together import run_together
+from smidgen.training.writing import EngineWriter
+
+__all__ = ["DistillOptions", "DistillResult", "distill", "distill_together"]
+
+_TOKENS_AT_ONCE = 4096
+_EVALUATIONS, _SAVES = 8, 10
+#: Highest learning rates, where none is given: of a fresh student, and of a trained one that is not quantized.
+_RATES = {"fresh": 1e-3, "trained": 1e-4}
+_FRESH_DECAY = 0.1
+
+
+@dataclass(frozen=True)
+class DistillResult:
+    """What came of it.
+
+    size: of the file, bytes.  evaluations: step before which, and loss on held-out text in nats per token.
+    best: the one that was written.  loss: of the last step.  stopped: what ended the training.
+    """
+
+    path: Path
+    size: int
+    parameters: int
+    steps: int
+    tokens: int
+    seconds: float
+    loss: float | None
+    evaluations: Sequence[tuple[int, float]]
+    best: tuple[int, float] | None
+    notes: list[str]
+
+    def to_json(self) -> str:
+        """Everything as one JSON object."""
+        return json.dumps(asdict(self) | {"path": str(self.path)})
+
+    def figures(self) -> list[str]:
+        """Before and after, in words."""
+        if self.best is None:
+            return []
+        before, after = self.evaluations[0][1], self.best[1]
+        return [f"Loss on held-out text: {before:.4f} before, {after:.4f} after {self.best[0]} of {self.steps} steps."]
+
+    def describe(self) -> str:
+        """What a person wants to know at the end, in a few lines."""
+        size = f"{format_size(self.size)}, {self.parameters / 1e6:.1f} million parameters"
+        lines = [f"{self.path}: {size}, in {self.seconds:.0f} s", *self.notes, *self.figures()]
+        return "\n".join([*lines, f'Try it: smidgen run {self.path.parent} "Once upon a time"'])
+
+
+def distill(
+    teacher: str, student: str | None, output: Path, options: DistillOptions, *, resume: bool = False
+) -> DistillResult:
+    """Train a student to predict as `teacher` does, and write `output/model.gguf` with its companions.
+
+    teacher, student: as `catalogue.locate` takes them; no student for a fresh one, of the shape in the options.
+    resume: go on where the same training was interrupted.
+
+    Raises SmidgenError, BadFile or Unsupported: for bad input, vocabularies of which the student's is no part of the
+    teacher's, a shape that a GGUF file cannot hold, numbers gone wrong (with the text they came from), an unwritable or
+    full disk, and for `resume` with other settings than the interrupted training had.
+    """
+    started = time.monotonic()
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    _refuse_contradictions(options, student)
+    with ExitStack() as stack:
+        team = stack.enter_context(joined())
+        if team.size > 1 and options.on_policy:
+            raise SmidgenError("What a student writes itself is for one process. Leave out --on-policy, or --workers.")
+        for model in {teacher, student} - {None}:
+            refuse_output(output, locate(model))
+        lesson = writer_first(team, lambda: Lesson.open(teacher, student, options, stack))
+        resume = resume or started_again()
+        workspace = writer_first(team, lambda: lesson.open_workspace(output, resume or not team.writes))
+        trainee = lesson.student()
+        trained = _train(lesson, trainee, workspace, stack, resume, team)
+        path = output / MODEL_FILE
+        summary = _summary(lesson, trained)
+        if team.writes:
+            step = {"step": "distill", "parameters": _parameters(lesson, trained), "summary": summary}
+            write_derived(lesson.begun_as, Derived(lesson.config, trainee.parts()), path, step)
+        team.same(0)  # now it is there
+        with open_checkpoint(path) as written:
+            parameters = written.parameters
+        result = DistillResult(
+            path, path.stat().st_size, parameters, trained.steps, trained.tokens, time.monotonic() - started,
+            trained.loss, trained.evaluations, trained.best, _notes(lesson, trained),
+        )  # fmt: skip
+        if team.writes:
+            models = [(teacher, lesson.taught_by)]
+            if student is not None:
+                models.insert(0, (student, lesson.begun_as))
+            write_distilling_notes(output, models, [f"{summary}.", *result.figures()], result.evaluations)
+            workspace.finish()
+        return result
+
+
+def distill_together(
+    teacher: str, student: str | None, output: Path, options: DistillOptions, workers: int, *,
+    ray: str | None = None, resume: bool = False,
+) -> DistillResult:  # fmt: skip
+    """`distill` by several processes that share every batch: of this machine, or of the Ray cluster at an address.
+
+    On a cluster, what the teacher has to write, or to be asked before, is shared too. Where a process dies, all go on
+    from the last checkpoint. A script that calls this needs its `if __name__ == "__main__":`.
+    """
+    _refuse_contradictions(options, student)
+    if ray is None:
+        return run_together(partial(_as_one_of_many, teacher, student, output, options), workers, None, resume)
+    from smidgen.distillation.team.cluster import connected
+    from smidgen.training.on_cluster import for_any_folder, prepared_on_ray
+
+    teacher, student = for_any_folder(teacher), None if student is None else for_any_folder(student)
+    options = replace(
+        options, texts=tuple(read_texts(options.texts)), data=tuple(path.absolute() for path in options.data)
+    )
+    there = output.absolute()
+    with connected(ray, workers):
+        options, resume = prepared_on_ray(teacher, student, there, options, workers, ray, resume=resume)
+        result = run_together(partial(_as_one_of_many, teacher, student, there, options), workers, ray, resume)
+    return replace(result, path=output / MODEL_FILE)
+
+
+def _as_one_of_many(
+    teacher: str, student: str | None, output: Path, options: DistillOptions, resume: bool
+) -> DistillResult:
+    return distill(teacher, student, output, options, resume=resume)
+
+
+def _refuse_contradictions(options: DistillOptions, student: str | None) -> None:
+    if student is not None and options.shape != FreshShape():
+        raise SmidgenError("A student that exists has its shape. Leave out --layers and the like, or say 'new'.")
+    if options.divergence.hard == 1 and (options.on_policy or options.cache_teacher):
+        raise SmidgenError("With --hard 1 the teacher is not asked. Leave out --on-policy and --cache-teacher, or it.")
+    if options.matching.layers is not None and not options.matching.wanted:
+        raise SmidgenError("--match-layers is for --match-hidden and --match-relations. Add one of them, or leave it.")
+    if options.matching.wanted and (options.cache_teacher or options.divergence.hard == 1):
+        other = "--cache-teacher" if options.cache_teacher else "--hard 1"
+        raise SmidgenError(f"Matching needs a teacher that runs, and with {other} it does not. Leave out one of them.")
+    if options.on_policy and options.cache_teacher:
+        raise SmidgenError("What the student will write cannot be cached before. Leave out one of the two.")
+
+
+def _train(
+    lesson: Lesson, student: Trainee, workspace: Workspace, stack: ExitStack, resume: bool, team: Team
+) -> TrainingResult:
+    """All steps. stack: closes what the training needs open."""
+    options, output = lesson.options, workspace.folder.parent
+    device = team.device if student.movable else torch.device("cpu")
+    aims = writer_first(team, lambda: lesson.aims(workspace, device))
+    writer = _students_writer(lesson, student, workspace, stack) if options.on_policy else None
+    trainee, text = aims.trainee(student), lesson.text.describe()
+    say(f"{text}; {options.steps} steps of {options.batch} rows of {options.context} tokens.")
+    trainer = Trainer(
+        trainee, aims.learned, lesson.batches(writer), _training(lesson), workspace.step("training").folder, {},
+        _evaluation(lesson, trainee, aims.measured), max(1, options.steps // _EVALUATIONS),
+        metrics=output / "metrics.jsonl", writers=_writers(lesson, output) if team.writes else [],
+        operations=training_operations(lesson.config, options.context) + aims.operations, team=team,
+        label="Distilling",
+    )  # fmt: skip
+    return trainer.run(resume)
+
+
+def _training(lesson: Lesson) -> TrainingOptions:
+    options = lesson.options
+    kind = "fresh" if lesson.plan is not None else "trained"
+    rate = careful_rate(options.steps) if lesson.quantized else _RATES[kind]
+    return TrainingOptions(
+        options.steps,
+        learning_rate=options.learning_rate or rate,
+        schedule=options.schedule,
+        weight_decay=_FRESH_DECAY if kind == "fresh" else 0.0,
+        optimizer=options.optimizer,
+        rows_at_once=max(1, _TOKENS_AT_ONCE // options.context),
+        gradient_checkpointing=options.gradient_checkpointing,
+        checkpoint_every=options.checkpoint_every or max(1, options.steps // _SAVES),
+        seed=options.seed,
+    )
+
+
+def _students_writer(lesson: Lesson, student: Trainee, workspace: Workspace, stack: ExitStack) -> StudentWriter:
+    """Writes for the student: llama.cpp where it can read the student's file, our decoder for a fresh one."""
+    if lesson.plan is not None:
+        return DecoderWriter(student, lesson.tokenizer.eos_ids)
+    return stack.enter_context(EngineWriter(lesson.begun_as, student, workspace.folder))
+
+
+def _evaluation(lesson: Lesson, trainee: Trainee, objective: Objective) -> Callable[[], float] | None:
+    """The mean loss on what is held out."""
+    held_out = lesson.held_out()
+    weight = sum(batch.weight() for batch in held_out)
+    if not weight:
+        return None
+
+    def evaluate() -> float:
+        device = next(trainee.decoder.parameters()).device
+        return sum(float(objective(trainee.decoder, batch.to(device))[0]) for batch in held_out) / weight
+
+    return evaluate
+
+
+def _writers(lesson: Lesson, output: Path) -> list[Writer]:
+    writers: list[Writer] = []
+    if lesson.options.tensorboard:
+        writers.append(TensorBoard(output / "tensorboard"))
+    if lesson.options.trackio:
+        writers.append(Trackio("smidgen", lesson.fingerprint()))
+    return writers
+
+
+def _parameters(lesson: Lesson, trained: TrainingResult) -> dict[str, Any]:
+    """For the file's history."""
+    options = lesson.options
+    parameters: dict[str, Any] = {
+        "teacher": lesson.taught_by.sha256(), "steps": trained.steps, "tokens": trained.tokens, "seed": options.seed,
+        "loss": "cross-entropy" if options.divergence.hard == 1 else options.divergence.kind,
+    }  # fmt: skip
+    if lesson.plan is not None:  # from which it can be seen which layers correspond
+        layers = list(lesson.plan.layers) if lesson.begun_as_slices else []
+        parameters["begun_as"] = {"layers": layers, "of": len(lesson.taught_by.config.layers)}
+    if options.matching.wanted:
+        parameters["matching"] = asdict(options.matching)
+    return parameters
+
+
+def _summary(lesson: Lesson, trained: TrainingResult) -> str:
+    """One sentence, without its full stop."""
+    if lesson.plan is None:
+        begun = "trained through the lattice of its types" if lesson.quantized else "all weights trained"
+    else:
+        begun = f"{len(lesson.plan.layers)} layers of width {lesson.config.hidden}, begun "
+        begun += "with slices of it" if lesson.begun_as_slices else "at random"
+    name = printable(lesson.taught_by.file.metadata.get("general.name", lesson.taught_by.path.stem))
+    on_text_alone = lesson.options.divergence.hard == 1
+    how = f"Shaped after {name}, trained on text alone" if on_text_alone else f"Distilled from {name}"
+    return f"{how}: {begun}, {trained.tokens} tokens in {trained.steps} steps"
+
+
+def _notes(lesson: Lesson, trained: TrainingResult) -> list[str]:
+    """What a person should know."""
+    notes = list(lesson.text.notes)
+    if trained.best is not None and trained.best[0] == 0 and trained.steps:
+        notes.append("Nothing learned helped on held-out text: what was written is the student as it was.")
+    return notes

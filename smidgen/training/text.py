@@ -1,0 +1,113 @@
+"""What a student learns from: text as rows of its tokens, and some of it kept aside to measure on.
+
+Given as files of text, as JSON Lines, or as a corpus of `smidgen data`; without any, the teacher writes it. A student
+that learns from the teacher's own text sees the distribution that it is to reproduce.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from smidgen.data.conversations import Coder, Tally
+from smidgen.data.corpus.shards import INDEX, tokenizer_hash
+from smidgen.data.self_written import self_written
+from smidgen.data.sources import TextSource, read_texts
+from smidgen.data.text import choose_windows
+from smidgen.distillation.text.batch import Batch, Batches
+from smidgen.distillation.text.packing import Document, PackedBatches, text_documents
+from smidgen.distillation.text.sharded import ShardedBatches
+from smidgen.engines.torch import TorchEngine
+from smidgen.errors import SmidgenError
+from smidgen.formats.checkpoint import Checkpoint
+from smidgen.formats.hub.catalogue import cache_folder
+from smidgen.model.chat import chat_template
+from smidgen.model.tokenizer import Tokenizer
+
+_HELD_OUT, _MOST_HELD_OUT = 20, 16  # one row in so many is kept aside, and no more than so many
+_SELF_WRITTEN = 2**16  # tokens at most: they are written about as slowly as they are learned from
+
+
+@dataclass(frozen=True)
+class TrainingText:
+    """rows: of an epoch.  held_out: batches of one row that no step sees.  sha256: of all of it.  notes: for people."""
+
+    batches: Batches
+    rows: int
+    held_out: list[Batch]
+    sha256: str
+    notes: list[str] = field(default_factory=list)
+
+    def describe(self) -> str:
+        """In a few words."""
+        return f"{self.rows} rows of text, {len(self.held_out)} more held out"
+
+
+def read_training_text(
+    student: Checkpoint, teacher: Checkpoint, texts: Sequence[str | Path | TextSource], data: Sequence[Path], *,
+    rows: int, context: int, tokens: int, seed: int,
+) -> TrainingText:  # fmt: skip
+    """Batches of `rows` rows of `context` tokens for a student. tokens: how many the training takes in all.
+
+    Raises SmidgenError for a corpus that is not alone, or was made for another tokenizer, and for too little text;
+    BadFile for a file that cannot be read, with the number of the line where one is malformed.
+    """
+    if any((path / INDEX).exists() for path in data):
+        if len(data) > 1 or texts:
+            raise SmidgenError("A corpus is all the text of a training. Give it alone, or put all text into it.")
+        return _of_corpus(data[0], student, rows, context, seed)
+    tokenizer = Tokenizer.from_gguf(student.file.metadata)
+    documents, notes = _of_json_lines(data, student, tokenizer, context)
+    sources = read_texts(texts)
+    if not documents and not sources:
+        sources = [_by_the_teacher(teacher, self_written_tokens(tokens), seed)]
+    documents += text_documents(sources, tokenizer, context)
+    wanted = min(_MOST_HELD_OUT, len(documents) // _HELD_OUT)
+    aside = set(choose_windows(len(documents), wanted, seed)) if wanted else set()
+    learned = [document for place, document in enumerate(documents) if place not in aside]
+    batches = PackedBatches(learned, None, rows, context, seed)
+    held_out: list[Batch] = []
+    if aside:
+        packed = PackedBatches([documents[place] for place in sorted(aside)], None, 1, context, seed)
+        held_out = [packed.rows([row]) for row in range(len(packed))]
+    return TrainingText(batches, len(batches), held_out, _digest(documents), notes)
+
+
+def _of_corpus(folder: Path, student: Checkpoint, rows: int, context: int, seed: int) -> TrainingText:
+    hashed = tokenizer_hash(student.file.metadata)
+    count = ShardedBatches(folder, rows, context, seed, tokenizer=hashed).count
+    aside = min(_MOST_HELD_OUT, count // _HELD_OUT)
+    batches = ShardedBatches(folder, rows, context, seed, tokenizer=hashed, held_out=aside)
+    held_out = [batches.held_out().rows(slice(row, row + 1)) for row in range(aside)]
+    return TrainingText(batches, batches.count, held_out, batches.corpus.index.sha256())
+
+
+def _of_json_lines(
+    data: Sequence[Path], student: Checkpoint, tokenizer: Tokenizer, context: int
+) -> tuple[list[Document], list[str]]:
+    """Every text of the files; questions are learned from like answers."""
+    try:
+        template = chat_template(student.file.metadata)
+    except SmidgenError:
+        template = None
+    tally, coder = Tally(), Coder(tokenizer, template, context, on_prompts=True)
+    found = [example for path in data for example in coder.read(path, tally)]
+    return [Document(example.ids, example.name, example.weights) for example in found], tally.notes(context)
+
+
+def self_written_tokens(tokens: int) -> int:
+    """How many the teacher writes for a training that takes so many."""
+    return min(tokens, _SELF_WRITTEN)
+
+
+def _by_the_teacher(teacher: Checkpoint, tokens: int, seed: int) -> TextSource:
+    engine, tokenizer = TorchEngine(teacher), Tokenizer.from_gguf(teacher.file.metadata)
+    folder = cache_folder() / "self-written"
+    return self_written(engine, tokenizer, teacher.sha256(), tokens, seed, "calibration", folder)
+
+
+def _digest(documents: Sequence[Document]) -> str:
+    digest = hashlib.sha256()
+    for document in documents:
+        digest.update(repr((list(document.ids), document.weights)).encode())
+    return digest.hexdigest()

@@ -1,0 +1,191 @@
+"""Cuts that leave parts out, on tiny models, through the command line: every step, chains, resuming, history."""
+
+import io
+import json
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from smidgen import progress
+from smidgen.cli.main import main
+from smidgen.formats.history import history
+from smidgen.formats.opening import open_checkpoint
+from tests.cutting.test_cut import kill_once_there, sha256, smidgen
+from tests.family_models import save_folder
+from tests.tiny_models import VOCABULARY, write_gemma3, write_llama
+
+_LETTERS = random.Random(1)
+#: Characters that are tokens of the tiny models, the first of them far more often than the others; some that are not.
+TEXT = "".join(
+    chr(0x4E00 + min(int(_LETTERS.expovariate(0.2)), VOCABULARY - 262)) + _LETTERS.choice(["", "", " ", "é"])
+    for _ in range(6000)
+)
+
+
+@dataclass
+class Done:
+    """What a command answered."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("SMIDGEN_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.txt").write_text(TEXT)
+    threads = torch.get_num_threads()
+    progress.set_quiet(False)  # whatever another test left behind in this process
+    yield tmp_path
+    torch.set_num_threads(threads)  # `--threads` is for the whole process
+
+
+def arguments(model: Path | str, output: str, *more: object) -> list[str]:
+    return ["cut", str(model), "-o", output, "--text", "own.txt", "--tokens", "1024", "--threads", "1", *map(str, more)]
+
+
+def run(words: Sequence[str]) -> Done:
+    """The command in this process: a process of its own takes seconds to start."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
+        main(words)
+    assert isinstance(end.value.code, int)
+    return Done(end.value.code, out.getvalue(), err.getvalue())
+
+
+def steps_of(path: Path) -> list[str]:
+    with open_checkpoint(path) as checkpoint:
+        return [step["step"] for step in history(checkpoint.file.metadata)]
+
+
+@pytest.mark.parametrize("write", [write_gemma3, write_llama])
+def test_vocabulary_alone_keeps_the_types(write, tiny: Path) -> None:
+    model = write(tiny / "tiny.gguf")
+    done = run(arguments(model, "out", "--vocab", 280, "--no-measure"))
+    assert done.code == 0, done.err
+    with open_checkpoint(model) as before, open_checkpoint(tiny / "out/model.gguf") as after:
+        assert after.config.vocabulary == 280
+        assert after.file.size < before.file.size
+        for tensor in after.file.tensors.values():
+            assert tensor.kind is before.file.tensors[tensor.name].kind
+
+
+@pytest.mark.parametrize(
+    "step, options, changed",
+    [
+        ("depth", ["--layers", "3"], {"layers": 3}),
+        ("width", ["--ffn", "64"], {"ffn_width": 64}),
+        ("weights", ["--sparsity", "2:4"], {}),
+        ("weights", ["--sparsity", "50%", "--sparsity-method", "wanda"], {}),
+    ],
+)
+def test_each_step_makes_a_model_that_others_take(step: str, options: list[str], changed: dict, tiny: Path) -> None:
+    model = write_gemma3(tiny / "tiny.gguf")
+    done = run(arguments(model, "out", *options, "--no-measure"))
+    assert done.code == 0, done.err
+    assert "Without --heal nothing is trained afterwards" in done.err
+    with open_checkpoint(tiny / "out/model.gguf") as after:
+        assert len(after.config.layers) == changed.get("layers", 5)
+        assert all(layer.ffn_width == changed.get("ffn_width", 96) for layer in after.config.layers)
+    assert steps_of(tiny / "out/model.gguf") == [step]
+    again = run(arguments("out", "again", "--vocab", 290, "--no-measure"))
+    assert again.code == 0, again.err
+    assert steps_of(tiny / "again/model.gguf") == [step, "vocabulary"]
+
+
+def test_a_chain_resumes_to_the_same_file(tiny: Path) -> None:
+    model = write_gemma3(tiny / "tiny.gguf")
+    chain = ["--vocab", "280", "--layers", "3", "--ffn", "64", "--fit", "120KB", "--no-measure"]
+    assert smidgen(tiny, *arguments(model, "whole", *chain)).returncode == 0
+    kill_once_there(tiny, arguments(model, "out", *chain), tiny / "out/work/2-width.gguf")
+    resumed = smidgen(tiny, *arguments(model, "out", *chain), "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert sha256(tiny / "out/model.gguf") == sha256(tiny / "whole/model.gguf")
+    assert not (tiny / "out/work").exists()
+    assert steps_of(tiny / "out/model.gguf") == ["vocabulary", "depth", "width", "quantize"]
+    again = smidgen(tiny, "cut", model, "--recipe", "out/recipe.toml", "-o", "again", "--no-measure")
+    assert again.returncode == 0, again.stderr
+    assert sha256(tiny / "again/model.gguf") == sha256(tiny / "whole/model.gguf")
+
+
+def test_the_planner_weighs_tokens_against_bits_and_the_card_tells_all(tiny: Path) -> None:
+    model = write_gemma3(tiny / "tiny.gguf")
+    done = run(arguments(model, "out", "--steps", "vocabulary,quantize", "--fit", "135KB", "--json"))
+    assert done.code == 0, done.err
+    result = json.loads(done.out)
+    assert "nats per token with the same bytes" in done.err
+    assert [step["step"] for step in result["steps"]] == ["vocabulary", "quantize"]
+    assert (tiny / "out/model.gguf").stat().st_size <= 135_000
+    card = json.loads((tiny / "out/card.json").read_text())
+    assert [step["step"] for step in card["history"]] == ["vocabulary", "quantize"]
+    assert card["fidelity"][0]["tokens_dropped"] >= 0 and card["fidelity"][0]["dropped_mass"] >= 0
+    assert "tokens stay" in (tiny / "out/README.md").read_text()
+
+
+def test_languages_are_written_by_the_model_itself(tiny: Path) -> None:
+    model = write_gemma3(tiny / "tiny.gguf")
+    done = run(
+        [
+            "cut",
+            str(model),
+            "-o",
+            "out",
+            "--langs",
+            "de,en",
+            "--vocab",
+            "290",
+            "--tokens",
+            "512",
+            "--threads",
+            "1",
+            "--json",
+        ]
+    )
+    assert done.code == 0, done.err
+    languages = json.loads(done.out)["card"]["languages"]
+    assert {code for code, entry in languages.items() if entry["asked"]} == {"de", "en"}
+    assert any(not entry["asked"] for entry in languages.values())
+
+
+def test_experts(tiny: Path) -> None:
+    (tiny / "mixture").mkdir()
+    save_folder("mixtral", tiny / "mixture")
+    (tiny / "own.txt").write_text("the rain in the other hostel then treats her on the train " * 200)
+    for name, options in (("dropped", []), ("merged", ["--merge-experts"])):
+        done = run(arguments("mixture", name, "--experts", 2, *options, "--no-measure"))
+        assert done.code == 0, done.err
+        with open_checkpoint(tiny / name / "model.gguf") as after:
+            assert {layer.experts for layer in after.config.layers} == {2}
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--vocab", "100"], "smallest possible is"),
+        (["--langs", "xx"], "xx"),
+        (["--langs", "sw"], "--text sw=FILE"),
+        (["--layers", "9"], "9"),
+        (["--ffn", "50"], "50"),
+        (["--kv-heads", "5"], "5"),
+        (["--sparsity", "7:3"], "7:3"),
+        (["--experts", "2"], "experts"),
+        (["--steps", "depth"], "--layers"),
+        (["--merge-experts", "--fit", "1MB"], "goes with --experts"),
+        (["--vocab", "280", "--fit", "20KB"], "the smallest possible file is"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(options: list[str], message: str, tiny: Path) -> None:
+    model = write_gemma3(tiny / "tiny.gguf")
+    text = [] if "sw" in options else ["--text", "own.txt"]
+    refused = run(["cut", str(model), "-o", "out", *text, "--tokens", "1024", *options])
+    assert refused.code == 2, refused.err
+    last = refused.err.strip().splitlines()[-1]
+    assert last.startswith("smidgen: error: ") and message in last
+    assert not (tiny / "out/model.gguf").exists()

@@ -1,0 +1,57 @@
+"""The main job end to end on the real Gemma 3 270M: one cut, read back, measured and run."""
+
+import json
+import pydoc_data.topics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from smidgen.engines.llama_cpp.engine import generate
+from smidgen.formats.opening import open_checkpoint
+
+FIT = 165_000_000
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory, gemma_path: Path) -> Path:
+    """A folder that `smidgen cut` wrote, calibrated on Python's own manual."""
+    folder = tmp_path_factory.mktemp("real")
+    (folder / "manual.txt").write_text("\n".join(pydoc_data.topics.topics.values()), encoding="utf-8")
+    command = ["cut", str(gemma_path), "--fit", "165MB", "-o", "out", "--text", "manual.txt", "--tokens", "2048"]
+    done = subprocess.run(
+        [sys.executable, "-m", "smidgen", *command, "--no-measure"], cwd=folder, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "out"
+
+
+def test_file_fits_and_wastes_little(result: Path) -> None:
+    size = (result / "model.gguf").stat().st_size
+    assert 0.98 * FIT <= size <= FIT
+    assert (result / "recipe.toml").exists() and (result / "GEMMA_TERMS.html").exists()
+
+
+def test_vocabulary_and_shapes_are_the_original_ones(result: Path, gemma_path: Path) -> None:
+    with open_checkpoint(gemma_path) as before, open_checkpoint(result / "model.gguf") as after:
+        assert after.config == before.config
+        assert after.file.metadata["tokenizer.ggml.tokens"] == before.file.metadata["tokenizer.ggml.tokens"]
+
+
+def test_predictions_stay_close(result: Path, gemma_path: Path) -> None:
+    command = [
+        "measure", str(gemma_path), str(result), "--text", "../manual.txt", "--tokens", "1000", "--no-speed", "--json"
+    ]  # fmt: skip
+    done = subprocess.run([sys.executable, "-m", "smidgen", *command], cwd=result, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (text,) = json.loads(done.stdout)["fidelity"]
+    assert 0 < text["kl_mean"] < 0.1 and text["same_top1"] > 0.8
+    assert text["bits_per_byte_cut"] < 1.05 * text["bits_per_byte_original"]
+
+
+def test_llama_cpp_runs_it(result: Path) -> None:
+    from smidgen.engines.llama_cpp.engine import Sampling
+
+    text = generate(result, "One, two, three, four, five,", max_tokens=8, sampling=Sampling(temperature=0))
+    assert "six" in text

@@ -1,0 +1,95 @@
+"""What a cut is to do: which steps follow from which options, and recipes there and back."""
+
+from pathlib import Path
+
+import pytest
+
+from smidgen.cutting.recipe import CutOptions, Pruning, read_recipe
+from smidgen.errors import BadFile, SmidgenError
+from smidgen.publishing.companions import _toml
+
+
+@pytest.mark.parametrize(
+    "options, chain",
+    [
+        ({"fit": 10**6}, ("quantize",)),
+        ({"speed": 20.0}, ("quantize",)),
+        ({"ram": 10**9}, ("quantize",)),
+        ({"fit": 10**6, "languages": ("en",)}, ("vocabulary", "quantize")),
+        ({"pruning": Pruning(vocabulary=65_536)}, ("vocabulary",)),
+        ({"pruning": Pruning(layers=12, ffn=512), "fit": 10**6}, ("depth", "width", "quantize")),
+        ({"pruning": Pruning(sparsity="2:4")}, ("weights",)),
+        ({"pruning": Pruning(experts=4)}, ("experts",)),
+        ({"steps": ("quantize", "vocabulary"), "fit": 10**6}, ("vocabulary", "quantize")),
+        ({"steps": ("vocabulary",)}, ("vocabulary",)),
+    ],
+)
+def test_steps_follow_from_the_options(options: dict, chain: tuple[str, ...]) -> None:
+    assert CutOptions(**options).chain == chain
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({}, "Nothing to do"),
+        ({"fit": 0}, "fit is 0; it must be 1 or more"),
+        ({"pruning": Pruning(layers=0)}, "layers is 0"),
+        ({"pruning": Pruning(vocabulary=0)}, "--vocab or --langs is 0"),
+        ({"fit": 10, "languages": ("xx",)}, "xx"),
+        ({"fit": 10, "steps": ("quantise",)}, "'quantise' is not a step"),
+        ({"steps": ("quantize",)}, "give --fit, --speed or --ram"),
+        ({"steps": ("depth",)}, "give --layers"),
+        ({"fit": 10, "steps": ("quantize",), "pruning": Pruning(ffn=4)}, "leaves out 'width'"),
+        ({"pruning": Pruning(sparsity="3:2")}, "3:2"),
+        ({"pruning": Pruning(sparsity="50%", method="guess")}, "'guess' is no way to choose zeros"),
+        ({"pruning": Pruning(sparsity="50%"), "fit": 10}, "in different cuts"),
+        ({"speed": -1.0}, "speed is -1.0"),
+    ],
+)
+def test_options_that_mean_nothing(options: dict, message: str) -> None:
+    with pytest.raises(SmidgenError, match=message) as error:
+        CutOptions(**options)
+    assert "\n" not in str(error.value)
+
+
+def test_a_recipe_there_and_back(tmp_path: Path) -> None:
+    options = CutOptions(
+        fit=10**6, seed=3, tokens=2048, types=("Q8_0",), languages=("de", "en"),
+        pruning=Pruning(layers=3, ffn=64, experts=2, merged=True),
+    )  # fmt: skip
+    recipe = options.as_recipe("model", "0" * 64, [], 999_000, 12_345)
+    (tmp_path / "recipe.toml").write_text(_toml(recipe))
+    again = read_recipe(tmp_path / "recipe.toml")
+    assert again.chain == options.chain == ("vocabulary", "experts", "depth", "width", "quantize")
+    assert (again.fit, again.seed, again.tokens, again.types, again.languages) == (
+        999_000,
+        3,
+        2048,
+        ("Q8_0",),
+        ("de", "en"),
+    )
+    assert again.pruning == Pruning(vocabulary=12_345, layers=3, ffn=64, experts=2, merged=True)
+    assert again.original == "0" * 64
+
+
+def test_a_recipe_by_hand(tmp_path: Path) -> None:
+    text = 'languages = ["en"]\n[[steps]]\nstep = "vocabulary"\n[[steps]]\nstep = "quantize"\nfit = "90MB"\n'
+    (tmp_path / "mine.toml").write_text(text)
+    options = read_recipe(tmp_path / "mine.toml")
+    assert options.fit == 90_000_000 and options.chain == ("vocabulary", "quantize") and options.original is None
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("[[steps]]\nstep = 'depth'\nlayer = 3\n", "the step 'depth' does not know 'layer'"),
+        ("[[steps]]\nstep = 'depth'\nlayers = 'three'\n", "layers should be int"),
+        ("colour = 1\n[[steps]]\nstep = 'depth'\nlayers = 3\n", "'colour', which no recipe knows"),
+        ("[[steps]]\nlayers = 3\n", "no 'step' in it"),
+        ("steps = 3\n", "is not a recipe"),
+    ],
+)
+def test_what_is_no_recipe(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.toml").write_text(text)
+    with pytest.raises(BadFile, match=message):
+        read_recipe(tmp_path / "bad.toml")

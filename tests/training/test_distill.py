@@ -1,0 +1,213 @@
+"""Distilling tiny models: fresh, pruned, quantized, and with other tokens; and going on after an interruption."""
+
+import hashlib
+import json
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smidgen.cutting.cut import cut
+from smidgen.cutting.recipe import CutOptions, Pruning
+from smidgen.data.sources import TextSource
+from smidgen.distillation.objectives.losses import Divergence
+from smidgen.distillation.objectives.matching import MatchingOptions, layers_after
+from smidgen.distillation.students.fresh import FreshShape
+from smidgen.distillation.text.batch import Batch
+from smidgen.distillation.text.packing import PackedBatches
+from smidgen.errors import SmidgenError
+from smidgen.formats.history import history
+from smidgen.formats.opening import open_checkpoint
+from smidgen.numerics import block_types as types
+from smidgen.training.distill import DistillOptions, distill
+from smidgen.training.lesson import Lesson
+from tests.cutting.test_cut import TEXT
+from tests.distillation.students.test_lattice import quantized
+from tests.tiny_models import (
+    LLAMA_CONFIG,
+    LLAMA_KEYS,
+    VOCABULARY,
+    gguf_tensors,
+    random_decoder,
+    write_gemma3,
+    write_llama,
+    write_model,
+)  # fmt: skip
+
+SOURCE = TextSource.of("letters", TEXT[:3000])
+SHAPE = FreshShape(layers=3, width=32, ffn=48)
+OPTIONS = DistillOptions(8, (SOURCE,), shape=SHAPE, batch=2, context=32, learning_rate=1e-2)
+KEPT = replace(OPTIONS, shape=FreshShape(), learning_rate=3e-3)
+
+
+@pytest.fixture
+def teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SMIDGEN_HOME", str(tmp_path / "home"))
+    return write_gemma3(tmp_path / "teacher.gguf")
+
+
+def sha256(folder: Path) -> str:
+    return hashlib.sha256((folder / "model.gguf").read_bytes()).hexdigest()
+
+
+def test_a_fresh_student_learns_and_is_written(teacher: Path, tmp_path: Path) -> None:
+    result = distill(str(teacher), None, tmp_path / "out", OPTIONS)
+    assert result.best is not None and result.best[1] < result.evaluations[0][1]
+    assert result.steps == 8 and result.path == tmp_path / "out" / "model.gguf"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "NOTICE", "README.md", "loss.svg", "metrics.jsonl", "model.gguf"
+    ]  # fmt: skip
+    lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 9))
+    assert all({"loss", "tokens_per_s", "kl", "cross_entropy", "learning_rate"} <= line.keys() for line in lines)
+    with open_checkpoint(result.path) as written:
+        assert (len(written.config.layers), written.config.hidden) == (3, 32)
+        assert written.kind("embedding.weight") is types.F32  # as the teacher
+        (step,) = history(written.file.metadata)
+        assert step["step"] == "distill" and "3 layers of width 32" in step["summary"]
+        assert step["parameters"]["begun_as"] == {"layers": [0, 2, 4], "of": 5}
+    readme = (tmp_path / "out" / "README.md").read_text()
+    assert "Distilled from" in readme and "](loss.svg)" in readme
+    assert json.loads(result.to_json())["steps"] == 8
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"cache_teacher": True},
+        {"on_policy": 0.5, "divergence": Divergence("jensen-shannon")},
+        {"divergence": Divergence("reverse", temperature=2.0, hard=0.5), "optimizer": "muon"},
+        {"divergence": Divergence(hard=1.0), "beginning": "random", "gradient_checkpointing": True},
+    ],
+    ids=["cached", "on policy", "reverse", "scratch"],
+)
+def test_every_way_learns(changes: dict[str, Any], teacher: Path, tmp_path: Path) -> None:
+    result = distill(str(teacher), None, tmp_path / "out", replace(OPTIONS, **changes))
+    assert result.best is not None and result.best[1] < result.evaluations[0][1]
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_an_interrupted_training_ends_in_the_same_file(
+    fresh: bool, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matching = MatchingOptions(hidden=0.1, relations=0.1)  # with matrices that are trained, but not written
+    options = replace(OPTIONS, matching=matching, checkpoint_every=2) if fresh else replace(KEPT, checkpoint_every=2)
+    student = None if fresh else str(write_gemma3(tmp_path / "student.gguf"))
+    distill(str(teacher), student, tmp_path / "whole", options)
+    real = PackedBatches.batch
+
+    def killed(self: PackedBatches, step: int) -> Batch:
+        if step == 5:
+            raise KeyboardInterrupt
+        return real(self, step)
+
+    monkeypatch.setattr(PackedBatches, "batch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        distill(str(teacher), student, tmp_path / "halves", options)
+    monkeypatch.undo()
+    assert (tmp_path / "halves" / "work").exists()
+    with pytest.raises(SmidgenError, match="was begun with batch 2, now it is 4"):
+        distill(str(teacher), student, tmp_path / "halves", replace(options, batch=4), resume=True)
+    distill(str(teacher), student, tmp_path / "halves", options, resume=True)
+    assert sha256(tmp_path / "halves") == sha256(tmp_path / "whole")
+    assert not (tmp_path / "halves" / "work").exists()
+
+
+def test_layers_are_matched_with_those_that_they_stand_for(teacher: Path, tmp_path: Path) -> None:
+    """Of a student as wide as its teacher; the loss on held-out text stays that of the predictions alone."""
+    shape, matched = FreshShape(layers=3), MatchingOptions(hidden=0.3)
+    plain, watched = (
+        distill(str(teacher), None, tmp_path / name, replace(OPTIONS, steps=4, shape=shape, matching=matching))
+        for name, matching in (("plain", MatchingOptions()), ("watched", matched))
+    )
+    assert watched.evaluations[0] == pytest.approx(plain.evaluations[0])
+    lines = [json.loads(line) for line in (tmp_path / "watched" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["hidden"] < lines[0]["hidden"]
+    assert all(line["loss"] == pytest.approx(line["kl"] + 0.3 * line["hidden"]) for line in lines)
+    with open_checkpoint(watched.path) as written, open_checkpoint(teacher) as taught_by, ExitStack() as stack:
+        (step,) = history(written.file.metadata)
+        chosen = step["parameters"]["begun_as"]["layers"]
+        options = replace(KEPT, matching=matched)
+        assert Lesson(taught_by, written, None, options).layers() == layers_after(chosen, 5)
+        fresh = Lesson.open(str(teacher), None, replace(options, shape=shape), stack)
+        assert fresh.layers() == layers_after(chosen, 5)
+        at_random = Lesson.open(str(teacher), None, replace(options, shape=shape, beginning="random"), stack)
+        assert at_random.layers() == {0: 0, 1: 2, 2: 4}
+
+
+def test_a_student_is_never_worse_than_it_was(teacher: Path, tmp_path: Path) -> None:
+    """The teacher itself has nothing to learn."""
+    result = distill(str(teacher), str(teacher), tmp_path / "out", KEPT)
+    assert result.best == (0, pytest.approx(0.0, abs=1e-3))
+    assert any("Nothing learned helped" in note for note in result.notes)
+
+
+def trimmed(teacher: Path, folder: Path) -> Path:
+    """The teacher with fewer tokens."""
+    (folder / "letters.txt").write_text(TEXT)
+    texts = (str(folder / "letters.txt"),)
+    cut(str(teacher), folder / "trimmed", CutOptions(texts=texts, tokens=1024, pruning=Pruning(288)), measured=False)
+    return folder / "trimmed" / "model.gguf"
+
+
+def foreign(path: Path) -> Path:
+    """A model with letters that the teacher has no tokens for."""
+    letters = [chr(0x5E00 + place) for place in range(VOCABULARY - 261)]
+    tokens = ["<pad>", "</s>", "<s>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *letters, "▁"]
+    return write_model(path, "llama", LLAMA_KEYS, gguf_tensors(random_decoder(LLAMA_CONFIG)), tokens)
+
+
+@pytest.mark.parametrize("kind", ["quantized", "trimmed", "with another tokenizer"])
+def test_students_of_one_s_own_keep_their_types(kind: str, teacher: Path, tmp_path: Path) -> None:
+    options = KEPT
+    if kind == "quantized":
+        student = quantized(teacher, types.Q4_0)
+    elif kind == "trimmed":
+        student, options = trimmed(teacher, tmp_path), replace(KEPT, matching=MatchingOptions(hidden=0.1))
+        with pytest.raises(SmidgenError, match="only some of the teacher's tokens"):
+            related = replace(KEPT, matching=MatchingOptions(relations=0.1))
+            distill(str(teacher), str(student), tmp_path / "out", related)
+    else:
+        student = foreign(tmp_path / "foreign.gguf")
+        options = replace(KEPT, divergence=Divergence(hard=0.5))
+    result = distill(str(teacher), str(student), tmp_path / "out", options)
+    assert result.best is not None and result.best[1] <= result.evaluations[0][1]
+    with open_checkpoint(student) as before, open_checkpoint(result.path) as after:
+        assert before.config == after.config
+        assert {name: before.kind(name) for name in before.names()} == {n: after.kind(n) for n in after.names()}
+
+
+def test_a_short_text_is_learned_from_whole(teacher: Path, tmp_path: Path) -> None:
+    options = replace(OPTIONS, steps=1, texts=(TextSource.of("few letters", TEXT[:60]),))
+    result = distill(str(teacher), None, tmp_path / "out", options)
+    assert result.best is None and result.figures() == []
+
+
+def test_json_lines_and_what_they_are_called(teacher: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps({"text": TEXT[start : start + 60]}) + "\n" for start in range(0, 3000, 60)))
+    result = distill(str(teacher), None, tmp_path / "out", replace(OPTIONS, texts=(), data=(data,)))
+    assert result.best is not None and result.best[1] < result.evaluations[0][1]
+    data.write_text(data.read_text() + "{broken\n")
+    with pytest.raises(SmidgenError, match="line 51"):
+        distill(str(teacher), None, tmp_path / "other", replace(OPTIONS, texts=(), data=(data,)))
+
+
+def test_contradictions_are_one_line(teacher: Path, tmp_path: Path) -> None:
+    other, others = write_llama(tmp_path / "llama.gguf"), foreign(tmp_path / "foreign.gguf")
+    for options, student, message in (
+        (OPTIONS, teacher, "has its shape"),
+        (replace(KEPT, on_policy=0.5, cache_teacher=True), None, "cannot be cached"),
+        (replace(KEPT, divergence=Divergence(hard=1.0), cache_teacher=True), None, "teacher is not asked"),
+        (replace(KEPT, context=5000), other, "more than the 4096 tokens"),
+        (replace(KEPT, matching=MatchingOptions(1), cache_teacher=True), None, "with --cache-teacher it does not"),
+        (replace(KEPT, matching=MatchingOptions(1), divergence=Divergence(hard=1.0)), None, "with --hard 1 it does"),
+        (replace(KEPT, matching=MatchingOptions(layers=((0, 0),))), None, "--match-layers is for"),
+        (replace(KEPT, matching=MatchingOptions(1), divergence=Divergence(hard=0.5)), others, "read different tokens"),
+    ):
+        with pytest.raises(SmidgenError, match=message) as caught:
+            distill(str(teacher), None if student is None else str(student), tmp_path / "out", options)
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "out").exists()
