@@ -19,9 +19,9 @@ from typing import Any
 from benchmarks import record
 from benchmarks.students import Study, add_options, parsed
 from smidgen.distillation.students.fresh import FreshPlan, fresh_student
-from smidgen.distillation.students.trainee import open_decoder
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.opening import open_checkpoint
+from smidgen.formats.parts import load_decoder
 from smidgen.progress import say
 
 
@@ -29,13 +29,13 @@ def run_all(options: argparse.Namespace, original: Checkpoint, pruned: Checkpoin
     """All students, as the object that is saved."""
     study = Study(options, original)
     plan = FreshPlan(pruned.config, tuple(range(len(pruned.config.layers))))
-    before, after = study.measure(open_decoder(original)), study.measure(open_decoder(pruned))
+    before, after = study.measure(load_decoder(original)), study.measure(load_decoder(pruned))
     say(f"bits per byte: original {before['bits_per_byte']:.3f}, pruned {after['bits_per_byte']:.3f}")
     rates, from_scratch = options.rates, options.scratch_rates
     ways = {
-        "taught": (lambda: open_decoder(pruned), 0.0, rates),
-        "taught, half text": (lambda: open_decoder(pruned), 0.5, rates),
-        "text alone": (lambda: open_decoder(pruned), 1.0, rates),
+        "taught": (lambda: load_decoder(pruned), 0.0, rates),
+        "taught, half text": (lambda: load_decoder(pruned), 0.5, rates),
+        "text alone": (lambda: load_decoder(pruned), 1.0, rates),
         "from scratch, text": (lambda: fresh_student(pruned, plan, "random", options.seed), 1.0, from_scratch),
     }
     students: dict[str, Any] = {}

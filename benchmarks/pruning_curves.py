@@ -38,7 +38,7 @@ class Bench:
     def __init__(self, options: argparse.Namespace, work: Path) -> None:
         self.options, self.work = options, work
         self.original = open_checkpoint(options.original)
-        tokenizer = Tokenizer.from_gguf(self.original.file.metadata)
+        tokenizer = Tokenizer.from_gguf(self.original.tokenizer_metadata)
         self.calibration = texts.take(options.calibration, options.tokens, tokenizer)
         self.evaluation = texts.take(options.evaluation, options.evaluation_tokens, tokenizer)
         texts.refuse_overlap(self.calibration, self.evaluation)

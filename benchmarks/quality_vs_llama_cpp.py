@@ -52,7 +52,7 @@ class Meter:
 
     def __init__(self, original: Path, text: str, tokens: int, memory: Path, quantizer: Quantizer) -> None:
         self.original = TorchEngine(open_checkpoint(original))
-        tokenizer = Tokenizer.from_gguf(self.original.checkpoint.file.metadata)
+        tokenizer = Tokenizer.from_gguf(self.original.checkpoint.tokenizer_metadata)
         self.windows = cut_into_windows(text, tokenizer).take(range(-(-tokens // _IMATRIX_CHUNK)))
         self.memory, self.quantizer = memory, quantizer
         self.known: dict[str, dict[str, Any]] = json.loads(memory.read_text()) if memory.exists() else {}
@@ -196,7 +196,7 @@ def compare_sizes(options: argparse.Namespace) -> dict[str, Any]:
     options.work.mkdir(parents=True, exist_ok=True)
     tools = llama_cpp_tools.find_or_build(options.tools)
     with open_checkpoint(options.original) as original:
-        tokenizer, original_hash = Tokenizer.from_gguf(original.file.metadata), original.sha256()
+        tokenizer, original_hash = Tokenizer.from_gguf(original.tokenizer_metadata), original.sha256()
     calibration = texts.take(options.calibration, options.tokens, tokenizer)
     evaluation = texts.take(options.evaluation, options.evaluation_tokens, tokenizer)
     training = (

@@ -20,9 +20,9 @@ from typing import Any
 from benchmarks import record, texts
 from benchmarks.students import Study, add_options, parsed
 from smidgen.distillation.students.fresh import Beginning, FreshShape, fresh_student, plan_fresh
-from smidgen.distillation.students.trainee import open_decoder
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.opening import open_model
+from smidgen.formats.parts import load_decoder
 from smidgen.model.tokenizer import Tokenizer
 from smidgen.progress import say
 
@@ -38,7 +38,7 @@ _WAYS: dict[str, tuple[Beginning, float]] = {
 def trimmed(options: argparse.Namespace, folder: Path) -> Path:
     """The teacher with those of its tokens that the text to learn from needs most."""
     with open_model(options.teacher) as original:
-        tokenizer = Tokenizer.from_gguf(original.file.metadata)
+        tokenizer = Tokenizer.from_gguf(original.tokenizer_metadata)
         learned = texts.take(options.text, options.tokens, tokenizer).write(folder / "text.txt")
     trim = ["--vocab", str(options.vocab), "--steps", "vocabulary", "--no-measure", "--text", str(learned)]
     record.run(record.smidgen("cut", options.teacher, *trim, "-o", folder / "teacher"), folder / "cut.log")
@@ -50,7 +50,7 @@ def run_all(options: argparse.Namespace, teacher: Checkpoint) -> dict[str, Any]:
     study = Study(options, teacher)
     shape = FreshShape(options.layers, options.width, options.ffn)
     plan = plan_fresh(teacher.config, teacher.family, shape)
-    own = study.measure(open_decoder(teacher))["bits_per_byte"]
+    own = study.measure(load_decoder(teacher))["bits_per_byte"]
     parameters = sum(value.numel() for value in fresh_student(teacher, plan, "random", 0).parameters())
     say(f"{parameters / 1e6:.1f} million weights, {study.steps} steps; the teacher has {own:.3f} bits per byte")
     students: dict[str, Any] = {}

@@ -42,7 +42,7 @@ class Bench:
 
     def __init__(self, model: str, options: argparse.Namespace) -> None:
         self.dense = open_model(model)
-        tokenizer = Tokenizer.from_gguf(self.dense.file.metadata)
+        tokenizer = Tokenizer.from_gguf(self.dense.tokenizer_metadata)
         self.calibration = texts.take(options.calibration, options.repeats * options.tokens, tokenizer)
         self.evaluation = texts.take(options.evaluation, options.evaluation_tokens, tokenizer)
         self.overlap = texts.refuse_overlap(self.calibration, self.evaluation)

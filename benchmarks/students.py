@@ -28,7 +28,7 @@ class Study:
 
     def __init__(self, options: argparse.Namespace, teacher: Checkpoint) -> None:
         self.options = options
-        self._tokenizer = tokenizer = Tokenizer.from_gguf(teacher.file.metadata)
+        self._tokenizer = tokenizer = Tokenizer.from_gguf(teacher.tokenizer_metadata)
         self.learned = texts.take(options.text, options.tokens, tokenizer)
         source = TextSource.of("text", self.learned.text)
         self.batches = text_batches([source], tokenizer, options.batch, options.context, options.seed)

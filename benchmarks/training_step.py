@@ -47,15 +47,16 @@ def our_step(options: argparse.Namespace) -> Callable[[], float]:
 
     from smidgen.distillation.loop.optimizer import Optimizer
     from smidgen.distillation.objectives.losses import DistillObjective
-    from smidgen.distillation.students.trainee import Plain, open_decoder
+    from smidgen.distillation.students.trainee import Plain
     from smidgen.distillation.teachers.live import LiveTeacher
     from smidgen.distillation.text.batch import Batch
     from smidgen.formats.opening import open_checkpoint
+    from smidgen.formats.parts import load_decoder
 
     quick = options.side == "smidgen"
     torch.set_num_threads(options.threads)
     with open_checkpoint(options.gguf) as checkpoint:
-        teacher, decoder = LiveTeacher(checkpoint, quick=quick), open_decoder(checkpoint)
+        teacher, decoder = LiveTeacher(checkpoint, quick=quick), load_decoder(checkpoint)
         ids = _tokens(options, checkpoint.config.vocabulary)
     trainee = Plain(decoder)
     move(decoder)

@@ -61,7 +61,7 @@ class Comparison:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.work = options, options.work
         self.original = open_checkpoint(options.original)
-        self.tokenizer = Tokenizer.from_gguf(self.original.file.metadata)
+        self.tokenizer = Tokenizer.from_gguf(self.original.tokenizer_metadata)
         self.engine = TorchEngine(self.original, options.threads)
         self.calibration: dict[str, texts.Piece] = {}
         self.choosing: dict[str, str] = {}
@@ -101,7 +101,7 @@ class Comparison:
             if checkpoint.config.vocabulary != self.original.config.vocabulary:
                 before, after = (_tokens(one) for one in (self.original, checkpoint))
                 kept = kept_tokens(before, after, ("original", "cut"))
-                tokenizer = Tokenizer.from_gguf(checkpoint.file.metadata)
+                tokenizer = Tokenizer.from_gguf(checkpoint.tokenizer_metadata)
                 pairs = pair_windows(windows, text, self.tokenizer, tokenizer, kept)
             figures = compare(self.engine, TorchEngine(checkpoint), pairs, f"{model.name} on {name}").figures()
         return {key: figures[key] for key in (*_FIGURES, "tokens", "bytes")}

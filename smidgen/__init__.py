@@ -1,53 +1,57 @@
 """smidgen makes an open-weight language model small enough for the device you have, and proves what that cost.
 
-The public verbs are imported on first use, so that `import smidgen` loads neither torch nor an engine.
+    model = smidgen.load("gemma-3-270m")
+    smidgen.cut(model, "gemma-small", fit="165MB")
+
+What is public here is imported on first use, so that `import smidgen` loads neither torch nor an engine.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from smidgen.openmp import wait_asleep
+from smidgen.version import __version__
 
 if TYPE_CHECKING:
     from smidgen.cutting.cut import cut
     from smidgen.cutting.recipe import CutOptions, Pruning
-    from smidgen.engines.llama_cpp.engine import generate
     from smidgen.exporting.export import export
-    from smidgen.formats.hub.catalogue import locate
-    from smidgen.formats.opening import open_model
+    from smidgen.measuring.measure import measure
+    from smidgen.running.load import Model, load
+    from smidgen.serving.serve import serve
     from smidgen.training.distill import DistillOptions, distill
     from smidgen.training.tune import TuneOptions, tune
 
 wait_asleep()
 
-__version__ = "0.1.0"
 __all__ = [
     "CutOptions",
     "DistillOptions",
+    "Model",
     "Pruning",
     "TuneOptions",
     "__version__",
     "cut",
     "distill",
     "export",
-    "generate",
     "load",
-    "locate",
+    "measure",
+    "serve",
     "tune",
 ]
 
-# The report card's verb is `smidgen.measuring.measure.measure`, because its folder has the name already.
 _HOMES = {
     "CutOptions": "smidgen.cutting.recipe",
     "DistillOptions": "smidgen.training.distill",
+    "Model": "smidgen.running.load",
     "Pruning": "smidgen.cutting.recipe",
     "TuneOptions": "smidgen.training.tune",
     "cut": "smidgen.cutting.cut",
     "distill": "smidgen.training.distill",
     "export": "smidgen.exporting.export",
-    "generate": "smidgen.engines.llama_cpp.engine",
-    "load": "smidgen.formats.checkpoint",
-    "locate": "smidgen.formats.hub.catalogue",
+    "load": "smidgen.running.load",
+    "measure": "smidgen.measuring.measure",
+    "serve": "smidgen.serving.serve",
     "tune": "smidgen.training.tune",
 }
 

@@ -3,15 +3,15 @@
 import torch
 
 from smidgen.distillation.students.lora import TARGETS, Adapted, LoraOptions
-from smidgen.distillation.students.trainee import open_decoder
 from smidgen.formats.adapters import Adapter
 from smidgen.formats.checkpoint import Checkpoint
+from smidgen.formats.parts import load_decoder
 from smidgen.model.decoder import Decoder
 
 
 def with_adapter(checkpoint: Checkpoint, targets: tuple[str, ...] = TARGETS, rank: int = 3) -> tuple[Decoder, Adapter]:
     """A decoder with a random adapter in it, and the adapter alone."""
-    adapted = Adapted(open_decoder(checkpoint), LoraOptions(rank=rank, alpha=2.0 * rank, targets=targets))
+    adapted = Adapted(load_decoder(checkpoint), LoraOptions(rank=rank, alpha=2.0 * rank, targets=targets))
     generator = torch.Generator().manual_seed(5)
     for name, tensor in adapted.tensors().items():
         if name.endswith("lora_b"):

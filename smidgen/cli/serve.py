@@ -8,7 +8,7 @@ import typer
 from smidgen.cli.options import CtxSize, Debug, Draft, Lora, Model, Quiet, Threads
 
 if TYPE_CHECKING:
-    from smidgen.engines.llama_cpp.server import LlamaServer
+    from smidgen.serving.serve import Served
 
 Host = Annotated[str, typer.Option("--host", metavar="HOST", help="Address; any but a loopback one needs --api-key.")]
 Port = Annotated[int, typer.Option("--port", min=0, max=65535, metavar="PORT", help="Port; 0 takes a free one.")]
@@ -48,37 +48,21 @@ def command(
       smidgen serve gemma-2-2b.gguf --draft gemma-2-small
       SMIDGEN_API_KEY=secret smidgen serve gemma-small --host 0.0.0.0
     """
-    from smidgen.engines.llama_cpp.engine import choose_context, read_facts
-    from smidgen.engines.llama_cpp.server import LlamaServer, check_exposure, serve
-    from smidgen.formats.convert import gguf_of
-    from smidgen.formats.gguf.adapter import adapter_file
+    from smidgen.serving.serve import serve
 
-    check_exposure(host, api_key)
-    path = gguf_of(model)
-    facts = read_facts(path)
-    start = partial(
-        LlamaServer,
-        path,
-        ctx_size=choose_context(facts, ctx_size),
-        host=host,
-        port=port,
-        api_key=api_key,
-        threads=threads,
-        parallel=parallel,
-        name=model,
-        draft=None if draft is None else gguf_of(draft),
-        lora=None if lora is None else adapter_file(lora),
-    )
-    serve(start, partial(_announce, name=model, keyed=bool(api_key), chats=facts.has_chat_template, quiet=quiet))
+    serve(
+        model, host=host, port=port, api_key=api_key, parallel=parallel, ctx_size=ctx_size, threads=threads,
+        draft=draft, lora=lora, announce=partial(_announce, keyed=bool(api_key), quiet=quiet),
+    )  # fmt: skip
 
 
-def _announce(server: "LlamaServer", name: str, keyed: bool, chats: bool, quiet: bool) -> None:
+def _announce(server: "Served", keyed: bool, quiet: bool) -> None:
     """The address, alone on the first line for programs, and how to use it."""
-    print(f"smidgen serves {name} on {server.address}/v1", flush=True)
+    print(f"smidgen serves {server.name} on {server.address}/v1", flush=True)
     if quiet:
         return
     endpoint, body = ("chat/completions", '{"messages": [{"role": "user", "content": "Hello"}]}')
-    if not chats:
+    if not server.chats:
         print("It is a base model without a chat template: use /v1/completions, not /v1/chat/completions.")
         endpoint, body = ("completions", '{"prompt": "Once upon a time", "max_tokens": 32}')
     key = "-H 'Authorization: Bearer KEY' " if keyed else ""

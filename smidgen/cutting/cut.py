@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -33,7 +33,7 @@ from smidgen.errors import BadFile, printable
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.derived import write_derived
 from smidgen.formats.history import history
-from smidgen.formats.hub.catalogue import cache_folder
+from smidgen.formats.hub.catalogue import ModelName, cache_folder
 from smidgen.formats.opening import open_checkpoint, open_model
 from smidgen.measuring.measure import measure
 from smidgen.model.tokenizer import Tokenizer
@@ -91,17 +91,21 @@ class CutResult:
 
 
 def cut(
-    model: str, output: Path, options: CutOptions, *, resume: bool = False, dry_run: bool = False, measured: bool = True
-) -> CutResult:
+    model: ModelName, output: str | os.PathLike[str], options: CutOptions | None = None, *, resume: bool = False,
+    dry_run: bool = False, measured: bool = True, **given: Any,
+) -> CutResult:  # fmt: skip
     """Cut `model` as `options` say and write `output/model.gguf` with its companions.
 
-    model: as `catalogue.locate` takes it.  resume: go on where the same cut was interrupted.
+    model: a name, a path or a loaded `Model`.  resume: go on where the same cut was interrupted.
+    given: options by their names (`fit="165MB"`, `languages=["en"]`), instead of `options` or to change some of them.
     dry_run: stop after the plan.  measured: compare original and result, and write the report card.
 
     Raises BudgetError before any work where the size is impossible; SmidgenError or BadFile for bad input, an
     unwritable or full disk, and for `resume` with other settings than the interrupted cut had.
     """
     started = time.monotonic()
+    model, output = os.fspath(model), Path(output)
+    options = CutOptions.of(**given) if options is None else replace(options, **given)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     with open_model(model) as checkpoint, ExitStack() as stack:
@@ -166,7 +170,7 @@ def _calibration_texts(
 
     A language counts as given where a text has its name, or where it is the only one and a text has no name.
     """
-    tokenizer = Tokenizer.from_gguf(checkpoint.file.metadata)
+    tokenizer = Tokenizer.from_gguf(checkpoint.tokenizer_metadata)
     texts = [CalibrationText.of(source, tokenizer) for source in sources]
     given = {source.language for source in sources}
     if len(options.languages) == 1 and None in given:

@@ -6,7 +6,7 @@ follows from what is asked for, or is said with `steps`.
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,24 @@ class CutOptions:
     speed: float | None = None
     ram: int | None = None
     heal: str | None = None
+
+    @classmethod
+    def of(cls, **given: Any) -> "CutOptions":
+        """Options as they are said in a program: sizes also as people write them ("165MB"), one text without a tuple,
+        and what to leave out (`layers=22`) without a `Pruning`.
+
+        Raises TypeError for a name that is no option, else as `CutOptions`.
+        """
+        left_out = {name: given.pop(name) for name in {one.name for one in fields(Pruning)} & given.keys()}
+        if left_out:
+            given["pruning"] = replace(given.get("pruning") or Pruning(), **left_out)
+        for name in ("fit", "ram"):
+            if given.get(name) is not None:
+                given[name] = _size(given[name])
+        for name in ("texts", "types", "languages", "steps"):
+            if name in given:
+                given[name] = (given[name],) if isinstance(given[name], str) else tuple(given[name])
+        return cls(**given)
 
     def __post_init__(self) -> None:
         """Raises SmidgenError for options that mean nothing, whether a program or a recipe gave them."""

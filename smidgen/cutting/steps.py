@@ -50,7 +50,7 @@ class Material:
         if checkpoint.config.vocabulary == self.original.config.vocabulary:
             parts = [text.windows for text in self.texts]
         else:
-            tokenizer = Tokenizer.from_gguf(checkpoint.file.metadata)
+            tokenizer = Tokenizer.from_gguf(checkpoint.tokenizer_metadata)
             parts = [text.windows_of(tokenizer) for text in self.texts]
         return calibration_windows(parts, self.options.tokens, self.options.seed)
 

@@ -31,7 +31,7 @@ from smidgen.distillation.objectives.losses import DistillObjective
 from smidgen.distillation.objectives.sampled_head import SampledHeadObjective, frequent_tokens
 from smidgen.distillation.students.lattice import LatticeStudent, careful_rate
 from smidgen.distillation.students.lora import Adapted, LoraOptions
-from smidgen.distillation.students.trainee import Objective, Trainee, open_decoder
+from smidgen.distillation.students.trainee import Objective, Trainee
 from smidgen.distillation.teachers.remembering import RememberingTeacher
 from smidgen.distillation.teachers.restricted import RestrictedTeacher
 from smidgen.distillation.text.batch import Batch, Batches
@@ -40,6 +40,7 @@ from smidgen.distillation.text.paired import Paired
 from smidgen.errors import SmidgenError, printable
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.derived import Derived
+from smidgen.formats.parts import load_decoder
 from smidgen.formats.workspace import Workspace
 from smidgen.memory import total_memory
 from smidgen.model.tokenizer import Tokenizer
@@ -183,11 +184,11 @@ class _Lesson:
 
 def _lesson(teacher: Checkpoint, student: Checkpoint, sources: Sequence[TextSource], seed: int) -> _Lesson:
     """The text in the student's tokens, and the teacher as this student can understand it."""
-    tokenizer = Tokenizer.from_gguf(student.file.metadata)
+    tokenizer = Tokenizer.from_gguf(student.tokenizer_metadata)
     learned, watched = _rows(sources, tokenizer, seed)
     remembering = RememberingTeacher(teacher)
     if student.config.vocabulary != teacher.config.vocabulary:
-        larger = Tokenizer.from_gguf(teacher.file.metadata)
+        larger = Tokenizer.from_gguf(teacher.tokenizer_metadata)
         respelling = Respelling.between(larger, tokenizer)
         paired = Paired.respelled(learned, tokenizer, larger, respelling)
         objective = DistillObjective(RestrictedTeacher(remembering, respelling), bf16=True)
@@ -219,7 +220,7 @@ def _trainee(student: Checkpoint, rows: Mapping[str, Tensor], relative_rate: flo
             "machine has to spare. Leave out --heal, or heal on a larger machine (smidgen distill)."
         )
     say("All weights in training would not fit in memory: healing by a low-rank change of each layer.")
-    return Adapted(open_decoder(student), LoraOptions())
+    return Adapted(load_decoder(student), LoraOptions())
 
 
 def _rows(sources: Sequence[TextSource], tokenizer: Tokenizer, seed: int) -> tuple["_Learned", list[Batch]]:

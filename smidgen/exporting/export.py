@@ -2,6 +2,7 @@
 
 2:4 sparse models can be written in compressed-tensors' sparse format too."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Literal
@@ -12,20 +13,23 @@ from smidgen.exporting.compressed_tensors import write_compressed
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.convert import write_as_gguf
 from smidgen.formats.hf.writer import write_hf
-from smidgen.formats.hub.catalogue import licence_files
+from smidgen.formats.hub.catalogue import ModelName, licence_files
 from smidgen.formats.opening import open_model
 from smidgen.publishing.companions import write_export_notes
 
 Format = Literal["hf", "compressed-tensors", "gguf"]
 
 
-def export(model: str, to: Format, output: Path, dtype: str | None = None) -> None:
-    """Write `model` as `output`: a file for "gguf", a folder for the others. Licence and notice files go with it.
+def export(model: ModelName, to: Format, output: str | os.PathLike[str], dtype: str | None = None) -> None:
+    """Write `model` (a name, a path or a loaded `Model`) as `output`: a file for "gguf", a folder for the others.
+
+    Licence and notice files go with it.
 
     dtype: of the weights in a folder ("float32", "float16", "bfloat16"); None for what they are, or float16 where they
     are quantized.
     Raises Unsupported for what the format cannot hold, SmidgenError where it cannot be written.
     """
+    model, output = os.fspath(model), Path(output)
     with open_model(model) as checkpoint:
         if to == "gguf":
             _export_gguf(checkpoint, output)

@@ -81,7 +81,15 @@ class Checkpoint(Closing):
     @property
     @abstractmethod
     def file(self) -> GGUFView:
-        """The model as a GGUF file holds it, or would hold it."""
+        """The model as a GGUF file holds it, or would hold it.
+
+        Raises Unsupported for a folder whose configuration a GGUF file cannot state.
+        """
+
+    @property
+    @abstractmethod
+    def tokenizer_metadata(self) -> Mapping[str, MetadataValue]:
+        """What a GGUF file says of the tokenizer and the chat template, whether or not it could hold the model."""
 
     @abstractmethod
     def release(self) -> None:

@@ -10,14 +10,14 @@ from smidgen.formats.gguf.contents import describe
 from smidgen.formats.gguf.reader import GGUFFile
 from smidgen.formats.hf.contents import describe_folder
 from smidgen.formats.hf.folder import HFFolder, is_hf_folder
-from smidgen.formats.hub.catalogue import locate
+from smidgen.formats.hub.catalogue import ModelName, locate
 from smidgen.model.config import ModelConfig
 
 if TYPE_CHECKING:
     from smidgen.formats.checkpoint import Checkpoint
 
 
-def open_model(model: str | os.PathLike[str]) -> "Checkpoint":
+def open_model(model: ModelName) -> "Checkpoint":
     """Opens a catalogue name, a .gguf file, a folder (Hugging Face layout, or of a cut) or a hub's repository.
 
     Raises SmidgenError where there is no such model, else as `open_checkpoint`.

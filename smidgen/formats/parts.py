@@ -1,10 +1,10 @@
-"""Parts of the decoder, filled from a checkpoint one at a time: for all who walk through a model block by block."""
+"""The decoder, filled from a checkpoint: part by part for all who walk through a model, or whole."""
 
 from torch import Tensor
 
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.model.config import ModelConfig
-from smidgen.model.decoder import Block
+from smidgen.model.decoder import Block, Decoder
 from smidgen.model.norms import RMSNorm
 from smidgen.shapes import Float, Int
 
@@ -31,3 +31,10 @@ def load_final_norm(checkpoint: Checkpoint) -> RMSNorm:
 def head_name(config: ModelConfig) -> str:
     """Canonical name of the matrix that turns hidden states into logits."""
     return "embedding.weight" if config.tied_head else "head.weight"
+
+
+def load_decoder(checkpoint: Checkpoint) -> Decoder:
+    """The whole model in memory, float32."""
+    decoder = Decoder(checkpoint.config)
+    decoder.load_state_dict({name: checkpoint.tensor(name) for name in checkpoint.names()}, assign=True)
+    return decoder

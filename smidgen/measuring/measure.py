@@ -6,6 +6,7 @@ file format, no engine and no cutter. Formats and engines are imported here alon
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from smidgen.data.sources import TextSource
     from smidgen.engines.torch import TorchEngine
     from smidgen.formats.checkpoint import Checkpoint
+    from smidgen.formats.hub.catalogue import ModelName
     from smidgen.measuring.card import Card
     from smidgen.measuring.run import Subject
     from smidgen.model.tokenizer import Tokenizer
@@ -29,8 +31,8 @@ _MEMORY_SHARE = 0.7  # of the machine's memory that two models may take at once
 
 
 def measure(
-    original: str | Path,
-    cut: str | Path,
+    original: ModelName,
+    cut: ModelName,
     texts: Sequence[str | TextSource] = (),
     *,
     languages: Sequence[str] = (),
@@ -39,13 +41,13 @@ def measure(
     seed: int = 0,
     threads: int | None = None,
     with_speed: bool = True,
-    output: Path | None = None,
+    output: str | os.PathLike[str] | None = None,
     calibrated_on: Int[Tensor, "batch position"] | None = None,
     steps: Sequence[Mapping[str, Any]] = (),
     cost: Mapping[str, Any] | None = None,
     cut_name: str | None = None,
 ) -> Card:
-    """The report card of `cut` against `original`: models as `catalogue.locate` takes them.
+    """The report card of `cut` against `original`: names, paths or loaded models.
 
     texts: `FILE`, `NAME=FILE`, or read already.  tokens: to score of each text.
     languages: codes of languages to measure in too; where no text has that name, the original writes one.
@@ -75,12 +77,12 @@ def measure(
         engine = TorchEngine(before, threads)
         pair = _subject(before, _name(original), engine), _subject(after, cut_name or _name(cut), TorchEngine(after))
         refuse_other_vocabulary(*pair)
-        tokenizer = Tokenizer.from_gguf(before.file.metadata)
+        tokenizer = Tokenizer.from_gguf(before.tokenizer_metadata)
         writer = _Writer(engine, tokenizer, before.sha256(), seed)
         sources, not_asked = writer.complete(sources, languages, other_languages, tokens)
         card = measure_subjects(
             *pair, tokenizer, sources, not_asked=not_asked,
-            cut_tokenizer=lambda: Tokenizer.from_gguf(after.file.metadata),
+            cut_tokenizer=lambda: Tokenizer.from_gguf(after.tokenizer_metadata),
             tokens=tokens, seed=seed, calibrated_on=calibrated_on,
             speed=(lambda: measure_speed(_runnable(before, after), threads)) if with_speed else None,
             steps=steps, history=history(after.file.metadata), cost=cost,
@@ -88,7 +90,7 @@ def measure(
         )  # fmt: skip
     card["made"]["peak_ram_bytes"] = peak_memory()
     if output is not None:
-        write_card(card, output)
+        write_card(card, Path(output))
     return card
 
 
@@ -151,7 +153,7 @@ def _runnable(original: Checkpoint, cut: Checkpoint) -> list[Path]:
     return [gguf_of(cut.path)]
 
 
-def _name(given: str | Path) -> str:
+def _name(given: ModelName) -> str:
     """The catalogue's name, or that of the file or of the folder that `cut` wrote."""
     from smidgen.formats.hub.catalogue import entry_of
 

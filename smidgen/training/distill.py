@@ -8,6 +8,7 @@ What an interrupted training needs is in `DIR/work`, and goes when the student i
 """
 
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -29,7 +30,7 @@ from smidgen.distillation.text.on_policy import DecoderWriter
 from smidgen.distillation.text.on_policy import Writer as StudentWriter
 from smidgen.errors import SmidgenError, printable
 from smidgen.formats.derived import Derived, write_derived
-from smidgen.formats.hub.catalogue import MODEL_FILE, locate
+from smidgen.formats.hub.catalogue import MODEL_FILE, ModelName, locate
 from smidgen.formats.opening import open_checkpoint
 from smidgen.formats.workspace import Workspace
 from smidgen.progress import say
@@ -86,11 +87,13 @@ class DistillResult:
 
 
 def distill(
-    teacher: str, student: str | None, output: Path, options: DistillOptions, *, resume: bool = False
-) -> DistillResult:
+    teacher: ModelName, student: ModelName | None, output: str | os.PathLike[str],
+    options: DistillOptions | None = None, *, resume: bool = False, **given: Any,
+) -> DistillResult:  # fmt: skip
     """Train a student to predict as `teacher` does, and write `output/model.gguf` with its companions.
 
-    teacher, student: as `catalogue.locate` takes them; no student for a fresh one, of the shape in the options.
+    teacher, student: names, paths or loaded models; no student for a fresh one, of the shape in the options.
+    given: options by their names (`steps=200`), instead of `options` or to change some of them.
     resume: go on where the same training was interrupted.
 
     Raises SmidgenError, BadFile or Unsupported: for bad input, vocabularies of which the student's is no part of the
@@ -98,6 +101,8 @@ def distill(
     full disk, and for `resume` with other settings than the interrupted training had.
     """
     started = time.monotonic()
+    teacher, student, output = os.fspath(teacher), None if student is None else os.fspath(student), Path(output)
+    options = DistillOptions(**given) if options is None else replace(options, **given)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     _refuse_contradictions(options, student)

@@ -28,7 +28,7 @@ from smidgen.distillation.objectives.matching import (
 )
 from smidgen.distillation.students.fresh import Beginning, FreshPlan, FreshShape, fresh_student, plan_fresh
 from smidgen.distillation.students.lattice import LatticeStudent
-from smidgen.distillation.students.trainee import Objective, Plain, Trainee, open_decoder
+from smidgen.distillation.students.trainee import Objective, Plain, Trainee
 from smidgen.distillation.teachers.cache import CachedTeacher, CacheOptions, cache_teacher, steps_cached
 from smidgen.distillation.teachers.live import LiveTeacher, Teacher
 from smidgen.distillation.teachers.other_tokenizer import Aligned, OtherTokenizerTeacher
@@ -41,6 +41,7 @@ from smidgen.errors import SmidgenError, Unsupported
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.history import history
 from smidgen.formats.opening import open_model
+from smidgen.formats.parts import load_decoder
 from smidgen.formats.workspace import Workspace
 from smidgen.model.config import ModelConfig
 from smidgen.model.tokenizer import Tokenizer
@@ -118,8 +119,8 @@ class Lesson:
         self.taught_by, self.begun_as, self.plan, self.options = teacher, student, plan, options
         self.config: ModelConfig = student.config if plan is None else plan.config
         self.quantized = plan is None and any(student.kind(name) in GRIDS for name in student.names())
-        self.tokenizer = Tokenizer.from_gguf(student.file.metadata)
-        self._teachers_tokenizer = Tokenizer.from_gguf(teacher.file.metadata)
+        self.tokenizer = Tokenizer.from_gguf(student.tokenizer_metadata)
+        self._teachers_tokenizer = Tokenizer.from_gguf(teacher.tokenizer_metadata)
         self._pairing = _pairing(self._teachers_tokenizer, self.tokenizer, options)
         _refuse_unmatchable(options.matching, self._pairing)
         longest = min(teacher.config.context_length, student.config.context_length)
@@ -155,7 +156,7 @@ class Lesson:
         """As it is before training."""
         if self.plan is not None:
             return Plain(fresh_student(self.taught_by, self.plan, self.options.beginning, self.options.seed))
-        return LatticeStudent(self.begun_as) if self.quantized else Plain(open_decoder(self.begun_as))
+        return LatticeStudent(self.begun_as) if self.quantized else Plain(load_decoder(self.begun_as))
 
     def aims(self, workspace: Workspace, device: torch.device) -> Aims:
         """With the teacher on a device, or on disk in the workspace, where it is asked for what is not there yet."""

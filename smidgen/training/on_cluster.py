@@ -86,7 +86,7 @@ def written_on_ray(
 def author(model: str) -> Callable[[Job], Job]:
     """Does a job of `written_on_ray`, with the model loaded."""
     checkpoint = open_model(model)
-    engine, tokenizer = TorchEngine(checkpoint), Tokenizer.from_gguf(checkpoint.file.metadata)
+    engine, tokenizer = TorchEngine(checkpoint), Tokenizer.from_gguf(checkpoint.tokenizer_metadata)
 
     def write(job: Job) -> Job:
         source = self_written(

@@ -56,7 +56,7 @@ def read_training_text(
         if len(data) > 1 or texts:
             raise SmidgenError("A corpus is all the text of a training. Give it alone, or put all text into it.")
         return _of_corpus(data[0], student, rows, context, seed)
-    tokenizer = Tokenizer.from_gguf(student.file.metadata)
+    tokenizer = Tokenizer.from_gguf(student.tokenizer_metadata)
     documents, notes = _of_json_lines(data, student, tokenizer, context)
     sources = read_texts(texts)
     if not documents and not sources:
@@ -74,7 +74,7 @@ def read_training_text(
 
 
 def _of_corpus(folder: Path, student: Checkpoint, rows: int, context: int, seed: int) -> TrainingText:
-    hashed = tokenizer_hash(student.file.metadata)
+    hashed = tokenizer_hash(student.tokenizer_metadata)
     count = ShardedBatches(folder, rows, context, seed, tokenizer=hashed).count
     aside = min(_MOST_HELD_OUT, count // _HELD_OUT)
     batches = ShardedBatches(folder, rows, context, seed, tokenizer=hashed, held_out=aside)
@@ -87,7 +87,7 @@ def _of_json_lines(
 ) -> tuple[list[Document], list[str]]:
     """Every text of the files; questions are learned from like answers."""
     try:
-        template = chat_template(student.file.metadata)
+        template = chat_template(student.tokenizer_metadata)
     except SmidgenError:
         template = None
     tally, coder = Tally(), Coder(tokenizer, template, context, on_prompts=True)
@@ -101,7 +101,7 @@ def self_written_tokens(tokens: int) -> int:
 
 
 def _by_the_teacher(teacher: Checkpoint, tokens: int, seed: int) -> TextSource:
-    engine, tokenizer = TorchEngine(teacher), Tokenizer.from_gguf(teacher.file.metadata)
+    engine, tokenizer = TorchEngine(teacher), Tokenizer.from_gguf(teacher.tokenizer_metadata)
     folder = cache_folder() / "self-written"
     return self_written(engine, tokenizer, teacher.sha256(), tokens, seed, "calibration", folder)
 

@@ -10,6 +10,7 @@ What an interrupted training needs is in `DIR/work`, and goes when all is writte
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -23,14 +24,15 @@ from smidgen.distillation.loop.trainer import Trainer, TrainingOptions, Training
 from smidgen.distillation.objectives.losses import LanguageObjective
 from smidgen.distillation.students.lattice import LatticeStudent, careful_rate
 from smidgen.distillation.students.lora import Adapted, LoraOptions
-from smidgen.distillation.students.trainee import Plain, Trainee, open_decoder
+from smidgen.distillation.students.trainee import Plain, Trainee
 from smidgen.distillation.team.team import Team, joined, started_again, writer_first
 from smidgen.errors import SmidgenError, Unsupported
 from smidgen.formats.adapters import read_adapter, write_gguf_lora, write_peft
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.derived import Derived, Part, write_derived
-from smidgen.formats.hub.catalogue import MODEL_FILE
+from smidgen.formats.hub.catalogue import MODEL_FILE, ModelName
 from smidgen.formats.opening import open_checkpoint, open_model
+from smidgen.formats.parts import load_decoder
 from smidgen.formats.workspace import Workspace
 from smidgen.numerics.grids import GRIDS
 from smidgen.numerics.precision import is_quick
@@ -134,30 +136,30 @@ class TuneResult:
 
 
 def tune(
-    model: str,
-    data: Sequence[Path],
-    output: Path,
-    options: TuneOptions,
-    valid: Path | None = None,
-    resume: bool = False,
-) -> TuneResult:
+    model: ModelName, data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], output: str | os.PathLike[str],
+    options: TuneOptions | None = None, valid: str | os.PathLike[str] | None = None, resume: bool = False, **given: Any,
+) -> TuneResult:  # fmt: skip
     """Tune `model` on the examples of JSON Lines files and write what it learned into the folder `output`.
 
-    model: as `catalogue.locate` takes it.  data: none at all writes `options.adapter` again, in all formats, and merged
-    if asked for.  valid: examples to measure on, in place of held-out ones.  resume: go on where the same tuning was
-    interrupted.
+    model: a name, a path or a loaded `Model`. data: a file or several; none at all writes `options.adapter` again, in
+    all formats, and merged if asked for. valid: examples to measure on, in place of held-out ones. resume: go on where
+    the same tuning was interrupted. given: options by their names (`epochs=2`), instead of `options` or to change some
+    of them.
 
     Raises SmidgenError, BadFile or Unsupported for bad input, the first malformed line among it unless it is to be
     skipped, an unwritable or full disk, and for `resume` with other settings than the interrupted tuning had.
     """
     started = time.monotonic()
-    _refuse_contradictions(data, options)
+    model, output = os.fspath(model), Path(output)
+    files = [Path(file) for file in ([data] if isinstance(data, str | os.PathLike) else data)]
+    options = TuneOptions(**given) if options is None else replace(options, **given)
+    _refuse_contradictions(files, options)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     with joined() as team, open_model(model) as checkpoint:
         refuse_output(output, checkpoint.path)
         options = replace(options, context=_context(checkpoint, options))
-        tuning = _Tuning(checkpoint, data, valid, options, team)
+        tuning = _Tuning(checkpoint, files, None if valid is None else Path(valid), options, team)
         result = tuning.run(model, output, resume or started_again())
         if team.writes:
             result.seconds = time.monotonic() - started
@@ -238,11 +240,11 @@ class _Tuning:
         checkpoint, options = self._checkpoint, self._options
         if options.full:
             quantized = any(checkpoint.kind(name) in GRIDS for name in checkpoint.names())
-            return LatticeStudent(checkpoint) if quantized else Plain(open_decoder(checkpoint))
+            return LatticeStudent(checkpoint) if quantized else Plain(load_decoder(checkpoint))
         if options.adapter is not None:
             adapter = read_adapter(options.adapter, checkpoint)
-            return Adapted.continued(open_decoder(checkpoint), adapter, options.lora.dropout)
-        return Adapted(open_decoder(checkpoint), replace(options.lora, seed=options.seed))
+            return Adapted.continued(load_decoder(checkpoint), adapter, options.lora.dropout)
+        return Adapted(load_decoder(checkpoint), replace(options.lora, seed=options.seed))
 
     # -- training ----------------------------------------------------------------------------------------------------
 
@@ -324,7 +326,7 @@ class _Tuning:
         result.written.append(path.name)
         if self._examples.held_out:
             with open_checkpoint(path) as written:
-                result.merged = self._examples.loss(open_decoder(written), self._objective)
+                result.merged = self._examples.loss(load_decoder(written), self._objective)
 
 
 def _note(trained: TrainingResult, result: TuneResult) -> None:

@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 
 from smidgen import TuneOptions, tune
 from smidgen.distillation.students.lora import Adapted, LoraOptions
-from smidgen.distillation.students.trainee import open_decoder
 from smidgen.distillation.team.launch import launch
 from smidgen.distillation.text.packing import PackedBatches
 from smidgen.errors import BadFile, SmidgenError, Unsupported
@@ -21,6 +20,7 @@ from smidgen.formats.convert import write_as_gguf
 from smidgen.formats.derived import Derived, Packed, write_derived
 from smidgen.formats.history import history
 from smidgen.formats.opening import open_checkpoint
+from smidgen.formats.parts import load_decoder
 from smidgen.model.parameters import is_matrix
 from smidgen.numerics import block_types as types
 from tests.cli.test_errors import assert_one_line
@@ -82,7 +82,7 @@ def test_the_loss_falls_and_everything_is_written(tuned: tuple[Path, Any], model
     assert told["loss_after"] == result.after and told["examples"] + told["held_out"] >= 13
     with open_checkpoint(model) as checkpoint:
         both = [read_adapter(path, checkpoint) for path in (output, output / "adapter.gguf")]
-        one, other = (Adapted.continued(open_decoder(checkpoint), each).decoder(IDS) for each in both)
+        one, other = (Adapted.continued(load_decoder(checkpoint), each).decoder(IDS) for each in both)
         assert torch.allclose(one, other, atol=1e-5)
 
 
@@ -121,8 +121,8 @@ def test_an_adapter_alone_is_merged_and_goes_on(
     result = tune(str(model), [], tmp_path / "merged", TuneOptions(adapter=output, merge=True))
     assert "model.gguf" in result.written and "metrics.jsonl" not in result.written
     with open_checkpoint(model) as base, open_checkpoint(tmp_path / "merged" / "model.gguf") as merged, torch.no_grad():
-        with_adapter = Adapted.continued(open_decoder(base), read_adapter(output, base)).decoder(IDS)
-        assert torch.allclose(open_decoder(merged)(IDS), with_adapter, atol=1e-4)
+        with_adapter = Adapted.continued(load_decoder(base), read_adapter(output, base)).decoder(IDS)
+        assert torch.allclose(load_decoder(merged)(IDS), with_adapter, atol=1e-4)
         assert [step["step"] for step in history(merged.file.metadata)] == ["tune"]
     further = TuneOptions(
         steps=2, learning_rate=1e-3, batch=2, context=48, adapter=output / "adapter.gguf", held_out=0.2

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from smidgen.engines.llama_cpp.engine import generate
+import smidgen
 from smidgen.formats.opening import open_checkpoint
 
 FIT = 165_000_000
@@ -51,7 +51,5 @@ def test_predictions_stay_close(result: Path, gemma_path: Path) -> None:
 
 
 def test_llama_cpp_runs_it(result: Path) -> None:
-    from smidgen.engines.llama_cpp.engine import Sampling
-
-    text = generate(result, "One, two, three, four, five,", max_tokens=8, sampling=Sampling(temperature=0))
-    assert "six" in text
+    with smidgen.load(result) as model:
+        assert "six" in model.generate("One, two, three, four, five,", max_tokens=8, temperature=0)

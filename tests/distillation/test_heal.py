@@ -10,11 +10,11 @@ from smidgen.distillation.objectives.losses import DistillObjective
 from smidgen.distillation.objectives.sampled_head import SampledHeadObjective, frequent_tokens
 from smidgen.distillation.students.lattice import LatticeStudent
 from smidgen.distillation.students.lora import Adapted
-from smidgen.distillation.students.trainee import open_decoder
 from smidgen.distillation.teachers.remembering import RememberingTeacher
 from smidgen.distillation.text.batch import NO_TARGET, Batch
 from smidgen.errors import SmidgenError
 from smidgen.formats.opening import open_checkpoint
+from smidgen.formats.parts import load_decoder
 from smidgen.numerics.block_types import Q4_0
 from tests.distillation.students.test_lattice import quantized
 from tests.tiny_models import VOCABULARY, write_gemma3
@@ -59,7 +59,7 @@ def test_a_remembering_teacher_reads_a_row_once_and_says_the_same(tiny: Path, mo
 
 def test_all_tokens_frequent_is_the_whole_divergence(tiny: Path) -> None:
     with open_checkpoint(tiny) as checkpoint:
-        teacher, decoder = RememberingTeacher(checkpoint), open_decoder(checkpoint)
+        teacher, decoder = RememberingTeacher(checkpoint), load_decoder(checkpoint)
         with torch.no_grad():
             decoder.final_norm.weight *= 1.2
         whole, _ = DistillObjective(teacher, bf16=True)(decoder, batch())
@@ -78,7 +78,7 @@ def test_a_sample_of_the_rare_tokens_stands_for_all_of_them(tiny: Path, monkeypa
     monkeypatch.setattr("smidgen.distillation.objectives.sampled_head._FREQUENT", 200)
     monkeypatch.setattr("smidgen.distillation.objectives.sampled_head._SAMPLED", 50)
     with open_checkpoint(tiny) as checkpoint:
-        teacher, decoder = RememberingTeacher(checkpoint), open_decoder(checkpoint)
+        teacher, decoder = RememberingTeacher(checkpoint), load_decoder(checkpoint)
         with torch.no_grad():
             decoder.final_norm.weight *= 1.2
         whole, _ = DistillObjective(teacher, bf16=True)(decoder, batch())

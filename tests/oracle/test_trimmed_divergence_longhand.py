@@ -102,7 +102,7 @@ def log_probabilities(decoder: Decoder, ids: list[int], keep: list[int] | None =
 
 @pytest.mark.parametrize("text", [WITHIN, BEYOND], ids=["within", "beyond"])
 def test_every_figure_is_its_definition(models: Models, text: str) -> None:
-    tokenizer, cut_tokenizer = (Tokenizer.from_gguf(m.file.metadata) for m in (models.original, models.cut))
+    tokenizer, cut_tokenizer = (Tokenizer.from_gguf(m.tokenizer_metadata) for m in (models.original, models.cut))
     bos = int(tokenizer.adds_bos)
     windows = cut_into_windows(text, tokenizer, LENGTH)
     texts = ([t.token_text(token) for token in range(len(t))] for t in (tokenizer, cut_tokenizer))

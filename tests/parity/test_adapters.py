@@ -8,11 +8,11 @@ import torch
 import transformers
 
 from smidgen.distillation.students.lora import ATTENTION, TARGETS, Adapted
-from smidgen.distillation.students.trainee import open_decoder
 from smidgen.formats.adapters import read_adapter, write_gguf_lora, write_peft
 from smidgen.formats.convert import write_as_gguf
 from smidgen.formats.hf.writer import write_hf
 from smidgen.formats.opening import open_checkpoint
+from smidgen.formats.parts import load_decoder
 from tests.family_models import VOCABULARY, save_folder
 from tests.parity.test_decoder_llama_cpp import LlamaCpp
 from tests.tiny_adapters import with_adapter
@@ -32,7 +32,7 @@ def test_peft(family: str, tmp_path: Path) -> None:
     ids = torch.randint(0, VOCABULARY, (2, 40), generator=torch.Generator().manual_seed(1))
     with open_checkpoint(tmp_path / "model") as checkpoint:
         write_hf(checkpoint, tmp_path / "again")
-        plain = open_decoder(checkpoint)(ids)
+        plain = load_decoder(checkpoint)(ids)
         decoder, adapter = with_adapter(checkpoint, FAMILIES[family])
         ours = decoder(ids)
         write_peft(adapter, checkpoint, tmp_path, str(tmp_path / "again"), dropout=0.1)
@@ -41,7 +41,7 @@ def test_peft(family: str, tmp_path: Path) -> None:
         assert (ours - plain).abs().max() > 0.3
         assert (theirs(input_ids=ids).logits - ours).abs().max() < 1e-4
         theirs.save_pretrained(tmp_path / "theirs")
-        again = Adapted.continued(open_decoder(checkpoint), read_adapter(tmp_path / "theirs", checkpoint))
+        again = Adapted.continued(load_decoder(checkpoint), read_adapter(tmp_path / "theirs", checkpoint))
         assert (again.decoder(ids) - ours).abs().max() < 1e-4
 
 
@@ -54,11 +54,11 @@ def test_llama_cpp(family: str, tmp_path: Path, llama_cpp_gelu: None) -> None:
         write_as_gguf(checkpoint, tmp_path / "model.gguf")
     ids = torch.randint(4, 250, (1, 40), generator=torch.Generator().manual_seed(3))
     with open_checkpoint(tmp_path / "model.gguf") as checkpoint:
-        plain = open_decoder(checkpoint)(ids)[0, -1].log_softmax(0)
+        plain = load_decoder(checkpoint)(ids)[0, -1].log_softmax(0)
         decoder, adapter = with_adapter(checkpoint, FAMILIES[family])
         ours = decoder(ids)[0, -1].log_softmax(0)
         write_gguf_lora(adapter, checkpoint, tmp_path / "adapter.gguf", "test")
-        again = Adapted.continued(open_decoder(checkpoint), read_adapter(tmp_path / "adapter.gguf", checkpoint))
+        again = Adapted.continued(load_decoder(checkpoint), read_adapter(tmp_path / "adapter.gguf", checkpoint))
         assert (again.decoder(ids)[0, -1].log_softmax(0) - ours).abs().max() < 1e-5
         gelu = checkpoint.config.layers[0].activation == "gelu_tanh"
     tokens, scores = LlamaCpp(tmp_path / "model.gguf", 128, tmp_path / "adapter.gguf").likeliest(

@@ -129,7 +129,11 @@ def test_real_gemma_in_float32(gemma_path: Path, real_gemma_in_float32: Path) ->
     """All 18 layers of the real weights, once without and once with a text longer than the window of 512."""
     theirs = LlamaCpp(real_gemma_in_float32, context=1024)
     with open_checkpoint(gemma_path) as checkpoint:
-        ids = [one for one in Tokenizer.from_gguf(checkpoint.file.metadata).encode(LONG_TEXT) if one < REAL_TOKENS_KEPT]
+        ids = [
+            one
+            for one in Tokenizer.from_gguf(checkpoint.tokenizer_metadata).encode(LONG_TEXT)
+            if one < REAL_TOKENS_KEPT
+        ]
     prompts = [[2, *ids[:length]] for length in (30, 560)]
     for prompt, ours in zip(prompts, log_probabilities(real_gemma_in_float32, prompts), strict=True):
         tokens, scores = theirs.likeliest(prompt, 1000)
@@ -148,7 +152,7 @@ def test_real_models_as_packaged(
     path = request.getfixturevalue(model)
     theirs = LlamaCpp(path, context=1024)
     with open_checkpoint(path) as checkpoint:
-        tokenizer = Tokenizer.from_gguf(checkpoint.file.metadata)
+        tokenizer = Tokenizer.from_gguf(checkpoint.tokenizer_metadata)
     prompts = [tokenizer.encode(text, add_bos=tokenizer.adds_bos) for text in (*SHORT_TEXTS, LONG_TEXT[:characters])]
     both = torch.cat([log_probabilities(path, prompts[:-1]), log_probabilities(path, prompts[-1:])])
     for ids, ours in zip(prompts, both, strict=True):

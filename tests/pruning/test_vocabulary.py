@@ -62,7 +62,7 @@ def test_logits_of_kept_tokens_are_the_originals(checkpoint: Checkpoint, ranking
     with open_checkpoint(path) as trimmed:
         assert trimmed.config.vocabulary == 285
         assert history(trimmed.file.metadata)[-1]["tokens"] == 285
-        full, fewer = (Tokenizer.from_gguf(opened.file.metadata) for opened in (checkpoint, trimmed))
+        full, fewer = (Tokenizer.from_gguf(opened.tokenizer_metadata) for opened in (checkpoint, trimmed))
         kept = set(chosen.kept.tolist())
         text = "".join(char for char in TEXT[:100] if set(full.encode(char)) <= kept)
         before, after = full.encode(text, add_bos=True), fewer.encode(text, add_bos=True)
@@ -82,14 +82,14 @@ def test_a_trimmed_model_is_trimmed_again(checkpoint: Checkpoint, ranking: Ranki
         second = plan(again, 270)
         write_derived(trimmed, apply(trimmed, second), tmp_path / "b.gguf", {"step": "vocabulary"})
     with open_checkpoint(tmp_path / "b.gguf") as twice:
-        tokenizer = Tokenizer.from_gguf(twice.file.metadata)
+        tokenizer = Tokenizer.from_gguf(twice.tokenizer_metadata)
         assert len(tokenizer) == 270 and len(history(twice.file.metadata)) == 2
         assert tokenizer.decode(tokenizer.encode(TEXT)) == TEXT
 
 
 def test_what_is_lost_is_the_mass_of_what_is_dropped(checkpoint: Checkpoint, ranking: Ranking) -> None:
     """Against all logits at once; and it falls from one size to the next, to nothing."""
-    tokenizer = Tokenizer.from_gguf(checkpoint.file.metadata)
+    tokenizer = Tokenizer.from_gguf(checkpoint.tokenizer_metadata)
     ids = torch.tensor([tokenizer.encode(TEXT[:400], add_bos=True)])
     log_p = all_logits(checkpoint, ids)[0, 1:].log_softmax(-1)
     hidden = TorchEngine(checkpoint).hidden_states(ids)[0, 1:]
@@ -104,7 +104,7 @@ def test_what_is_lost_is_the_mass_of_what_is_dropped(checkpoint: Checkpoint, ran
 
 
 def test_tokens_of_the_text_come_first_and_each_text_has_its_say(checkpoint: Checkpoint, ranking: Ranking) -> None:
-    tokenizer = Tokenizer.from_gguf(checkpoint.file.metadata)
+    tokenizer = Tokenizer.from_gguf(checkpoint.tokenizer_metadata)
     needed = set(tokenizer.encode(TEXT + OTHER))
     assert needed <= set(ranking.order[: ranking.least + len(needed) + 4].tolist())
 

@@ -28,9 +28,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from smidgen.distillation.students.trainee import open_decoder
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.derived import Changed, Packed, Part
+from smidgen.formats.parts import load_decoder
 from smidgen.model.decoder import Decoder
 from smidgen.numerics import block_types as types
 from smidgen.numerics.block_types import BlockType
@@ -79,7 +79,7 @@ class LatticeStudent:
         relative_rate: float = RELATIVE_RATE,
     ) -> None:
         self._relative_rate = relative_rate
-        self._decoder = open_decoder(checkpoint)
+        self._decoder = load_decoder(checkpoint)
         self._learners: dict[str, _OnLattice | _Relative] = {}
         some = rows or {}
         if "embedding.weight" in some:

@@ -12,7 +12,6 @@ from typing import Protocol
 from torch import Tensor
 
 from smidgen.distillation.text.batch import Batch
-from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.derived import Changed, Part
 from smidgen.model.decoder import Decoder
 
@@ -85,10 +84,3 @@ class Plain:
 
 def _on_cpu(value: Tensor) -> Tensor:
     return value.detach().cpu()
-
-
-def open_decoder(checkpoint: Checkpoint) -> Decoder:
-    """The whole model in memory, float32."""
-    decoder = Decoder(checkpoint.config)
-    decoder.load_state_dict({name: checkpoint.tensor(name) for name in checkpoint.names()}, assign=True)
-    return decoder

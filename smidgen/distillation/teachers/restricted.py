@@ -59,7 +59,7 @@ def teach(
     batches: in the student's tokens.  restrict: as for `RestrictedTeacher`.  quick: as for `LiveTeacher`.
     Raises Unsupported where the student has a token that the teacher lacks, SmidgenError for too little memory.
     """
-    larger, smaller = (Tokenizer.from_gguf(checkpoint.file.metadata) for checkpoint in (teacher, student))
+    larger, smaller = (Tokenizer.from_gguf(checkpoint.tokenizer_metadata) for checkpoint in (teacher, student))
     respelling = Respelling.between(larger, smaller)
     live = LiveTeacher(teacher, quick=quick)
     if respelling.same:

@@ -218,19 +218,3 @@ class LlamaCppEngine(Closing):
         else:
             advice = f"shorten it: this model allows --ctx-size {self.facts.context_length} at most"
         return SmidgenError(f"the prompt has {tokens} tokens: no room in a context of {self.ctx_size}; {advice}.")
-
-
-def generate(
-    model: str | Path,
-    prompt: str,
-    *,
-    max_tokens: int | None = 256,
-    sampling: Sampling | None = None,
-    ctx_size: int | None = None,
-    threads: int | None = None,
-) -> str:
-    """The text that a model (as `smidgen run` takes it) adds to `prompt`."""
-    from smidgen.formats.convert import gguf_of
-
-    with LlamaCppEngine(gguf_of(model), ctx_size, threads) as engine:
-        return engine.stream(prompt, max_tokens, sampling).text()

@@ -157,7 +157,7 @@ def _refusal(body: bytes) -> SmidgenError:
     return SmidgenError(f"llama.cpp: {message}")
 
 
-def serve(start: Callable[[], LlamaServer], announce: Callable[[LlamaServer], None]) -> NoReturn:
+def serve_until_stopped(start: Callable[[], LlamaServer], announce: Callable[[LlamaServer], None]) -> NoReturn:
     """Start a server, announce it, and keep it running until Ctrl-C or SIGTERM, which end this process with code 0.
 
     The process ends without taking the server apart: llama.cpp would first wait for the requests under way, for as

@@ -2,13 +2,14 @@
 
 import hashlib
 import os
+from collections.abc import Mapping
 from typing import Self
 
 import numpy as np
 
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.gguf.contents import describe
-from smidgen.formats.gguf.reader import GGUFFile
+from smidgen.formats.gguf.reader import GGUFFile, MetadataValue
 from smidgen.model.config import ModelConfig
 from smidgen.model.families import Family, Transform
 from smidgen.numerics.block_types import BlockType
@@ -42,6 +43,11 @@ class GGUFCheckpoint(Checkpoint):
     def file(self) -> GGUFFile:
         """The file itself."""
         return self._file
+
+    @property
+    def tokenizer_metadata(self) -> Mapping[str, MetadataValue]:
+        """All of the header, which the tokenizer's part is in."""
+        return self._file.metadata
 
     def close(self) -> None:
         """Lets go of the file."""

@@ -53,6 +53,16 @@ class FolderCheckpoint(Checkpoint):
         """The GGUF file that a conversion would write."""
         return self._as_gguf
 
+    @property
+    def tokenizer_metadata(self) -> dict[str, MetadataValue]:
+        """As a conversion would write it."""
+        return self.tokenizer_header[0]
+
+    @cached_property
+    def tokenizer_header(self) -> tuple[dict[str, MetadataValue], dict[str, tuple[int, ...]]]:
+        """Values and GGUF value types of what a conversion would write of the tokenizer."""
+        return tokenizer_metadata(self.path, self.config.vocabulary)
+
     @cached_property
     def _as_gguf(self) -> "FolderAsGGUF":
         return FolderAsGGUF(self)
@@ -147,7 +157,7 @@ class FolderAsGGUF:
     def _header(self) -> tuple[dict[str, MetadataValue], dict[str, tuple[int, ...]]]:
         model = self._checkpoint
         values: dict[str, Any] = {"general.architecture": model.family.gguf.architecture}
-        tokenizer, tokenizer_types = tokenizer_metadata(model.path, model.config.vocabulary)
+        tokenizer, tokenizer_types = model.tokenizer_header
         name = model_name(model.path)
         if STRIP_RIGHT in tokenizer and "phi-3" not in name.lower():
             name = f"{name} (Phi-3)"  # how llama.cpp knows that white space after special tokens is swallowed

@@ -21,6 +21,9 @@ from smidgen.formats.hf.folder import CONFIG, explain_missing_weights, is_hf_fol
 from smidgen.formats.hub.hub import HubModel, cached, download
 from smidgen.formats.hub.notices import notices_in
 
+#: What a person says to name a model: text, a path, or a loaded `Model`, which stands for its own name.
+ModelName = str | os.PathLike[str]
+
 MODEL_FILE = "model.gguf"  # what `cut` calls the model inside the folder it writes
 _COPY_BYTES = 1 << 20
 
@@ -107,7 +110,7 @@ def cache_folder() -> Path:
     return user_cache_path("smidgen")
 
 
-def locate(name_or_path: str | os.PathLike[str]) -> Path:
+def locate(name_or_path: ModelName) -> Path:
     """A `.gguf` file, or a folder in Hugging Face layout: that of a catalogue name, a folder, a hub repo, or a path.
 
     The first use of a catalogue model that comes in parts joins and verifies it (sha256) in the cache; the first use of

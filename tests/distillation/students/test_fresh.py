@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from smidgen.distillation.students.fresh import Beginning, FreshShape, fresh_student, plan_fresh
-from smidgen.distillation.students.trainee import Plain, open_decoder
+from smidgen.distillation.students.trainee import Plain
 from smidgen.errors import SmidgenError
 from smidgen.formats.derived import Derived, write_derived
 from smidgen.formats.opening import open_checkpoint
+from smidgen.formats.parts import load_decoder
 from smidgen.model.families import FAMILIES
 from smidgen.model.parameters import parameter_shapes
 from tests.family_models import FAMILY_MODELS, save_folder
@@ -35,7 +36,7 @@ def test_a_student_of_every_family_is_written_and_read_back(family: str, tmp_pat
         derived = Derived(plan.config, Plain(student).parts())
         write_derived(teacher, derived, tmp_path / "student.gguf", {"step": "distill"})
     with open_checkpoint(tmp_path / "student.gguf") as written, torch.no_grad():
-        read = open_decoder(written)
+        read = load_decoder(written)
         assert {name: tuple(value.shape) for name, value in read.named_parameters()} == parameter_shapes(plan.config)
         found = read(IDS)
         assert found.isfinite().all()

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from smidgen.distillation.students.lattice import LatticeStudent
-from smidgen.distillation.students.trainee import open_decoder
 from smidgen.formats.derived import Derived, Packed, Part, write_derived
 from smidgen.formats.opening import open_checkpoint
+from smidgen.formats.parts import load_decoder
 from smidgen.model.parameters import is_matrix
 from smidgen.numerics.block_types import BlockType
 from smidgen.numerics.grids import GRIDS
@@ -44,19 +44,19 @@ def test_the_written_file_is_the_trained_model(tiny: Path, kind: BlockType, tmp_
     with open_checkpoint(quantized(tiny, kind)) as checkpoint, open_checkpoint(tiny) as original:
         student = LatticeStudent(checkpoint, original=original)
         student.prepare()
-        assert torch.equal(student.decoder(IDS), open_decoder(checkpoint)(IDS))  # nothing has changed yet
+        assert torch.equal(student.decoder(IDS), load_decoder(checkpoint)(IDS))  # nothing has changed yet
         generator = torch.Generator().manual_seed(1)
         for name, tensor in student.tensors().items():
             tensor += torch.randn(tensor.shape, generator=generator) * (0.01 if ":" in name else 0.5)
         student.prepare()
         trained = student.decoder(IDS)
-        assert not torch.equal(trained, open_decoder(checkpoint)(IDS))
+        assert not torch.equal(trained, load_decoder(checkpoint)(IDS))
         write_derived(checkpoint, Derived(checkpoint.config, student.parts()), tmp_path / "new.gguf", {"step": "heal"})
         with open_checkpoint(tmp_path / "new.gguf") as written:
             assert {name: written.kind(name) for name in written.names()} == {
                 name: checkpoint.kind(name) for name in checkpoint.names()
             }
-            assert torch.equal(open_decoder(written)(IDS), trained)
+            assert torch.equal(load_decoder(written)(IDS), trained)
 
 
 def test_places_begin_where_the_original_lies(tiny: Path) -> None:

@@ -7,10 +7,10 @@ import torch
 from torch.func import functional_call
 
 from smidgen.distillation.students.lora import ATTENTION, FEED_FORWARD, TARGETS, Adapted, LoraOptions, parse_targets
-from smidgen.distillation.students.trainee import open_decoder
 from smidgen.errors import SmidgenError, Unsupported
 from smidgen.formats.derived import Derived, write_derived
 from smidgen.formats.opening import open_checkpoint
+from smidgen.formats.parts import load_decoder
 from smidgen.model.decoder import Decoder
 from tests.family_models import save_folder
 from tests.tiny_adapters import with_adapter
@@ -101,11 +101,11 @@ def test_merged_into_a_file_it_is_the_same_model(write, tmp_path: Path) -> None:
     """Llama's rows of queries and keys stand otherwise in the file: a mix-up would show here."""
     with open_checkpoint(write(tmp_path / "a.gguf")) as before:
         decoder, adapter = with_adapter(before)
-        adapted = Adapted.continued(open_decoder(before), adapter)
+        adapted = Adapted.continued(load_decoder(before), adapter)
         assert torch.allclose(adapted.decoder(IDS), decoder(IDS), atol=1e-5)
         write_derived(before, Derived(before.config, adapted.parts()), tmp_path / "b.gguf", {"step": "tune"})
         with open_checkpoint(tmp_path / "b.gguf") as after:
-            assert torch.allclose(open_decoder(after)(IDS), decoder(IDS), atol=1e-4)
+            assert torch.allclose(load_decoder(after)(IDS), decoder(IDS), atol=1e-4)
 
 
 def test_names_of_targets() -> None:
@@ -119,6 +119,6 @@ def test_names_of_targets() -> None:
 def test_experts_are_not_adapted(tmp_path: Path) -> None:
     save_folder("mixtral", tmp_path)
     with open_checkpoint(tmp_path) as checkpoint:
-        Adapted(open_decoder(checkpoint), LoraOptions(targets=ATTENTION))
+        Adapted(load_decoder(checkpoint), LoraOptions(targets=ATTENTION))
         with pytest.raises(Unsupported, match="--targets attention"):
-            Adapted(open_decoder(checkpoint), LoraOptions())
+            Adapted(load_decoder(checkpoint), LoraOptions())

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from smidgen.distillation.students.trainee import open_decoder
 from smidgen.distillation.teachers import live as teachers
 from smidgen.distillation.teachers.live import LiveTeacher
 from smidgen.distillation.text.batch import NO_TARGET, Batch
 from smidgen.errors import SmidgenError
 from smidgen.formats.opening import open_checkpoint
+from smidgen.formats.parts import load_decoder
 from tests.tiny_models import VOCABULARY, write_gemma3, write_llama
 
 
@@ -28,7 +28,7 @@ def test_it_says_what_its_decoder_says(
     monkeypatch.setattr(teachers, "_TOKENS_AT_ONCE", 45)  # two rows of twenty tokens
     monkeypatch.setattr(teachers, "_ROWS_AT_ONCE", 7)
     with open_checkpoint(write(tmp_path / "model.gguf")) as checkpoint:
-        given, decoder = batch(), open_decoder(checkpoint)
+        given, decoder = batch(), load_decoder(checkpoint)
         with torch.no_grad():
             expected = decoder(given.ids).flatten(0, 1)
         exact, quick = LiveTeacher(checkpoint, quick=False), LiveTeacher(checkpoint)

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from smidgen.distillation.students.trainee import Plain, open_decoder
+from smidgen.distillation.students.trainee import Plain
 from smidgen.distillation.text.batch import NO_TARGET, Batch
 from smidgen.distillation.text.on_policy import DecoderWriter, OnPolicy
 from smidgen.errors import SmidgenError
 from smidgen.formats.opening import open_checkpoint
+from smidgen.formats.parts import load_decoder
 from smidgen.model.decoder import Decoder
 from smidgen.training.writing import EngineWriter
 from tests.tiny_models import GEMMA3_CONFIG, VOCABULARY, random_decoder, write_llama
@@ -109,7 +110,7 @@ def test_the_seed_decides_what_our_decoder_writes() -> None:
 def test_llama_cpp_writes_with_the_weights_of_the_moment(tmp_path: Path) -> None:
     prompts, tokens = [[5, 6, 7], [9, 60], [100, 3, 8, 20]], [6, 8, 3]
     with open_checkpoint(write_llama(tmp_path / "student.gguf.original")) as checkpoint:
-        trainee = Plain(open_decoder(checkpoint))
+        trainee = Plain(load_decoder(checkpoint))
         with EngineWriter(checkpoint, trainee, tmp_path / "work", every=2, temperature=0.0) as writer:
 
             def expected() -> list[list[int]]:
