@@ -1,4 +1,4 @@
-"""The way of the data is in the tree: who may import whom, and what stays unloaded until it is needed."""
+"""The house stands as the README draws it: who may import whom, and what stays unloaded until it is needed."""
 
 import ast
 import json
@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,25 +16,40 @@ import smidgen
 
 PACKAGE = Path(smidgen.__file__).parent
 
-# Modules that anyone may import; of ours they import only one another.
-FOUNDATION = {"atomic", "curve", "errors", "memory", "openmp", "progress", "shapes"}
+# The ground: anyone may stand on it; of ours it imports only itself.
+GROUND = {"atomic", "closing", "curve", "errors", "memory", "openmp", "progress", "shapes", "sizes", "version"}
 
-# Part → the parts it may import. Parts that are not listed here (cli, recipe, plan, the package itself) see all.
-ALLOWED: dict[str, set[str]] = {
+# Room → the rooms (or parts of rooms) below it. Methods first, the rooms of the verbs after them; `cli` sees all.
+METHODS: dict[str, set[str]] = {
     "numerics": set(),
     "model": {"numerics"},
     "formats": {"model", "numerics"},
     "data": {"model.tokenizer", "model.chat"},
-    "calibrate": {"model", "data", "numerics", "formats"},
-    "prune": {"calibrate", "formats", "model", "data", "numerics"},
-    "quant": {"calibrate", "formats", "model", "data", "numerics"},
-    "distill": {"calibrate", "formats", "model", "data", "numerics"},
+    "calibration": {"formats", "model", "data", "numerics"},
+    "pruning": {"calibration", "formats", "model", "data", "numerics"},
+    "quantization": {"calibration", "formats", "model", "data", "numerics"},
+    "distillation": {"calibration", "formats", "model", "data", "numerics"},
     "engines": {"formats", "model", "numerics"},
-    "measure": {"engines.base", "data", "numerics"},
 }
+_BELOW = {"formats", "model", "data", "numerics"}
+VERBS: dict[str, set[str]] = {
+    "publishing": {"formats"},
+    "exporting": {"formats", "model", "numerics", "publishing"},
+    "running": {"engines", "formats", "model"},
+    "serving": {"engines", "formats", "model"},
+    # No method grades itself: measuring never sees what cuts and trains, and its core sees no files either.
+    "measuring": {"engines.base", "data", "numerics"},
+    "measuring.measure": {"engines", *_BELOW},
+    "training": {"distillation", "calibration", "engines", "publishing", *_BELOW},
+    "cutting": {
+        "pruning", "quantization", "distillation", "calibration", "engines", "measuring", "publishing", *_BELOW,
+    },
+}  # fmt: skip
+ROOMS = METHODS | VERBS
 
-# `measure/__init__.py` is the public verb, where models are opened for the measuring inside: never a cutter either.
-PUBLIC_VERBS: dict[str, set[str]] = {"measure": {"engines", "formats", "model", "data", "numerics"}}
+# The wings of distillation, from below: what is learned from, what learns, what is made small, who teaches, who works
+# together, and what goes round.
+WINGS = ["text", "students", "objectives", "teachers", "team", "loop"]
 
 # Modules that must do without torch, with all that they import.
 TORCH_FREE = [
@@ -45,60 +62,126 @@ TORCH_FREE = [
     "smidgen.formats.hub.hub",
     "smidgen.formats.hub.transfer",
     "smidgen.formats.hf.safetensors_reader",
+    "smidgen.formats.opening",
     "smidgen.formats.summary",
     "smidgen.numerics.block_types",
     "smidgen.model.config",
     "smidgen.publishing.companions",
     "smidgen.engines.llama_cpp.engine",
     "smidgen.engines.llama_cpp.bench",
+    "smidgen.running.load",
+    "smidgen.serving.serve",
     "smidgen.cli.main",
 ]
 HEAVY = {"torch", "transformers", "xllamacpp", "numpy", "rich", "tokenizers", "gguf", "huggingface_hub", "httpx2"}
 
 
-def modules() -> list[Path]:
-    return sorted(PACKAGE.rglob("*.py"))
+@cache
+def modules() -> dict[str, Path]:
+    """Every module of ours by its name without the leading `smidgen.`; the package itself is ""."""
+    found = {}
+    for file in sorted(PACKAGE.rglob("*.py")):
+        parts = file.relative_to(PACKAGE).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    return found
 
 
-def name_of(file: Path) -> str:
-    parts = file.relative_to(PACKAGE).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-def our_imports(file: Path) -> Iterator[str]:
-    """Names of our modules that a file imports, anywhere in it, without the leading `smidgen.`."""
-    for node in ast.walk(ast.parse(file.read_text())):
+def our_imports(name: str) -> Iterator[str]:
+    """The modules of ours that a module imports anywhere in it, but for those that only type checkers see."""
+    tree = ast.parse(modules()[name].read_text())
+    unseen = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in unseen:
+            continue
         if isinstance(node, ast.Import):
             found = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            below = (PACKAGE.parent / node.module.replace(".", "/")).is_dir()
-            found = [f"{node.module}.{alias.name}" for alias in node.names] if below else [node.module]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found = [f"{node.module}.{alias.name}" for alias in node.names]
+            found = [one if one.removeprefix("smidgen.") in modules() else node.module for one in found]
         else:
             continue
-        yield from (name.removeprefix("smidgen.") for name in found if name.startswith("smidgen."))
+        for one in found:
+            if one.partition(".")[0] == "smidgen":
+                yield one.removeprefix("smidgen").removeprefix(".")
+
+
+def is_within(name: str, part: str) -> bool:
+    return name == part or name.startswith(f"{part}.")
 
 
 def is_allowed(importer: str, imported: str) -> bool:
-    part = importer.partition(".")[0]
-    if imported.partition(".")[0] in FOUNDATION:
+    room, other = importer.partition(".")[0], imported.partition(".")[0]
+    if other in GROUND:
         return True
-    if part in FOUNDATION:
+    if room in GROUND or room == "":
         return False
-    if part not in ALLOWED or imported.partition(".")[0] == part:
+    if room in ("cli", "__main__") or other == room:
         return True
-    allowed = PUBLIC_VERBS.get(importer, ALLOWED[part])
-    return any(imported == name or imported.startswith(f"{name}.") for name in allowed)
+    return any(is_within(imported, part) for part in ROOMS.get(importer, ROOMS[room]))
 
 
-@pytest.mark.parametrize("file", modules(), ids=name_of)
-def test_imports_go_downward_only(file: Path) -> None:
-    wrong = [imported for imported in our_imports(file) if not is_allowed(name_of(file), imported)]
-    assert not wrong, f"{name_of(file)} may not import {wrong}"
+@pytest.mark.parametrize("name", modules())
+def test_imports_go_downward_only(name: str) -> None:
+    if name == "":
+        return  # the public names, each imported on first use
+    wrong = [imported for imported in our_imports(name) if not is_allowed(name, imported)]
+    assert not wrong, f"{name} may not import {wrong}"
 
 
-@pytest.mark.parametrize("file", modules(), ids=name_of)
-def test_imports_are_absolute_and_nothing_is_unpickled(file: Path) -> None:
-    for node in ast.walk(ast.parse(file.read_text())):
+def test_every_module_has_a_room() -> None:
+    halls = {name.partition(".")[0] for name in modules()} - {"", "__main__", "cli"}
+    assert halls == GROUND | {room for room in ROOMS if "." not in room}
+
+
+def test_rooms_are_in_order() -> None:
+    """No room is above itself."""
+    above = {room: {part.partition(".")[0] for part in parts} for room, parts in ROOMS.items() if "." not in room}
+    above["measuring"] |= {part.partition(".")[0] for part in ROOMS["measuring.measure"]}
+    try:
+        TopologicalSorter(above).prepare()
+    except CycleError as error:
+        raise AssertionError(error.args[1]) from error
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    try:
+        TopologicalSorter({name: set(our_imports(name)) for name in modules()}).prepare()
+    except CycleError as error:
+        raise AssertionError(" → ".join(error.args[1])) from error
+
+
+def test_nothing_imports_the_package_itself() -> None:
+    assert not [name for name in modules() if "" in our_imports(name)]
+
+
+def test_kinds_of_files_do_not_know_who_opens_them() -> None:
+    """`formats.opening` decides; a GGUF file knows no folder, and neither knows the hub."""
+    for name in modules():
+        known = set(our_imports(name))
+        if is_within(name, "formats.gguf"):
+            assert not [one for one in known if is_within(one, "formats.hf") or is_within(one, "formats.hub")], name
+        if is_within(name, "formats.hf"):
+            assert not [one for one in known if is_within(one, "formats.hub")], name
+        if is_within(name, "formats.gguf") or is_within(name, "formats.hf") or name == "formats.checkpoint":
+            assert "formats.opening" not in known, name
+
+
+def test_wings_of_distillation_are_in_order() -> None:
+    for name in modules():
+        if name.startswith("distillation.") and name.count(".") == 2:
+            own = WINGS.index(name.split(".")[1])
+            above = [one for one in our_imports(name) if one.startswith("distillation.")]
+            assert not [one for one in above if WINGS.index(one.split(".")[1]) > own], name
+
+
+@pytest.mark.parametrize("name", modules())
+def test_imports_are_absolute_and_nothing_is_unpickled(name: str) -> None:
+    for node in ast.walk(ast.parse(modules()[name].read_text())):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0
             assert node.module != "pickle"

@@ -78,10 +78,10 @@ def command(
       smidgen data hf:HuggingFaceFW/fineweb:sample-10BT --limit 100000 --model gemma-3-270m -o corpus
       smidgen data faq.jsonl --field answer --no-quality --no-dedup --model gemma-3-270m -o corpus
     """
-    from smidgen.training.collect import collect
     from smidgen.data.corpus.filters import Rules
     from smidgen.data.corpus.prepare import CorpusOptions
     from smidgen.engines.machine import default_threads
+    from smidgen.training.collect import collect
 
     codes = tuple(code.strip() for code in (langs or "").split(",") if code.strip())
     wanted = CorpusOptions(Rules(codes, quality, min_words), dedup, field, skip_bad, limit)

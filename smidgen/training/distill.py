@@ -21,13 +21,13 @@ import torch
 
 from smidgen.data.sources import read_texts
 from smidgen.distillation.loop.metrics import TensorBoard, Trackio, Writer, training_operations
+from smidgen.distillation.loop.on_policy import DecoderWriter
+from smidgen.distillation.loop.on_policy import Writer as StudentWriter
 from smidgen.distillation.loop.trainer import Trainer, TrainingOptions, TrainingResult
 from smidgen.distillation.students.fresh import FreshShape
 from smidgen.distillation.students.lattice import careful_rate
 from smidgen.distillation.students.trainee import Objective, Trainee
 from smidgen.distillation.team.team import Team, joined, started_again, writer_first
-from smidgen.distillation.text.on_policy import DecoderWriter
-from smidgen.distillation.text.on_policy import Writer as StudentWriter
 from smidgen.errors import SmidgenError, printable
 from smidgen.formats.derived import Derived, write_derived
 from smidgen.formats.hub.catalogue import MODEL_FILE, ModelName, locate

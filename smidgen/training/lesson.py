@@ -16,6 +16,7 @@ import torch
 
 from smidgen.data.sources import TextSource
 from smidgen.distillation.loop.metrics import forward_operations
+from smidgen.distillation.loop.on_policy import OnPolicy, Writer
 from smidgen.distillation.loop.optimizer import OptimizerKind, Schedule
 from smidgen.distillation.objectives.losses import DistillObjective, Divergence, LanguageObjective
 from smidgen.distillation.objectives.matching import (
@@ -35,7 +36,6 @@ from smidgen.distillation.teachers.other_tokenizer import Aligned, OtherTokenize
 from smidgen.distillation.teachers.remembering import RememberingTeacher
 from smidgen.distillation.teachers.restricted import RestrictedTeacher
 from smidgen.distillation.text.batch import Batch, Batches
-from smidgen.distillation.text.on_policy import OnPolicy, Writer
 from smidgen.distillation.text.paired import Paired
 from smidgen.errors import SmidgenError, Unsupported
 from smidgen.formats.checkpoint import Checkpoint

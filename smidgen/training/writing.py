@@ -17,7 +17,7 @@ _NAME = "student.gguf"
 
 
 class EngineWriter(Closing):
-    """A `distillation.text.on_policy.Writer`. Close it, best with a `with` statement.
+    """A `distillation.loop.on_policy.Writer`. Close it, best with a `with` statement.
 
     checkpoint: what the trainee was made of.  folder: where its file is written.  every: calls for which one file does.
     """

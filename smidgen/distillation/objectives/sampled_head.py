@@ -16,13 +16,12 @@ With |F| + |S| a tenth of the vocabulary a step on Gemma 3 270M takes less than 
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from smidgen.distillation.objectives.losses import DenseTarget, head_loss
-from smidgen.distillation.teachers.live import LiveTeacher
+from smidgen.distillation.objectives.losses import DenseTarget, Target, head_loss
 from smidgen.distillation.text.batch import NO_TARGET, Batch
 from smidgen.model.decoder import Decoder
 from smidgen.numerics.precision import quick_layers
@@ -33,9 +32,33 @@ _SAMPLED = 4_096
 _POSITIONS = 64  # whose probabilities are added up at once
 
 
+class HeadTeacher(Protocol):
+    """What is needed here of a teacher: a live one, with the student's tokens."""
+
+    @property
+    def vocabulary(self) -> int:
+        """All its tokens."""
+        ...
+
+    @property
+    def head(self) -> Float[Tensor, "vocab hidden"]:
+        """The output head."""
+        ...
+
+    def targets(self, batch: Batch) -> Target:
+        """What it predicts, at every position of a batch."""
+        ...
+
+    def hidden_states(
+        self, ids: Int[Tensor, "rows position"], documents: Int[Tensor, "rows position"] | None = None
+    ) -> Float[Tensor, "rows position hidden"]:
+        """What the head reads."""
+        ...
+
+
 @torch.no_grad()
 def frequent_tokens(
-    teacher: LiveTeacher, batches: Sequence[Batch], text: Int[Tensor, "rows position"]
+    teacher: HeadTeacher, batches: Sequence[Batch], text: Int[Tensor, "rows position"]
 ) -> Int[Tensor, " frequent"]:
     """The tokens that a text has most often, and that a teacher gives the most probability in some of it, ascending."""
     mass = text.flatten().bincount(minlength=teacher.vocabulary).float()
@@ -70,7 +93,7 @@ class SampledHeadObjective:
     training draws the same. The gradient of the decoder's head is sparse.
     """
 
-    def __init__(self, teacher: LiveTeacher, frequent: Int[Tensor, " frequent"], seed: int) -> None:
+    def __init__(self, teacher: HeadTeacher, frequent: Int[Tensor, " frequent"], seed: int) -> None:
         self._teacher, self._frequent, self._seed = teacher, frequent, seed
         rare = torch.ones(teacher.vocabulary, dtype=torch.bool)
         rare[frequent] = False

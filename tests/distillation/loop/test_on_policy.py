@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from smidgen.distillation.loop.on_policy import DecoderWriter, OnPolicy
 from smidgen.distillation.students.trainee import Plain
 from smidgen.distillation.text.batch import NO_TARGET, Batch
-from smidgen.distillation.text.on_policy import DecoderWriter, OnPolicy
 from smidgen.errors import SmidgenError
 from smidgen.formats.opening import open_checkpoint
 from smidgen.formats.parts import load_decoder
