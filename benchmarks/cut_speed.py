@@ -12,12 +12,12 @@ writing are in.
 
 import argparse
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import llama_cpp_tools, record
+from benchmarks import options as shared
 from smidgen.errors import SmidgenError
 from smidgen.progress import track
 from smidgen.sizes import parse_size
@@ -122,16 +122,12 @@ def show(result: dict[str, Any]) -> str:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = shared.parser_of(__doc__, "cut_speed.json")
     parser.add_argument("original", type=Path, help="GGUF file with unquantized weights: see off_lattice.py")
-    parser.add_argument("--calibration", nargs="+", required=True, metavar="FILE[@START]")
-    parser.add_argument("--tokens", type=int, default=16_384, help="of calibration")
+    shared.add_calibration(parser, 16_384)
     parser.add_argument("--fit", type=parse_size, default=parse_size("160MB"))
-    parser.add_argument("--type", default="IQ4_NL", help="llama.cpp's file type")
-    parser.add_argument("--embedding", default="iq4_nl", help="llama.cpp's type for the embedding")
+    shared.add_llama_cpp_types(parser)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--output", type=Path, default=record.RESULTS / "cut_speed.json")
     llama_cpp_tools.add_option(parser)
     return parser.parse_args(arguments)
 
@@ -139,11 +135,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     options = parse(arguments)
-    with tempfile.TemporaryDirectory(prefix="cut-speed-") as folder:
-        options.work = Path(folder)
+    with shared.work_folder("cut-speed") as folder:
+        options.work = folder
         result = compare(options)
-    record.save(options.output, result)
-    print(show(result))
+    shared.finish(options.output, result, show(result))
 
 
 if __name__ == "__main__":

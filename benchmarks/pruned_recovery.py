@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import options as shared
 from benchmarks import record
 from benchmarks.students import Study, add_options, parsed
 from smidgen.distillation.students.fresh import FreshPlan, fresh_student
@@ -79,18 +80,16 @@ def _shown(point: dict[str, float], kind: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = shared.parser_of(__doc__, "pruned_recovery.json")
     parser.add_argument("original", type=Path)
     parser.add_argument("pruned", type=Path)
     add_options(parser, rates="1e-4")
     parser.add_argument("--scratch-rates", default="1e-3", help="the same for the student that begins at random")
-    parser.add_argument("--output", type=Path, default=record.RESULTS / "pruned_recovery.json")
     options = parsed(parser.parse_args(arguments))
     options.scratch_rates = [float(rate) for rate in options.scratch_rates.split(",")]
     with open_checkpoint(options.original) as original, open_checkpoint(options.pruned) as pruned:
         result = run_all(options, original, pruned)
-    record.save(options.output, result)
-    print(show(result))
+    shared.finish(options.output, result, show(result))
 
 
 if __name__ == "__main__":

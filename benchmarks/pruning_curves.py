@@ -11,13 +11,13 @@ mean activation. Cost: KL(original ‖ pruned) in nats a token and bits per byte
 
 import argparse
 import random
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks import options as shared
 from benchmarks import record, texts
 from smidgen.data.text import Windows, cut_into_windows
 from smidgen.engines.torch import TorchEngine
@@ -165,26 +165,21 @@ def show(result: Mapping[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = shared.parser_of(__doc__)
     parser.add_argument("original", type=Path)
-    parser.add_argument("--calibration", nargs="+", required=True, metavar="FILE[@START]")
-    parser.add_argument("--evaluation", nargs="+", required=True, metavar="FILE[@START]")
-    parser.add_argument("--tokens", type=int, default=8192, help="of calibration")
-    parser.add_argument("--evaluation-tokens", type=int, default=4096)
+    shared.add_calibration(parser, 8192)
+    shared.add_evaluation(parser, 4096)
     parser.add_argument("--layers", default="1,2,4", help="numbers of layers to take out, with commas")
     parser.add_argument("--widths", default="1792,1536,1024", help="of the feed-forward networks, with commas")
     parser.add_argument("--random", type=int, default=3, help="random choices of layers at each point")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--work", type=Path, help="folder for files in between")
-    parser.add_argument("--output", type=Path)
+    shared.add_work(parser, "folder for files in between")
     options = parser.parse_args(arguments)
     options.layers = [int(number) for number in options.layers.split(",") if number]
     options.widths = [int(width) for width in options.widths.split(",") if width]
     options.output = options.output or record.RESULTS / f"pruning_curves_{options.original.stem}.json"
-    with tempfile.TemporaryDirectory(prefix="pruning-curves-", dir=options.work) as folder:
-        result = run_all(options, Path(folder))
-    record.save(options.output, result)
-    print(show(result))
+    with shared.work_folder("pruning-curves", options.work) as folder:
+        result = run_all(options, folder)
+    shared.finish(options.output, result, show(result))
 
 
 if __name__ == "__main__":

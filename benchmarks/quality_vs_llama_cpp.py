@@ -33,6 +33,7 @@ from typing import Any
 import torch
 
 from benchmarks import llama_cpp_tools, record, texts
+from benchmarks import options as shared
 from benchmarks.llama_cpp_mixtures import BODIES, EMBEDDINGS, UNTOUCHED, Body, Mixture, Quantizer, candidates
 from smidgen.data.text import Windows, cut_into_windows
 from smidgen.engines.torch import TorchEngine
@@ -259,27 +260,23 @@ def show(result: Mapping[str, Any]) -> str:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = shared.parser_of(__doc__, "quality_vs_llama_cpp.json")
     parser.add_argument("original", type=Path, help="GGUF file with unquantized weights: see off_lattice.py")
     parser.add_argument("--sizes", default="160MB,180MB", help="file sizes to compare at, with commas")
-    parser.add_argument("--calibration", nargs="+", required=True, metavar="FILE[@START]")
-    parser.add_argument("--evaluation", nargs="+", required=True, metavar="FILE[@START]")
-    parser.add_argument("--tokens", type=int, default=16_384, help="of calibration")
-    parser.add_argument("--evaluation-tokens", type=int, default=16_384)
+    shared.add_calibration(parser, 16_384)
+    shared.add_evaluation(parser, 16_384)
     parser.add_argument("--screen-tokens", type=int, default=2048, help="of evaluation, for the quick look")
     parser.add_argument(
         "--finalists", type=int, default=5, help="mixtures of llama.cpp's measured in full at each size"
     )
-    parser.add_argument("--heal", help="tokens or time that smidgen may train for: see smidgen cut --help")
+    shared.add_heal(parser)
     parser.add_argument(
         "--training", nargs="+", metavar="FILE[@START]", help="text for --heal  [default: that of calibration]"
     )
     parser.add_argument("--training-tokens", type=int, default=131_072, help="of text for --heal")
     parser.add_argument("--sides", choices=("both", "llama.cpp"), default="both")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--work", type=Path, default=Path("out/quality"), help="for files in between (some GB)")
-    parser.add_argument("--output", type=Path, default=record.RESULTS / "quality_vs_llama_cpp.json")
+    shared.add_seed(parser)
+    shared.add_work(parser, "for files in between (some GB)", "out/quality")
     llama_cpp_tools.add_option(parser)
     options = parser.parse_args(arguments)
     options.sizes = [parse_size(size) for size in options.sizes.split(",")]
@@ -290,8 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     options = parse(arguments)
     result = compare_sizes(options)
-    record.save(options.output, result)
-    print(show(result))
+    shared.finish(options.output, result, show(result))
 
 
 if __name__ == "__main__":

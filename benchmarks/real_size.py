@@ -16,12 +16,11 @@ read that, take no turn, and what counts is memory.
 """
 
 import argparse
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from benchmarks import llama_cpp_tools, record
+from benchmarks import options as shared
 from benchmarks.cut_speed import llama_cpp_turn, show, smidgen_turn, summarize
 from smidgen.progress import track
 from smidgen.sizes import parse_size
@@ -80,19 +79,16 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = shared.parser_of(__doc__)
     parser.add_argument("shape", choices=_FITS)
-    parser.add_argument("--tokens", type=int, default=4096, help="of calibration, for both sides")
+    shared.add_tokens(parser, 4096, "of calibration, for both sides")
     parser.add_argument("--layout", choices=["gguf", "hf"], default="gguf", help="of the model that is cut")
     parser.add_argument("--fit", type=parse_size, help="default: about 4.6 bits a weight")
     parser.add_argument("--blocks", type=int, help="fewer than the real model has, to try this out")
     parser.add_argument("--vocabulary", type=int, help="a smaller one, to try this out")
-    parser.add_argument("--type", default="IQ4_NL", help="llama.cpp's file type")
-    parser.add_argument("--embedding", default="iq4_nl", help="llama.cpp's type for the embedding")
+    shared.add_llama_cpp_types(parser)
     parser.add_argument("--runs", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--work", type=Path, help="folder for the model and what is made of it: some 10 to 25 GB")
-    parser.add_argument("--output", type=Path, help="default: results/real_size_SHAPE.json")
+    shared.add_work(parser, "folder for the model and what is made of it: some 10 to 25 GB")
     llama_cpp_tools.add_option(parser)
     options = parser.parse_args(arguments)
     options.fit = options.fit or parse_size(_FITS[options.shape])
@@ -103,11 +99,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     options = parse(arguments)
-    with tempfile.TemporaryDirectory(prefix="real-size-", dir=options.work) as folder:
-        options.work = Path(folder)
+    with shared.work_folder("real-size", options.work) as folder:
+        options.work = folder
         result = compare(options)
-    record.save(options.output, result)
-    print(show(result))
+    shared.finish(options.output, result, show(result))
 
 
 if __name__ == "__main__":

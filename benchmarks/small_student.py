@@ -12,11 +12,11 @@ that none has seen.
 """
 
 import argparse
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import options as shared
 from benchmarks import record, texts
 from benchmarks.students import Study, add_options, parsed
 from smidgen.distillation.students.fresh import Beginning, FreshShape, fresh_student, plan_fresh
@@ -81,24 +81,22 @@ def show(result: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = shared.parser_of(__doc__, "small_student.json")
     parser.add_argument("teacher")
     add_options(parser, rates="1e-3")
     parser.add_argument("--vocab", type=int, default=16384, help="tokens of the teacher that stay; 0 for all")
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--width", type=int, default=320)
     parser.add_argument("--ffn", type=int, default=1024)
-    parser.add_argument("--work", type=Path, help="folder for files in between")
-    parser.add_argument("--output", type=Path, default=record.RESULTS / "small_student.json")
+    shared.add_work(parser, "folder for files in between")
     options = parsed(parser.parse_args(arguments))
-    with tempfile.TemporaryDirectory(prefix="small-student-", dir=options.work) as folder:
+    with shared.work_folder("small-student", options.work) as folder:
         path = options.teacher
         if options.vocab:
-            path = str(trimmed(options, Path(folder)))
+            path = str(trimmed(options, folder))
         with open_model(path) as teacher:
             result = run_all(options, teacher)
-    record.save(options.output, result)
-    print(show(result))
+    shared.finish(options.output, result, show(result))
 
 
 if __name__ == "__main__":

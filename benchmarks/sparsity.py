@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks import options as shared
 from benchmarks import record, texts
 from smidgen.data.text import Windows, cut_into_windows
 from smidgen.engines.torch import TorchEngine
@@ -136,17 +137,13 @@ def _cell(perplexity: Mapping[str, float]) -> str:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = shared.parser_of(__doc__, "sparsity.json")
     parser.add_argument("models", nargs="+", help="as for every command of smidgen")
     parser.add_argument("--patterns", nargs="+", default=["50%", "2:4"])
-    parser.add_argument("--calibration", nargs="+", required=True, metavar="FILE[@START]")
-    parser.add_argument("--evaluation", nargs="+", required=True, metavar="FILE[@START]")
-    parser.add_argument("--tokens", type=int, default=8192, help="of calibration, each time")
-    parser.add_argument("--evaluation-tokens", type=int, default=8192)
+    shared.add_calibration(parser, 8192, "of calibration, each time")
+    shared.add_evaluation(parser, 8192)
     parser.add_argument("--repeats", type=int, default=2, help="with other calibration text")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--work", type=Path, default=Path("out/sparsity"), help="for files in between (some GB)")
-    parser.add_argument("--output", type=Path, default=record.RESULTS / "sparsity.json")
+    shared.add_work(parser, "for files in between (some GB)", "out/sparsity")
     return parser.parse_args(arguments)
 
 
@@ -158,8 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = {name: getattr(options, name) for name in ("tokens", "evaluation_tokens", "repeats", "threads")}
     models = [measure_model(model, options) for model in options.models]
     result = {**record.facts(), **settings, "models": models}
-    record.save(options.output, result)
-    print(show(result))
+    shared.finish(options.output, result, show(result))
 
 
 if __name__ == "__main__":

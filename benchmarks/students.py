@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import options as shared
 from benchmarks import texts
 from smidgen.data.sources import TextSource
 from smidgen.data.text import cut_into_windows
@@ -126,18 +127,16 @@ class _Unseen:
 def add_options(parser: argparse.ArgumentParser, rates: str) -> None:
     """What a study is told. rates: learning rates that are tried unless others are given."""
     parser.add_argument("--text", nargs="+", required=True, metavar="FILE[@START]")
-    parser.add_argument("--evaluation", nargs="+", required=True, metavar="FILE[@START]")
+    shared.add_evaluation(parser, 4096)
     parser.add_argument("--elsewhere", nargs="+", metavar="FILE[@START]", help="text of another kind to measure on")
-    parser.add_argument("--tokens", type=int, default=160_000, help="of text to learn from")
+    shared.add_tokens(parser, 160_000, "of text to learn from")
     parser.add_argument("--epochs", type=float, default=1.0)
-    parser.add_argument("--evaluation-tokens", type=int, default=4096)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--context", type=int, default=256)
     parser.add_argument("--rows-at-once", type=int, default=8)
     parser.add_argument("--rates", default=rates, help="learning rates to try, with commas")
     parser.add_argument("--points", type=int, default=5, help="evaluations on the way")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    shared.add_seed(parser)
 
 
 def parsed(options: argparse.Namespace) -> argparse.Namespace:

@@ -12,7 +12,7 @@ from functools import cache
 from statistics import median
 from typing import Any
 
-from benchmarks.marked import marked, write
+from benchmarks.marked import write
 from benchmarks.record import REPOSITORY, RESULTS
 
 #: Where tables stand.
@@ -190,7 +190,8 @@ def healing() -> str:
                 model, f"{ours['bytes']:,}", f"{8 * ours['bytes'] / parameters:.2f}", _divergence(ours),
                 _divergence(best), f"{size['ratio']:.2f}",
                 f"{_percent(ours['same_top1'])} ({_percent(best['same_top1'])})",
-                f"{ours['bits_per_byte_original']:.3f} → {ours['bits_per_byte_cut']:.3f} ({best['bits_per_byte_cut']:.3f})",
+                f"{ours['bits_per_byte_original']:.3f} → {ours['bits_per_byte_cut']:.3f} "
+                f"({best['bits_per_byte_cut']:.3f})",
                 f"{ours['healing']['processor_seconds'] / 60:.0f} min",
             ])  # fmt: skip
     head = ["model", "bytes", "bits a weight", "healed: KL", "llama.cpp: KL", "ratio", "same top token (llama.cpp)",

@@ -25,13 +25,13 @@ import importlib.util
 import json
 import platform
 import resource
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from benchmarks import options as shared
 from benchmarks import record
 from smidgen.errors import SmidgenError
 from smidgen.progress import track
@@ -217,15 +217,13 @@ def show(result: dict[str, Any]) -> str:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = shared.parser_of(__doc__, "training_step.json")
     parser.add_argument("model", help="catalogue name or GGUF file: both student and teacher")
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--steps", type=int, default=2, help="that are timed, in each process")
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--sides", nargs="+", choices=_SIDES, default=_SIDES)
-    parser.add_argument("--output", type=Path, default=record.RESULTS / "training_step.json")
     for internal in ("--side", "--gguf", "--folder"):  # of the processes that it starts
         parser.add_argument(internal, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
@@ -239,11 +237,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if not importlib.util.find_spec("transformers"):
         raise SmidgenError("The plain loops need transformers: pip install smidgen[dev].")
-    with tempfile.TemporaryDirectory(prefix="training-step-") as folder:
-        options.work = Path(folder)
+    with shared.work_folder("training-step") as folder:
+        options.work = folder
         result = compare(options)
-    record.save(options.output, result)
-    print(show(result))
+    shared.finish(options.output, result, show(result))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ runs in llama.cpp in a process of its own; they take turns, the median counts.
 """
 
 import argparse
-import tempfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import options as shared
 from benchmarks import record
 from benchmarks.random_model import SHAPES, Shape, metadata, tensors
 from smidgen.engines.llama_cpp.bench import measure_speed
@@ -93,19 +93,16 @@ def show(result: Mapping[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = shared.parser_of(__doc__, "vocabulary_speed.json")
     parser.add_argument("shape", choices=SHAPES)
     parser.add_argument("--vocabularies", default="131072,65536,32768")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--work", type=Path, help="folder for the files: 6 GB")
-    parser.add_argument("--output", type=Path, default=record.RESULTS / "vocabulary_speed.json")
+    shared.add_work(parser, "folder for the files: 6 GB")
     options = parser.parse_args(arguments)
     options.vocabularies = [int(size) for size in options.vocabularies.split(",")]
-    with tempfile.TemporaryDirectory(prefix="vocabulary-speed-", dir=options.work) as folder:
-        result = compare(options, Path(folder))
-    record.save(options.output, result)
-    print(show(result))
+    with shared.work_folder("vocabulary-speed", options.work) as folder:
+        result = compare(options, folder)
+    shared.finish(options.output, result, show(result))
 
 
 if __name__ == "__main__":

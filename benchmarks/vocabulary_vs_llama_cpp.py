@@ -29,6 +29,7 @@ from typing import Any
 import torch
 
 from benchmarks import llama_cpp_tools, record, texts
+from benchmarks import options as shared
 from benchmarks.llama_cpp_mixtures import Quantizer, candidates
 from benchmarks.quality_vs_llama_cpp import make_imatrix
 from smidgen.cutting.plan import Choice, matrices
@@ -236,25 +237,23 @@ def show(result: Mapping[str, Any]) -> str:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = shared.parser_of(__doc__)
     parser.add_argument("original", type=Path)
     parser.add_argument("--stock", type=Path, required=True, help="the file that people download")
     parser.add_argument("--name", required=True, help="of the result")
     parser.add_argument("--fit", type=parse_size, required=True)
     parser.add_argument("--text", action="append", required=True, metavar="LANGUAGE=[FILE]")
-    parser.add_argument("--tokens", type=int, default=16_384, help="of calibration, all texts together")
-    parser.add_argument("--evaluation-tokens", type=int, default=8192, help="of each text")
+    shared.add_tokens(parser, 16_384, "of calibration, all texts together")
+    shared.add_evaluation_tokens(parser, 8192)
     parser.add_argument("--screened", nargs="+", type=Path, help="results of quality_vs_llama_cpp.py",
                         default=sorted(record.RESULTS.glob("quality_vs_llama_cpp*.json")))  # fmt: skip
     parser.add_argument("--finalists", type=int, default=3)
-    parser.add_argument("--heal", help="tokens or time that smidgen may train for: see smidgen cut --help")
+    shared.add_heal(parser)
     parser.add_argument("--untrimmed", action="store_true", help="also the same types without trimming")
     parser.add_argument("--alone", action="store_true", help="leave llama.cpp's files out")
     parser.add_argument("--repeats", type=int, default=5, help="of the speed measurement")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--work", type=Path, default=Path("out/vocabulary"))
-    parser.add_argument("--output", type=Path)
+    shared.add_seed(parser)
+    shared.add_work(parser, "for files in between", "out/vocabulary")
     llama_cpp_tools.add_option(parser)
     options = parser.parse_args(arguments)
     options.output = options.output or record.RESULTS / f"vocabulary_{options.name}.json"
@@ -265,8 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     options = parse(arguments)
     result = run_all(options)
-    record.save(options.output, result)
-    print(show(result))
+    shared.finish(options.output, result, show(result))
 
 
 if __name__ == "__main__":

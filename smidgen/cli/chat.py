@@ -46,15 +46,13 @@ def command(
       smidgen chat smollm2-135m-instruct --system "Answer in one sentence."
       echo "Why is the sky blue?" | smidgen chat smollm2-135m-instruct --temperature 0
     """
-    from smidgen.engines.llama_cpp.engine import LlamaCppEngine, Sampling, read_facts, require_chat_template
-    from smidgen.formats.convert import gguf_of
-    from smidgen.formats.gguf.adapter import adapter_file
+    from smidgen.engines.llama_cpp.engine import Sampling
+    from smidgen.running.open import open_engine
 
-    path, helper = gguf_of(model), None if draft is None else gguf_of(draft)
-    require_chat_template(read_facts(path))
     sampling = Sampling(temperature, top_k, top_p, seed)
-    tuned, verbose = None if lora is None else adapter_file(lora), options.debug_wanted()
-    with LlamaCppEngine(path, ctx_size, threads, draft=helper, verbose=verbose, lora=tuned) as engine:
+    with open_engine(
+        model, ctx_size=ctx_size, threads=threads, draft=draft, lora=lora, chatting=True, verbose=options.debug_wanted()
+    ) as engine:
         _Conversation(engine, sampling, max_tokens, system).run()
 
 

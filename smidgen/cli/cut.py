@@ -18,9 +18,7 @@ def _number(*names: str, help: str) -> Any:
 
 def command(
     model: options.Model,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the result.", show_default=False)
-    ],
+    output: options.Output,
     fit: Annotated[
         str | None, typer.Option("--fit", metavar="SIZE", help="Largest size of the file: 165MB, 1.2GB, 512MiB.")
     ] = None,
@@ -93,7 +91,7 @@ def command(
     ] = None,
     measure: Annotated[bool, typer.Option("--measure/--no-measure", help="Write the report card.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its expected cost, and stop.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the same cut was interrupted.")] = False,
+    resume: options.Resume = False,
     seed: Annotated[
         int | None, typer.Option("--seed", min=0, metavar="N", help="Of every random choice.  [default: 0]")
     ] = None,
@@ -148,18 +146,12 @@ def command(
         )  # fmt: skip
         wanted = CutOptions(
             sizes.get("fit"), tuple(text or ()), tokens or DEFAULT_TOKENS, seed or 0, threads,
-            _words(types.upper() if types else None), languages=_words(langs), pruning=pruning, steps=_words(steps),
+            options.comma_list(types.upper() if types else None), languages=options.comma_list(langs), pruning=pruning,
+            steps=options.comma_list(steps),
             speed=speed, ram=sizes.get("ram"), heal=heal,
         )  # fmt: skip
     result = cut(model, output, wanted, resume=resume, dry_run=dry_run, measured=measure)
-    if json:
-        print(result.to_json())
-    else:
-        print(result.describe())
-
-
-def _words(text: str | None) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip()) if text else ()
+    options.show(result, json)
 
 
 def _refuse_contradictions(said: dict[str, Any], recipe: Path | None) -> None:

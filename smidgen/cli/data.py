@@ -1,6 +1,5 @@
 """`smidgen data`: text from anywhere as a corpus for one model, tokenized once."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,9 +18,7 @@ def command(
         ),
     ],
     model: Annotated[str, typer.Option("--model", metavar="MODEL", help=options.MODEL_HELP, show_default=False)],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the corpus.", show_default=False)
-    ],
+    output: options.Output,
     langs: Annotated[
         str | None,
         typer.Option(
@@ -59,7 +56,7 @@ def command(
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, max=512, metavar="N", help="Processes.  [default: the cores]")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the same run was interrupted.")] = False,
+    resume: options.Resume = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -83,7 +80,6 @@ def command(
     from smidgen.engines.machine import default_threads
     from smidgen.training.collect import collect
 
-    codes = tuple(code.strip() for code in (langs or "").split(",") if code.strip())
-    wanted = CorpusOptions(Rules(codes, quality, min_words), dedup, field, skip_bad, limit)
+    wanted = CorpusOptions(Rules(options.comma_list(langs), quality, min_words), dedup, field, skip_bad, limit)
     result = collect(model, sources, output, wanted, workers=workers or default_threads(), resume=resume)
-    print(result.to_json() if json else result.describe())
+    options.show(result, json)

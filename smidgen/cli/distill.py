@@ -22,9 +22,7 @@ def command(
             metavar="STUDENT|new", help="A model to train, quantized or not; 'new' for a fresh one.", show_default=False
         ),
     ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the result.", show_default=False)
-    ],
+    output: options.Output,
     steps: Annotated[int, typer.Option("--steps", min=1, metavar="N", help="Batches to learn from.")],
     text: Annotated[
         list[str] | None,
@@ -115,8 +113,8 @@ def command(
     ] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write DIR/tensorboard too.")] = False,
     trackio: Annotated[bool, typer.Option("--trackio", help="Log to trackio, on this machine.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the same training was interrupted.")] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of every random choice.")] = 0,
+    resume: options.Resume = False,
+    seed: options.EverySeed = 0,
     threads: options.Threads = None,
     workers: options.Workers = None,
     ray: options.Ray = None,
@@ -169,7 +167,7 @@ def command(
     else:
         result = distill_together(*models, workers or 2, ray=ray, resume=resume)
     if is_writer():
-        print(result.to_json() if json else result.describe())
+        options.show(result, json)
 
 
 def _refuse_shape_of_a_student_that_exists(fresh: bool, said: dict[str, Any]) -> None:

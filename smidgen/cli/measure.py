@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from smidgen.atomic import refuse_unwritable
-from smidgen.cli.options import Debug, Json, Quiet, Threads
+from smidgen.cli.options import Debug, Json, Quiet, Threads, comma_list
 from smidgen.errors import SmidgenError
 
 _MODEL = "Catalogue name (see `smidgen models`), .gguf file, or folder that `smidgen cut` wrote."
@@ -65,7 +65,7 @@ def command(
     from smidgen.formats.opening import read_config
 
     path = None if output is None else _card_path(output)
-    codes = [code for code in (langs or "").split(",") if code.strip()]
+    codes = comma_list(langs)
     languages_of(codes)
     read_texts(text or ())  # these are looked at before torch is loaded, which takes seconds
     for model in (original, cut):

@@ -6,7 +6,7 @@
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import typer
 
@@ -37,6 +37,28 @@ def _set_quiet(value: bool) -> bool:
     return value
 
 
+def comma_list(text: str | None) -> tuple[str, ...]:
+    """What commas separate: `"de, en"` → `("de", "en")`."""
+    return tuple(word.strip() for word in (text or "").split(",") if word.strip())
+
+
+class Result(Protocol):
+    """What a verb of the long kind returns."""
+
+    def to_json(self) -> str:
+        """One JSON object."""
+        ...
+
+    def describe(self) -> str:
+        """What a person wants to know at the end."""
+        ...
+
+
+def show(result: Result, json: bool) -> None:
+    """Print a result for a program or a person."""
+    print(result.to_json() if json else result.describe())
+
+
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
 Draft = Annotated[
     str | None,
@@ -48,6 +70,11 @@ Lora = Annotated[
     Path | None,
     typer.Option("--lora", metavar="ADAPTER", help="Adapter of `smidgen tune`: its folder, or an adapter.gguf."),
 ]
+Output = Annotated[
+    Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the result.", show_default=False)
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where the same run was interrupted.")]
+EverySeed = Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, metavar="N", help="Of every random choice.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_set_quiet, help="No progress, no notes.")]
 Debug = Annotated[bool, typer.Option("--debug", callback=_set_debug, help="Show a traceback when something fails.")]

@@ -44,15 +44,14 @@ def command(
       smidgen run gemma-small "Once upon a time" --max-tokens 50 --seed 7
       cat notes.txt | smidgen run gemma-small --temperature 0 --json
     """
-    from smidgen.engines.llama_cpp.engine import LlamaCppEngine, Sampling
-    from smidgen.formats.convert import gguf_of
-    from smidgen.formats.gguf.adapter import adapter_file
+    from smidgen.engines.llama_cpp.engine import Sampling
+    from smidgen.running.open import open_engine
 
-    path, helper = gguf_of(model), None if draft is None else gguf_of(draft)
     text = _read_prompt(prompt)
     sampling = Sampling(temperature, top_k, top_p, seed, tuple(stop or ()))
-    tuned, verbose = None if lora is None else adapter_file(lora), options.debug_wanted()
-    with LlamaCppEngine(path, ctx_size, threads, draft=helper, verbose=verbose, lora=tuned) as engine:
+    with open_engine(
+        model, ctx_size=ctx_size, threads=threads, draft=draft, lora=lora, verbose=options.debug_wanted()
+    ) as engine:
         reply = engine.stream(text, max_tokens, sampling)
         if json:
             result = {

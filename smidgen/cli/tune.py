@@ -22,9 +22,7 @@ def _of_adapter(*names: str, help: str, **more: Any) -> Any:
 
 def command(
     model: options.Model,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the result.", show_default=False)
-    ],
+    output: options.Output,
     data: Annotated[
         list[Path] | None, typer.Option("--data", metavar="FILE", help="Examples, one JSON object a line; repeatable.")
     ] = None,
@@ -84,7 +82,7 @@ def command(
         _of_adapter("--adapter", metavar="DIR|FILE", help="Go on from this one: PEFT's folder, or adapter.gguf."),
     ] = None,
     merge: Annotated[bool, _of_adapter("--merge", help="Write model.gguf with the adapter in it, too.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the same tuning was interrupted.")] = False,
+    resume: options.Resume = False,
     seed: Annotated[
         int | None,
         typer.Option("--seed", min=0, max=2**31 - 1, metavar="N", help="Of every random choice.  [default: 0]"),
@@ -127,8 +125,7 @@ def command(
     from smidgen.distillation.team.team import is_writer
     from smidgen.training.tune import TuneOptions, tune, tune_together
 
-    words = [word.strip() for word in (targets or "").split(",") if word.strip()]
-    lora = LoraOptions(rank or 16, alpha, dropout or 0.0, parse_targets(words) or TARGETS, rslora)
+    lora = LoraOptions(rank or 16, alpha, dropout or 0.0, parse_targets(options.comma_list(targets)) or TARGETS, rslora)
     wanted = TuneOptions(
         steps, epochs or TuneOptions.epochs, lr, batch, context, lora, adapter, full, merge, train_on_prompts, skip_bad,
         raw, TuneOptions.held_out if held_out is None else held_out, seed or 0, threads,

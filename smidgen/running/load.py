@@ -131,10 +131,9 @@ class Model(Closing):
 
     @cached_property
     def _engine(self) -> "LlamaCppEngine":
-        from smidgen.engines.llama_cpp.engine import LlamaCppEngine
-        from smidgen.formats.convert import gguf_of
+        from smidgen.running.open import open_engine
 
-        return LlamaCppEngine(gguf_of(self.path), self._ctx_size, self._threads)
+        return open_engine(self.path, ctx_size=self._ctx_size, threads=self._threads)
 
     def close(self) -> None:
         """Free the engines and let go of the files; what is asked for afterwards is loaded again."""

@@ -14,6 +14,7 @@ from smidgen.errors import BadFile, Unsupported
 from smidgen.model.config import LayerConfig
 from smidgen.model.families.facts import Facts, Traits
 from smidgen.model.families.keys import LARGEST_INT32, Keys
+from smidgen.model.families.spelling import Spelling
 from smidgen.model.parameters import Shape
 from smidgen.model.rope_scaling import (
     GivenDivisors,
@@ -30,6 +31,16 @@ ROPE_FREQS, ROPE_SHORT, ROPE_LONG = "rope_freqs.weight", "rope_factors_short.wei
 SCALING_TENSORS = frozenset({ROPE_FREQS, ROPE_SHORT, ROPE_LONG})
 _ATTENTION_FACTOR, _WINDOW = "rope.scaling.attn_factor", "attention.sliding_window"
 _ATTENTION_CAP, _LOGIT_CAP = "attn_logit_softcapping", "final_logit_softcapping"
+
+_SPELLING = Spelling(
+    layers="block_count",
+    hidden="embedding_length",
+    heads="attention.head_count",
+    kv_heads="attention.head_count_kv",
+    ffn_widths="feed_forward_length",
+    epsilon="attention.layer_norm_rms_epsilon",
+    context_length="context_length",
+)
 
 #: llama.cpp's tensor names that most families share (gguf-py's tensor_mapping lists them).
 COMMON_NAMES = {
@@ -111,30 +122,23 @@ class GGUFMap:
     def read(self, metadata: Mapping[str, Any], tensors: Tensors, traits: Traits) -> Facts:
         """Raises BadFile for missing, mistyped or absurd values, Unsupported for what the decoder lacks."""
         keys = Keys.of_gguf(metadata, self.architecture)
-        layers, hidden = keys.integer("block_count", most=512), keys.integer("embedding_length")
-        heads = keys.per_layer("attention.head_count", layers)
+        common = _SPELLING.read(keys)
+        layers, hidden, heads = common["layers"], common["hidden"], common["heads"]
         head_dim = self._head_width(keys, hidden, heads)
         width = keys.integer("rope.dimension_count", head_dim, most=2**14)
         if width != head_dim and "partial_rotary" not in self.features:
             raise Unsupported(f"{keys.where}rope.dimension_count is {width} but heads are {head_dim} wide")
-        context = keys.integer("context_length", most=LARGEST_INT32)
         window, local = self._window(keys, layers, traits)
         experts = "experts" in self.features
         query_width = hidden // heads[0] if layers == self.layers_with_wide_query else head_dim
         facts = Facts(
-            layers=layers,
-            hidden=hidden,
+            **common,
             vocabulary=_vocabulary(keys, metadata, tensors.shapes, self.names["embedding.weight"]),
-            heads=heads,
-            kv_heads=keys.per_layer("attention.head_count_kv", layers, heads),
             head_dim=head_dim,
-            ffn_widths=keys.per_layer("feed_forward_length", layers),
-            epsilon=keys.number("attention.layer_norm_rms_epsilon"),
-            context_length=context,
             tied_head=self.names["head.weight"] not in tensors.shapes,
             rope_base=keys.number("rope.freq_base", 10_000.0),
             rotary_width=width,
-            rope_scaling=_read_scaling(keys, tensors, width, context),
+            rope_scaling=_read_scaling(keys, tensors, width, common["context_length"]),
             query_width=float(max(1, query_width)),
             window=window,
             local=local,
@@ -199,15 +203,9 @@ class GGUFMap:
         """
         self._refuse_layers_not_read(facts)
         values: dict[str, Any] = {
-            "context_length": facts.context_length,
-            "embedding_length": facts.hidden,
-            "block_count": facts.layers,
-            "feed_forward_length": _one_or_all(facts.ffn_widths),
-            "attention.head_count": _one_or_all(facts.heads),
-            "attention.head_count_kv": _one_or_all(facts.kv_heads),
+            **_SPELLING.write(facts, _one_or_all),
             "attention.key_length": facts.head_dim,
             "attention.value_length": facts.head_dim,
-            "attention.layer_norm_rms_epsilon": facts.epsilon,
             "rope.dimension_count": facts.rotary_width,
             "rope.freq_base": facts.rope_base,
             "vocab_size": facts.vocabulary,
@@ -229,9 +227,9 @@ class GGUFMap:
 
     def _refuse_layers_not_read(self, facts: Facts) -> None:
         for feature, key, values in (
-            ("layer_widths", "feed_forward_length", facts.ffn_widths),
-            ("layer_heads", "attention.head_count", facts.heads),
-            ("layer_heads", "attention.head_count_kv", facts.kv_heads),
+            ("layer_widths", _SPELLING.ffn_widths, facts.ffn_widths),
+            ("layer_heads", _SPELLING.heads, facts.heads),
+            ("layer_heads", _SPELLING.kv_heads, facts.kv_heads),
         ):
             if feature not in self.features and len(set(values)) > 1:
                 found = ", ".join(map(str, sorted(set(values))))

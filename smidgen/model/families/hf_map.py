@@ -15,6 +15,7 @@ import numpy as np
 from smidgen.errors import BadFile, Unsupported
 from smidgen.model.families.facts import Facts, Traits, every_layer
 from smidgen.model.families.keys import LARGEST_INT32, Keys, short
+from smidgen.model.families.spelling import Spelling
 from smidgen.model.rope_scaling import (
     GivenDivisors,
     LinearScaling,
@@ -22,6 +23,16 @@ from smidgen.model.rope_scaling import (
     LongRopeScaling,
     RopeScaling,
     YarnScaling,
+)
+
+_SPELLING = Spelling(
+    layers="num_hidden_layers",
+    hidden="hidden_size",
+    heads="num_attention_heads",
+    kv_heads="num_key_value_heads",
+    ffn_widths="intermediate_size",
+    epsilon="rms_norm_eps",
+    context_length="max_position_embeddings",
 )
 
 COMMON_NAMES = {
@@ -123,25 +134,18 @@ class HFMap:
         """Raises BadFile for missing, mistyped or absurd values, Unsupported for what the decoder lacks."""
         keys = Keys({**self.defaults, **config}, "config.json: ")
         _refuse_quantized(keys)
-        layers, hidden = keys.integer("num_hidden_layers", most=512), keys.integer("hidden_size")
-        heads = keys.per_layer("num_attention_heads", layers)
-        head_dim = keys.optional_integer("head_dim", most=2**14) or max(1, hidden // heads[0])
-        context = keys.integer("max_position_embeddings", most=LARGEST_INT32)
-        rope = _read_rope(keys, head_dim, context, "partial_rotary" in self.features)
+        common = _SPELLING.read(keys)
+        layers = common["layers"]
+        head_dim = keys.optional_integer("head_dim", most=2**14) or max(1, common["hidden"] // common["heads"][0])
+        rope = _read_rope(keys, head_dim, common["context_length"], "partial_rotary" in self.features)
         window, local = self._window(keys, layers, traits)
         bias = keys.flag("attention_bias", False) if "attention_bias" in self.features else False
         experts = "experts" in self.features
         self._check_activation(keys, traits)
         facts = Facts(
-            layers=layers,
-            hidden=hidden,
+            **common,
             vocabulary=keys.integer("vocab_size", most=2**31),
-            heads=heads,
-            kv_heads=keys.per_layer("num_key_value_heads", layers, heads),
             head_dim=head_dim,
-            ffn_widths=keys.per_layer("intermediate_size", layers),
-            epsilon=keys.number("rms_norm_eps"),
-            context_length=context,
             tied_head=keys.flag("tie_word_embeddings", False),
             query_width=keys.number("query_pre_attn_scalar") if "query_width" in self.features else float(head_dim),
             window=window,
@@ -222,15 +226,9 @@ class HFMap:
         values: dict[str, Any] = {
             "architectures": [self.architecture],
             "model_type": self.model_type,
-            "num_hidden_layers": facts.layers,
-            "hidden_size": facts.hidden,
+            **_SPELLING.write(facts, lambda each: each[0]),  # read again: unlike layers are refused
             "vocab_size": facts.vocabulary,
-            "num_attention_heads": facts.heads[0],
-            "num_key_value_heads": facts.kv_heads[0],
             "head_dim": facts.head_dim,
-            "intermediate_size": facts.ffn_widths[0],
-            "rms_norm_eps": facts.epsilon,
-            "max_position_embeddings": facts.context_length,
             "tie_word_embeddings": facts.tied_head,
             self.activation_key: "gelu_pytorch_tanh" if traits.activation == "gelu_tanh" else traits.activation,
         }
