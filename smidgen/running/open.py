@@ -1,0 +1,26 @@
+"""From what a person names to a loaded engine: the model, and what may be beside it."""
+
+import os
+from pathlib import Path
+
+from smidgen.engines.llama_cpp.engine import LlamaCppEngine, read_facts, require_chat_template
+from smidgen.formats.convert import gguf_of
+from smidgen.formats.gguf.adapter import adapter_file
+from smidgen.formats.hub.catalogue import ModelName
+
+
+def open_engine(
+    model: ModelName, *, ctx_size: int | None = None, threads: int | None = None, draft: ModelName | None = None,
+    lora: str | os.PathLike[str] | None = None, chatting: bool = False, verbose: bool = False,
+) -> LlamaCppEngine:  # fmt: skip
+    """Load a model into llama.cpp; a folder in Hugging Face layout is converted into the cache first.
+
+    draft: a smaller model of the same vocabulary that proposes tokens.  lora: an adapter, as `smidgen tune` writes it.
+    chatting: refuse a model without a chat template before it is loaded.  verbose: llama.cpp's own log on stderr.
+    Raises SmidgenError, BadFile and Unsupported as `LlamaCppEngine`.
+    """
+    path, helper = gguf_of(model), None if draft is None else gguf_of(draft)
+    adapter = None if lora is None else adapter_file(Path(lora))
+    if chatting:
+        require_chat_template(read_facts(path))
+    return LlamaCppEngine(path, ctx_size, threads, draft=helper, verbose=verbose, lora=adapter)
