@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from smidgen.formats.checkpoint import Checkpoint
-    from smidgen.formats.opening import open_checkpoint
 
 
 def gguf_of(model: str | os.PathLike[str]) -> Path:
@@ -27,6 +26,8 @@ def gguf_of(model: str | os.PathLike[str]) -> Path:
         return path
     target = cache_folder() / "converted" / f"{_fingerprint(path)}.gguf"
     if not target.is_file():
+        from smidgen.formats.opening import open_checkpoint
+
         with open_checkpoint(path) as checkpoint:
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,31 @@ def history(metadata: Mapping[str, MetadataValue]) -> list[dict[str, Any]]:
     return [step for step in steps if isinstance(step, dict)] if isinstance(steps, list) else []
 
 
+def kept_layers(
+    before: Mapping[str, MetadataValue], after: Mapping[str, MetadataValue], layers: int, left: int
+) -> tuple[int, ...] | None:
+    """For each layer of a cut, its number in the original, as the cut's history says; None where it makes no sense.
+
+    before, after: metadata of the original and of the cut.  layers, left: how many layers they have.
+    """
+    known, steps = history(before), history(after)
+    if steps[: len(known)] == known:
+        steps = steps[len(known) :]
+    numbers = list(range(layers))
+    for step in steps:
+        gone = _removed(step)
+        numbers = [number for place, number in enumerate(numbers) if place not in gone]
+    return tuple(numbers) if len(numbers) == left else None
+
+
+def _removed(step: Mapping[str, Any]) -> set[int]:
+    """The layers that a step took out, in the numbers that they had then."""
+    parameters = step.get("parameters")
+    runs = parameters.get("removed") if step.get("step") == "depth" and isinstance(parameters, dict) else None
+    runs = runs if isinstance(runs, list) else []
+    return {layer for run in runs if isinstance(run, list) for layer in run if isinstance(layer, int)}
+
+
 def with_step(metadata: Mapping[str, MetadataValue], step: Mapping[str, Any]) -> str:
     """The value of `HISTORY` once `step` is done too."""
     return json.dumps([*history(metadata), dict(step)], ensure_ascii=False)

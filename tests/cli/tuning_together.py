@@ -19,8 +19,8 @@ OPTIONS = TuneOptions(steps=4, learning_rate=0.02, batch=3, context=48, lora=Lor
 def in_float32() -> Iterator[None]:
     """No products in bfloat16: their rounding depends on which rows are summed together."""
     with ExitStack() as stack:
-        for module in ("tuning", "merging"):
-            stack.enter_context(patch(f"smidgen.{module}.is_quick", lambda device: False))
+        for module in ("tune", "merging"):
+            stack.enter_context(patch(f"smidgen.training.{module}.is_quick", lambda device: False))
         stack.enter_context(patch("smidgen.distillation.teachers.live.fast_product_dtype", lambda: torch.float32))
         yield
 
