@@ -1,14 +1,21 @@
 """The verb `serve`: an OpenAI-compatible server for one model, until it is told to stop."""
 
+import ipaddress
 import os
+import signal
+import socket
+import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 from smidgen.engines.llama_cpp.engine import choose_context, read_facts
-from smidgen.engines.llama_cpp.server import LlamaServer, check_exposure, serve_until_stopped
+from smidgen.engines.llama_cpp.server import LlamaServer
+from smidgen.errors import SmidgenError
 from smidgen.formats.convert import gguf_of
 from smidgen.formats.gguf.adapter import adapter_file
 from smidgen.formats.hub.catalogue import ModelName
@@ -45,8 +52,46 @@ def serve(
         lora=None if lora is None else adapter_file(Path(lora)),
     )  # fmt: skip
     say = announce or _print_address
-    serve_until_stopped(start, lambda server: say(Served(server.address, name, facts.has_chat_template)))
+    _serve_until_stopped(start, lambda server: say(Served(server.address, name, facts.has_chat_template)))
 
 
 def _print_address(served: Served) -> None:
     print(f"smidgen serves {served.name} on {served.address}/v1", flush=True)
+
+
+def _serve_until_stopped(start: Callable[[], LlamaServer], announce: Callable[[LlamaServer], None]) -> NoReturn:
+    """Start a server, announce it, and keep it running until Ctrl-C or SIGTERM, which end this process with code 0.
+
+    The process ends without taking the server apart: llama.cpp would first wait for the requests under way, for as
+    long as they take.
+    """
+    stop = threading.Event()
+
+    def ask_to_stop(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGINT, ask_to_stop)
+    signal.signal(signal.SIGTERM, ask_to_stop)
+    server = start()
+    announce(server)
+    stop.wait()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def check_exposure(host: str, api_key: str | None) -> None:
+    """Refuse to serve beyond this machine without a key. Raises SmidgenError."""
+    if not api_key and not is_loopback(host):
+        raise SmidgenError(
+            f"--host {host} lets other machines in, which needs a key: add --api-key SECRET, or use --host 127.0.0.1."
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address can be reached from this machine only."""
+    try:
+        found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
+    except OSError as error:
+        raise SmidgenError(f"--host {host} is not an address or name of this machine: {error}.") from error
+    return all(ipaddress.ip_address(address.partition("%")[0]).is_loopback for address in found)

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from smidgen.errors import printable
+from smidgen.errors import BadFile, printable
+from smidgen.formats.hf.folder import member
 
 README = "README.md"
 README_BYTES = 2**20  # the front matter is at the start; cards with longer texts behind it exist
+_NOTICE_BYTES = 2**22
 _NOTICE = re.compile(
     r"(LICEN[CS]ES?|NOTICES?|COPYING|USE[_-]?POLICY|ACCEPTABLE[_-]USE[_-]POLICY|\w*[_-]TERMS|TERMS\w*)([ ._-].*)?"
     r"|.*[ ._-](LICEN[CS]E|NOTICE|USE[_-]POLICY)( AGREEMENT)?(\.\w+)?",
@@ -31,8 +33,20 @@ def is_notice(name: str) -> bool:
 
 
 def notices_in(folder: Path) -> list[Path]:
-    """The licence and notice files in a folder, by name."""
-    return sorted(path for path in folder.iterdir() if is_notice(path.name) and path.is_file())
+    """The licence and notice files in a folder, by name.
+
+    They are copied into what people publish, so a stranger's folder must not name other files of this machine as its
+    licence. Raises BadFile for a link out of the folder, and for a file too large to be a licence.
+    """
+    found = []
+    for name in sorted(path.name for path in folder.iterdir() if is_notice(path.name) and not path.is_dir()):
+        path = member(folder, name)
+        if path is None:
+            continue  # gone since the folder was listed
+        if (size := path.stat().st_size) > _NOTICE_BYTES:
+            raise BadFile(f"{printable(path)} has {size} bytes, too many for a licence or a notice; remove it")
+        found.append(path)
+    return found
 
 
 @dataclass(frozen=True)
@@ -61,13 +75,15 @@ def stated_licence(metadata: Mapping[str, Any], folder: Path | None) -> Licence:
 
 
 def licence_in_card(folder: Path) -> Licence:
-    """The licence in the front matter of a folder's README.md; empty where there is none."""
-    try:
-        with (folder / README).open("rb") as file:
-            text = file.read(README_BYTES).decode(errors="replace")
-    except (OSError, ValueError):
+    """The licence in the front matter of a folder's README.md; empty where there is none.
+
+    Raises BadFile for a README.md that is a link out of the folder.
+    """
+    path = None if (folder / README).is_dir() else member(folder, README)
+    if path is None:
         return Licence()
-    return _licence_in(text)
+    with path.open("rb") as file:
+        return _licence_in(file.read(README_BYTES).decode(errors="replace"))
 
 
 def _licence_in(text: str) -> Licence:

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from smidgen.engines.llama_cpp.engine import Facts, LlamaCppEngine, Sampling, choose_context, require_chat_template
-from smidgen.engines.llama_cpp.server import check_exposure, is_loopback
 from smidgen.errors import SmidgenError, Unsupported
 
 GREEDY = Sampling(temperature=0)
@@ -106,15 +105,3 @@ def test_context_choice() -> None:
         choose_context(facts, 8193)
     with pytest.raises(Unsupported):
         require_chat_template(facts)
-
-
-@pytest.mark.parametrize(
-    ("host", "local"),
-    [("127.0.0.1", True), ("127.8.8.8", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("::", False)],
-)
-def test_a_key_is_needed_beyond_loopback(host: str, local: bool) -> None:
-    assert is_loopback(host) is local
-    check_exposure(host, "key")
-    if not local:
-        with pytest.raises(SmidgenError, match="--api-key"):
-            check_exposure(host, None)

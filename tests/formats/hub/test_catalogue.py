@@ -152,10 +152,12 @@ def test_licences_of_a_hub_snapshot_are_found(tmp_path: Path) -> None:
     """They are links into the cache there, and a .gguf file may be in a folder of its own."""
     snapshot = tmp_path / "models--org--name" / "snapshots" / ("0" * 40)
     (snapshot / "Q4_K_M").mkdir(parents=True)
-    (tmp_path / "blob").write_text("text")
+    blob = snapshot.parent.parent / "blobs" / "hash"
+    blob.parent.mkdir()
+    blob.write_text("text")
     names = ["LICENSE.txt", "Notice", "USE_POLICY.md"]
     for name in (*names, "config.json", "README.md"):
-        (snapshot / name).symlink_to(tmp_path / "blob")
+        (snapshot / name).symlink_to(blob)
     (snapshot / "Q4_K_M" / "model.gguf").touch()
     for place in (snapshot, snapshot / "config.json", snapshot / "Q4_K_M" / "model.gguf", snapshot / "Q4_K_M"):
         assert [path.name for path in licence_files(place)] == names

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from smidgen.errors import SmidgenError
+from smidgen.errors import BadFile, SmidgenError
 from smidgen.formats.hub.notices import (
     GEMMA,
     Licence,
@@ -14,6 +14,7 @@ from smidgen.formats.hub.notices import (
     licence_in_card,
     notice_name,
     notice_text,
+    notices_in,
     stated_licence,
     terms_of,
 )
@@ -109,11 +110,32 @@ def test_notices_say_what_the_terms_ask_for() -> None:
 def snapshot(tmp_path: Path, **files: str) -> Path:
     """A hub snapshot: files are links to blobs."""
     folder = tmp_path / "models--org--name" / "snapshots" / ("0" * 40)
+    blobs = folder.parent.parent / "blobs"
     folder.mkdir(parents=True)
+    blobs.mkdir()
     for number, (name, text) in enumerate(files.items()):
-        (tmp_path / f"blob{number}").write_text(text)
-        (folder / name).symlink_to(tmp_path / f"blob{number}")
+        (blobs / f"hash{number}").write_text(text)
+        (folder / name).symlink_to(blobs / f"hash{number}")
     return folder
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "NOTICE.txt", "README.md"])
+def test_no_other_file_of_this_machine_is_taken_for_a_licence(name: str, tmp_path: Path) -> None:
+    """A repository with `LICENSE -> ../../token` would have the token copied into what people publish."""
+    model, output = snapshot(tmp_path, COPYING="text"), tmp_path / "out"
+    output.mkdir()
+    (tmp_path / "token").write_text("---\nlicense: secret\n---\n")
+    (model / name).symlink_to(tmp_path / "token")
+    with pytest.raises(BadFile, match="is a link out of the model's folder"):
+        licence_in_card(model) if name == "README.md" else outputs.write_notices(output, str(model), GEMMA)
+    assert not any(output.iterdir())
+
+
+def test_a_licence_is_not_larger_than_licences_are(tmp_path: Path) -> None:
+    with (tmp_path / "LICENSE").open("wb") as file:
+        file.truncate(2**23)
+    with pytest.raises(BadFile, match="8388608 bytes, too many for a licence"):
+        notices_in(tmp_path)
 
 
 def test_notices_travel_from_a_hub_snapshot_as_files(tmp_path: Path) -> None:
