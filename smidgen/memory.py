@@ -1,8 +1,19 @@
 """How much memory the machine has. Torch-free."""
 
 import os
+from pathlib import Path
+
+_CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 def total_memory() -> int:
     """Bytes of main memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def usable_memory(limit: Path = _CONTAINER_LIMIT) -> int:
+    """Bytes of main memory, or fewer where the container is given less (`docker run --memory`)."""
+    try:
+        return min(total_memory(), int(limit.read_text()))
+    except (OSError, ValueError):  # no control group, or "max"
+        return total_memory()

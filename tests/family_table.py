@@ -1,7 +1,7 @@
-"""The README's table of families, made from the tests that exist: `python -m tests.family_table --write`.
+"""The table of families in docs/families.md, made from the tests that exist: `python -m tests.family_table --write`.
 
-A check mark stands for a test that pytest collects for that family, and links to it; what no test backs is a dash with
-a note. Nothing here is typed in but the notes.
+A check mark stands for a test that pytest collects for that family; the list below the table names it. What no test
+backs is a dash with a note. Nothing here is typed in but the notes.
 """
 
 import argparse
@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.marked import write
 from tests.family_models import FAMILY_MODELS
 
 ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
-BEGIN, END = "<!-- families -->", "<!-- /families -->"
+PAGE = ROOT / "docs" / "families.md"
+NAME = "families"  # of the markers around the table
 FAMILIES, CHATS = "tests/parity/test_families.py", "tests/parity/test_chat_templates.py"
 
 #: Family → the chat templates of `test_chat_templates.py` that its models come with.
@@ -40,7 +41,7 @@ CHAT_TEMPLATES = {
 
 @dataclass(frozen=True)
 class Column:
-    """title: its heading, and the name of its link.  file, test: what backs its check marks."""
+    """title: its heading.  file, test: what backs its check marks."""
 
     title: str
     file: str
@@ -59,7 +60,7 @@ COLUMNS = (
 )
 NOTES = {
     "reference": "transformers has no class for OpenELM: logits equal those of an independent implementation "
-    "([openelm_reference.py](tests/openelm_reference.py)).",
+    "(`tests/openelm_reference.py`).",
     "window": "llama.cpp leaves this family's window out: compared on texts within it.",
     "missing": "no test for it.",
 }
@@ -95,7 +96,7 @@ def note_for(column: Column, family: str, backed: bool) -> str | None:
 
 
 def table(tests: set[str]) -> str:
-    """The table, the notes that it needs, and the links behind its check marks, as Markdown."""
+    """The table, the notes that it needs, and the tests behind its check marks, as Markdown."""
     used: list[str] = []
 
     def cell(column: Column, family: str) -> str:
@@ -104,7 +105,7 @@ def table(tests: set[str]) -> str:
         if note is not None and note not in used:
             used.append(note)
         mark = _MARKS[used.index(note)] if note is not None else ""
-        return (f"[✓][{column.title}]" if backed and note != "reference" else "–") + mark
+        return ("✓" if backed and note != "reference" else "–") + mark
 
     lines = [
         "| | " + " | ".join(column.title for column in COLUMNS) + " |",
@@ -113,38 +114,22 @@ def table(tests: set[str]) -> str:
     for family, model in FAMILY_MODELS.items():
         lines.append(f"| {model.label} | " + " | ".join(cell(column, family) for column in COLUMNS) + " |")
     notes = [f"{_MARKS[place]} {NOTES[note]}" for place, note in enumerate(used)]
-    links = [f'[{column.title}]: {column.file} "{column.test}"' for column in COLUMNS]
-    return "\n".join([*lines, "", "<br>".join(notes), "", *links])
-
-
-def current(text: str) -> str | None:
-    """What stands between the markers of a README, or None where it has none."""
-    before, begin, rest = text.partition(BEGIN)
-    inside, end, _ = rest.partition(END)
-    return inside.strip() if begin and end else None
-
-
-def replaced(text: str, made: str) -> str:
-    """A README with the table between its markers."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{made}\n{END}{after}"
+    backing: dict[str, list[str]] = {}
+    for column in COLUMNS:
+        backing.setdefault(f"`{column.test}` in `{column.file}`", []).append(column.title)
+    tests_behind = [f"- {', '.join(titles)}: {test}" for test, titles in backing.items()]
+    return "\n".join([*lines, "", "<br>".join(notes), "", "The tests:", "", *tests_behind])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table, or write it into the README."""
+    """Print the table, or write it into its page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="put it between the markers in README.md")
+    parser.add_argument("--write", action="store_true", help="put it between the markers in docs/families.md")
     made = table(collected())
     if not parser.parse_args(arguments).write:
         print(made)
         return 0
-    text = README.read_text(encoding="utf-8")
-    if current(text) is None:
-        print(f"README.md has no lines {BEGIN} and {END}; nothing was written", file=sys.stderr)
-        return 1
-    README.write_text(replaced(text, made), encoding="utf-8")
-    return 0
+    return write(PAGE, {NAME: made})
 
 
 if __name__ == "__main__":

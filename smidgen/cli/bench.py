@@ -64,7 +64,10 @@ def _print_result(name: str, result: "SpeedResult") -> None:
         f"{result['share_of_bandwidth_limit']:.0%} of it: {result['bytes_per_token'] / 1e6:.0f} MB per token at "
         f"{result['read_bandwidth_bytes_per_s'] / 1e9:.1f} GB/s"
     )
-    print(f"  {'memory':<10}{result['peak_ram_bytes'] / 1e6:>8.0f} MB at most")
+    print(
+        f"  {'memory':<10}{result['resident_bytes'] / 1e6:>8.0f} MB while it writes, "
+        f"{result['peak_ram_bytes'] / 1e6:.0f} MB at most, while it loads"
+    )
     joules = result["energy"]["joules_per_token"]
     if joules is not None:
         print(f"  {'energy':<10}{joules:>8.2f} J/token, the whole processor")
@@ -75,5 +78,5 @@ def _print_ratio(names: list[str], results: "list[SpeedResult]") -> None:
     print(
         f"{names[0]} against {names[1]}: decode {one['decode_tokens_per_s'] / other['decode_tokens_per_s']:.2f} times, "
         f"prompt {one['prompt_tokens_per_s'] / other['prompt_tokens_per_s']:.2f} times, "
-        f"memory {one['peak_ram_bytes'] / other['peak_ram_bytes']:.2f} times."
+        f"memory {one['resident_bytes'] / other['resident_bytes']:.2f} times."
     )

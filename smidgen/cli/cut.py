@@ -27,7 +27,7 @@ def command(
         typer.Option("--speed", min=0.01, metavar="N", help="Tokens to write per second on this machine, instead."),
     ] = None,
     ram: Annotated[
-        str | None, typer.Option("--ram", metavar="SIZE", help="Most memory that running it may take, instead.")
+        str | None, typer.Option("--ram", metavar="SIZE", help="Most memory that it may hold while it writes, instead.")
     ] = None,
     langs: Annotated[
         str | None,

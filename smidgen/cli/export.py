@@ -8,6 +8,7 @@ import typer
 
 from smidgen.cli import options
 from smidgen.errors import Unsupported
+from smidgen.shell import as_word
 
 _FORMATS = ("hf", "gguf", "compressed-tensors")
 _LATER = ("vllm", "onnx", "openvino")
@@ -56,5 +57,5 @@ def command(
     from smidgen.exporting.export import export
 
     export(model, to, output, None if dtype is None else dtype.value)
-    advice = "" if to == "compressed-tensors" else f' Try it: smidgen run {output} "Once upon a time"'
+    advice = "" if to == "compressed-tensors" else f' Try it: smidgen run {as_word(output)} "Once upon a time"'
     print(f"{output}: written.{advice}")

@@ -116,7 +116,8 @@ def _print_card(card: dict[str, Any]) -> None:
     for label, key, words in (
         ("decode, tokens/s", "decode_tokens_per_s", number),
         ("prompt, tokens/s", "prompt_tokens_per_s", number),
-        ("peak memory", "peak_ram_bytes", size),
+        ("memory, writing", "resident_bytes", size),
+        ("memory at most", "peak_ram_bytes", size),
     ):
         before = speed["original"]
         print(f"  {label:<17}{'not measured' if before is None else words(before[key])} → {words(speed[key])}")

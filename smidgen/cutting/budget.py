@@ -2,8 +2,10 @@
 
 A token that is generated reads every weight once (of an untied embedding one row), so on one machine the time for it
 goes with the bytes. The original is run in llama.cpp here, and its rate in bytes per second says how many bytes the cut
-may have. Memory is the file, mapped, and what the engine takes beside it. Both are estimates, with a margin; the card
-has what the result really does, and `promises` says where that falls short.
+may have. Memory is what stays resident while the model writes: each weight once (see engines/llama_cpp/loading.py), so
+the file, and what the engine takes beside it. The peak while it loads may be higher by the weights that llama.cpp
+repacks: then their mapped originals are resident too, which the system may drop. Both are estimates; the card has what
+the result really does, and `promises` says where that falls short.
 """
 
 from collections.abc import Mapping
@@ -32,7 +34,7 @@ def budget_of(checkpoint: Checkpoint, options: CutOptions) -> int:
     name = min(given, key=lambda one: given[one])
     rate = measured["decode_tokens_per_s"]
     say(
-        f"The original decodes {rate:.1f} tokens/s here and takes {format_size(measured['peak_ram_bytes'])}; "
+        f"The original decodes {rate:.1f} tokens/s here and takes {format_size(measured['resident_bytes'])}; "
         f"{name} allows a file of {format_size(given[name])}."
     )
     return given[name]
@@ -49,7 +51,7 @@ def _for_speed(checkpoint: Checkpoint, wanted: float | None, measured: SpeedResu
 def _for_memory(checkpoint: Checkpoint, wanted: int | None, measured: SpeedResult) -> int | None:
     if wanted is None:
         return None
-    beside = max(0, measured["peak_ram_bytes"] - checkpoint.file.size)
+    beside = max(0, measured["resident_bytes"] - checkpoint.file.size)
     if wanted <= beside:
         raise BudgetError(
             f"llama.cpp takes {format_size(beside)} beside the weights of this model, so --ram {format_size(wanted)} "
@@ -63,7 +65,7 @@ def promises(options: CutOptions, card: Mapping[str, Any]) -> list[str]:
     lines, speed = [], card["speed"]
     for wanted, key, unit, met in (
         (options.speed, "decode_tokens_per_s", "tokens/s", lambda found, asked: found >= asked),
-        (options.ram, "peak_ram_bytes", "bytes of memory", lambda found, asked: found <= asked),
+        (options.ram, "resident_bytes", "bytes of memory", lambda found, asked: found <= asked),
     ):
         if wanted is None:
             continue

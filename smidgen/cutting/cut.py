@@ -40,6 +40,7 @@ from smidgen.model.tokenizer import Tokenizer
 from smidgen.progress import say
 from smidgen.publishing.companions import WORK, refuse_output, remove_outdated, write_companions
 from smidgen.quantization.workspace import QuantWorkspace
+from smidgen.shell import as_word
 
 #: Bytes by which the entry of a healing in its history makes a file longer, at most: some 75, and what aligns them.
 _HISTORY_OF_HEALING = 96
@@ -86,7 +87,7 @@ class CutResult:
         lines = [f"{self.path}: {self.size} bytes, in {self.seconds:.0f} s", *self.notes]
         if self.card is not None:
             lines.append(f"Report card: {self.path.parent / 'card.html'}")
-        lines.append(f'Try it: smidgen run {self.path.parent} "Once upon a time"')
+        lines.append(f'Try it: smidgen run {as_word(self.path.parent)} "Once upon a time"')
         return "\n".join(lines)
 
 
@@ -235,7 +236,9 @@ def _step(planned: Quantization, material: Material) -> dict[str, Any]:
         "fit": material.budget, "tokens": material.options.tokens, "seed": material.options.seed,
         "calibration": [text.source.name for text in material.texts],
     }  # fmt: skip
-    return {"step": "quantize", "parameters": parameters, "tensors": planned.outcomes()}
+    changed = sum(not choice.keep for choice in planned.choices)
+    summary = f"Quantization: {changed} of {len(planned.choices)} matrices get another type, with error compensation."
+    return {"step": "quantize", "parameters": parameters, "summary": summary, "tensors": planned.outcomes()}
 
 
 def _measure(model: str, result: CutResult, material: Material) -> dict[str, Any]:

@@ -6,7 +6,7 @@ done. An interrupted cut goes on after the last file that is there. Quantization
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -70,11 +70,13 @@ class Planned:
     """What a step is about to do.
 
     summary: for people, in a line.  report: for the card.  derive: gives the new model; the long part of the work.
+    warning: what to expect, for whoever waits for the result.
     """
 
     summary: str
     report: dict[str, Any]
     derive: Callable[[], Derived]
+    warning: str = ""
 
 
 def prune(material: Material, stack: ExitStack) -> Checkpoint:
@@ -90,7 +92,7 @@ def prune(material: Material, stack: ExitStack) -> Checkpoint:
     for place in range(done + 1, len(chain)):
         folder = workspace.step(f"{place}-{chain[place]}")
         planned = _STEPS[chain[place]](material, checkpoint, folder)
-        say(planned.summary)
+        say(f"{planned.summary} {planned.warning}".rstrip())
         entry = {"step": chain[place], "parameters": planned.report, "summary": planned.summary}
         write_derived(checkpoint, planned.derive(), files[place], entry)
         folder.finish()
@@ -157,10 +159,10 @@ def _depth(material: Material, checkpoint: Checkpoint, workspace: Workspace) -> 
     windows = material.windows(checkpoint)
     plan = depth.search(checkpoint, windows, wanted, workspace)
     removed = [layer for layer in range(len(checkpoint.config.layers)) if layer not in plan.kept]
-    summary = (
-        f"Depth: {wanted} of {len(checkpoint.config.layers)} layers stay; {_listed(removed)} go. {_unhealed(material)}"
+    summary = f"Depth: {wanted} of {len(checkpoint.config.layers)} layers stay; {_listed(removed)} go."
+    return Planned(
+        summary, plan.report(), lambda: depth.apply(checkpoint, plan, windows, workspace), _unhealed(material)
     )
-    return Planned(summary, plan.report(), lambda: depth.apply(checkpoint, plan, windows, workspace))
 
 
 def _width(material: Material, checkpoint: Checkpoint, workspace: Workspace) -> Planned:
@@ -175,9 +177,10 @@ def _width(material: Material, checkpoint: Checkpoint, workspace: Workspace) -> 
     }  # fmt: skip
     named = ", ".join(f"{name} {value}" for name, value in wanted.items() if value is not None)
     return Planned(
-        f"Width: {named}. {_unhealed(material)}",
+        f"Width: {named}.",
         plan.report(),
         lambda: width.apply(checkpoint, plan, windows, workspace),
+        _unhealed(material),
     )
 
 
@@ -188,9 +191,10 @@ def _weights(material: Material, checkpoint: Checkpoint, workspace: Workspace) -
     windows = material.windows(checkpoint)
     report = {"sparsity": pruning.sparsity, "method": pruning.method}
     return Planned(
-        f"Weights: {pruning.sparsity} zeros by {pruning.method}. {_unhealed(material)}",
+        f"Weights: {pruning.sparsity} zeros by {pruning.method}.",
         report,
         lambda: sparsity.sparsify(checkpoint, pattern, pruning.method, windows, workspace),
+        _unhealed(material),
     )
 
 
@@ -202,7 +206,8 @@ def _heal(material: Material, checkpoint: Checkpoint, workspace: Workspace) -> P
     def derive() -> Derived:
         healed = heal(material.original, checkpoint, material.sources, budget, workspace, material.options.seed)
         say(healed.describe())
-        return healed.derived
+        watched = {"watched": healed.report()["watched"]}
+        return replace(healed.derived, came_of_it={**healed.derived.came_of_it, **watched})
 
     return Planned(summary, {"budget": str(budget)}, derive)
 

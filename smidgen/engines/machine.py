@@ -7,11 +7,13 @@ bandwidth is the fastest that any engine can decode.
 import math
 import os
 import platform
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 
@@ -45,6 +47,27 @@ def peak_memory() -> int:
         import resource
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+class ResidentParts(TypedDict):
+    """Bytes of a process's resident memory.
+
+    anonymous: its own, which the system cannot drop.  mapped: pages of files, which it can drop and read again.
+    """
+
+    anonymous: int
+    mapped: int
+
+
+def resident_memory(status: Path = Path("/proc/self/status")) -> tuple[int, ResidentParts | None]:
+    """Bytes of resident memory that this process has now, and its parts where the system tells them (Linux)."""
+    try:
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        anonymous, *mapped = (1024 * int(lines[name].split()[0]) for name in ("RssAnon", "RssFile", "RssShmem"))
+    except (OSError, KeyError):
+        answer = subprocess.run(["ps", "-o", "rss=", "-p", str(os.getpid())], capture_output=True, check=True)
+        return 1024 * int(answer.stdout), None
+    return anonymous + sum(mapped), ResidentParts(anonymous=anonymous, mapped=sum(mapped))
 
 
 class BandwidthMeter:

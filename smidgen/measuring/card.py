@@ -1,10 +1,12 @@
 """The report card as data: `card.json`, schema 1 (DESIGN 5). Keys may be added, never change meaning.
 
 What was not measured is null beside a "reason"; nothing here estimates. Added to the contract's keys: `cut.tensors`,
-the types in the two files side by side; `speed.original`, the same figures for the original; `made`, where the card is
-from; `history`, the pruning steps that the cut's own file tells of; and in each text `windows`, `bytes`,
-`kl_standard_error`, `seen_in_calibration`, `asked`, and what became of its tokens: `dropped_mass`, `aligned`,
-`tokens_dropped`, `tokens_per_byte_original`, `tokens_per_byte_cut` (measure/divergence.py).
+every tensor of the cut with its type in both files; `speed.original`, the same figures for the original;
+`speed.resident_bytes`, what stays in memory while the model writes, and its parts (`peak_ram_bytes` is the most it
+takes, while it loads); `made`, where the card is from; `history`, the steps that the cut's own file tells of; and in
+each text `windows`, `bytes`, `kl_standard_error`, `seen_in_calibration`, `asked`, and what became of its tokens:
+`dropped_mass`, `aligned`, `tokens_dropped`, `tokens_per_byte_original`, `tokens_per_byte_cut`
+(measuring/divergence.py).
 
 `languages` has every text whose language is known, also those that the cut was not asked to keep (`asked` is false),
 which are not in `fidelity`.
@@ -24,7 +26,9 @@ from smidgen.errors import printable
 
 SCHEMA = 1
 Card = dict[str, Any]
-SPEED_KEYS = ("prompt_tokens_per_s", "decode_tokens_per_s", "peak_ram_bytes", "threads", "machine", "engine")
+SPEED_KEYS = (
+    "prompt_tokens_per_s", "decode_tokens_per_s", "resident_bytes", "peak_ram_bytes", "threads", "machine", "engine"
+)  # fmt: skip
 _HISTORY_LENGTH = 2**16  # characters of JSON
 _HISTORY_STEPS, _HISTORY_KEYS, _HISTORY_CHARACTERS, _LARGEST_NUMBER = 32, 16, 300, 1e18
 _VERSIONS = ("smidgen", "torch", "xllamacpp", "gguf", "tokenizers", "numpy")
@@ -32,29 +36,46 @@ _VERSIONS = ("smidgen", "torch", "xllamacpp", "gguf", "tokenizers", "numpy")
 
 @dataclass(frozen=True)
 class TensorFacts:
-    """One weight matrix of a file. name: canonical, `blocks.3.feed_forward.up.weight`. kind: its GGUF type."""
+    """One tensor of a file. name: as there, `blk.3.ffn_up.weight`. kind: its GGUF type.
+
+    members: canonical names of the parameters in it, `blocks.3.feed_forward.up.weight`: often one, several that are
+    stacked, or none for what is no parameter (the divisors of rotary frequencies).
+    """
 
     name: str
     kind: str
     bits_per_weight: float
     parameters: int
     bytes: int
+    members: tuple[str, ...] = ()
 
     @property
     def layer(self) -> int | None:
-        """Number of the block it belongs to; None for the embedding and the head."""
-        first, _, rest = self.name.partition(".")
+        """Number of the block it belongs to; None for what is in no block."""
+        first, _, rest = (self.members or ("",))[0].partition(".")
         return int(rest.split(".")[0]) if first == "blocks" else None
 
     @property
-    def role(self) -> str:
-        """What it does: query, key, value, output, gate, up, down, embedding or head."""
-        return self.name.removesuffix(".weight").rsplit(".", 1)[-1]
+    def role(self) -> str | None:
+        """What it does: query, key, value, output, gate, up, down, embedding, head, a norm, a bias, a router.
+
+        Of different parameters in one tensor, all: query+key+value. All experts have one role. None where not known.
+        """
+        return "+".join(dict.fromkeys(map(_role, self.members))) or None
+
+
+def _role(member: str) -> str:
+    """`blocks.3.attention.query.bias` → `query_bias`; of a weight just `query`."""
+    *_, owner, kind = member.split(".")
+    return owner if kind == "weight" else f"{owner}_{kind}"
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """One model file. bytes: of the whole file. tensors: its matrices, in the order in which data meets them."""
+    """One model file. bytes: of the whole file. tensors: all, in the order in which data meets them.
+
+    layers: of a cut, the number that each of its layers has in the original; None where that is not known.
+    """
 
     name: str
     path: Path
@@ -62,12 +83,13 @@ class ModelFacts:
     bytes: int
     parameters: int
     tensors: tuple[TensorFacts, ...]
+    layers: tuple[int, ...] | None = None
 
     def figures(self) -> dict[str, Any]:
         """The contract's keys. Bits a weight count the whole file, metadata and tokenizer too."""
         return {
             "name": self.name,
-            "path": str(self.path),
+            "path": self.path.name,
             "sha256": self.sha256,
             "bytes": self.bytes,
             "parameters": self.parameters,
@@ -175,21 +197,32 @@ def write_card(card: Card, path: Path) -> Path:
 
 
 def _types_side_by_side(original: ModelFacts, cut: ModelFacts) -> list[dict[str, Any]]:
-    before = {tensor.name: tensor for tensor in original.tensors}
-    return [
-        {
-            "name": tensor.name,
-            "layer": tensor.layer,
-            "role": tensor.role,
-            "kind": tensor.kind,
-            "bits_per_weight": tensor.bits_per_weight,
-            "parameters": tensor.parameters,
-            "bytes": tensor.bytes,
-            "original_kind": before[tensor.name].kind if tensor.name in before else None,
-            "original_bytes": before[tensor.name].bytes if tensor.name in before else None,
-        }
-        for tensor in cut.tensors
-    ]
+    """Each tensor of the cut beside the one that it was in the original, where that is known."""
+    before = {_place(tensor, tensor.layer): tensor for tensor in original.tensors}
+    entries: list[dict[str, Any]] = []
+    for tensor in cut.tensors:
+        layer = None if tensor.layer is None or cut.layers is None else cut.layers[tensor.layer]
+        source = before.get(_place(tensor, layer))
+        entries.append(
+            {
+                "name": tensor.name,
+                "layer": tensor.layer,
+                "original_layer": layer,
+                "role": tensor.role,
+                "kind": tensor.kind,
+                "bits_per_weight": tensor.bits_per_weight,
+                "parameters": tensor.parameters,
+                "bytes": tensor.bytes,
+                "original_kind": None if source is None else source.kind,
+                "original_bytes": None if source is None else source.bytes,
+            }
+        )
+    return entries
+
+
+def _place(tensor: TensorFacts, layer: int | None) -> tuple[int | None, str]:
+    """Where a tensor is in a model, whatever the number of its layer in the file: by role, else by name."""
+    return layer, tensor.role or tensor.name
 
 
 def _languages(fidelity: Sequence[Fidelity]) -> dict[str, Any]:

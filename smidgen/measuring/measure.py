@@ -65,7 +65,7 @@ def measure(
     from smidgen.engines.llama_cpp.bench import measure_speed
     from smidgen.engines.machine import machine_name, peak_memory
     from smidgen.engines.torch import TorchEngine
-    from smidgen.formats.history import history
+    from smidgen.formats.history import history, kept_layers
     from smidgen.formats.opening import open_model
     from smidgen.measuring.card import write_card
     from smidgen.measuring.run import DEFAULT_TOKENS, measure_subjects, refuse_other_vocabulary
@@ -75,7 +75,12 @@ def measure(
     sources = read_texts(texts)
     with open_model(original) as before, open_model(cut) as after:
         engine = TorchEngine(before, threads)
-        pair = _subject(before, _name(original), engine), _subject(after, cut_name or _name(cut), TorchEngine(after))
+        depths = len(before.config.layers), len(after.config.layers)
+        layers = kept_layers(before.file.metadata, after.file.metadata, *depths)
+        pair = (
+            _subject(before, _name(original), engine),
+            _subject(after, cut_name or _name(cut), TorchEngine(after), layers),
+        )
         refuse_other_vocabulary(*pair)
         tokenizer = Tokenizer.from_gguf(before.tokenizer_metadata)
         writer = _Writer(engine, tokenizer, before.sha256(), seed)
@@ -163,17 +168,21 @@ def _name(given: ModelName) -> str:
     return path.parent.name if path.name == "model.gguf" else path.name.removesuffix(".gguf")
 
 
-def _subject(checkpoint: Checkpoint, name: str, engine: TorchEngine) -> Subject:
+def _subject(checkpoint: Checkpoint, name: str, engine: TorchEngine, layers: tuple[int, ...] | None = None) -> Subject:
     from smidgen.measuring.card import ModelFacts, TensorFacts
     from smidgen.measuring.run import Subject
-    from smidgen.model.parameters import is_matrix
 
-    stored = dict.fromkeys(checkpoint.gguf_name(name) for name in checkpoint.names() if is_matrix(name))
-    infos = [checkpoint.file.tensors[tensor] for tensor in stored]
+    file, members = checkpoint.file, checkpoint.gguf_members
+    met = dict.fromkeys([*map(checkpoint.gguf_name, checkpoint.names()), *file.tensors])
     tensors = tuple(
-        TensorFacts(info.name, info.kind.name, info.kind.bits_per_weight, prod(info.shape), info.nbytes)
-        for info in infos
-    )
-    facts = ModelFacts(name, checkpoint.path, checkpoint.sha256(), checkpoint.file.size, checkpoint.parameters, tensors)
-    vocabulary = checkpoint.file.metadata.get("tokenizer.ggml.tokens")
+        TensorFacts(
+            info.name, info.kind.name, info.kind.bits_per_weight, prod(info.shape), info.nbytes,
+            tuple(members(info.name)),
+        )
+        for info in (file.tensors[tensor] for tensor in met)
+    )  # fmt: skip
+    facts = ModelFacts(
+        name, checkpoint.path, checkpoint.sha256(), file.size, checkpoint.parameters, tensors, layers
+    )  # fmt: skip
+    vocabulary = file.metadata.get("tokenizer.ggml.tokens")
     return Subject(facts, engine, vocabulary if isinstance(vocabulary, list) else [])

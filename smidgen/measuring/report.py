@@ -4,6 +4,7 @@
 report_pictures.py. Every string from the card is escaped: model names and paths come from strangers.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
@@ -27,6 +28,7 @@ _CLOSENESS = (
     (0.5, "predicts noticeably differently from the original"),
 )
 _TRIM_PICTURES = (("Tokens per byte", "tokens_per_byte"), ("Bits per byte", "bits_per_byte"))
+_BEFORE_UNIT = re.compile(r"(?<=\d) (?=[kMG]B)|(?<=\(KL) ")
 _FARTHEST = "predicts very differently from the original"
 
 
@@ -41,7 +43,8 @@ def render(card: Mapping[str, Any]) -> str:
         card=card, name=cut_name(card), verdict=verdict(card), figures=headline(card), bars=bars(card),
         worst=worst_text(card), types=picture, shares=type_shares(tensors), damage=damage,
         damages=damage_picture(picture, damage) if damage else None, made=_made(card), steps=_steps(card),
-        not_measured=NOT_MEASURED, calibration=calibration_texts(card), history=_history(card), trimmed=trimmed,
+        not_measured=NOT_MEASURED, calibration=calibration_texts(card), trimmed=trimmed, part=part_of_model,
+        beside_tensors=card["cut"]["bytes"] - sum(tensor["bytes"] for tensor in tensors),
         trims=[pair_picture(title, trimmed, key) for title, key in _TRIM_PICTURES], healings=healings(card),
     )  # fmt: skip
 
@@ -67,10 +70,14 @@ def _named(card: Mapping[str, Any]) -> set[str]:
     return {text["text"] for text in card["languages"].values()}
 
 
-def _history(card: Mapping[str, Any]) -> list[str]:
-    """A line for each step that the cut's file tells of. The file may come from a stranger."""
-    steps = (card.get("history") or [])[:_LONGEST_HISTORY]
-    return [printable(step.get("summary", step.get("step", "?")), 200) for step in steps]
+def part_of_model(tensor: Mapping[str, Any]) -> str:
+    """Where a tensor belongs: `layer 3 (was 5): query, key, value`, `embedding`; empty where that is not known."""
+    role = (tensor["role"] or "").replace("+", ", ").replace("_", " ")
+    layer, before = tensor["layer"], tensor.get("original_layer", tensor["layer"])
+    if layer is None:
+        return role
+    moved = "" if before == layer else f" (was {'?' if before is None else before})"
+    return f"layer {layer}{moved}: {role}"
 
 
 def size(value: float | None) -> str:
@@ -96,7 +103,8 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def unbroken(sentence: str) -> Markup:
-    """The sentence, escaped, with names such as gemma-3-270m kept on one line (unless too long for a phone)."""
+    """The sentence, escaped, with names such as gemma-3-270m (unless too long for a phone) and figures kept whole."""
+    sentence = _BEFORE_UNIT.sub("\N{NO-BREAK SPACE}", sentence)
     parts = (
         Markup('<span class="unbroken">{}</span>').format(word) if "-" in word and len(word) < 30 else escape(word)
         for word in sentence.split(" ")
@@ -200,9 +208,7 @@ def headline(card: Mapping[str, Any]) -> list[dict[str, str]]:
         {
             "label": "Speed (tokens/s)",
             "figure": number(rate),
-            "before": (speed.get("reason") or "")
-            if rate is None
-            else f"was {number(before.get('decode_tokens_per_s'))}",
+            "before": "see why below" if rate is None else f"was {number(before.get('decode_tokens_per_s'))}",
             "meaning": "Tokens written in a second, on the machine named below.",
         }
     )
@@ -219,7 +225,8 @@ def bars(card: Mapping[str, Any]) -> list[dict[str, Any]]:
             for title, better, key, words in (
                 ("Writing speed, tokens per second", "higher is better", "decode_tokens_per_s", number),
                 ("Reading speed (prompt), tokens per second", "higher is better", "prompt_tokens_per_s", number),
-                ("Memory while running (peak)", "smaller is better", "peak_ram_bytes", size),
+                ("Memory while it writes", "smaller is better", "resident_bytes", size),
+                ("Memory at most, while it loads", "smaller is better", "peak_ram_bytes", size),
             )
         ),
     ]
@@ -235,7 +242,7 @@ def bars(card: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def damage_by_tensor(card: Mapping[str, Any]) -> dict[str, float]:
-    """Canonical name → the damage that the steps report for it; empty where none does."""
+    """Tensor → the damage that the steps report for it; empty where none does."""
     damage: dict[str, float] = {}
     for step in card["steps"]:
         for tensor in step.get("tensors", ()):
@@ -250,12 +257,32 @@ def calibration_texts(card: Mapping[str, Any]) -> set[str]:
 
 
 def _steps(card: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Each step and its settings in words."""
-    return [(str(step.get("step")), _settings(step.get("parameters") or {})) for step in card["steps"]]
+    """What was done in each step, and its settings, in words.
+
+    First the steps that the cut's file tells of from earlier cuts. The file may come from a stranger.
+    """
+    history = list(card.get("history") or [])
+    earlier = history[: max(0, len(history) - len(card["steps"]))]
+    return [_step(step) for step in [*earlier[:_LONGEST_HISTORY], *card["steps"]]]
+
+
+def _step(step: Mapping[str, Any]) -> tuple[str, str]:
+    parameters = step.get("parameters")
+    settings = _settings(parameters) if isinstance(parameters, Mapping) else ""
+    return printable(step.get("summary", step.get("step", "?")), 200), settings
 
 
 def _settings(values: Mapping[str, Any]) -> str:
-    return "; ".join(f"{key.replace('_', ' ')}: {_plain(value)}" for key, value in values.items())
+    """The settings, but for what is said already and for tables of numbers, which card.json has."""
+    told = {key: value for key, value in values.items() if key not in ("step", "summary") and _is_short(value)}
+    return "; ".join(f"{key.replace('_', ' ')}: {_plain(value)}" for key, value in told.items())
+
+
+def _is_short(value: Any) -> bool:
+    """Whether it is one value, or names."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return all(isinstance(part, str) for part in value)
+    return value is not None and not isinstance(value, Mapping)
 
 
 def _plain(value: Any) -> str:
@@ -265,6 +292,8 @@ def _plain(value: Any) -> str:
         return ", ".join(_plain(part) for part in value) or "none"
     if isinstance(value, float):
         return number(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return whole(value)
     return "none" if value is None else str(value)
 
 
@@ -276,10 +305,5 @@ def _made(card: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = [(key.replace("_", " "), _plain(value)) for key, value in made.items() if key != "seconds"]
     rows.append(("measuring took", NOT_MEASURED if made.get("seconds") is None else f"{made['seconds']:.0f} s"))
     rows.append(("memory while measuring (peak)", size(peak)))
-    cost = card["cost"]
-    if cost.get("seconds") is None:
-        rows.append(("the cut took", f"{NOT_MEASURED}: {cost.get('reason', 'unknown')}"))
-    else:
-        rows.append(("the cut took", f"{cost['seconds']:.0f} s, {size(cost.get('peak_ram_bytes'))} of memory"))
     rows.append(("versions", ", ".join(f"{name} {found}" for name, found in versions.items() if found)))
     return rows

@@ -1,5 +1,5 @@
-"""The pictures of the report, geometry only: the type of each weight matrix, the damage in each layer, and what became
-of each language.
+"""The pictures of the report, geometry only: the type of each tensor, the damage in each layer, and what became of each
+language.
 
 The first two have one line for each layer, at the same heights, so that they can be read side by side. The template
 draws them as SVG in units of CSS pixels, narrow enough for a phone at full size.
@@ -11,6 +11,8 @@ from typing import Any
 
 _ROLES = ("query", "key", "value", "output", "gate", "up", "down")
 _ATTENTION = frozenset(_ROLES[:4])
+_ENDS = ("embedding", "head")
+_OTHERS = "others"
 # Background of each type, under near-black text: warm for few bits, cool for many; types of like size differ in hue.
 COLOURS = {
     "Q2_K": "#f19a8e", "Q3_K": "#f5b17d", "Q4_0": "#f6ca6c", "Q4_1": "#dfcf57", "Q4_K": "#f3e08a", "IQ4_NL": "#f0c3d8",
@@ -18,9 +20,10 @@ COLOURS = {
     "F16": "#b9bfd9", "BF16": "#c8c2dc", "F32": "#d0d4da",
 }  # fmt: skip
 _OTHER_COLOUR = "#cfcfcf"
-_LABEL, _CELL, _LINE, _TOP, _GAP = 34, 44, 20, 22, 2
-_WIDTH = _LABEL + _CELL * len(_ROLES)
-_BAR_START, _BAR_LONGEST = 34, 210
+_WIDTH = 342
+_LABEL, _LONG_LABEL, _LINE, _TOP, _GAP = 34, 48, 20, 22, 2
+_AFTER_BAR = 98  # for the figure
+_MOST_OF_LAYERS, _LAYERS_SHARE = 4, 0.6  # a bar longer than 4 times the layers' longest is broken; that is 0.6 of it
 _NAME, _NAME_LETTERS, _PAIR_LINE, _PAIR_BAR, _PAIR_LONGEST = 92, 14, 26, 8, 150
 
 
@@ -39,19 +42,23 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of both pictures: a layer, or the embedding, or the head."""
+    """One line of both pictures: a layer, or the embedding, or the head, or all tensors that have no cell there."""
 
     label: str
     y: float
     middle: float
     layer: int | None
-    names: tuple[str, ...]
+    tensors: tuple[Mapping[str, Any], ...]
 
 
 @dataclass(frozen=True)
 class TypePicture:
+    """start: where the cells begin, right of the labels.  renumbered: the labels say the original's numbers too."""
+
     width: float
     height: float
+    start: float
+    renumbered: bool
     columns: tuple[tuple[float, str], ...]
     lines: tuple[Line, ...]
     cells: tuple[Cell, ...]
@@ -60,7 +67,10 @@ class TypePicture:
 
 @dataclass(frozen=True)
 class Bar:
-    """Damage of one line: attention's (or the whole of an end's) part, then the feed-forward's."""
+    """Damage of one line: attention's (or the whole of an end's) part, then the feed-forward's.
+
+    broken: shorter than it should be, since the layers could not be told apart beside it.
+    """
 
     y: float
     middle: float
@@ -70,6 +80,7 @@ class Bar:
     label: str
     total: float
     about: str
+    broken: bool
 
 
 @dataclass(frozen=True)
@@ -122,88 +133,133 @@ def pair_picture(title: str, texts: Sequence[tuple[str, Mapping[str, Any]]], key
 
 
 def type_picture(tensors: Sequence[Mapping[str, Any]]) -> TypePicture:
-    """Layer by role, the embedding and the head as lines of their own, before and after the layers."""
-    lines = _lines(tensors)
-    by_name = {tensor["name"]: tensor for tensor in tensors}
+    """Layer by role; the embedding and the head are lines of their own, before and after the layers.
+
+    What has no place there (norms, biases, routers, and whatever is not known) is one more line: nothing is left out.
+    """
+    renumbered = any(tensor.get("original_layer", tensor["layer"]) != tensor["layer"] for tensor in tensors)
+    start = _LONG_LABEL if renumbered else _LABEL
+    wide = (_WIDTH - start) / len(_ROLES)
+    lines = _lines(tensors, renumbered)
     cells: list[Cell] = []
     for line in lines:
-        for name in line.names:
-            cells.append(_cell(by_name[name], line))
+        if line.layer is None:
+            cells.append(_whole_line(line, start))
+        else:
+            cells += [_cell(tensor, line, start, wide) for tensor in line.tensors]
     kinds = {tensor["kind"]: float(tensor["bits_per_weight"]) for tensor in tensors}
     legend = tuple((kind, _colour(kind), bits) for kind, bits in sorted(kinds.items(), key=lambda pair: pair[1]))
-    columns = tuple((_LABEL + _CELL * (place + 0.5), role) for place, role in enumerate(_ROLES))
-    return TypePicture(_WIDTH, _TOP + _LINE * len(lines) + _GAP, columns, lines, tuple(cells), legend)
+    columns = tuple((start + wide * (place + 0.5), role) for place, role in enumerate(_ROLES))
+    height = _TOP + _LINE * len(lines) + _GAP
+    return TypePicture(_WIDTH, height, start, renumbered, columns, lines, tuple(cells), legend)
 
 
 def damage_picture(picture: TypePicture, damage: Mapping[str, float]) -> DamagePicture:
-    """Bars as long as the damage, on the lines of the picture of types."""
-    sums = []
+    """Bars as long as the damage, on the lines of the picture of types; none for a line that was not estimated."""
+    sums: list[tuple[Line, float, float]] = []
     for line in picture.lines:
         parts = [0.0, 0.0]
-        for name in line.names:
-            feeds_forward = line.layer is not None and _role(name) not in _ATTENTION
-            parts[feeds_forward] += damage.get(name, 0.0)
-        sums.append(parts)
-    longest = max((first + second for first, second in sums), default=0.0) or 1.0
+        for tensor in line.tensors:
+            feeds_forward = line.layer is not None and not _ATTENTION.intersection(_roles(tensor))
+            parts[feeds_forward] += damage.get(tensor["name"], 0.0)
+        if any(tensor["name"] in damage for tensor in line.tensors):
+            sums.append((line, parts[0], parts[1]))
+    room = _WIDTH - picture.start - _AFTER_BAR
+    layers = max((first + second for line, first, second in sums if line.layer is not None), default=0.0)
+    longest = max((first + second for _, first, second in sums), default=0.0) or 1.0
+    breaks = 0 < _MOST_OF_LAYERS * layers < longest
+    scale = _LAYERS_SHARE * room / layers if breaks else room / longest
     bars = tuple(
         Bar(
-            line.y + 3, line.middle, _LINE - 6, first / longest * _BAR_LONGEST, second / longest * _BAR_LONGEST,
-            line.label, first + second, _about_damage(line, first, second),
+            line.y + 3, line.middle, _LINE - 6, min(first * scale, room), min(second * scale, room), line.label,
+            first + second, _about_damage(line, first, second), (first + second) * scale > room,
         )
-        for line, (first, second) in zip(picture.lines, sums, strict=True)
+        for line, first, second in sums
     )  # fmt: skip
-    return DamagePicture(_WIDTH, picture.height, _BAR_START, bars, sum(bar.total for bar in bars))
+    return DamagePicture(_WIDTH, picture.height, picture.start, bars, sum(bar.total for bar in bars))
 
 
 def type_shares(tensors: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Bytes and weights of each type in the cut file's matrices, largest first."""
+    """Bytes and weights of each type in the cut file's tensors, largest first."""
     shares: dict[str, dict[str, Any]] = {}
     for tensor in tensors:
         share = shares.setdefault(
             tensor["kind"],
-            {"kind": tensor["kind"], "bits": tensor["bits_per_weight"], "bytes": 0, "parameters": 0, "matrices": 0},
+            {"kind": tensor["kind"], "bits": tensor["bits_per_weight"], "bytes": 0, "parameters": 0, "tensors": 0},
         )
         share["bytes"] += tensor["bytes"]
         share["parameters"] += tensor["parameters"]
-        share["matrices"] += 1
+        share["tensors"] += 1
     return sorted(shares.values(), key=lambda share: -share["bytes"])
 
 
-def _lines(tensors: Sequence[Mapping[str, Any]]) -> tuple[Line, ...]:
-    layers = sorted({tensor["layer"] for tensor in tensors if tensor["layer"] is not None})
-    groups: list[tuple[str, int | None, tuple[str, ...]]] = []
-    for end in ("embedding", "head"):
-        names = tuple(tensor["name"] for tensor in tensors if tensor["layer"] is None and tensor["role"] == end)
-        if names:
-            groups.append((end, None, names))
-    inside = [
-        (str(layer), layer, tuple(tensor["name"] for tensor in tensors if tensor["layer"] == layer)) for layer in layers
+def _lines(tensors: Sequence[Mapping[str, Any]], renumbered: bool) -> tuple[Line, ...]:
+    layers: dict[int, list[Mapping[str, Any]]] = {}
+    rest: dict[str, list[Mapping[str, Any]]] = {}
+    for tensor in tensors:
+        roles = _roles(tensor)
+        if tensor["layer"] is not None and roles and all(role in _ROLES for role in roles):
+            layers.setdefault(tensor["layer"], []).append(tensor)
+        else:
+            is_end = tensor["layer"] is None and tensor["role"] in _ENDS
+            rest.setdefault(tensor["role"] if is_end else _OTHERS, []).append(tensor)
+    groups: list[tuple[str, int | None, list[Mapping[str, Any]]]] = [
+        (_numbers(layer, layers[layer][0], renumbered), layer, layers[layer]) for layer in sorted(layers)
     ]
-    groups[1:1] = inside
+    if "embedding" in rest:
+        groups.insert(0, ("embedding" if "head" in rest else "embedding and head", None, rest["embedding"]))
+    groups += [(name, None, rest[name]) for name in ("head", _OTHERS) if name in rest]
     return tuple(
-        Line(label, _TOP + _LINE * place, _TOP + _LINE * (place + 0.5), layer, names)
-        for place, (label, layer, names) in enumerate(groups)
+        Line(label, _TOP + _LINE * place, _TOP + _LINE * (place + 0.5), layer, tuple(members))
+        for place, (label, layer, members) in enumerate(groups)
     )
 
 
-def _cell(tensor: Mapping[str, Any], line: Line) -> Cell:
+def _numbers(layer: int, tensor: Mapping[str, Any], renumbered: bool) -> str:
+    """A layer's number and, where layers were taken out, the one that it had before; "?" where that is not known."""
+    if not renumbered:
+        return str(layer)
+    before = tensor.get("original_layer")
+    return f"{layer} ({'?' if before is None else before})"
+
+
+def _roles(tensor: Mapping[str, Any]) -> list[str]:
+    return tensor["role"].split("+") if tensor["role"] else []
+
+
+def _cell(tensor: Mapping[str, Any], line: Line, start: float, wide: float) -> Cell:
+    """A matrix of a layer; several that are stacked in one tensor take the place of all."""
+    kind, places = tensor["kind"], [_ROLES.index(role) for role in _roles(tensor)]
+    x, width = start + wide * min(places), wide * (max(places) - min(places) + 1)
+    about = f"{_about_type(tensor)}, {_megabytes(tensor['bytes'])}"
+    return Cell(x + _GAP / 2, line.y + _GAP / 2, width - _GAP, _LINE - _GAP, _colour(kind), kind, about)
+
+
+def _whole_line(line: Line, start: float) -> Cell:
+    """A cell from one end of the line to the other."""
+    kinds = list(dict.fromkeys(tensor["kind"] for tensor in line.tensors))
+    nbytes = _megabytes(sum(tensor["bytes"] for tensor in line.tensors))
+    name = f"{len(line.tensors)} others" if line.label == _OTHERS else line.label
+    word = f"{name}: {' and '.join(kinds) if len(kinds) < 3 else f'{len(kinds)} types'}, {nbytes}"
+    about = "; ".join(map(_about_type, line.tensors))
+    colour = _colour(kinds[0]) if len(kinds) == 1 else _OTHER_COLOUR
+    return Cell(
+        start + _GAP / 2, line.y + _GAP / 2, _WIDTH - start - _GAP, _LINE - _GAP, colour, word, f"{about}, {nbytes}"
+    )
+
+
+def _about_type(tensor: Mapping[str, Any]) -> str:
     kind, before = tensor["kind"], tensor.get("original_kind")
     changed = "" if before is None else (" (as in the original)" if before == kind else f" (was {before})")
-    about = f"{tensor['name']}: {kind}{changed}, {tensor['bytes'] / 1e6:.2f} MB"
-    if line.layer is None:
-        word, x, width = f"{line.label}: {kind}, {tensor['bytes'] / 1e6:.1f} MB", _LABEL, _CELL * len(_ROLES)
-    else:
-        place = _ROLES.index(tensor["role"]) if tensor["role"] in _ROLES else len(_ROLES) - 1
-        word, x, width = kind, _LABEL + _CELL * place, _CELL
-    return Cell(x + _GAP / 2, line.y + _GAP / 2, width - _GAP, _LINE - _GAP, _colour(kind), word, about)
+    return f"{tensor['name']}: {kind}{changed}"
+
+
+def _megabytes(nbytes: int) -> str:
+    return f"{nbytes / 1e6:.1f} MB" if nbytes >= 1e5 else f"{nbytes / 1e3:.1f} kB"
 
 
 def _colour(kind: str) -> str:
     return COLOURS.get(kind, _OTHER_COLOUR)
-
-
-def _role(name: str) -> str:
-    return name.removesuffix(".weight").rsplit(".", 1)[-1]
 
 
 def _about_damage(line: Line, first: float, second: float) -> str:

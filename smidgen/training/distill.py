@@ -35,6 +35,7 @@ from smidgen.formats.opening import open_checkpoint
 from smidgen.formats.workspace import Workspace
 from smidgen.progress import say
 from smidgen.publishing.companions import refuse_output, write_distilling_notes
+from smidgen.shell import as_word
 from smidgen.sizes import format_size
 from smidgen.training.lesson import DistillOptions, Lesson
 from smidgen.training.together import run_together
@@ -83,7 +84,7 @@ class DistillResult:
         """What a person wants to know at the end, in a few lines."""
         size = f"{format_size(self.size)}, {self.parameters / 1e6:.1f} million parameters"
         lines = [f"{self.path}: {size}, in {self.seconds:.0f} s", *self.notes, *self.figures()]
-        return "\n".join([*lines, f'Try it: smidgen run {self.path.parent} "Once upon a time"'])
+        return "\n".join([*lines, f'Try it: smidgen run {as_word(self.path.parent)} "Once upon a time"'])
 
 
 def distill(

@@ -38,6 +38,7 @@ from smidgen.numerics.grids import GRIDS
 from smidgen.numerics.precision import is_quick
 from smidgen.progress import say
 from smidgen.publishing.companions import WORK, refuse_output, write_tuning_notes
+from smidgen.shell import as_word
 from smidgen.training.examples import read_training_examples
 from smidgen.training.merging import MergeOptions, fits_in_memory, is_on_lattice, trained_in
 from smidgen.training.together import run_together
@@ -131,7 +132,8 @@ class TuneResult:
     def describe(self, model: str) -> str:
         """What a person wants to know at the end, in a few lines."""
         lines = [f"{self.path}: {', '.join(self.written)}, in {self.seconds:.0f} s", *self.notes, *self.figures()]
-        use = f"{self.path}" if "model.gguf" in self.written else f"{model} --lora {self.path}"
+        folder = as_word(self.path)
+        use = folder if "model.gguf" in self.written else f"{as_word(model)} --lora {folder}"
         return "\n".join([*lines, f"Try it: smidgen chat {use}"])
 
 

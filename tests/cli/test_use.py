@@ -80,6 +80,7 @@ def test_bench_compares_two_models(run_smidgen) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     for model in json.loads(done.stdout)["models"]:
         assert model["decode_tokens_per_s"] > 0 and model["prompt_tokens_per_s"] > 0
-        assert 98_000_000 < model["peak_ram_bytes"] < 600_000_000
+        assert 98_000_000 < model["resident_bytes"] <= model["peak_ram_bytes"] < 600_000_000
+        assert sum(model["resident_parts"].values()) == model["resident_bytes"]
         assert model["bytes_per_token"] < 98_362_432
         assert model["energy"]["joules_per_token"] is not None or model["energy"]["reason"]

@@ -18,7 +18,7 @@ def original(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkpoint:
     checkpoint = open_checkpoint(write_gemma3(tmp_path / "tiny.gguf"))
     size = checkpoint.file.size
     answer: dict[str, Any] = {
-        "decode_tokens_per_s": 50.0, "bytes_per_token": size - 1000, "peak_ram_bytes": size + 30_000
+        "decode_tokens_per_s": 50.0, "bytes_per_token": size - 1000, "resident_bytes": size + 30_000
     }  # fmt: skip
     monkeypatch.setattr(budget, "measure_speed", lambda paths, threads, repeats: [answer])
     return checkpoint
@@ -39,6 +39,6 @@ def test_memory_is_the_file_and_what_the_engine_takes(original: Checkpoint) -> N
 
 def test_promises_are_met_missed_or_not_measured() -> None:
     options = CutOptions(speed=20.0, ram=10**9)
-    lines = budget.promises(options, {"speed": {"decode_tokens_per_s": 19.0, "peak_ram_bytes": 5 * 10**8}})
+    lines = budget.promises(options, {"speed": {"decode_tokens_per_s": 19.0, "resident_bytes": 5 * 10**8}})
     assert "missed" in lines[0] and lines[1].endswith("met.")
     assert "not measured (no engine)" in budget.promises(options, {"speed": {"reason": "no engine"}})[0]

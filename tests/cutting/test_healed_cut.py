@@ -14,6 +14,7 @@ import pytest
 from smidgen.cutting.plan import smallest_size
 from smidgen.formats.opening import open_checkpoint
 from tests.cutting.test_cut import TEXT
+from tests.measuring.test_report import whole_page
 from tests.tiny_models import write_gemma3, write_llama
 
 
@@ -24,13 +25,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def command(folder: Path, *arguments: object) -> list[str]:
-    common = ["--text", "text.txt", "--tokens", "1024", "--threads", "1", "--no-measure"]
+def command(*arguments: object, measured: bool = False) -> list[str]:
+    common = ["--text", "text.txt", "--tokens", "1024", "--threads", "1", *(["--no-measure"] if not measured else [])]
     return [sys.executable, "-m", "smidgen", "cut", *map(str, arguments), *common]
 
 
-def run(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(folder, *arguments), cwd=folder, capture_output=True, text=True, timeout=300)
+def run(folder: Path, *arguments: object, measured: bool = False) -> subprocess.CompletedProcess[str]:
+    words = command(*arguments, measured=measured)
+    return subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=300)
 
 
 def sha256(path: Path) -> str:
@@ -71,7 +73,7 @@ def test_killed_while_healing_and_resumed_is_the_same_file(folder: Path) -> None
     model = write_llama(folder / "tiny.gguf")
     arguments = (model, "--fit", fit_of(model), "--heal", "60000")
     assert run(folder, *arguments, "-o", "whole").returncode == 0
-    process = subprocess.Popen(command(folder, *arguments, "-o", "killed"), cwd=folder, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command(*arguments, "-o", "killed"), cwd=folder, stderr=subprocess.DEVNULL)
     checkpoint = folder / "killed/work/heal/checkpoint.safetensors"
     while not checkpoint.exists() and process.poll() is None:
         time.sleep(0.01)
@@ -84,9 +86,15 @@ def test_killed_while_healing_and_resumed_is_the_same_file(folder: Path) -> None
 
 def test_what_was_pruned_is_healed_before_and_after_quantization(folder: Path) -> None:
     model = write_llama(folder / "tiny.gguf")
-    done = run(folder, model, "--layers", "2", "--fit", fit_of(model), "--heal", "40000", "-o", "out", "--json")
+    arguments = (model, "--layers", "2", "--fit", fit_of(model), "--heal", "40000", "-o", "out", "--json")
+    done = run(folder, *arguments, measured=True)
     assert done.returncode == 0, done.stderr
-    assert [step["step"] for step in json.loads(done.stdout)["steps"]] == ["depth", "heal", "quantize", "heal"]
+    steps = json.loads(done.stdout)["steps"]
+    assert [step["step"] for step in steps] == ["depth", "heal", "quantize", "heal"]
+    healing = whole_page(folder / "out").sections["healing"]
+    assert "Healing 1 of 2" in healing and "Healing 2 of 2" in healing
+    for step in (steps[1], steps[3]):
+        assert f"{min(kl for _, kl in step['watched']):.4f}" in healing
 
 
 def test_a_trimmed_vocabulary_is_healed_in_its_own_spelling(folder: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,8 +16,10 @@ from smidgen import progress
 from smidgen.cli.main import main
 from smidgen.formats.history import history
 from smidgen.formats.opening import open_checkpoint
+from smidgen.measuring.measure import measure
 from tests.cutting.test_cut import kill_once_there, sha256, smidgen
 from tests.family_models import save_folder
+from tests.measuring.test_report import whole_page
 from tests.tiny_models import VOCABULARY, write_gemma3, write_llama
 
 _LETTERS = random.Random(1)
@@ -60,6 +63,10 @@ def run(words: Sequence[str]) -> Done:
     return Done(end.value.code, out.getvalue(), err.getvalue())
 
 
+def card_of(original: Path, cut: Path) -> dict[str, Any]:
+    return measure(original, cut, ["own.txt"], tokens=512, with_speed=False)
+
+
 def steps_of(path: Path) -> list[str]:
     with open_checkpoint(path) as checkpoint:
         return [step["step"] for step in history(checkpoint.file.metadata)]
@@ -88,9 +95,12 @@ def test_vocabulary_alone_keeps_the_types(write, tiny: Path) -> None:
 )
 def test_each_step_makes_a_model_that_others_take(step: str, options: list[str], changed: dict, tiny: Path) -> None:
     model = write_gemma3(tiny / "tiny.gguf")
-    done = run(arguments(model, "out", *options, "--no-measure"))
+    done = run(arguments(model, "out", *options))
     assert done.code == 0, done.err
     assert "Without --heal nothing is trained afterwards" in done.err
+    page = whole_page(tiny / "out")
+    assert "Damage by layer: not measured" in page.sections["types"]  # no type was chosen
+    assert "Without --heal" not in page.sections["steps"]  # what it cost is on the same page
     with open_checkpoint(tiny / "out/model.gguf") as after:
         assert len(after.config.layers) == changed.get("layers", 5)
         assert all(layer.ffn_width == changed.get("ffn_width", 96) for layer in after.config.layers)
@@ -127,6 +137,23 @@ def test_the_planner_weighs_tokens_against_bits_and_the_card_tells_all(tiny: Pat
     assert [step["step"] for step in card["history"]] == ["vocabulary", "quantize"]
     assert card["fidelity"][0]["tokens_dropped"] >= 0 and card["fidelity"][0]["dropped_mass"] >= 0
     assert "tokens stay" in (tiny / "out/README.md").read_text()
+    whole_page(tiny / "out")
+
+
+def test_the_card_of_a_cut_of_a_cut_tells_both_and_whose_layers_are_left(tiny: Path) -> None:
+    model = write_gemma3(tiny / "tiny.gguf")
+    assert run(arguments(model, "out", "--layers", 3, "--no-measure")).code == 0
+    done = run(arguments("out", "again", "--fit", "120KB"))
+    assert done.code == 0, done.err
+    steps = whole_page(tiny / "again").sections["steps"]
+    assert steps.index("Depth: 3 of 5 layers stay") < steps.index("Quantization: ")
+    cards = [json.loads((tiny / "again/card.json").read_text()), card_of(model, tiny / "again")]
+    (depth,) = (step["parameters"] for step in cards[0]["history"] if step["step"] == "depth")
+    gone = {layer for run in depth["removed"] for layer in run}
+    kept = [layer for layer in range(5) if layer not in gone]
+    for card, numbers in zip(cards, ([0, 1, 2], kept), strict=True):  # against the first cut, against the model
+        moved = {tensor["layer"]: tensor["original_layer"] for tensor in card["cut"]["tensors"]}
+        assert [moved[layer] for layer in range(3)] == numbers
 
 
 def test_languages_are_written_by_the_model_itself(tiny: Path) -> None:
@@ -149,20 +176,34 @@ def test_languages_are_written_by_the_model_itself(tiny: Path) -> None:
         ]
     )
     assert done.code == 0, done.err
-    languages = json.loads(done.out)["card"]["languages"]
+    languages, page = json.loads(done.out)["card"]["languages"], whole_page(tiny / "out")
     assert {code for code, entry in languages.items() if entry["asked"]} == {"de", "en"}
     assert any(not entry["asked"] for entry in languages.values())
+    assert page.pictures["trimmed"] == 2
+    assert "de asked for" in page.sections["trimmed"] and "ja not asked" in page.sections["trimmed"]
 
 
 def test_experts(tiny: Path) -> None:
     (tiny / "mixture").mkdir()
     save_folder("mixtral", tiny / "mixture")
     (tiny / "own.txt").write_text("the rain in the other hostel then treats her on the train " * 200)
-    for name, options in (("dropped", []), ("merged", ["--merge-experts"])):
-        done = run(arguments("mixture", name, "--experts", 2, *options, "--no-measure"))
+    for name, options in (("dropped", ["--no-measure"]), ("merged", ["--merge-experts", "--fit", "600KB"])):
+        done = run(arguments("mixture", name, "--experts", 2, *options))
         assert done.code == 0, done.err
         with open_checkpoint(tiny / name / "model.gguf") as after:
             assert {layer.experts for layer in after.config.layers} == {2}
+    page = whole_page(tiny / "merged")
+    assert "blk.0.ffn_gate_inp.weight layer 0: router" in page.sections["types"]
+
+
+def test_matrices_that_are_stacked_in_one_tensor_are_all_on_the_card(tiny: Path) -> None:
+    (tiny / "stacked").mkdir()
+    save_folder("phi3", tiny / "stacked")
+    (tiny / "own.txt").write_text("the rain in the other hostel then treats her on the train " * 200)
+    done = run(arguments("stacked", "out", "--fit", "300KB"))
+    assert done.code == 0, done.err
+    page = whole_page(tiny / "out")
+    assert "blk.3.attn_qkv.weight layer 3: query, key, value" in page.sections["types"]
 
 
 @pytest.mark.parametrize(

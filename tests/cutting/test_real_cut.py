@@ -10,19 +10,27 @@ import pytest
 
 import smidgen
 from smidgen.formats.opening import open_checkpoint
+from tests.measuring.test_report import whole_page
 
 FIT = 165_000_000
+#: The command line, measuring on little text, and the speed but once.
+COMMAND = """
+from functools import partial
+from smidgen.cli.main import main
+from smidgen.engines.llama_cpp import bench
+from smidgen.measuring import run
+run.DEFAULT_TOKENS, bench.measure_speed = 1000, partial(bench.measure_speed, repeats=1)
+main()
+"""
 
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory, gemma_path: Path) -> Path:
-    """A folder that `smidgen cut` wrote, calibrated on Python's own manual."""
+    """A folder that `smidgen cut` wrote, calibrated on Python's own manual, and measured."""
     folder = tmp_path_factory.mktemp("real")
     (folder / "manual.txt").write_text("\n".join(pydoc_data.topics.topics.values()), encoding="utf-8")
-    command = ["cut", str(gemma_path), "--fit", "165MB", "-o", "out", "--text", "manual.txt", "--tokens", "2048"]
-    done = subprocess.run(
-        [sys.executable, "-m", "smidgen", *command, "--no-measure"], cwd=folder, capture_output=True, text=True
-    )
+    words = ["cut", str(gemma_path), "--fit", "165MB", "-o", "out", "--text", "manual.txt", "--tokens", "2048"]
+    done = subprocess.run([sys.executable, "-c", COMMAND, *words], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder / "out"
 
@@ -39,15 +47,16 @@ def test_vocabulary_and_shapes_are_the_original_ones(result: Path, gemma_path: P
         assert after.file.metadata["tokenizer.ggml.tokens"] == before.file.metadata["tokenizer.ggml.tokens"]
 
 
-def test_predictions_stay_close(result: Path, gemma_path: Path) -> None:
-    command = [
-        "measure", str(gemma_path), str(result), "--text", "../manual.txt", "--tokens", "1000", "--no-speed", "--json"
-    ]  # fmt: skip
-    done = subprocess.run([sys.executable, "-m", "smidgen", *command], cwd=result, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    (text,) = json.loads(done.stdout)["fidelity"]
+def test_predictions_stay_close(result: Path) -> None:
+    (text,) = json.loads((result / "card.json").read_text())["fidelity"]
     assert 0 < text["kl_mean"] < 0.1 and text["same_top1"] > 0.8
     assert text["bits_per_byte_cut"] < 1.05 * text["bits_per_byte_original"]
+
+
+def test_the_page_has_all_its_parts(result: Path) -> None:
+    inside = whole_page(result).sections["types"]
+    for said in ("embedding and head: ", "blk.17.ffn_down.weight layer 17: down ", "109 others: F32"):
+        assert said in inside
 
 
 def test_llama_cpp_runs_it(result: Path) -> None:

@@ -54,7 +54,9 @@ def tree_of(page: Path) -> str:
 
 
 def files_named(page: Path) -> Iterator[str]:
-    """Paths in backticks that begin at one of the repository's folders, such as `smidgen/quantization/survey.py`."""
+    """Paths in backticks that begin at one of the repository's folders, such as `smidgen/quantization/survey.py`.
+
+    NAME stands for a file that a reader is about to write."""
     for span in code_spans(page):
-        if re.fullmatch(r"(smidgen|tests|benchmarks|docs)/[\w./*-]+", span):
+        if re.fullmatch(r"(smidgen|tests|benchmarks|docs)/[\w./*-]+", span) and "NAME" not in span:
             yield span

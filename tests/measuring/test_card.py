@@ -1,6 +1,8 @@
 """card.json: the contract's keys, nulls with reasons, and files that appear whole or not at all."""
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,21 +10,26 @@ import pytest
 
 from smidgen.errors import SmidgenError
 from smidgen.measuring.card import SPEED_KEYS, Fidelity, ModelFacts, TensorFacts, build_card, write_card
+from smidgen.model.families import FAMILIES, Layout
+from tests.tiny_models import LLAMA_CONFIG
 
-ROLES = {
-    "query": "attention", "key": "attention", "value": "attention", "output": "attention",
-    "gate": "feed_forward", "up": "feed_forward", "down": "feed_forward",
-}  # fmt: skip
+LAYOUT = FAMILIES["llama"].gguf_layout(LLAMA_CONFIG)  # three layers, a head of its own
 
 
-def model(name: str, kind: str, size: int) -> ModelFacts:
-    matrices = [TensorFacts("embedding.weight", "Q8_0", 8.5, 3200, 3400)]
-    matrices += [
-        TensorFacts(f"blocks.{layer}.{part}.{role}.weight", kind, 4.5, 6400, 3600)
-        for layer in range(3)
-        for role, part in ROLES.items()
-    ]
-    return ModelFacts(name, Path(f"/models/{name}.gguf"), "ab" * 32, size, 200_000, tuple(matrices))
+def tensors_of(layout: Layout, kind: str) -> tuple[TensorFacts, ...]:
+    """The tensors that a file with this layout has, named as there: matrices of `kind`, an embedding of Q8_0."""
+    found = []
+    for name, shape in layout.shapes.items():
+        kinds = ("F32", 32.0) if len(shape) == 1 else (kind, 4.5)
+        kinds = ("Q8_0", 8.5) if layout.members[name] == ["embedding.weight"] else kinds
+        size = math.prod(shape)
+        found.append(TensorFacts(name, *kinds, size, int(size * kinds[1] / 8), tuple(layout.members[name])))
+    return tuple(found)
+
+
+def model(name: str, kind: str, size: int, layers: tuple[int, ...] | None = (0, 1, 2)) -> ModelFacts:
+    tensors = (*tensors_of(LAYOUT, kind), TensorFacts("rope_freqs.weight", "F32", 32.0, 8, 32))
+    return ModelFacts(name, Path(f"/models/{name}.gguf"), "ab" * 32, size, 200_000, tensors, layers)
 
 
 def text(name: str, kl: float, language: str | None = None, seen: float | None = None) -> Fidelity:
@@ -36,7 +43,8 @@ def text(name: str, kl: float, language: str | None = None, seen: float | None =
 def speed(rate: float) -> dict[str, Any]:
     return {
         "path": "/models/x.gguf", "prompt_tokens_per_s": 10 * rate, "decode_tokens_per_s": rate,
-        "peak_ram_bytes": 300_000_000, "threads": 2, "machine": "a machine", "engine": "llama.cpp",
+        "resident_bytes": 280_000_000, "peak_ram_bytes": 300_000_000, "threads": 2, "machine": "a machine",
+        "engine": "llama.cpp",
         "energy": {"joules_per_token": None, "reason": "no counter"},
     }  # fmt: skip
 
@@ -45,7 +53,9 @@ STEPS = [
     {
         "step": "quantize", "parameters": {"fit": 110_000, "texts": []},
         "tensors": [
-            {"name": tensor.name, "damage": 0.001 * place} for place, tensor in enumerate(model("x", "Q4_0", 1).tensors)
+            {"name": tensor.name, "damage": 0.001 * place}
+            for place, tensor in enumerate(tensors_of(LAYOUT, "Q4_0"))
+            if tensor.kind != "F32"
         ],
     }
 ]  # fmt: skip
@@ -76,8 +86,41 @@ def test_the_contract() -> None:
     assert card["energy"]["joules_per_token"] is None and card["energy"]["reason"] == "no counter"
     assert card["cost"] == {"seconds": 400.0, "peak_ram_bytes": 2_000_000_000}
     assert (card["tasks"], card["safety"]) == ({}, {})
-    first = card["cut"]["tensors"][1]
-    assert (first["layer"], first["role"], first["kind"], first["original_kind"]) == (0, "query", "Q4_0", "Q8_0")
+    tensors = {tensor["name"]: tensor for tensor in card["cut"]["tensors"]}
+    query = tensors["blk.0.attn_q.weight"]
+    assert (query["layer"], query["role"], query["kind"], query["original_kind"]) == (0, "query", "Q4_0", "Q8_0")
+    assert (card["original"]["path"], card["cut"]["path"]) == ("big.gguf", "small.gguf")  # no folder of this machine
+
+
+def test_every_tensor_is_listed_with_its_place_as_far_as_it_is_known() -> None:
+    places = {tensor["name"]: (tensor["layer"], tensor["role"]) for tensor in full_card()["cut"]["tensors"]}
+    assert places.keys() == {*LAYOUT.shapes, "rope_freqs.weight"}
+    assert places["token_embd.weight"] == (None, "embedding") and places["output.weight"] == (None, "head")
+    assert places["output_norm.weight"] == (None, "final_norm") and places["rope_freqs.weight"] == (None, None)
+    assert places["blk.2.attn_norm.weight"] == (2, "attention_norm") and places["blk.2.ffn_up.weight"] == (2, "up")
+
+
+def test_stacked_parameters_and_biases_say_all_that_they_are() -> None:
+    layer = replace(LLAMA_CONFIG.layers[0], qkv_bias=True, experts=2, experts_used=1)
+    phi3 = FAMILIES["phi3"].gguf_layout(LLAMA_CONFIG)
+    roles = {tensor.name: tensor.role for tensor in tensors_of(phi3, "Q4_0")}
+    assert roles["blk.0.attn_qkv.weight"] == "query+key+value" and roles["blk.0.ffn_up.weight"] == "gate+up"
+    mixture = FAMILIES["llama"].gguf_layout(replace(LLAMA_CONFIG, layers=(layer,)))
+    roles = {tensor.name: tensor.role for tensor in tensors_of(mixture, "Q4_0")}
+    assert roles["blk.0.ffn_down_exps.weight"] == "down" and roles["blk.0.ffn_gate_inp.weight"] == "router"
+    assert roles["blk.0.attn_q.bias"] == "query_bias"
+
+
+def test_where_layers_were_taken_out_each_is_beside_the_one_that_it_was() -> None:
+    *before, last = model("big", "Q8_0", 9).tensors
+    before = [replace(tensor, kind="F16") if tensor.layer == 2 else tensor for tensor in before]
+    original = replace(model("big", "Q8_0", 9), tensors=(*before, last))
+    two = FAMILIES["llama"].gguf_layout(replace(LLAMA_CONFIG, layers=LLAMA_CONFIG.layers[:2]))
+    for layers, kinds in (((0, 2), {0: "Q8_0", 1: "F16"}), (None, {0: None, 1: None})):
+        cut = replace(model("small", "Q4_0", 5), tensors=tensors_of(two, "Q4_0"), layers=layers)
+        tensors = build_card(original, cut, [])["cut"]["tensors"]
+        assert {entry["layer"]: entry["original_kind"] for entry in tensors if entry["role"] == "up"} == kinds
+        assert [entry["original_kind"] for entry in tensors if entry["role"] == "embedding"] == ["Q8_0"]
 
 
 def test_what_was_not_measured_is_null_with_a_reason() -> None:

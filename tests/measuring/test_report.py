@@ -1,26 +1,38 @@
 """The page: one file, no script, nothing from the network, every string escaped, every figure there."""
 
+import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from smidgen.measuring.card import build_card
-from smidgen.measuring.report import number, percent, render, size, verdict
-from tests.measuring.test_card import full_card, model, text
+from smidgen.measuring.report import number, part_of_model, percent, render, size, verdict
+from smidgen.model.families import FAMILIES
+from tests.measuring.test_card import full_card, model, tensors_of, text
+from tests.tiny_models import LLAMA_CONFIG
 
+ROLES = ("query", "key", "value", "output", "gate", "up", "down")
 VOID = {"meta", "br", "link", "img", "input", "hr", "rect", "line", "polyline"}
 
 
 class Page(HTMLParser):
-    """Collects tags and text, and checks that tags are closed in order."""
+    """Collects tags and text, and checks that tags are closed in order.
+
+    sections: name of a section → its words.  pictures: name of a section → how many it has.
+    """
 
     def __init__(self, page: str) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.open: list[str] = []
         self.words: list[str] = []
+        self.sections: dict[str, str] = {}
+        self.pictures: dict[str, int] = {}
+        self._section: str | None = None
         self.feed(page)
         assert self.open == []
 
@@ -28,15 +40,82 @@ class Page(HTMLParser):
         self.tags.append((tag, dict(attrs)))
         if tag not in VOID:
             self.open.append(tag)
+        if tag == "section":
+            self._section = str(dict(attrs)["aria-labelledby"])
+            self.sections[self._section], self.pictures[self._section] = "", 0
+        elif tag == "svg" and self._section is not None:
+            self.pictures[self._section] += 1
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
+        if tag == "section":
+            self._section = None
 
     def handle_data(self, data: str) -> None:
         self.words.append(data)
+        if self._section is not None:
+            self.sections[self._section] += f"{data.strip()} " if data.strip() else ""
+
+
+def whole_page(folder: Path) -> Page:
+    """The page that a real cut wrote into a folder, once it is known to have every part that belongs there."""
+    card = json.loads((folder / "card.json").read_text("utf-8"))
+    page, done = Page((folder / "card.html").read_text("utf-8")), [step["step"] for step in card["steps"]]
+    trimmed = any(one["tokens_dropped"] for one in (*card["fidelity"], *card["languages"].values()))
+    wanted = ["fidelity", "speed", "types", "shares", "steps", "rest", "origin"]
+    wanted += ["trimmed"] * trimmed + ["healing"] * ("heal" in done)
+    assert sorted(page.sections) == sorted(wanted)
+    words, tensors = " ".join(page.words), card["cut"]["tensors"]
+    for label in ("Size", "KL divergence", "Same next token", "Bits per byte", "Speed (tokens/s)"):
+        assert label in words
+    for one in card["fidelity"]:
+        figures = [number(one[key]) for key in ("kl_mean", "kl_p99", "kl_p999", "bits_per_byte_cut")]
+        assert all(said in page.sections["fidelity"] for said in (one["text"], percent(one["same_top1"]), *figures))
+    assert_speed_is_told(page.sections["speed"], card)
+    assert_all_tensors_are_told(page, card)
+    assert all(tensor["kind"] in page.sections["shares"] for tensor in tensors)
+    assert "Tokenizer and header" in page.sections["shares"]
+    for step in card["steps"]:
+        assert step["summary"][:200] in page.sections["steps"]
+    assert f"The cut took {card['cost']['seconds']:.0f} s" in page.sections["steps"]
+    assert page.pictures.get("healing", 0) == done.count("heal")
+    for code, one in card["languages"].items():
+        place = page.sections["trimmed" if trimmed else "rest"]
+        assert code in place and number(one["kl_mean"]) in place
+    assert card["cut"]["sha256"] in page.sections["origin"] and card["original"]["sha256"] in page.sections["origin"]
+    return page
+
+
+def assert_speed_is_told(said: str, card: Any) -> None:
+    """Speed, memory and energy, or why they were not measured."""
+    energy, sides = card["energy"], [card["speed"], card["speed"]["original"]]
+    assert (number(energy["joules_per_token"]) if energy.get("reason") is None else energy["reason"]) in said
+    if card["speed"].get("reason"):
+        assert f"not measured: {card['speed']['reason']}" in said
+        return
+    for side in sides:
+        figures = [number(side["decode_tokens_per_s"]), number(side["prompt_tokens_per_s"])]
+        assert all(figure in said for figure in (*figures, size(side["peak_ram_bytes"])))
+
+
+def assert_all_tensors_are_told(page: Page, card: Any) -> None:
+    """Types by layer, damage by layer where types were chosen, and the table, with every role in every layer."""
+    inside, tensors = page.sections["types"], card["cut"]["tensors"]
+    damage = {one["name"]: one["damage"] for step in card["steps"] for one in step.get("tensors", ())}
+    assert page.pictures["types"] == (2 if damage else 1) and damage.keys() <= {tensor["name"] for tensor in tensors}
+    layers = {tensor["layer"] for tensor in tensors} - {None}
+    assert layers == {*range(len(layers))} and layers
+    placed = {(one["layer"], role) for one in tensors if one["role"] for role in one["role"].split("+")}
+    assert {(layer, role) for layer in layers for role in ROLES} | {(None, "embedding")} <= placed
+    for tensor in tensors:
+        row = [tensor["name"], part_of_model(tensor), tensor["original_kind"], tensor["kind"], f"{tensor['bytes']:,}"]
+        assert f"{tensor['name']}: {tensor['kind']}" in inside and " ".join(filter(None, row)) in inside
+    for layer in layers if damage else ():
+        assert f"layer {layer}: attention" in inside or f"layer {layer} (" in inside
+    assert all(number(value) in inside for value in damage.values())
 
 
 def bare_card(**changes: Any) -> dict[str, Any]:
@@ -72,14 +151,56 @@ def test_the_page_says_the_main_figures() -> None:
     )
 
 
-def test_both_pictures_name_every_matrix() -> None:
+def test_both_pictures_name_every_tensor() -> None:
     parsed = Page(render(full_card()))
     pictures = [attributes for tag, attributes in parsed.tags if tag == "svg"]
     assert len(pictures) == 2 and all(picture["role"] == "img" for picture in pictures)
-    titles = " ".join(parsed.words)
     for tensor in full_card()["cut"]["tensors"]:
-        assert f"{tensor['name']}: {tensor['kind']}" in titles
-    assert "layer 2: attention" in titles
+        assert f"{tensor['name']}: {tensor['kind']}" in parsed.sections["types"]
+    assert "layer 2: attention" in parsed.sections["types"]
+    assert "8 others: F32" in parsed.sections["types"]  # two norms in each layer, the last one, rotary divisors
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.name)
+def test_each_family_s_tensors_have_their_place(family: Any) -> None:
+    names = family.gguf.names
+    layer = replace(
+        LLAMA_CONFIG.layers[0], qk_norm=family.traits.qk_norm, post_norms=family.traits.post_norms,
+        qkv_bias="blocks.{i}.attention.query.bias" in names,
+    )  # fmt: skip
+    mixture = replace(layer, experts=4, experts_used=2)
+    last = mixture if "blocks.{i}.experts.router.weight" in names else layer
+    layout = family.gguf_layout(replace(LLAMA_CONFIG, family=family.name, layers=(layer, last), tied_head=True))
+    facts = replace(model("some", "Q4_0", 10**6), tensors=tensors_of(layout, "Q4_0"), layers=(0, 1))
+    card = build_card(facts, facts, [])
+    inside = Page(render(card)).sections["types"]
+    places = [(tensor["layer"], role) for tensor in card["cut"]["tensors"] for role in tensor["role"].split("+")]
+    assert {(number, role) for number in (0, 1) for role in ROLES} | {(None, "embedding")} <= {*places}
+    for name in layout.shapes:
+        assert f"{name}: " in inside  # in the picture
+        assert f"{name} " in inside  # in the table
+    assert "embedding and head: Q8_0" in inside
+
+
+def test_tensors_that_are_not_known_are_listed() -> None:
+    card = full_card()
+    for tensor in card["cut"]["tensors"]:
+        tensor |= {"layer": None, "original_layer": None, "role": None}
+    inside = Page(render(card)).sections["types"]
+    for tensor in card["cut"]["tensors"]:
+        assert f"{tensor['name']}: {tensor['kind']}" in inside and f"{tensor['name']} " in inside
+    assert f"{len(card['cut']['tensors'])} others: 3 types" in inside
+    damage = sum(tensor["damage"] for tensor in card["steps"][0]["tensors"])
+    assert f"others: {damage:.6f}" in inside
+
+
+def test_layers_that_moved_say_the_number_that_they_had() -> None:
+    two = FAMILIES["llama"].gguf_layout(replace(LLAMA_CONFIG, layers=LLAMA_CONFIG.layers[:2]))
+    for layers, labels in (((0, 2), ["0 (0)", "1 (2)"]), (None, ["0 (?)", "1 (?)"])):
+        cut = replace(model("small", "Q4_0", 5), tensors=tensors_of(two, "Q4_0"), layers=layers)
+        inside = Page(render(build_card(model("big", "Q8_0", 9), cut, []))).sections["types"]
+        assert all(label in inside for label in labels) and "in brackets, its number in the original" in inside
+    assert "in brackets" not in render(full_card())
 
 
 def test_without_speed_or_damage_it_says_not_measured_and_why() -> None:

@@ -5,8 +5,12 @@ models meet the same moods of the machine; the median counts. Decoding is compar
 reads all weights once (of an untied embedding only one row), so no engine can decode quicker than
 read bandwidth / bytes per token.
 
-Run as a module (`python -m smidgen.engines.llama_cpp.bench MODEL THREADS VOCABULARY`) this is such a process: it loads
-the model and answers each line on stdin, `prompt` or `decode`, with one JSON line.
+Two figures of memory. What stays resident while it writes is what a device needs to have: each weight once, the
+context, buffers, vocabulary, the engine and Python. The peak comes while the model loads, when the mapped file and
+repacked copies are resident at once (see loading.py); the system may drop the mapped part of it.
+
+Run as a module (`python -m smidgen.engines.llama_cpp.bench MODEL THREADS VOCABULARY LOADING`) this is such a process:
+it loads the model and answers each line on stdin, `prompt` or `decode`, with one JSON line.
 """
 
 import json
@@ -15,20 +19,24 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any, TypedDict
 
 from smidgen import progress
 from smidgen.closing import Closing
+from smidgen.engines.llama_cpp.loading import Loading, choose_loading
 from smidgen.engines.llama_cpp.server import LlamaServer, engine_version
 from smidgen.engines.machine import (
     BandwidthMeter,
+    ResidentParts,
     default_threads,
     energy_microjoules,
     energy_reason,
     machine_name,
     peak_memory,
+    resident_memory,
 )
 from smidgen.errors import SmidgenError
 from smidgen.formats.gguf.contents import refuse_damaged
@@ -50,7 +58,9 @@ class Energy(TypedDict):
 class SpeedResult(TypedDict):
     """Speed of one model. Rates are medians, `…_range` the slowest and the quickest run.
 
-    peak_ram_bytes: resident memory of the whole process at most, mapped weights and a context of 512 tokens included.
+    resident_bytes: memory of the whole process while it writes: mapped weights that it reads, a context of 512 tokens
+    and Python included.  resident_parts: of which so much; None where the system does not tell.
+    peak_ram_bytes: the most it ever had, which is while it loads.  loading: how it was loaded (see loading.py).
     bytes_per_token: weights read for each token.  bandwidth_limit_tokens_per_s: read bandwidth / bytes_per_token.
     """
 
@@ -59,7 +69,10 @@ class SpeedResult(TypedDict):
     prompt_tokens_per_s_range: list[float]
     decode_tokens_per_s: float
     decode_tokens_per_s_range: list[float]
+    resident_bytes: int
+    resident_parts: ResidentParts | None
     peak_ram_bytes: int
+    loading: dict[str, bool]
     bytes_per_token: int
     read_bandwidth_bytes_per_s: float
     bandwidth_limit_tokens_per_s: float
@@ -71,18 +84,25 @@ class SpeedResult(TypedDict):
     engine: str
 
 
-def measure_speed(paths: Sequence[Path], threads: int | None = None, repeats: int = 5) -> list[SpeedResult]:
+def measure_speed(
+    paths: Sequence[Path],
+    threads: int | None = None,
+    repeats: int = 5,
+    loadings: Sequence[Loading] | None = None,
+) -> list[SpeedResult]:
     """Measure prompt processing (256 tokens) and decoding (64 tokens) of each model, `repeats` times in turns.
 
-    threads: default the physical cores. Takes about 10 s for a model of 270M parameters on two cores.
+    threads: default the physical cores.  loadings: one for each path; default as `run` and `serve` load it.
+    Takes about 10 s for a model of 270M parameters on two cores.
     Raises BadFile or Unsupported for a file that our reader refuses, SmidgenError if llama.cpp does.
     """
     threads = threads or default_threads()
     headers = [_read_header(path) for path in paths]
+    loadings = loadings or [choose_loading([path]) for path in paths]
     with ExitStack() as stack:
         workers = [
-            stack.enter_context(_Worker(path, threads, vocabulary))
-            for path, (_, vocabulary) in zip(paths, headers, strict=True)
+            stack.enter_context(_Worker(path, threads, vocabulary, loading))
+            for path, (_, vocabulary), loading in zip(paths, headers, loadings, strict=True)
         ]
         with progress.track("Measuring speed", 1 + repeats) as task:
             for worker in workers:
@@ -116,13 +136,13 @@ def _read_header(path: Path) -> tuple[int, int]:
 class _Worker(Closing):
     """The process of one model, and what it has measured so far."""
 
-    def __init__(self, path: Path, threads: int, vocabulary: int) -> None:
-        words = [str(path.resolve()), str(threads), str(vocabulary)]
-        self._path, self._threads = path, threads
+    def __init__(self, path: Path, threads: int, vocabulary: int, loading: Loading) -> None:
+        words = [str(path.resolve()), str(threads), str(vocabulary), json.dumps(asdict(loading))]
+        self._path, self._threads, self._loading = path, threads, loading
         self._prompt: list[float] = []
         self._decode: list[float] = []
         self._joules: list[float] = []
-        self._peak = 0
+        self._memory: dict[str, Any] = {}
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "smidgen.engines.llama_cpp.bench", *words],
             stdin=subprocess.PIPE,
@@ -150,7 +170,7 @@ class _Worker(Closing):
         if before is not None and after is not None and after > before:  # the counter wraps around now and then
             self._joules.append((after - before) / 1e6 / DECODE_TOKENS)
         self._decode.append(answer["tokens_per_s"])
-        self._peak = answer["peak_ram_bytes"]
+        self._memory = answer["memory"]
 
     def result(self, bytes_per_token: int, bandwidth: float, repeats: int) -> SpeedResult:
         decode, limit = median(self._decode), bandwidth / bytes_per_token
@@ -160,7 +180,8 @@ class _Worker(Closing):
             prompt_tokens_per_s_range=[min(self._prompt), max(self._prompt)],
             decode_tokens_per_s=decode,
             decode_tokens_per_s_range=[min(self._decode), max(self._decode)],
-            peak_ram_bytes=self._peak,
+            **self._memory,
+            loading=asdict(self._loading),
             bytes_per_token=bytes_per_token,
             read_bandwidth_bytes_per_s=bandwidth,
             bandwidth_limit_tokens_per_s=limit,
@@ -191,14 +212,14 @@ class _Worker(Closing):
         return json.loads(answer)
 
 
-def _work(path: Path, threads: int, vocabulary: int) -> None:
+def _work(path: Path, threads: int, vocabulary: int, loading: Loading) -> None:
     """What the process of one model does."""
-    with LlamaServer(path, ctx_size=_CONTEXT, threads=threads, warm_up=True) as server:
+    with LlamaServer(path, ctx_size=_CONTEXT, threads=threads, loading=loading, warm_up=True) as server:
         for line in sys.stdin:
             print(json.dumps(_run_once(server, line.strip(), vocabulary)), flush=True)
 
 
-def _run_once(server: LlamaServer, question: str, vocabulary: int) -> dict[str, float]:
+def _run_once(server: LlamaServer, question: str, vocabulary: int) -> dict[str, Any]:
     prompt_tokens, decode_tokens = (PROMPT_TOKENS, 1) if question == "prompt" else (1, DECODE_TOKENS + 1)
     request = {
         "prompt": [(_FIRST_ID + _ID_STEP * place) % vocabulary for place in range(prompt_tokens)],
@@ -212,11 +233,13 @@ def _run_once(server: LlamaServer, question: str, vocabulary: int) -> dict[str, 
         rate = timings["prompt_per_second"]
     else:
         rate = 1000 * (timings["predicted_n"] - 1) / timings["predicted_ms"]  # its clock starts at the first token
-    return {"tokens_per_s": rate, "peak_ram_bytes": peak_memory()}
+    resident, parts = resident_memory()
+    memory = {"resident_bytes": resident, "resident_parts": parts, "peak_ram_bytes": peak_memory()}
+    return {"tokens_per_s": rate, "memory": memory}
 
 
 if __name__ == "__main__":
     try:
-        _work(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+        _work(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Loading(**json.loads(sys.argv[4])))
     except SmidgenError as error:
         sys.exit(str(error))

@@ -7,24 +7,22 @@ state endpoints, no prompts in logs, browsers of other sites not invited, and ne
 Endpoints: https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md
 """
 
-import ipaddress
 import json
 import os
 import signal
 import socket
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from importlib import import_module
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import urlsplit
 
 from smidgen.closing import Closing
 from smidgen.engines.llama_cpp.draft import refuse_other_draft
+from smidgen.engines.llama_cpp.loading import Loading, choose_loading, give_back
 from smidgen.engines.machine import default_threads
 from smidgen.errors import SmidgenError
 from smidgen.formats.gguf.adapter import refuse_other_adapter
@@ -41,6 +39,7 @@ class LlamaServer(Closing):
     Each of `parallel` requests at a time has a context of `ctx_size` tokens (llama.cpp rounds up to 256).
     draft: a smaller model of the very same vocabulary, which proposes tokens (see llama_cpp_draft.py).
     lora: an adapter for the model, a GGUF file (see formats/gguf_adapter.py).
+    loading: default as `choose_loading` says (see loading.py): each weight is resident once.
     The caller has checked the file with `GGUFFile.open`: llama.cpp itself trusts it. Raises SmidgenError if the port is
     taken or llama.cpp refuses the model.
     """
@@ -58,6 +57,7 @@ class LlamaServer(Closing):
         name: str | None = None,
         draft: Path | None = None,
         lora: Path | None = None,
+        loading: Loading | None = None,
         warm_up: bool = False,
         verbose: bool = False,
     ) -> None:
@@ -83,6 +83,9 @@ class LlamaServer(Closing):
             adapter = xllamacpp.CommonAdapterLoraInfo()
             adapter.path, adapter.scale = str(lora), 1.0
             params.lora_adapters = [adapter]
+        files = [path] if draft is None else [path, draft]
+        loading = loading or choose_loading(files)
+        loading.set_up(params, xllamacpp)
         _make_safe(params)
         if port:
             _refuse_taken_port(host, port)
@@ -99,6 +102,8 @@ class LlamaServer(Closing):
         self._connections: set[HTTPConnection] = set()
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._wait_until_running()
+        if loading.given_back:
+            give_back(files)
 
     def call(self, endpoint: str, request: dict[str, Any]) -> dict[str, Any]:
         """The answer to one request, as JSON. Raises SmidgenError with llama.cpp's words if it refuses."""
@@ -155,44 +160,6 @@ def _refusal(body: bytes) -> SmidgenError:
     except (ValueError, KeyError, TypeError):
         message = body.decode(errors="replace")[:200]
     return SmidgenError(f"llama.cpp: {message}")
-
-
-def serve_until_stopped(start: Callable[[], LlamaServer], announce: Callable[[LlamaServer], None]) -> NoReturn:
-    """Start a server, announce it, and keep it running until Ctrl-C or SIGTERM, which end this process with code 0.
-
-    The process ends without taking the server apart: llama.cpp would first wait for the requests under way, for as
-    long as they take.
-    """
-    stop = threading.Event()
-
-    def ask_to_stop(number: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGINT, ask_to_stop)
-    signal.signal(signal.SIGTERM, ask_to_stop)
-    server = start()
-    announce(server)
-    stop.wait()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
-
-
-def check_exposure(host: str, api_key: str | None) -> None:
-    """Refuse to serve beyond this machine without a key. Raises SmidgenError."""
-    if not api_key and not is_loopback(host):
-        raise SmidgenError(
-            f"--host {host} lets other machines in, which needs a key: add --api-key SECRET, or use --host 127.0.0.1."
-        )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address can be reached from this machine only."""
-    try:
-        found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
-    except OSError as error:
-        raise SmidgenError(f"--host {host} is not an address or name of this machine: {error}.") from error
-    return all(ipaddress.ip_address(address.partition("%")[0]).is_loopback for address in found)
 
 
 def engine_version() -> str:
