@@ -254,11 +254,33 @@ def training_step() -> str:
     return _table(["", "tokens/s (range)", "peak memory", "smidgen is"], rows)
 
 
+def memory() -> str:
+    """Memory while a model writes, loaded by smidgen and in other ways."""
+    ways = {
+        "smidgen": "as `run`, `chat` and `serve` load it",
+        "llama.cpp": "llama.cpp's default",
+        "not mapped": "read into memory",
+        "not repacked": "not repacked",
+    }
+    rows = []
+    for model in result("memory")["models"]:
+        for way, label in ways.items():
+            found = model["loadings"][way]
+            rows.append([
+                f"{model['model']}, {_megabytes(model['bytes'])}", label, _megabytes(found["resident_bytes"]),
+                _megabytes(found["peak_ram_bytes"]), f"{found['decode_tokens_per_s']['median']:.0f}",
+            ])  # fmt: skip
+    return _table(
+        ["model", "loaded", "while it writes", "at most, while it loads", "tokens/s, one thread"], rows, left=2
+    )
+
+
 #: Name of the markers → what makes the table between them.
 TABLES: dict[str, Callable[[], str]] = {
     "quality": quality,
     "time-and-memory": time_and_memory,
     "startup": startup,
+    "memory": memory,
     "vocabulary": vocabulary,
     "vocabulary-speed": vocabulary_speed,
     "pruning": pruning,

@@ -16,7 +16,8 @@ from smidgen.data.languages import languages_of
 from smidgen.data.sources import TextSource, read_texts
 from smidgen.data.text import WINDOW
 from smidgen.distillation.heal import HealBudget
-from smidgen.errors import BadFile, SmidgenError
+from smidgen.errors import BadFile, SmidgenError, printable
+from smidgen.formats.hub.catalogue import published_name
 from smidgen.numerics.block_types import BY_NAME, BlockType
 from smidgen.numerics.grids import GRIDS
 from smidgen.pruning.masks import Pattern
@@ -220,7 +221,7 @@ class CutOptions:
 
         fit, vocabulary: what the planner chose.
         """
-        texts = [{"file": given, "sha256": source.sha256} for given, source in zip(self.texts, sources, strict=True)]
+        texts = [{"file": _file_named(source), "sha256": source.sha256} for source in sources]
         chosen = asdict(self.pruning) | {"vocabulary": vocabulary}
         steps: list[dict[str, Any]] = []
         for step in self.chain:
@@ -229,7 +230,7 @@ class CutOptions:
             values |= {"budget": self.heal} if step == "heal" else {}
             steps.append({"step": step} | {name: value for name, value in values.items() if value is not None})
         return {
-            "model": model, "sha256": sha256, "threads": torch.get_num_threads(), "tokens": self.tokens,
+            "model": published_name(model), "sha256": sha256, "threads": torch.get_num_threads(), "tokens": self.tokens,
             "seed": self.seed, "texts": texts, "languages": list(self.languages),
             "versions": {"smidgen": __version__, "torch": torch.__version__}, "steps": steps,
         }  # fmt: skip
@@ -243,18 +244,42 @@ def read_recipe(path: Path) -> CutOptions:
     try:
         recipe = tomllib.loads(path.read_text(encoding="utf-8"))
         given = [dict(step) for step in recipe["steps"]]
-        texts = [dict(text) for text in recipe.get("texts", [])]
-        options = _options(recipe, given, tuple(str(text["file"]) for text in texts))
+        texts = tuple(_find_text(dict(text), path) for text in recipe.get("texts", []))
+        options = _options(recipe, given, texts)
     except OSError as error:
         raise BadFile(f"The recipe {path} cannot be read: {error.strerror}. Give the recipe.toml of a cut.") from error
     except (ValueError, KeyError, TypeError) as error:
         reason = f"no {error} in it" if isinstance(error, KeyError) else str(error)
         raise BadFile(f"{path} is not a recipe ({reason}). Give the recipe.toml of a cut.") from error
-    for text in texts:
-        if "sha256" in text and read_texts([str(text["file"])])[0].sha256 != text["sha256"]:
-            message = f"The text {text['file']} is not the one that {path} was made with."
-            raise BadFile(f"{message} Restore it, or cut with --fit.")
     return options
+
+
+def _file_named(source: TextSource) -> str:
+    """A text as a recipe names it: recipes are published, and folders of the person's machine are nobody's business."""
+    file = source.name if source.path is None else source.path.name
+    return file if source.language is None else f"{source.language}={file}"
+
+
+def _find_text(said: Mapping[str, Any], recipe: Path) -> str:
+    """The text that a recipe names, as `--text` takes it: looked for where the person is, beside the recipe, and beside
+    the recipe's folder; where the recipe has a hash, only a file with it counts.
+
+    Raises BadFile where there is no such file.
+    """
+    given, wanted = str(said["file"]), said.get("sha256")
+    language, _, name = given.partition("=")
+    another = False
+    for folder in (Path(), recipe.absolute().parent, recipe.absolute().parent.parent):
+        for prefix, file in (("", given), (f"{language}=", name)):
+            if file and (folder / file).is_file():
+                found = f"{prefix}{folder / file}"
+                if wanted is None or read_texts([found])[0].sha256 == wanted:
+                    return found
+                another = True
+    if another:
+        what = f"The text {printable(given)} is not the one that {recipe} was made with."
+        raise BadFile(f"{what} Restore it, or cut with --fit.")
+    raise BadFile(f"The text {printable(given)} that {recipe} was made with is not here. Put it beside the recipe.")
 
 
 def _options(recipe: Mapping[str, Any], steps: Sequence[dict[str, Any]], texts: tuple[str, ...]) -> CutOptions:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from smidgen.cutting.recipe import CutOptions, Pruning, read_recipe
+from smidgen.data.sources import read_texts
 from smidgen.errors import BadFile, SmidgenError
 from smidgen.publishing.companions import _toml
 
@@ -70,6 +71,32 @@ def test_a_recipe_there_and_back(tmp_path: Path) -> None:
     )
     assert again.pruning == Pruning(vocabulary=12_345, layers=3, ffn=64, experts=2, merged=True)
     assert again.original == "0" * 64
+
+
+def test_a_recipe_names_no_folder_and_finds_its_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recipes are published: a text is its file name and its hash, a model its name."""
+    private, output = tmp_path / "secret-project", tmp_path / "secret-project" / "out"
+    output.mkdir(parents=True)
+    for name in ("notes.txt", "de.txt"):
+        (private / name).write_text(f"The text of {name}.")
+    (private / "model.gguf").write_bytes(b"GGUF")
+    options = CutOptions(fit=10**6, texts=(str(private / "notes.txt"), f"german={private / 'de.txt'}"))
+    recipe = options.as_recipe(str(private / "model.gguf"), "0" * 64, read_texts(options.texts), 10**6, None)
+    assert recipe["model"] == "model.gguf" and [text["file"] for text in recipe["texts"]] == [
+        "notes.txt",
+        "german=de.txt",
+    ]
+    (output / "recipe.toml").write_text(_toml(recipe))
+    assert "secret" not in (output / "recipe.toml").read_text()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("Another text of that name.")
+    again = read_texts(read_recipe(output / "recipe.toml").texts)
+    assert [(text.name, text.text) for text in again] == [
+        ("notes.txt", "The text of notes.txt."), ("german", "The text of de.txt.")
+    ]  # fmt: skip
+    (private / "de.txt").unlink()
+    with pytest.raises(BadFile, match="german=de.txt that .* was made with is not here. Put it beside the recipe"):
+        read_recipe(output / "recipe.toml")
 
 
 def test_a_recipe_by_hand(tmp_path: Path) -> None:

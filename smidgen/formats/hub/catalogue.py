@@ -136,6 +136,13 @@ def locate(name_or_path: ModelName) -> Path:
     )
 
 
+def published_name(name_or_path: ModelName) -> str:
+    """A model's name for files that people publish: as it was given, but without the folders of this machine."""
+    text = os.fspath(name_or_path)
+    path = Path(text).expanduser()
+    return path.resolve().name if path.exists() and text not in CATALOGUE else text
+
+
 def is_ready(entry: Entry) -> bool:
     """Whether the packages of a catalogue model are installed, so that `locate` needs no download."""
     return None not in _installed_parts(entry)
