@@ -2,7 +2,8 @@
 
 Carries out the commands of TOUR in a folder of its own, on the packaged Gemma 3 270M. terminal.svg is what they print,
 but for the lines of progress, which a terminal overwrites. card.png is the head of the report card that the cut wrote,
-as headless Chromium shows it; where there is no Chromium, card.png stays as it is and the script says so.
+card-whole.png all of it, as headless Chromium shows it; where there is no Chromium, these two stay as they are and the
+script says so.
 
 Takes a few minutes with a text, half an hour without, since the model then writes one itself.
 """
@@ -30,7 +31,8 @@ TOUR = (
 )
 
 _WIDTH = 104  # characters
-_CARD_SIZE = "1160,775"
+#: Picture → how much of the card it shows, in pixels: the head for the README, and all of it.
+_CARDS = {"card.png": "1160,775", "card-whole.png": "1160,3400"}
 _PROGRESS = re.compile(r".*: \d+/\d+, \d+ s, \d+ s left")
 _WEB_FONT = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
 _CHROMIUM = (
@@ -57,22 +59,22 @@ def terminal(outputs: Sequence[tuple[str, str]]) -> str:
     return _WEB_FONT.sub("", console.export_svg(title="smidgen", unique_id="terminal"))
 
 
-def card(page: Path, picture: Path) -> bool:
-    """The head of a report card as a PNG picture; False where there is no Chromium to make it."""
+def card(page: Path, picture: Path, size: str) -> bool:
+    """A report card, or as much of it as fits, as a PNG picture; False where there is no Chromium to make it."""
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
         return False
     with tempfile.TemporaryDirectory(prefix="smidgen-") as profile:
-        made = (f"--user-data-dir={profile}", f"--window-size={_CARD_SIZE}", f"--screenshot={picture.resolve()}")
+        made = (f"--user-data-dir={profile}", f"--window-size={size}", f"--screenshot={picture.resolve()}")
         subprocess.run([browser, *_CHROMIUM, *made, page.resolve().as_uri()], capture_output=True, check=True)
     return True
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Make both pictures, or card.png alone from a card that is there."""
+    """Make all pictures, or those of a card that is there."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--text", type=Path, help="UTF-8 text to calibrate on (default: text by the model itself)")
-    parser.add_argument("--card", type=Path, help="make card.png alone, from this card.html")
+    parser.add_argument("--card", type=Path, help="make the pictures of the card alone, from this card.html")
     given = parser.parse_args(arguments)
     PICTURES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="smidgen-") as name:
@@ -80,8 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if page is None:
             page = Path(name) / "gemma-small" / "card.html"
             (PICTURES / "terminal.svg").write_text(terminal(_tour(Path(name), given.text)), encoding="utf-8")
-        if not card(page, PICTURES / "card.png"):
-            print("There is no Chromium here, so card.png stays as it is.", file=sys.stderr)
+        if not all(card(page, PICTURES / name, size) for name, size in _CARDS.items()):
+            print("There is no Chromium here, so the pictures of the card stay as they are.", file=sys.stderr)
     return 0
 
 

@@ -9,7 +9,7 @@ Two figures of memory. What stays resident while it writes is what a device need
 context, buffers, vocabulary, the engine and Python. The peak comes while the model loads, when the mapped file and
 repacked copies are resident at once (see loading.py); the system may drop the mapped part of it.
 
-Run as a module (`python -m smidgen.engines.llama_cpp.bench MODEL THREADS VOCABULARY LOADING`) this is such a process:
+Run as a module (`python -m smidgen.engines.llama_cpp.bench MODEL THREADS HEADER LOADING`) this is such a process:
 it loads the model and answers each line on stdin, `prompt` or `decode`, with one JSON line.
 """
 
@@ -19,7 +19,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any, TypedDict
@@ -38,7 +38,7 @@ from smidgen.engines.machine import (
     peak_memory,
     resident_memory,
 )
-from smidgen.errors import SmidgenError
+from smidgen.errors import SmidgenError, printable
 from smidgen.formats.gguf.contents import refuse_damaged
 from smidgen.formats.gguf.reader import GGUFFile
 
@@ -90,7 +90,8 @@ def measure_speed(
     repeats: int = 5,
     loadings: Sequence[Loading] | None = None,
 ) -> list[SpeedResult]:
-    """Measure prompt processing (256 tokens) and decoding (64 tokens) of each model, `repeats` times in turns.
+    """Measure prompt processing (256 tokens) and decoding (64 tokens) of each model, `repeats` times in turns;
+    half the context where that is shorter.
 
     threads: default the physical cores.  loadings: one for each path; default as `run` and `serve` load it.
     Takes about 10 s for a model of 270M parameters on two cores.
@@ -101,8 +102,8 @@ def measure_speed(
     loadings = loadings or [choose_loading([path]) for path in paths]
     with ExitStack() as stack:
         workers = [
-            stack.enter_context(_Worker(path, threads, vocabulary, loading))
-            for path, (_, vocabulary), loading in zip(paths, headers, loadings, strict=True)
+            stack.enter_context(_Worker(path, threads, header, loading))
+            for path, header, loading in zip(paths, headers, loadings, strict=True)
         ]
         with progress.track("Measuring speed", 1 + repeats) as task:
             for worker in workers:
@@ -114,31 +115,43 @@ def measure_speed(
                     worker.take_turn()
                 memory.take_turn()
                 task.advance()
-        return [
-            worker.result(nbytes, memory.best, repeats) for worker, (nbytes, _) in zip(workers, headers, strict=True)
-        ]
+        return [worker.result(memory.best, repeats) for worker in workers]
 
 
-def _read_header(path: Path) -> tuple[int, int]:
-    """Bytes of weights that decoding one token reads, and tokens of the vocabulary.
+@dataclass(frozen=True)
+class _Header:
+    """bytes_per_token: of the weights that decoding one token reads.  vocabulary: tokens.
 
-    Refuses a file that llama.cpp should not see.
+    prompt_tokens, decode_tokens: what is timed: as many as usual, or half of a shorter context.
     """
+
+    bytes_per_token: int
+    vocabulary: int
+    prompt_tokens: int
+    decode_tokens: int
+
+
+def _read_header(path: Path) -> _Header:
+    """What is asked of a model depends on its header. Refuses a file that llama.cpp should not see."""
     with GGUFFile.open(path) as file:
         refuse_damaged(file)
         total = sum(tensor.nbytes for tensor in file.tensors.values())
         embedding = file.tensors.get("token_embd.weight")
         if embedding is not None and "output.weight" in file.tensors:
             total -= embedding.nbytes - embedding.nbytes // embedding.shape[0]
-        return total, 1 if embedding is None else embedding.shape[0]
+        context = file.metadata.get(f"{file.metadata.get('general.architecture')}.context_length")
+        half = max(1, context // 2) if isinstance(context, int) else PROMPT_TOKENS
+        return _Header(
+            total, 1 if embedding is None else embedding.shape[0], min(PROMPT_TOKENS, half), min(DECODE_TOKENS, half)
+        )
 
 
 class _Worker(Closing):
     """The process of one model, and what it has measured so far."""
 
-    def __init__(self, path: Path, threads: int, vocabulary: int, loading: Loading) -> None:
-        words = [str(path.resolve()), str(threads), str(vocabulary), json.dumps(asdict(loading))]
-        self._path, self._threads, self._loading = path, threads, loading
+    def __init__(self, path: Path, threads: int, header: _Header, loading: Loading) -> None:
+        words = [str(path.resolve()), str(threads), json.dumps(asdict(header)), json.dumps(asdict(loading))]
+        self._path, self._threads, self._header, self._loading = path, threads, header, loading
         self._prompt: list[float] = []
         self._decode: list[float] = []
         self._joules: list[float] = []
@@ -168,12 +181,12 @@ class _Worker(Closing):
         answer = self._ask("decode")
         after = energy_microjoules()
         if before is not None and after is not None and after > before:  # the counter wraps around now and then
-            self._joules.append((after - before) / 1e6 / DECODE_TOKENS)
+            self._joules.append((after - before) / 1e6 / self._header.decode_tokens)
         self._decode.append(answer["tokens_per_s"])
         self._memory = answer["memory"]
 
-    def result(self, bytes_per_token: int, bandwidth: float, repeats: int) -> SpeedResult:
-        decode, limit = median(self._decode), bandwidth / bytes_per_token
+    def result(self, bandwidth: float, repeats: int) -> SpeedResult:
+        decode, limit = median(self._decode), bandwidth / self._header.bytes_per_token
         return SpeedResult(
             path=str(self._path),
             prompt_tokens_per_s=median(self._prompt),
@@ -182,7 +195,7 @@ class _Worker(Closing):
             decode_tokens_per_s_range=[min(self._decode), max(self._decode)],
             **self._memory,
             loading=asdict(self._loading),
-            bytes_per_token=bytes_per_token,
+            bytes_per_token=self._header.bytes_per_token,
             read_bandwidth_bytes_per_s=bandwidth,
             bandwidth_limit_tokens_per_s=limit,
             share_of_bandwidth_limit=decode / limit,
@@ -208,21 +221,21 @@ class _Worker(Closing):
         answer = self._process.stdout.readline()
         if not answer:
             last_lines = self._process.communicate()[1].strip().splitlines() or ["no message"]
-            raise SmidgenError(f"cannot measure {self._path}: {last_lines[-1]}")
+            raise SmidgenError(f"cannot measure {printable(self._path.name)}: {last_lines[-1]}")
         return json.loads(answer)
 
 
-def _work(path: Path, threads: int, vocabulary: int, loading: Loading) -> None:
+def _work(path: Path, threads: int, header: _Header, loading: Loading) -> None:
     """What the process of one model does."""
     with LlamaServer(path, ctx_size=_CONTEXT, threads=threads, loading=loading, warm_up=True) as server:
         for line in sys.stdin:
-            print(json.dumps(_run_once(server, line.strip(), vocabulary)), flush=True)
+            print(json.dumps(_run_once(server, line.strip(), header)), flush=True)
 
 
-def _run_once(server: LlamaServer, question: str, vocabulary: int) -> dict[str, Any]:
-    prompt_tokens, decode_tokens = (PROMPT_TOKENS, 1) if question == "prompt" else (1, DECODE_TOKENS + 1)
+def _run_once(server: LlamaServer, question: str, header: _Header) -> dict[str, Any]:
+    prompt_tokens, decode_tokens = (header.prompt_tokens, 1) if question == "prompt" else (1, header.decode_tokens + 1)
     request = {
-        "prompt": [(_FIRST_ID + _ID_STEP * place) % vocabulary for place in range(prompt_tokens)],
+        "prompt": [(_FIRST_ID + _ID_STEP * place) % header.vocabulary for place in range(prompt_tokens)],
         "n_predict": decode_tokens,
         "ignore_eos": True,
         "cache_prompt": False,
@@ -240,6 +253,8 @@ def _run_once(server: LlamaServer, question: str, vocabulary: int) -> dict[str, 
 
 if __name__ == "__main__":
     try:
-        _work(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Loading(**json.loads(sys.argv[4])))
+        _work(
+            Path(sys.argv[1]), int(sys.argv[2]), _Header(**json.loads(sys.argv[3])), Loading(**json.loads(sys.argv[4]))
+        )
     except SmidgenError as error:
         sys.exit(str(error))
