@@ -49,10 +49,12 @@ class Facts:
     """What the engine must know of a model before llama.cpp opens it.
 
     context_length: positions it was trained for.  bos_id: None if it has none.
+    appended_id: EOS, where the file asks that texts end in it: a trainer left that on, and no answer follows it.
     """
 
     context_length: int
     bos_id: int | None
+    appended_id: int | None
     has_chat_template: bool
 
 
@@ -63,9 +65,12 @@ def read_facts(path: Path) -> Facts:
         architecture = file.metadata.get("general.architecture")
         context = file.metadata.get(f"{architecture}.context_length")
         bos_id = file.metadata.get("tokenizer.ggml.bos_token_id")
+        eos_id = file.metadata.get("tokenizer.ggml.eos_token_id")
+        adds_eos = file.metadata.get("tokenizer.ggml.add_eos_token")
         return Facts(
             context_length=context if isinstance(context, int) and context > 0 else DEFAULT_CONTEXT,
             bos_id=bos_id if isinstance(bos_id, int) else None,
+            appended_id=eos_id if isinstance(eos_id, int) and adds_eos is True else None,
             has_chat_template=bool(file.metadata.get("tokenizer.chat_template")),
         )
 
@@ -167,9 +172,11 @@ class LlamaCppEngine(Closing):
         )
 
     def tokenize(self, text: str) -> list[int]:
-        """Token ids as llama.cpp sees a prompt: special tokens recognised, the model's BOS in front, once."""
+        """Token ids of a prompt: special tokens recognised, the model's BOS in front, once, and no EOS behind."""
         request = {"content": text, "add_special": True, "parse_special": True}
         ids: list[int] = self._server.call("/tokenize", request)["tokens"]
+        if self.facts.appended_id is not None and ids[-1:] == [self.facts.appended_id]:
+            ids = ids[:-1]
         if self.facts.bos_id is not None and ids[:2] == [self.facts.bos_id] * 2:
             return ids[1:]
         return ids

@@ -6,14 +6,14 @@ model only.
 """
 
 import os
-from functools import cached_property
+from functools import cache, cached_property
 from math import prod
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
-from smidgen.errors import Unsupported
+from smidgen.errors import Unsupported, printable
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.gguf.reader import DEFAULT_ALIGNMENT, MetadataValue, TensorInfo
 from smidgen.formats.gguf.writer import gguf_types
@@ -25,6 +25,7 @@ from smidgen.model.parameters import is_matrix
 from smidgen.model.tokenizers.text_rules import STRIP_RIGHT
 from smidgen.numerics import block_types as types
 from smidgen.numerics.block_types import BlockType
+from smidgen.progress import say
 
 
 class FolderCheckpoint(Checkpoint):
@@ -43,10 +44,13 @@ class FolderCheckpoint(Checkpoint):
         """
         folder = HFFolder.open(path)
         try:
-            return cls(folder, describe_folder(folder))
+            contents = describe_folder(folder)
         except BaseException:
             folder.close()
             raise
+        if contents.own_head:
+            _say_own_head(folder.path)
+        return cls(folder, contents)
 
     @property
     def file(self) -> "FolderAsGGUF":
@@ -87,6 +91,12 @@ class FolderCheckpoint(Checkpoint):
 
     def _hash(self) -> str:
         return self.folder.sha256()
+
+
+@cache
+def _say_own_head(path: Path) -> None:
+    """Once for each model: what its settings say is not what its weights are."""
+    say(f"{printable(path.name)}: its settings tie the head to the embedding, but another head is stored, and used.")
 
 
 class FolderAsGGUF:

@@ -5,7 +5,7 @@ alone.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from smidgen.errors import BadFile, SmidgenError, printable
@@ -17,6 +17,7 @@ from smidgen.model.families import Family, HFMap, Layout, family_of_config
 #: Where a model that sees pictures too keeps its language model, old and new spelling; the rest of it is left out.
 _TEXT_PREFIXES = ("language_model.model.", "model.language_model.")
 _OTHER_PARTS = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
+_COMPARED_BYTES = 2**24
 #: Tensors that hold nothing but what follows from the configuration.
 _DERIVED = ("rotary_emb.inv_freq",)
 
@@ -26,6 +27,7 @@ class FolderContents:
     """What model a folder holds.
 
     written: the map of its model type.  layout: its tensors.  stored: tensor as the map names it → name in the folder.
+    own_head: the settings tie the head to the embedding, but another matrix is stored for it.
     """
 
     family: Family
@@ -33,6 +35,7 @@ class FolderContents:
     config: ModelConfig
     layout: Layout
     stored: Mapping[str, str]
+    own_head: bool = False
 
 
 def describe_folder(folder: HFFolder) -> FolderContents:
@@ -45,15 +48,60 @@ def describe_folder(folder: HFFolder) -> FolderContents:
         settings, stored = text_part(folder.config, folder.weights)
         family, written = family_of_config(settings)
         config = family.config_from_hf(settings, written)
+        stored = _with_prefix(stored, written.names["embedding.weight"])
+        own_head = config.tied_head and not _settle_tied_head(folder, stored, written)
+        if own_head:
+            config = replace(config, tied_head=False)
         layout = Layout(config, written.names)
-        if config.tied_head:
-            stored.pop(written.names["head.weight"], None)
         compare_shapes(
             layout.shapes, {name: folder.weights[there].shape for name, there in stored.items()}, family.name
         )
-        return FolderContents(family, written, config, layout, stored)
+        return FolderContents(family, written, config, layout, stored, own_head)
     except SmidgenError as error:
         raise type(error)(f"{printable(folder.path)}: {error}") from error
+
+
+def _with_prefix(stored: dict[str, str], embedding: str) -> dict[str, str]:
+    """Tensors by the map's names, also where a model was saved without its head: `layers.0…` for `model.layers.0…`.
+
+    embedding: its name in the map.
+    """
+    prefix, bare = embedding.split(".", 1)
+    if embedding in stored or bare not in stored:
+        return stored
+    return {name if name.startswith("lm_head.") else f"{prefix}.{name}": there for name, there in stored.items()}
+
+
+def _settle_tied_head(folder: HFFolder, stored: dict[str, str], written: HFMap) -> bool:
+    """Whether the head is the embedding, where the settings say so: not if another matrix is stored for it.
+
+    As transformers has it: a saver may have kept the shared matrix twice, or once under the head's name; a head that
+    was trained apart is a head of its own, whatever the settings say. Takes what is the same out of `stored`.
+    """
+    embedding, head = written.names["embedding.weight"], written.names["head.weight"]
+    if head not in stored:
+        return True
+    if embedding not in stored:
+        stored[embedding] = stored.pop(head)
+        return True
+    if not _are_equal(folder, stored[embedding], stored[head]):
+        return False
+    del stored[head]
+    return True
+
+
+def _are_equal(folder: HFFolder, one: str, other: str) -> bool:
+    """Whether two tensors hold the same bytes; read a part at a time, and no further than the first difference."""
+    first, second = folder.weights[one], folder.weights[other]
+    if (first.shape, first.kind) != (second.shape, second.kind):
+        return False
+    left, right = folder.packed(one), folder.packed(other)
+    rows = max(1, _COMPARED_BYTES // left.shape[1])
+    equal = all(
+        (left[start : start + rows] == right[start : start + rows]).all() for start in range(0, len(left), rows)
+    )
+    folder.release()
+    return equal
 
 
 def text_part(config: Mapping[str, Any], names: Iterable[str]) -> tuple[Mapping[str, Any], dict[str, str]]:

@@ -97,9 +97,9 @@ class Keys:
         return value
 
     def nested(self, key: str) -> "Keys | None":
-        """The settings inside a setting, or None where the file has none."""
+        """The settings inside a setting, or None where the file has none, or an empty table."""
         value = self.value(key)
-        if value is None:
+        if value is None or value == {}:
             return None
         if not isinstance(value, Mapping):
             raise self._wrong(key, value, "a table of settings")

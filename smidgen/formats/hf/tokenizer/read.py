@@ -179,16 +179,18 @@ def _put_ends(metadata: _Metadata, settings: Settings, layout: Layout, roles: di
 def _put_added_ends(
     metadata: _Metadata, settings: Settings, tokenizer: TokenizerJson | None, layout: Layout, roles: dict[str, int]
 ) -> None:
-    """Whether texts begin with BOS and end with EOS: as tokenizer_config.json says, else as the post-processor does."""
+    """Whether texts begin with BOS: where the post-processor puts it, whatever tokenizer_config.json says of it, as
+    transformers and llama.cpp's converter do; else as that says. They never end with EOS: trainers leave that on in
+    their folders, and a model that reads EOS behind a prompt has nothing to answer.
+    """
     ends = tokenizer.ends if tokenizer is not None else Ends()
     for names, role in ((ends.before, "bos_token"), (ends.after, "eos_token")):
         if names and [layout.ids.get(name) for name in names] != [roles.get(role)]:
             refuse("post-processor", f"that adds {', '.join(names)}")
     spelled = tokenizer is None  # a tokenizer.model has no post-processor: BOS it is, as SentencePiece models have it
-    bos = settings.add_bos if settings.add_bos is not None else bool(ends.before) or spelled
-    eos = settings.add_eos if settings.add_eos is not None else bool(ends.after)
+    bos = bool(ends.before) or (spelled if settings.add_bos is None else settings.add_bos)
     metadata.put("ggml.add_bos_token", bos and "bos_token" in roles, _BOOL)
-    metadata.put("ggml.add_eos_token", eos and "eos_token" in roles, _BOOL)
+    metadata.put("ggml.add_eos_token", False, _BOOL)
 
 
 def _put_text_rules(

@@ -24,7 +24,7 @@ DEFAULT_TEMPLATE = "default"
 @dataclass(frozen=True)
 class Settings:
     """roles: texts of the tokens named bos_token and so on. ids: the same by id, from the model's own configs.
-    end_ids: all ids at which generation_config.json stops. added: further tokens by text. add_bos, add_eos: None where
+    end_ids: all ids at which generation_config.json stops. added: further tokens by text. add_bos: None where
     nothing is said. legacy: what transformers calls the space prefix before every stretch. templates: by name."""
 
     roles: dict[str, str]
@@ -32,7 +32,6 @@ class Settings:
     end_ids: list[int]
     added: list[AddedToken]
     add_bos: bool | None
-    add_eos: bool | None
     legacy: bool
     add_prefix_space: bool | None
     templates: dict[str, str]
@@ -54,7 +53,6 @@ def read_settings(folder: Path) -> Settings:
         end_ids=ends,
         added=_added(config, _object(folder, "added_tokens.json")),
         add_bos=_flag(config, "add_bos_token"),
-        add_eos=_flag(config, "add_eos_token"),
         legacy=_flag(config, "legacy") is not False,
         add_prefix_space=_flag(config, "add_prefix_space"),
         templates=_templates(folder, config),
