@@ -80,6 +80,11 @@ EXPERTS = {
 
 #: Keys that change nothing in what the decoder computes.
 COMMON_IGNORED = frozenset({"tensor_data_layout", "rope.scaling.finetuned", "rope.scaling.original_context_length"})
+#: Keys about layers with a window: nothing reads them where no layer has one.
+_OF_WINDOWS = frozenset(
+    "rope.freq_base_swa rope.dimension_count_swa attention.sliding_window_pattern attention.key_length_swa "
+    "attention.value_length_swa".split()
+)
 
 
 @dataclass(frozen=True)
@@ -151,11 +156,11 @@ class GGUFMap:
             experts=keys.integer("expert_count", 0, least=0, most=1024) if experts else 0,
             experts_used=keys.integer("expert_used_count", 0, least=0, most=1024) if experts else 0,
         )
-        neutral = {"attention.causal": True, **self.neutral}
+        neutral = {"attention.causal": True, "rope.scaling.yarn_attn_factor": 1.0, **self.neutral}
         if not isinstance(facts.rope_scaling, YarnScaling | LongRopeScaling):
             neutral[_ATTENTION_FACTOR] = 1.0
         keys.refuse_others(neutral)
-        keys.refuse_unread(self.ignored)
+        keys.refuse_unread(self.ignored if facts.window is not None else self.ignored | _OF_WINDOWS)
         return facts
 
     def _has(self, pattern: str, tensors: Tensors) -> bool:

@@ -82,6 +82,20 @@ IGNORED = frozenset(
     "sliding_window_pattern max_window_layers no_rope_layer_interval unsloth_fixed unsloth_version "
     "original_max_position_embeddings license bad_words_ids is_llama_config transformers.js_config".split()
 )
+#: What libraries write into every configuration that they save (transformers' PretrainedConfig and its older versions:
+#: how texts are drawn, heads for other tasks, where a model ran) and what trainers leave of themselves. None of it
+#: changes what a decoder predicts.
+_OF_LIBRARIES = frozenset(
+    "_attn_implementation_autoset _attn_implementation_internal _commit_hash tokenizer_class num_labels torchscript "
+    "use_bfloat16 tf_legacy_loss pruned_heads tie_encoder_decoder add_cross_attention cross_attention_hidden_size "
+    "is_decoder finetuning_task prefix task_specific_params begin_suppress_tokens suppress_tokens "
+    "decoder_start_token_id sep_token_id max_length min_length do_sample early_stopping num_beams num_beam_groups "
+    "diversity_penalty temperature top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size "
+    "encoder_no_repeat_ngram_size num_return_sequences output_scores return_dict_in_generate forced_bos_token_id "
+    "forced_eos_token_id remove_invalid_values exponential_decay_length_penalty classifier_dropout "
+    "gradient_checkpointing use_flash_attn model_max_length tokenizer_model_max_length tokenizer_padding_side "
+    "generation_config base_model_tp_plan base_model_pp_plan".split()
+)
 #: Keys of features that the decoder lacks, with the value that leaves them off.
 _NEUTRAL = {
     "mlp_bias": False,
@@ -164,7 +178,7 @@ class HFMap:
             keys.refuse_others({"attention_bias": False})
         if "caps" not in self.features:
             keys.refuse_others({"attn_logit_softcapping": 0, "final_logit_softcapping": 0})
-        keys.refuse_unread(IGNORED)
+        keys.refuse_unread(IGNORED | _OF_LIBRARIES)
         return facts
 
     def _check_activation(self, keys: Keys, traits: Traits) -> None:

@@ -10,7 +10,10 @@ from safetensors.torch import load_file, save_file
 
 import smidgen
 from smidgen.engines.llama_cpp.engine import Facts, LlamaCppEngine
+from smidgen.errors import Unsupported
+from smidgen.formats.gguf.writer import TensorPlan, gguf_types, write_gguf
 from smidgen.formats.hf.checkpoint import _say_own_head
+from smidgen.formats.opening import open_checkpoint
 from tests.family_models import save_folder
 
 IDS = torch.tensor([[5, 9, 2, 7, 3, 8, 11, 40, 41, 300]])
@@ -96,6 +99,34 @@ def test_an_empty_table_of_scaling_is_none(folder: Path) -> None:
     assert torch.equal(ours(folder), expected)
     with smidgen.load(folder) as model:
         assert model.config.layers[0].rotary is not None and model.config.layers[0].rotary.scaling is not None
+
+
+def test_what_libraries_leave_is_passed_over_and_what_may_matter_is_not(folder: Path) -> None:
+    before = ours(folder)
+    edit(folder / "config.json", _attn_implementation_autoset=True, num_labels=2, tokenizer_class="X", do_sample=True)
+    assert torch.equal(ours(folder), before)
+    edit(folder / "config.json", attention_is_inverted=True)
+    with pytest.raises(Unsupported, match="unknown config.json: attention_is_inverted"):
+        smidgen.load(folder)
+
+
+def test_keys_of_a_gguf_file_that_change_nothing_here(folder: Path) -> None:
+    """Of a newer converter, with the value that means nothing; of windows, in a model without one."""
+    with open_checkpoint(folder) as checkpoint:
+        view, path = checkpoint.file, folder / "more.gguf"
+        tensors = [TensorPlan(tensor.name, tensor.shape, tensor.kind) for tensor in view.tensors.values()]
+        write_gguf(path, view.metadata, view.metadata_types, tensors, view.packed)
+        plain = smidgen.load(path).config
+        for key, value, fine in (("scaling.yarn_attn_factor", 1.0, True), ("freq_base_swa", 1e4, True),
+                                 ("scaling.yarn_attn_factor", 2.0, False), ("of_tomorrow", 1.0, False)):  # fmt: skip
+            metadata = {**view.metadata, f"llama.rope.{key}": value}
+            types = {**view.metadata_types, f"llama.rope.{key}": gguf_types(value)}
+            write_gguf(path, metadata, types, tensors, view.packed)
+            if fine:
+                assert smidgen.load(path).config == plain
+            else:
+                with pytest.raises(Unsupported, match=key):
+                    smidgen.load(path)
 
 
 def test_no_eos_behind_a_prompt(folder: Path, smollm_path: Path) -> None:
