@@ -37,8 +37,9 @@ from smidgen.formats.hub.catalogue import ModelName, cache_folder
 from smidgen.formats.opening import open_checkpoint, open_model
 from smidgen.measuring.measure import measure
 from smidgen.model.tokenizer import Tokenizer
+from smidgen.owned import settle
 from smidgen.progress import say
-from smidgen.publishing.companions import WORK, refuse_output, remove_outdated, write_companions
+from smidgen.publishing.companions import WORK, claim_output, refuse_output, remove_outdated, write_companions
 from smidgen.quantization.workspace import QuantWorkspace
 from smidgen.shell import as_word
 
@@ -126,6 +127,7 @@ def cut(
             result.seconds = time.monotonic() - started
             return result
         output.mkdir(parents=True, exist_ok=True)
+        claim_output(output, checkpoint.path)
         result.path = output / "model.gguf"
         if planned is None:
             os.replace(pruned.path, result.path)
@@ -139,6 +141,7 @@ def cut(
             result.notes += promises(options, result.card)
         recipe = options.as_recipe(model, checkpoint.sha256(), sources, budget, pruned.config.vocabulary)
         write_companions(output, model, checkpoint, recipe, result.steps, result.card)
+        settle(output)
         workspace.finish()
         return result
 

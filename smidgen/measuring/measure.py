@@ -70,6 +70,7 @@ def measure(
     from smidgen.measuring.card import write_card
     from smidgen.measuring.run import DEFAULT_TOKENS, measure_subjects, refuse_other_vocabulary
     from smidgen.model.tokenizer import Tokenizer
+    from smidgen.owned import renew
 
     tokens = DEFAULT_TOKENS if tokens is None else tokens
     sources = read_texts(texts)
@@ -95,7 +96,8 @@ def measure(
         )  # fmt: skip
     card["made"]["peak_ram_bytes"] = peak_memory()
     if output is not None:
-        write_card(card, Path(output))
+        page = write_card(card, Path(output))
+        renew(page.parent, (Path(output).name, page.name))
     return card
 
 

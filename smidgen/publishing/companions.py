@@ -12,6 +12,7 @@ from smidgen.curve import write_curve
 from smidgen.errors import SmidgenError, printable
 from smidgen.formats.hub.catalogue import MODEL_FILE, companions_folder, entry_of, licence_files
 from smidgen.formats.hub.notices import Licence, Terms, is_agreement, notice_name, notice_text, stated_licence, terms_of
+from smidgen.owned import claim, refuse_others
 from smidgen.shell import as_word
 from smidgen.sizes import format_size
 
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from smidgen.formats.checkpoint import Checkpoint
 
 WORK, CURVE = "work", "loss.svg"
+#: What the verbs that make models write into their folder, beside the original's licence and notice files.
+_WRITTEN = (
+    MODEL_FILE, "card.json", "card.html", "README.md", "recipe.toml", "NOTICE", "NOTICE.smidgen.txt", CURVE,
+    "metrics.jsonl", "adapter_model.safetensors", "adapter_config.json", "adapter.gguf",
+)  # fmt: skip
 _UNFINISHED_START = {".fingerprint.json.partial"}  # all that a cut killed at its very beginning leaves in WORK
 
 
@@ -40,6 +46,16 @@ def refuse_output(output: Path, original: Path) -> None:
         raise SmidgenError(f"{shown} is the model to be cut, and its README.md would be replaced. {advice}")
     if work.exists() and not _is_of_a_cut(work):
         raise SmidgenError(f"{printable(work)} is in the way: its place is needed, but no cut has made it. {advice}")
+    refuse_others(output, _names_written(original))
+
+
+def claim_output(output: Path, original: Path) -> None:
+    """Note that the files of `output` are being written: from here on they are smidgen's, see `owned`."""
+    claim(output, _names_written(original))
+
+
+def _names_written(original: Path) -> list[str]:
+    return [*_WRITTEN, *(file.name for file in licence_files(original))]
 
 
 def _is_of_a_cut(work: Path) -> bool:

@@ -33,8 +33,9 @@ from smidgen.formats.derived import Derived, write_derived
 from smidgen.formats.hub.catalogue import MODEL_FILE, ModelName, locate
 from smidgen.formats.opening import open_checkpoint
 from smidgen.formats.workspace import Workspace
+from smidgen.owned import settle
 from smidgen.progress import say
-from smidgen.publishing.companions import refuse_output, write_distilling_notes
+from smidgen.publishing.companions import claim_output, refuse_output, write_distilling_notes
 from smidgen.shell import as_word
 from smidgen.sizes import format_size
 from smidgen.training.lesson import DistillOptions, Lesson
@@ -116,6 +117,8 @@ def distill(
         lesson = writer_first(team, lambda: Lesson.open(teacher, student, options, stack))
         resume = resume or started_again()
         workspace = writer_first(team, lambda: lesson.open_workspace(output, resume or not team.writes))
+        if team.writes:
+            claim_output(output, lesson.begun_as.path)
         trainee = lesson.student()
         trained = _train(lesson, trainee, workspace, stack, resume, team)
         path = output / MODEL_FILE
@@ -135,6 +138,7 @@ def distill(
             if student is not None:
                 models.insert(0, (student, lesson.begun_as))
             write_distilling_notes(output, models, [f"{summary}.", *result.figures()], result.evaluations)
+            settle(output)
             workspace.finish()
         return result
 

@@ -36,8 +36,9 @@ from smidgen.formats.parts import load_decoder
 from smidgen.formats.workspace import Workspace
 from smidgen.numerics.grids import GRIDS
 from smidgen.numerics.precision import is_quick
+from smidgen.owned import settle
 from smidgen.progress import say
-from smidgen.publishing.companions import WORK, refuse_output, write_tuning_notes
+from smidgen.publishing.companions import WORK, claim_output, refuse_output, write_tuning_notes
 from smidgen.shell import as_word
 from smidgen.training.examples import read_training_examples
 from smidgen.training.merging import MergeOptions, fits_in_memory, is_on_lattice, trained_in
@@ -168,6 +169,7 @@ def tune(
             done = [_summary(options, result), *result.figures()]
             write_tuning_notes(output, model, checkpoint, result.written, done, result.evaluations)
             result.written.append("README.md")
+            settle(output)
             Workspace(output / WORK).finish()
         return result
 
@@ -219,6 +221,8 @@ class _Tuning:
         examples, options, writes = self._examples, self._options, self._team.writes
         begun = partial(Workspace.open, output / WORK, self._fingerprint(), resume=resume or not writes)
         workspace = writer_first(self._team, begun)
+        if writes:
+            claim_output(output, self._checkpoint.path)
         trainee = self._trainee()
         result = TuneResult(output, [], len(examples.learned), len(examples.held_out), notes=[*examples.notes])
         if examples.learned:

@@ -67,7 +67,7 @@ def test_file_fits_and_everything_is_there(write, folder: Path) -> None:
     assert result["bytes"] == size and 0.98 * fit <= size <= fit
     notice = ["NOTICE"] if write is write_gemma3 else []  # Gemma's terms ask for one
     assert sorted(path.name for path in (folder / "out").iterdir()) == [
-        *notice, "README.md", "card.html", "card.json", "model.gguf", "recipe.toml"
+        ".smidgen.json", *notice, "README.md", "card.html", "card.json", "model.gguf", "recipe.toml"
     ]  # fmt: skip
     card = json.loads((folder / "out/card.json").read_text())
     assert card["schema"] == 1 and card["cut"]["sha256"] == sha256(folder / "out/model.gguf")
@@ -180,12 +180,22 @@ def test_nothing_of_the_persons_own_is_destroyed(folder: Path) -> None:
 
 def test_a_card_of_an_earlier_model_does_not_stay(folder: Path) -> None:
     model = write_gemma3(folder / "tiny.gguf")
-    (folder / "out").mkdir()
-    for name in ("card.json", "card.html"):
-        (folder / "out" / name).write_text("of another model")
-    assert smidgen(folder, *cut_arguments(model, 140_000, "out"), "--no-measure").returncode == 0
-    names = ["NOTICE", "README.md", "model.gguf", "recipe.toml"]
+    assert smidgen(folder, *cut_arguments(model, 150_000, "out")).returncode == 0
+    assert (folder / "out/card.json").exists()
+    again = smidgen(folder, *cut_arguments(model, 140_000, "out"), "--no-measure")
+    assert again.returncode == 0, again.stderr
+    names = [".smidgen.json", "NOTICE", "README.md", "model.gguf", "recipe.toml"]
     assert sorted(path.name for path in (folder / "out").iterdir()) == names
+
+
+def test_what_smidgen_did_not_write_is_not_replaced(folder: Path) -> None:
+    """`-o .` in a folder with a README.md of its own is the everyday case."""
+    model = write_gemma3(folder / "tiny.gguf")
+    (folder / "README.md").write_text("about my project")
+    refused = smidgen(folder, *cut_arguments(model, 140_000, "."))
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1
+    assert "README.md is there, and smidgen did not write it" in refused.stderr
+    assert (folder / "README.md").read_text() == "about my project" and not (folder / "work").exists()
 
 
 def test_weights_that_are_no_numbers_are_refused(folder: Path) -> None:
