@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -106,8 +106,8 @@ def cut(
     unwritable or full disk, and for `resume` with other settings than the interrupted cut had.
     """
     started = time.monotonic()
-    model, output = os.fspath(model), Path(output)
-    options = CutOptions.of(**given) if options is None else replace(options, **given)
+    model, output = os.fspath(model), Path(output).expanduser()
+    options = CutOptions.of(**given) if options is None else options.changed(**given)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     with open_model(model) as checkpoint, ExitStack() as stack:

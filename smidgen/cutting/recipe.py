@@ -122,6 +122,10 @@ class CutOptions:
                 given[name] = (given[name],) if isinstance(given[name], str) else tuple(given[name])
         return cls(**given)
 
+    def changed(self, **given: Any) -> "CutOptions":
+        """The same but for some, said as in `of`."""
+        return CutOptions.of(**{one.name: getattr(self, one.name) for one in fields(self)} | given) if given else self
+
     def __post_init__(self) -> None:
         """Raises SmidgenError for options that mean nothing, whether a program or a recipe gave them."""
         self._check_numbers()

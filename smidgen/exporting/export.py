@@ -5,7 +5,7 @@
 import os
 import shutil
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from smidgen.atomic import refuse_unwritable
 from smidgen.errors import SmidgenError, printable
@@ -29,7 +29,9 @@ def export(model: ModelName, to: Format, output: str | os.PathLike[str], dtype: 
     are quantized.
     Raises Unsupported for what the format cannot hold, SmidgenError where it cannot be written.
     """
-    model, output = os.fspath(model), Path(output)
+    model, output = os.fspath(model), Path(output).expanduser()
+    if to not in get_args(Format):
+        raise SmidgenError(f"{to!r} is no format to export to; choose from {', '.join(get_args(Format))}.")
     with open_model(model) as checkpoint:
         if to == "gguf":
             _export_gguf(checkpoint, output)

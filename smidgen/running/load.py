@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
 from smidgen.closing import Closing
-from smidgen.formats.hub.catalogue import ModelName, locate
+from smidgen.formats.hub.catalogue import CATALOGUE, ModelName, locate
 from smidgen.formats.opening import open_checkpoint, read_config
 from smidgen.model.config import ModelConfig
 from smidgen.model.parameters import parameter_shapes
@@ -49,9 +49,12 @@ class Model(Closing):
     """
 
     def __init__(self, model: ModelName, *, ctx_size: int | None = None, threads: int | None = None) -> None:
-        self._name = os.fspath(model)
         self._ctx_size, self._threads = ctx_size, threads
-        self.path: Path = locate(self._name)
+        self.path: Path = locate(model).absolute()
+        # Where it is a path, the same one after a change of the working directory.
+        given = Path(os.fspath(model)).expanduser()
+        named = os.fspath(model) in CATALOGUE or not given.exists()
+        self._name = os.fspath(model) if named else str(given.absolute())
         self.config: ModelConfig = read_config(self.path)
 
     @cached_property

@@ -103,7 +103,11 @@ def distill(
     full disk, and for `resume` with other settings than the interrupted training had.
     """
     started = time.monotonic()
-    teacher, student, output = os.fspath(teacher), None if student is None else os.fspath(student), Path(output)
+    teacher, student, output = (
+        os.fspath(teacher),
+        None if student is None else os.fspath(student),
+        Path(output).expanduser(),
+    )
     options = DistillOptions(**given) if options is None else replace(options, **given)
     if options.threads is not None:
         torch.set_num_threads(options.threads)

@@ -153,7 +153,7 @@ def tune(
     skipped, an unwritable or full disk, and for `resume` with other settings than the interrupted tuning had.
     """
     started = time.monotonic()
-    model, output = os.fspath(model), Path(output)
+    model, output = os.fspath(model), Path(output).expanduser()
     files = [Path(file) for file in ([data] if isinstance(data, str | os.PathLike) else data)]
     options = TuneOptions(**given) if options is None else replace(options, **given)
     _refuse_contradictions(files, options)

