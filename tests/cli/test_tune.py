@@ -76,7 +76,7 @@ def test_the_loss_falls_and_everything_is_written(tuned: tuple[Path, Any], model
     assert [line["step"] for line in lines] == list(range(1, 13))
     assert all({"loss", "tokens_per_s"} <= line.keys() for line in lines)
     readme = (output / "README.md").read_text()
-    assert "base_model" in readme and "--lora out" in readme and "held-out examples" in readme
+    assert "base_model" in readme and "--lora ." in readme and "held-out examples" in readme
     assert "](loss.svg)" in readme and (output / "loss.svg").exists() and str(model.parent) not in readme
     told = json.loads(result.to_json())
     assert told["loss_after"] == result.after and told["examples"] + told["held_out"] >= 13
