@@ -4,7 +4,7 @@
     python -m benchmarks.sparsity original.gguf smollm2-135m-instruct \\
         --calibration wikitext2-valid.txt --evaluation wikitext2-valid.txt@0.5
 
-Each model is thinned by each method to each pattern (`prune/sparsity.py`), written as a GGUF file, read back and
+Each model is thinned by each method to each pattern (`pruning/sparsity.py`), written as a GGUF file, read back and
 measured on a text that the calibration has not seen: perplexity per token, bits per byte, KL from the dense model. This
 is repeated with other calibration text (`--repeats`), no part of which was used before; magnitude uses none, so it
 has one value. The published order is magnitude > Wanda ≥ SparseGPT in perplexity (arXiv:2306.11695, table 3).

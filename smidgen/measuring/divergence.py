@@ -12,7 +12,7 @@ KL is D(original ‖ cut) in nats over the whole vocabulary (Kullback & Leibler 
 
 Where the vocabulary was cut, the original's distribution is restricted to the tokens that are left, and renormalised,
 for KL and same top-1; the probability that it gave to the others is the dropped mass. Predictions are compared where
-both models have read the same text (measure/pairing.py). Bits per byte stay those of each model with its own tokens
+both models have read the same text (measuring/pairing.py). Bits per byte stay those of each model with its own tokens
 and its own whole vocabulary, over the same bytes.
 
 Cost: both models' forward pass over the windows; memory: hidden states of one group of windows and one chunk of the

@@ -33,7 +33,7 @@ _MEMORY_SHARE = 0.7  # of the machine's memory that two models may take at once
 def measure(
     original: ModelName,
     cut: ModelName,
-    texts: Sequence[str | TextSource] = (),
+    texts: str | TextSource | Sequence[str | TextSource] = (),
     *,
     languages: Sequence[str] = (),
     other_languages: Sequence[str] = (),
@@ -49,7 +49,7 @@ def measure(
 ) -> Card:
     """The report card of `cut` against `original`: names, paths or loaded models.
 
-    texts: `FILE`, `NAME=FILE`, or read already.  tokens: to score of each text.
+    texts: `FILE`, `NAME=FILE`, or read already; one or several.  tokens: to score of each text.
     languages: codes of languages to measure in too; where no text has that name, the original writes one.
     other_languages: the same for languages that the cut was not asked to keep, with fewer tokens of each.
     Where neither texts nor languages are given, the original writes a text of its own.
@@ -61,7 +61,7 @@ def measure(
     """
     import torch
 
-    from smidgen.data.sources import read_texts
+    from smidgen.data.sources import TextSource, read_texts
     from smidgen.engines.llama_cpp.bench import measure_speed
     from smidgen.engines.machine import machine_name, peak_memory
     from smidgen.engines.torch import TorchEngine
@@ -73,7 +73,7 @@ def measure(
     from smidgen.owned import renew
 
     tokens = DEFAULT_TOKENS if tokens is None else tokens
-    sources = read_texts(texts)
+    sources = read_texts([texts] if isinstance(texts, str | TextSource) else texts)
     with open_model(original) as before, open_model(cut) as after:
         engine = TorchEngine(before, threads)
         depths = len(before.config.layers), len(after.config.layers)

@@ -38,8 +38,8 @@ class LlamaServer(Closing):
 
     address: `http://host:port`.  threads: CPU threads it computes with.
     Each of `parallel` requests at a time has a context of `ctx_size` tokens (llama.cpp rounds up to 256).
-    draft: a smaller model of the very same vocabulary, which proposes tokens (see llama_cpp_draft.py).
-    lora: an adapter for the model, a GGUF file (see formats/gguf_adapter.py).
+    draft: a smaller model of the very same vocabulary, which proposes tokens (see draft.py).
+    lora: an adapter for the model, a GGUF file (see formats/gguf/adapter.py).
     loading: default as `choose_loading` says (see loading.py): each weight is resident once.
     The caller has checked the file with `GGUFFile.open`: llama.cpp itself trusts it. Raises SmidgenError if the port is
     taken or llama.cpp refuses the model.

@@ -1,7 +1,7 @@
 """Models on the Hugging Face hub: from `org/name[@revision][:file.gguf or QUANT]` to files on this machine.
 
 The list of a repo's files comes first, in one request, with the commit that it belongs to; then only what is needed is
-fetched, in the order that leaves the weights for last. Which files are needed is decided here; `hub_transfer` moves the
+fetched, in the order that leaves the weights for last. Which files are needed is decided here; `transfer` moves the
 bytes. Addresses, tokens, the cache and offline mode are huggingface_hub's, by its environment variables: HF_ENDPOINT,
 HF_TOKEN, HF_HOME, HF_HUB_OFFLINE (https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables).
 

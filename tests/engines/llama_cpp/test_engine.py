@@ -1,6 +1,7 @@
 """The llama.cpp engine: exact prompts, honest limits, clean ends."""
 
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,8 +89,10 @@ def test_an_engine_closes_in_the_middle_of_a_reply_and_gives_ctrl_c_back(smollm_
 
 
 def test_an_engine_opens_and_closes_at_once(smollm_path: Path) -> None:
+    before = threading.active_count()
     for _ in range(3):
         LlamaCppEngine(smollm_path, CONTEXT, threads=1).close()
+    assert threading.active_count() == before
 
 
 def test_a_native_refusal_is_one_of_our_errors(smollm: LlamaCppEngine) -> None:

@@ -93,6 +93,7 @@ def test_changes_of_a_private_map_are_kept(tmp_path: Path) -> None:
 
 def test_giving_back_does_nothing_where_maps_are_not_listed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(loading, "_MAPS", tmp_path / "none")
+    monkeypatch.setattr(loading.ctypes, "CDLL", lambda name: pytest.fail("nothing is to be given back"))
     give_back([tmp_path / "pages"])
 
 
