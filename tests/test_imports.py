@@ -27,7 +27,7 @@ METHODS: dict[str, set[str]] = {
     "numerics": set(),
     "model": {"numerics"},
     "formats": {"model", "numerics"},
-    "data": {"model.tokenizer", "model.chat"},
+    "data": {"model.tokenizer", "model.tokenizers.padding", "model.chat"},
     "calibration": {"formats", "model", "data", "numerics"},
     "pruning": {"calibration", "formats", "model", "data", "numerics"},
     "quantization": {"calibration", "formats", "model", "data", "numerics"},
@@ -76,7 +76,10 @@ TORCH_FREE = [
     "smidgen.serving.serve",
     "smidgen.cli.main",
 ]
-HEAVY = {"torch", "transformers", "xllamacpp", "numpy", "rich", "tokenizers", "gguf", "huggingface_hub", "httpx2"}
+HEAVY = {
+    "torch", "transformers", "xllamacpp", "numpy", "rich", "tokenizers", "gguf", "huggingface_hub", "httpx2",
+    "starlette", "uvicorn",
+}  # fmt: skip
 
 
 @cache

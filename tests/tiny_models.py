@@ -3,6 +3,7 @@
 Files are written with the `gguf` package and with the converter's own row order, independently of what they test.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -96,12 +97,18 @@ def gguf_tensors(decoder: Decoder) -> dict[str, np.ndarray]:
 
 
 def write_model(
-    path: Path, architecture: str, keys: dict[str, Any], tensors: dict[str, np.ndarray], tokens: list[str] | None = None
-) -> Path:
-    """A float32 GGUF with a SentencePiece-like vocabulary: the given tokens, else a small one of bytes and letters."""
+    path: Path, architecture: str, keys: dict[str, Any], tensors: dict[str, np.ndarray],
+    tokens: list[str] | None = None, others: Mapping[str, Any] | None = None,
+) -> Path:  # fmt: skip
+    """A float32 GGUF with a SentencePiece-like vocabulary: the given tokens, else a small one of bytes and letters.
+
+    keys: the architecture's settings.  others: more metadata, by whole keys.
+    """
     writer = gguf.GGUFWriter(path, architecture)
     for key, value in keys.items():
         _add(writer, f"{architecture}.{key}", value)
+    for key, value in (others or {}).items():
+        _add(writer, key, value)
     if tokens is None:
         pieces = [f"<0x{byte:02X}>" for byte in range(256)] + [chr(0x4E00 + i) for i in range(VOCABULARY - 261)] + ["▁"]
         tokens = ["<pad>", "</s>", "<s>", "<unk>", *pieces]
@@ -120,8 +127,8 @@ def write_model(
     return path
 
 
-def write_gemma3(path: Path) -> Path:
-    return write_model(path, "gemma3", GEMMA3_KEYS, gguf_tensors(random_decoder(GEMMA3_CONFIG)))
+def write_gemma3(path: Path, others: Mapping[str, Any] | None = None) -> Path:
+    return write_model(path, "gemma3", GEMMA3_KEYS, gguf_tensors(random_decoder(GEMMA3_CONFIG)), others=others)
 
 
 def write_llama(path: Path) -> Path:

@@ -12,7 +12,7 @@ from smidgen.cli.options import CtxSize, Debug, Draft, Lora, Model, Quiet, Seed,
 from smidgen.errors import SmidgenError
 
 if TYPE_CHECKING:
-    from smidgen.engines.llama_cpp.engine import LlamaCppEngine, Message, Sampling
+    from smidgen.engines.llama_cpp.engine import LlamaCppEngine, Message, Reply, Sampling
 
 System = Annotated[str | None, typer.Option("--system", metavar="TEXT", help="Instruction the model sees first.")]
 MaxTokens = Annotated[
@@ -99,11 +99,19 @@ class _Conversation:
         messages: list[Message] = [*self._messages, {"role": "user", "content": line}]
         try:
             reply = self._engine.chat(messages, self._max_tokens, self._sampling)
+            pieces = self._show(reply)
         except SmidgenError as error:
             if not self._interactive:
                 raise
             progress.say(f"smidgen: {error} Or /reset the conversation.")
             return
+        print()
+        if reply.stop == "context":
+            progress.say(f"smidgen: the context of {self._engine.ctx_size} tokens is full; /reset, or use --ctx-size.")
+        self._messages = [*messages, {"role": "assistant", "content": "".join(pieces)}]
+
+    def _show(self, reply: "Reply") -> list[str]:
+        """Print a reply as it comes; its pieces, up to Ctrl-C."""
         pieces: list[str] = []
         try:
             for piece in reply:
@@ -114,10 +122,10 @@ class _Conversation:
             reply.close()
             if not self._interactive:
                 raise
-        print()
-        if reply.stop == "context":
-            progress.say(f"smidgen: the context of {self._engine.ctx_size} tokens is full; /reset, or use --ctx-size.")
-        self._messages = [*messages, {"role": "assistant", "content": "".join(pieces)}]
+        except SmidgenError:
+            print()  # the line that says why stands alone
+            raise
+        return pieces
 
 
 def _ask() -> str:

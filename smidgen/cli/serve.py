@@ -1,4 +1,4 @@
-"""`smidgen serve`: llama.cpp's OpenAI-compatible server, with safe defaults."""
+"""`smidgen serve`: an OpenAI-compatible server, with safe defaults."""
 
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +18,14 @@ ApiKey = Annotated[
         "--api-key", envvar="SMIDGEN_API_KEY", metavar="KEY", help="Key that clients must send.", show_default=False
     ),
 ]
+AllowHost = Annotated[
+    list[str] | None,
+    typer.Option("--allow-host", metavar="NAME", help="Another name of this server, as behind a proxy; repeatable."),
+]
+AllowOrigin = Annotated[
+    list[str] | None,
+    typer.Option("--allow-origin", metavar="URL", help="A site whose pages may use this server; repeatable."),
+]
 Parallel = Annotated[
     int, typer.Option("--parallel", min=1, metavar="N", help="Requests at a time, each with --ctx-size of context.")
 ]
@@ -31,6 +39,8 @@ def command(
     parallel: Parallel = 1,
     ctx_size: CtxSize = None,
     draft: Draft = None,
+    allow_host: AllowHost = None,
+    allow_origin: AllowOrigin = None,
     lora: Lora = None,
     threads: Threads = None,
     quiet: Quiet = False,
@@ -38,8 +48,8 @@ def command(
 ) -> None:
     """OpenAI-compatible server on this machine, until Ctrl-C.
 
-    Prompts are never logged. The web interface and the endpoints that show the server's state are off.
-    /health alone needs no key.
+    Prompts are never logged. Web pages of other sites are kept out, and /health alone needs no key. llama.cpp runs in
+    a process of its own: should it end, its requests get an error, and the next request starts it again.
 
     \b
     Examples:
@@ -52,7 +62,8 @@ def command(
 
     serve(
         model, host=host, port=port, api_key=api_key, parallel=parallel, ctx_size=ctx_size, threads=threads,
-        draft=draft, lora=lora, announce=partial(_announce, keyed=bool(api_key), quiet=quiet),
+        draft=draft, lora=lora, allow_hosts=allow_host or (), allow_origins=allow_origin or (),
+        announce=partial(_announce, keyed=bool(api_key), quiet=quiet),
     )  # fmt: skip
 
 

@@ -1,7 +1,6 @@
-"""Facts about the machine that runs a model: cores, name, memory bandwidth, energy counters. Torch-free.
+"""Facts about the machine that runs a model: cores, name, memory, energy counters.
 
-The bandwidth matters because decoding one token reads every weight once: bytes per token divided into the read
-bandwidth is the fastest that any engine can decode.
+Light, because the process of an engine loads it, and that counts as the engine's memory.
 """
 
 import math
@@ -9,18 +8,13 @@ import os
 import platform
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypedDict
-
-import numpy as np
 
 from smidgen.memory import total_memory
 
 _RAPL = Path("/sys/class/powercap")
-_BANDWIDTH_BYTES = 512 << 20  # larger than the caches of common processors
 
 
 def default_threads() -> int:
@@ -68,22 +62,6 @@ def resident_memory(status: Path = Path("/proc/self/status")) -> tuple[int, Resi
         answer = subprocess.run(["ps", "-o", "rss=", "-p", str(os.getpid())], capture_output=True, check=True)
         return 1024 * int(answer.stdout), None
     return anonymous + sum(mapped), ResidentParts(anonymous=anonymous, mapped=sum(mapped))
-
-
-class BandwidthMeter:
-    """Bytes a second that `threads` threads together read from memory; `best` of the turns taken so far."""
-
-    def __init__(self, threads: int) -> None:
-        self.best = 0.0
-        self._memory = np.ones(min(_BANDWIDTH_BYTES, total_memory() // 8) // 8, dtype=np.int64)
-        self._pieces = np.array_split(self._memory, threads)
-
-    def take_turn(self) -> None:
-        """Read the whole of a large array once."""
-        with ThreadPoolExecutor(len(self._pieces)) as pool:
-            start = time.perf_counter()
-            list(pool.map(np.bitwise_or.reduce, self._pieces))
-            self.best = max(self.best, self._memory.nbytes / (time.perf_counter() - start))
 
 
 def energy_microjoules(root: Path = _RAPL) -> int | None:

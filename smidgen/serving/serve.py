@@ -5,20 +5,27 @@ import os
 import signal
 import socket
 import sys
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
-from smidgen.engines.llama_cpp.engine import choose_context, read_facts
-from smidgen.engines.llama_cpp.server import LlamaServer
-from smidgen.errors import SmidgenError
+import uvicorn
+from starlette.applications import Starlette
+
+from smidgen import progress
+from smidgen.engines.llama_cpp.engine import Facts, choose_context, read_facts
+from smidgen.engines.llama_cpp.server import BUILT_IN_TEMPLATE, LlamaServer
+from smidgen.errors import SmidgenError, Unsupported
 from smidgen.formats.convert import gguf_of
 from smidgen.formats.gguf.adapter import adapter_file
 from smidgen.formats.hub.catalogue import ModelName
+from smidgen.serving.admission import own_names
+from smidgen.serving.agreement import disagreements
+from smidgen.serving.front import build_front
+
+_LAST_WORDS_S = 3  # that answers under way have when the server is told to stop
 
 
 @dataclass(frozen=True)
@@ -33,51 +40,101 @@ class Served:
 def serve(
     model: ModelName, *, host: str = "127.0.0.1", port: int = 8080, api_key: str | None = None, parallel: int = 1,
     ctx_size: int | None = None, threads: int | None = None, draft: ModelName | None = None,
-    lora: str | os.PathLike[str] | None = None, announce: Callable[[Served], None] | None = None,
+    lora: str | os.PathLike[str] | None = None, allow_hosts: Sequence[str] = (), allow_origins: Sequence[str] = (),
+    announce: Callable[[Served], None] | None = None,
 ) -> NoReturn:  # fmt: skip
     """Serve a model (a name, a path or a loaded `Model`) until Ctrl-C or SIGTERM, which end this process with code 0.
 
     host: any but a loopback address needs `api_key`.  port: 0 takes a free one.
     parallel: requests at a time, each with `ctx_size` tokens of context; default the model's own, at most 4096.
     draft: a smaller model of the same vocabulary that proposes tokens.  lora: an adapter, as `tune` writes it.
+    allow_hosts: more names by which clients may call this server, as behind a proxy.
+    allow_origins: web pages of other machines that may use it, such as `https://chat.example.org`.
     announce: called once, when the server answers; by default the address is printed.
     Raises SmidgenError for an address that may not or cannot be listened on, BadFile or Unsupported for the model.
     """
     check_exposure(host, api_key)
     path, name = gguf_of(model), os.fspath(model)
     facts = read_facts(path)
-    start = partial(
-        LlamaServer, path, ctx_size=choose_context(facts, ctx_size), host=host, port=port, api_key=api_key,
-        threads=threads, parallel=parallel, name=name, draft=None if draft is None else gguf_of(draft),
-        lora=None if lora is None else adapter_file(Path(lora)),
-    )  # fmt: skip
-    say = announce or _print_address
-    _serve_until_stopped(start, lambda server: say(Served(server.address, name, facts.has_chat_template)))
+    refuse_for_serving(facts)
+    with _listening_socket(host, port) as listener, LlamaServer(
+        path, ctx_size=choose_context(facts, ctx_size), threads=threads, parallel=parallel, name=name,
+        draft=None if draft is None else gguf_of(draft), lora=None if lora is None else adapter_file(Path(lora)),
+        template=None if facts.has_chat_template else BUILT_IN_TEMPLATE,
+    ) as server:  # fmt: skip
+        for line in disagreements(server, facts):
+            progress.say(f"Note: {line}")
+        front = build_front(
+            server, facts, hosts={*own_names(host), *allow_hosts}, origins=allow_origins, api_key=api_key,
+            any_address=not is_loopback(host),
+        )  # fmt: skip
+        address = _address(listener, host)
+        say = announce or _print_address
+        _Uvicorn(front, lambda: say(Served(address, name, facts.has_chat_template))).run([listener])
+    sys.exit(0)
 
 
 def _print_address(served: Served) -> None:
     print(f"smidgen serves {served.name} on {served.address}/v1", flush=True)
 
 
-def _serve_until_stopped(start: Callable[[], LlamaServer], announce: Callable[[LlamaServer], None]) -> NoReturn:
-    """Start a server, announce it, and keep it running until Ctrl-C or SIGTERM, which end this process with code 0.
+class _Uvicorn(uvicorn.Server):
+    """The web server: silent, and it ends with Ctrl-C or SIGTERM without raising them anew."""
 
-    The process ends without taking the server apart: llama.cpp would first wait for the requests under way, for as
-    long as they take.
-    """
-    stop = threading.Event()
+    def __init__(self, front: Starlette, announce: Callable[[], None]) -> None:
+        super().__init__(
+            uvicorn.Config(
+                front, log_config=None, log_level="critical", access_log=False, server_header=False, lifespan="on",
+                timeout_graceful_shutdown=_LAST_WORDS_S, proxy_headers=False,
+            )
+        )  # fmt: skip
+        self._announce = announce
 
-    def ask_to_stop(number: int, frame: FrameType | None) -> None:
-        stop.set()
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._announce()
 
-    signal.signal(signal.SIGINT, ask_to_stop)
-    signal.signal(signal.SIGTERM, ask_to_stop)
-    server = start()
-    announce(server)
-    stop.wait()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        earlier = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in earlier.items():
+                signal.signal(number, handler)
+
+
+def _listening_socket(host: str, port: int) -> socket.socket:
+    """Bound already, so that a taken port is known before the model is loaded. Raises SmidgenError."""
+    try:
+        family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, number)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
+        return listener
+    except OSError as error:
+        raise SmidgenError(
+            f"cannot listen on {host} port {port}: {error.strerror}; choose another with --port or --host."
+        ) from error
+
+
+def _address(listener: socket.socket, host: str) -> str:
+    """`http://host:port`, with the address to type where the server listens on all of them."""
+    shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
+    return f"http://{f'[{shown}]' if ':' in shown else shown}:{listener.getsockname()[1]}"
+
+
+def refuse_for_serving(facts: Facts) -> None:
+    """Raises Unsupported for a model that llama.cpp's server would answer wrongly or might not survive."""
+    if facts.appends_eos:
+        raise Unsupported(
+            "this file asks for an end-of-text token behind each prompt (tokenizer.ggml.add_eos_token), so that chats "
+            "would get empty answers; `smidgen export MODEL --to gguf -o FILE` writes one without."
+        )
 
 
 def check_exposure(host: str, api_key: str | None) -> None:

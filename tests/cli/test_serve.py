@@ -2,6 +2,8 @@
 
 import http.client
 import json
+import os
+import re
 import signal
 import socket
 import subprocess
@@ -73,18 +75,106 @@ def test_only_health_is_public(url: str) -> None:
 
 
 def test_state_endpoints_are_off_and_other_sites_not_invited(url: str) -> None:
-    headers = {"Authorization": f"Bearer {KEY}", "Origin": "http://elsewhere.example"}
-    assert get(url, "/slots", headers).status == 501
-    assert get(url, "/metrics", headers).status == 501
+    headers = {"Authorization": f"Bearer {KEY}"}
+    for path in ("/slots", "/metrics", "/props", "/lora-adapters"):
+        assert get(url, path, headers).status == 404
     answer = get(url, "/v1/models", headers)
     assert answer.status == 200
-    assert answer.getheader("Access-Control-Allow-Origin") in (None, "")
-    assert "/" not in json.loads(answer.read())["data"][0]["id"]
+    assert "/" not in answer.read().decode().replace("text/", "")
+    answer = get(url, "/v1/models", headers | {"Origin": "http://elsewhere.example"})
+    assert answer.status == 403 and answer.getheader("Access-Control-Allow-Origin") is None
+    answer = get(url, "/v1/models", headers | {"Origin": "http://localhost:3000"})
+    assert answer.status == 200 and answer.getheader("Access-Control-Allow-Origin") == "http://localhost:3000"
 
 
 def test_a_prompt_longer_than_the_context_is_refused(url: str) -> None:
     with pytest.raises(openai.BadRequestError, match="context"):
         client(url).completions.create(model="any", prompt="word " * 600, max_tokens=1)
+
+
+def post(url: str, path: str, body: bytes, **headers: str) -> tuple[int, dict]:
+    """The status and the JSON of a request that a careless or hostile client sends."""
+    connection = http.client.HTTPConnection(url.split("/")[2], timeout=60)
+    sent = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"} | headers
+    connection.request("POST", path, body, sent)
+    answer = connection.getresponse()
+    return answer.status, json.loads(answer.read())
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "said"),
+    [
+        (
+            "/v1/completions",
+            {"prompt": "a", "grammar": "root ::= " + "(" * 30_000 + '"a"' + ")" * 30_000},
+            "deeper than",
+        ),
+        ("/v1/completions", {"prompt": "a", "grammar": 'root ::= "a"{900000}'}, "repeats"),
+        ("/v1/completions", {"prompt": ["a", 5]}, "mixture"),
+        ("/v1/completions", {"prompt": ""}, "empty"),
+        ("/v1/completions", {"prompt": "a", "stop": ["x"] * 5000}, "stop has 5000"),
+        ("/v1/chat/completions", {"messages": QUESTION, "chat_template": "{{ 1 }}"}, "own chat template"),
+        ("/v1/completions", b"[" * 100_000, "nested deeper|not valid JSON|objects and lists"),
+        ("/v1/completions", b'{"prompt": "a", "prompt": "b"}', "prompt"),
+        ("/v1/completions", b'{"prompt": "\xff"}', "not valid JSON"),
+        ("/v1/completions", b'"text"', "JSON object"),
+    ],
+)
+def test_what_could_end_the_engine_is_refused(url: str, path: str, body: dict | bytes, said: str) -> None:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    for kind in ("application/json", "text/plain"):
+        status, answer = post(url, path, raw, **{"Content-Type": kind})
+        assert status == 400 and re.search(said, answer["error"]["message"]), answer
+    assert get(url, "/health", {}).status == 200
+
+
+def test_a_page_cannot_send_anything(url: str) -> None:
+    body = json.dumps({"prompt": "a", "max_tokens": 1}).encode()
+    page = {"Content-Type": "text/plain", "Origin": "https://elsewhere.example"}
+    assert post(url, "/v1/completions", body, **page)[0] == 403
+    assert post(url, "/v1/completions", body, Host="rebound.example:80")[0] == 403
+    assert post(url, "/v1/completions", body)[0] == 200
+
+
+def test_a_body_that_is_too_large_is_not_kept(url: str) -> None:
+    try:
+        status, answer = post(url, "/v1/completions", b'{"prompt": "' + b"a" * (20 << 20) + b'"}')
+    except (BrokenPipeError, ConnectionResetError):
+        return  # it did not read on
+    assert status == 413 and "bytes" in answer["error"]["message"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the engine in /proc")
+def test_the_end_of_the_engine_is_an_error_event_and_the_next_request_works(
+    tmp_path: Path, cli_environment: dict[str, str]
+) -> None:
+    process, url = start(tmp_path, cli_environment, "--ctx-size", "4096", "--quiet")
+    try:
+        stream = client(url).completions.create(model="any", prompt="Once", max_tokens=4000, stream=True)
+        next(iter(stream))
+        os.kill(int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0]), signal.SIGSEGV)
+        with pytest.raises(openai.APIError, match="ended while it worked on this request.*segmentation fault"):
+            list(stream)
+        answer = client(url).chat.completions.create(model="any", messages=QUESTION, max_tokens=4, temperature=0)
+        assert answer.usage is not None and answer.usage.completion_tokens == 4
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_client_that_goes_frees_the_engine(tmp_path: Path, cli_environment: dict[str, str]) -> None:
+    process, url = start(tmp_path, cli_environment, "--ctx-size", "4096", "--quiet")
+    try:
+        connection = http.client.HTTPConnection(url.split("/")[2])
+        body = json.dumps({"prompt": "Once", "max_tokens": 4000, "ignore_eos": True})
+        connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
+        connection.close()
+        # With one slot, this waits until the other is given up; it would take half a minute otherwise.
+        answer = client(url).completions.create(model="any", prompt="Once", max_tokens=1, timeout=15)
+        assert answer.usage is not None and answer.usage.completion_tokens == 1
+    finally:
+        process.kill()
+        process.communicate()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from smidgen.engines import machine
+from smidgen.engines.bandwidth import BandwidthMeter
 from smidgen.memory import total_memory, usable_memory
 
 
@@ -45,7 +46,7 @@ def test_a_container_may_allow_less_memory(tmp_path: Path) -> None:
 
 
 def test_bandwidth_and_threads_are_positive() -> None:
-    meter = machine.BandwidthMeter(machine.default_threads())
+    meter = BandwidthMeter(machine.default_threads())
     meter.take_turn()
     assert meter.best > 1e8
     assert "cores" in machine.machine_name()

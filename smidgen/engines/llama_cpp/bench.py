@@ -1,43 +1,30 @@
 """How quick a model is in llama.cpp, and how much memory it takes.
 
-Each model runs in a process of its own, so that its peak memory is its own. The processes take turns, so that several
-models meet the same moods of the machine; the median counts. Decoding is compared with its bound: every generated token
-reads all weights once (of an untied embedding only one row), so no engine can decode quicker than
+Each model runs in a process of its own (see child.py), so that its memory is its own. The processes take turns, so that
+several models meet the same moods of the machine; the median counts. Decoding is compared with its bound: every
+generated token reads all weights once (of an untied embedding only one row), so no engine can decode quicker than
 read bandwidth / bytes per token.
 
 Two figures of memory. What stays resident while it writes is what a device needs to have: each weight once, the
-context, buffers, vocabulary, the engine and Python. The peak comes while the model loads, when the mapped file and
-repacked copies are resident at once (see loading.py); the system may drop the mapped part of it.
-
-Run as a module (`python -m smidgen.engines.llama_cpp.bench MODEL THREADS HEADER LOADING`) this is such a process:
-it loads the model and answers each line on stdin, `prompt` or `decode`, with one JSON line.
+context, buffers, vocabulary, the engine and the Python that starts it. The peak comes while the model loads, when the
+mapped file and repacked copies are resident at once (see loading.py); the system may drop the mapped part of it.
 """
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from smidgen import progress
 from smidgen.closing import Closing
+from smidgen.engines.bandwidth import BandwidthMeter
 from smidgen.engines.llama_cpp.loading import Loading, choose_loading
-from smidgen.engines.llama_cpp.server import LlamaServer, engine_version
-from smidgen.engines.machine import (
-    BandwidthMeter,
-    ResidentParts,
-    default_threads,
-    energy_microjoules,
-    energy_reason,
-    machine_name,
-    peak_memory,
-    resident_memory,
-)
+from smidgen.engines.llama_cpp.process import Memory
+from smidgen.engines.llama_cpp.server import BUILT_IN_TEMPLATE, LlamaServer
+from smidgen.engines.llama_cpp.wheel import engine_version
+from smidgen.engines.machine import ResidentParts, default_threads, energy_microjoules, energy_reason, machine_name
 from smidgen.errors import SmidgenError, printable
 from smidgen.formats.gguf.contents import refuse_damaged
 from smidgen.formats.gguf.reader import GGUFFile
@@ -58,8 +45,8 @@ class Energy(TypedDict):
 class SpeedResult(TypedDict):
     """Speed of one model. Rates are medians, `…_range` the slowest and the quickest run.
 
-    resident_bytes: memory of the whole process while it writes: mapped weights that it reads, a context of 512 tokens
-    and Python included.  resident_parts: of which so much; None where the system does not tell.
+    resident_bytes: memory of the engine's process while it writes: mapped weights that it reads and a context of 512
+    tokens included.  resident_parts: of which so much; None where the system does not tell.
     peak_ram_bytes: the most it ever had, which is while it loads.  loading: how it was loaded (see loading.py).
     bytes_per_token: weights read for each token.  bandwidth_limit_tokens_per_s: read bandwidth / bytes_per_token.
     """
@@ -147,43 +134,40 @@ def _read_header(path: Path) -> _Header:
 
 
 class _Worker(Closing):
-    """The process of one model, and what it has measured so far."""
+    """The engine of one model, and what it has measured so far."""
 
     def __init__(self, path: Path, threads: int, header: _Header, loading: Loading) -> None:
-        words = [str(path.resolve()), str(threads), json.dumps(asdict(header)), json.dumps(asdict(loading))]
         self._path, self._threads, self._header, self._loading = path, threads, header, loading
         self._prompt: list[float] = []
         self._decode: list[float] = []
         self._joules: list[float] = []
-        self._memory: dict[str, Any] = {}
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "smidgen.engines.llama_cpp.bench", *words],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )
+        try:
+            self._server = LlamaServer(
+                path, ctx_size=_CONTEXT, threads=threads, loading=loading, warm_up=True, template=BUILT_IN_TEMPLATE
+            )
+        except SmidgenError as error:
+            raise SmidgenError(f"cannot measure {printable(path.name)}: {error}") from error
+        self._memory: Memory = self._server.memory()
 
     def close(self) -> None:
         """End the process."""
-        self._process.kill()
-        self._process.communicate()
+        self._server.close()
 
     def warm_up(self) -> None:
-        """Load the model and touch all of its weights."""
-        self._ask("prompt")
+        """Touch all of the model's weights."""
+        self._run(self._header.prompt_tokens, 1)
 
     def take_turn(self) -> None:
-        """One run of each kind."""
-        self._prompt.append(self._ask("prompt")["tokens_per_s"])
+        """One run of each kind: a prompt, then decoding."""
+        self._prompt.append(self._run(self._header.prompt_tokens, 1)["prompt_per_second"])
         before = energy_microjoules()
-        answer = self._ask("decode")
+        timings = self._run(1, self._header.decode_tokens + 1)
         after = energy_microjoules()
         if before is not None and after is not None and after > before:  # the counter wraps around now and then
             self._joules.append((after - before) / 1e6 / self._header.decode_tokens)
-        self._decode.append(answer["tokens_per_s"])
-        self._memory = answer["memory"]
+        # Its clock starts when the first token is there.
+        self._decode.append(1000 * (timings["predicted_n"] - 1) / timings["predicted_ms"])
+        self._memory = self._server.memory()
 
     def result(self, bandwidth: float, repeats: int) -> SpeedResult:
         decode, limit = median(self._decode), bandwidth / self._header.bytes_per_token
@@ -211,50 +195,16 @@ class _Worker(Closing):
             return Energy(joules_per_token=median(self._joules), reason=None)
         return Energy(joules_per_token=None, reason=energy_reason())
 
-    def _ask(self, question: str) -> dict[str, Any]:
-        assert self._process.stdin is not None and self._process.stdout is not None
+    def _run(self, prompt_tokens: int, decode_tokens: int) -> dict[str, float]:
+        """llama.cpp's own timings of one request."""
+        request = {
+            "prompt": [(_FIRST_ID + _ID_STEP * place) % self._header.vocabulary for place in range(prompt_tokens)],
+            "n_predict": decode_tokens,
+            "ignore_eos": True,
+            "cache_prompt": False,
+            "temperature": 0,
+        }
         try:
-            self._process.stdin.write(question + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it has ended; why is read below
-        answer = self._process.stdout.readline()
-        if not answer:
-            last_lines = self._process.communicate()[1].strip().splitlines() or ["no message"]
-            raise SmidgenError(f"cannot measure {printable(self._path.name)}: {last_lines[-1]}")
-        return json.loads(answer)
-
-
-def _work(path: Path, threads: int, header: _Header, loading: Loading) -> None:
-    """What the process of one model does."""
-    with LlamaServer(path, ctx_size=_CONTEXT, threads=threads, loading=loading, warm_up=True) as server:
-        for line in sys.stdin:
-            print(json.dumps(_run_once(server, line.strip(), header)), flush=True)
-
-
-def _run_once(server: LlamaServer, question: str, header: _Header) -> dict[str, Any]:
-    prompt_tokens, decode_tokens = (header.prompt_tokens, 1) if question == "prompt" else (1, header.decode_tokens + 1)
-    request = {
-        "prompt": [(_FIRST_ID + _ID_STEP * place) % header.vocabulary for place in range(prompt_tokens)],
-        "n_predict": decode_tokens,
-        "ignore_eos": True,
-        "cache_prompt": False,
-        "temperature": 0,
-    }
-    timings = server.call("/completion", request)["timings"]
-    if question == "prompt":
-        rate = timings["prompt_per_second"]
-    else:
-        rate = 1000 * (timings["predicted_n"] - 1) / timings["predicted_ms"]  # its clock starts at the first token
-    resident, parts = resident_memory()
-    memory = {"resident_bytes": resident, "resident_parts": parts, "peak_ram_bytes": peak_memory()}
-    return {"tokens_per_s": rate, "memory": memory}
-
-
-if __name__ == "__main__":
-    try:
-        _work(
-            Path(sys.argv[1]), int(sys.argv[2]), _Header(**json.loads(sys.argv[3])), Loading(**json.loads(sys.argv[4]))
-        )
-    except SmidgenError as error:
-        sys.exit(str(error))
+            return self._server.call("/completion", request)["timings"]
+        except SmidgenError as error:
+            raise SmidgenError(f"cannot measure {printable(self._path.name)}: {error}") from error

@@ -1,28 +1,32 @@
 """Text generation with llama.cpp: prompts and conversations in, a stream of text out.
 
-The engine talks to a private `LlamaServer` of its own process over loopback, which only it has the key for. HTTP
-rather than the wheel's callbacks because a closed connection cancels the work behind it, at any point.
+The engine talks to a `LlamaServer` of its own (see server.py). Conversations are rendered by our own sandbox
+(model/chat.py) and texts are encoded by our own tokenizer, the ones that calibration, training and the card use. So a
+model is run with the very tokens that it was measured with; llama.cpp gets token ids. Only where a file's tokenizer is
+of a kind that we do not know, llama.cpp's encodes, and that is said.
 
-Prompts are tokenized first, so that a prompt that does not fit the context is refused before any computing, and so
-that there is exactly one BOS: a template or a person may write one that the tokenizer then adds once more.
+A prompt that does not fit the context is refused before any computing, and there is exactly one BOS: a template or a
+person may write one that the tokenizer then adds once more.
 """
 
-import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from smidgen import progress
 from smidgen.closing import Closing
-from smidgen.engines.llama_cpp.server import DEFAULT_CONTEXT, LlamaServer
+from smidgen.engines.llama_cpp.server import BUILT_IN_TEMPLATE, DEFAULT_CONTEXT, LlamaServer
 from smidgen.errors import SmidgenError, Unsupported
 from smidgen.formats.gguf.contents import refuse_damaged
 from smidgen.formats.gguf.reader import GGUFFile
+from smidgen.model.chat import Message, chat_template, render_chat
+from smidgen.model.tokenizer import Tokenizer
 
-Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
 _LEAST_CONTEXT = 16  # llama.cpp ends its process at next to nothing
 _LARGEST_SEED = 2**32 - 2  # llama.cpp's are 32 bits wide, and the last one means "any"
-StopReason = Literal["end", "max_tokens", "context", "stop_text"]
+StopReason = Literal["end", "max_tokens", "context", "stop_text", "closed"]
+_TEMPLATE_KEY = "tokenizer.chat_template"
 _STOP_REASONS: dict[str, StopReason] = {"eos": "end", "none": "end", "word": "stop_text"}  # llama.cpp's words for ours
 
 
@@ -61,14 +65,22 @@ class Sampling:
 class Facts:
     """What the engine must know of a model before llama.cpp opens it.
 
-    context_length: positions it was trained for.  bos_id: None if it has none.
-    appended_id: EOS, where the file asks that texts end in it: a trainer left that on, and no answer follows it.
+    context_length: positions it was trained for.
+    tokenizer: None where it is of a kind that only llama.cpp knows.  foreign: why it is None.
+    appends_eos: whether the file asks that texts end in EOS: a trainer left that on, and no answer follows it.
+    metadata: of the file.
     """
 
     context_length: int
-    bos_id: int | None
-    appended_id: int | None
-    has_chat_template: bool
+    tokenizer: Tokenizer | None
+    foreign: str | None
+    appends_eos: bool
+    metadata: Mapping[str, Any]
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether there is one at all, its default or another."""
+        return any(key.startswith(_TEMPLATE_KEY) for key in self.metadata)
 
 
 def read_facts(path: Path) -> Facts:
@@ -77,15 +89,22 @@ def read_facts(path: Path) -> Facts:
         refuse_damaged(file)
         architecture = file.metadata.get("general.architecture")
         context = file.metadata.get(f"{architecture}.context_length")
-        bos_id = file.metadata.get("tokenizer.ggml.bos_token_id")
-        eos_id = file.metadata.get("tokenizer.ggml.eos_token_id")
-        adds_eos = file.metadata.get("tokenizer.ggml.add_eos_token")
+        tokenizer, foreign = _read_tokenizer(file.metadata)
         return Facts(
             context_length=context if isinstance(context, int) and context > 0 else DEFAULT_CONTEXT,
-            bos_id=bos_id if isinstance(bos_id, int) else None,
-            appended_id=eos_id if isinstance(eos_id, int) and adds_eos is True else None,
-            has_chat_template=bool(file.metadata.get("tokenizer.chat_template")),
+            tokenizer=tokenizer,
+            foreign=foreign,
+            appends_eos=file.metadata.get("tokenizer.ggml.add_eos_token") is True,
+            metadata=dict(file.metadata),
         )
+
+
+def _read_tokenizer(metadata: Mapping[str, Any]) -> tuple[Tokenizer | None, str | None]:
+    """The file's tokenizer as ours, or None and the reason."""
+    try:
+        return Tokenizer.from_gguf(metadata), None
+    except Unsupported as error:
+        return None, str(error)
 
 
 def choose_context(facts: Facts, wanted: int | None) -> int:
@@ -136,10 +155,11 @@ class Reply(Iterator[str]):
         return "".join(self)
 
     def close(self) -> None:
-        """Stop early: llama.cpp ends the computation."""
+        """Stop early: llama.cpp ends the computation, and `stop` is "closed"."""
         close = getattr(self._pieces, "close", None)
         if close is not None:
             close()
+        self.stop = self.stop or "closed"
 
     def _finish(self, last: dict[str, Any]) -> None:
         self.stop = self._limit if last["stop_type"] == "limit" else _STOP_REASONS[last["stop_type"]]
@@ -175,26 +195,30 @@ class LlamaCppEngine(Closing):
     ) -> None:
         self.facts = read_facts(path)
         self.ctx_size = choose_context(self.facts, ctx_size)
+        if self.facts.foreign is not None:
+            progress.say(f"llama.cpp's own tokenizer is used: {self.facts.foreign.partition(';')[0]}.")
         self._server = LlamaServer(
             path,
             ctx_size=self.ctx_size,
-            api_key=secrets.token_urlsafe(),
             threads=threads,
             parallel=parallel,
             draft=draft,
             lora=lora,
+            template=BUILT_IN_TEMPLATE,
             verbose=verbose,
         )
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a prompt: special tokens recognised, the model's BOS in front, once, and no EOS behind."""
+        tokenizer = self.facts.tokenizer
+        if tokenizer is not None:
+            return tokenizer.encode(text, add_bos=tokenizer.adds_bos, parse_special=True)
         request = {"content": text, "add_special": True, "parse_special": True}
         ids: list[int] = self._server.call("/tokenize", request)["tokens"]
-        if self.facts.appended_id is not None and ids[-1:] == [self.facts.appended_id]:
+        bos_id, eos_id = (self.facts.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos"))
+        if self.facts.appends_eos and ids[-1:] == [eos_id]:
             ids = ids[:-1]
-        if self.facts.bos_id is not None and ids[:2] == [self.facts.bos_id] * 2:
-            return ids[1:]
-        return ids
+        return ids[1:] if ids[:2] == [bos_id] * 2 else ids
 
     def stream(
         self, prompt: str | Sequence[int], max_tokens: int | None = None, sampling: Sampling | None = None
@@ -228,7 +252,8 @@ class LlamaCppEngine(Closing):
         Raises Unsupported for a model without a template, SmidgenError if the conversation does not fit the context.
         """
         require_chat_template(self.facts)
-        prompt = self._server.call("/apply-template", {"messages": list(messages)})["prompt"]
+        specials = {} if self.facts.tokenizer is None else self.facts.tokenizer.special_texts
+        prompt = render_chat(chat_template(self.facts.metadata), messages, specials)
         return self.stream(prompt, max_tokens, sampling)
 
     def close(self) -> None:

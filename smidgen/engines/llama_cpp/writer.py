@@ -1,6 +1,5 @@
 """Many texts written at once by llama.cpp, tokens in and tokens out: what a student in training writes."""
 
-import secrets
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from smidgen.closing import Closing
 from smidgen.engines.llama_cpp.engine import read_facts
-from smidgen.engines.llama_cpp.server import LlamaServer
+from smidgen.engines.llama_cpp.server import BUILT_IN_TEMPLATE, LlamaServer
 
 _SEEDS = 1 << 32  # llama.cpp's are 32 bits wide, and the last one means "any"
 
@@ -23,8 +22,9 @@ class LlamaCppWriter(Closing):
     def __init__(self, path: Path, ctx_size: int, threads: int | None = None, parallel: int = 8) -> None:
         read_facts(path)
         self._parallel = parallel
-        key = secrets.token_urlsafe()
-        self._server = LlamaServer(path, ctx_size=ctx_size, api_key=key, threads=threads, parallel=parallel)
+        self._server = LlamaServer(
+            path, ctx_size=ctx_size, threads=threads, parallel=parallel, template=BUILT_IN_TEMPLATE
+        )
 
     def write(
         self, prompts: Sequence[Sequence[int]], tokens: Sequence[int], seed: int, temperature: float = 1.0

@@ -20,6 +20,6 @@ def test_a_context_shorter_than_the_usual_prompt(tmp_path: Path, monkeypatch: py
 def test_what_cannot_be_measured_is_named_without_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reason stands on the card, which people publish."""
     model = tiny_models.write_gemma3(tmp_path / "tiny.gguf")
-    monkeypatch.setattr("smidgen.engines.llama_cpp.bench.sys.executable", "/bin/false")
+    monkeypatch.setattr("smidgen.engines.llama_cpp.process.sys.executable", "/bin/false")
     with pytest.raises(SmidgenError, match="^cannot measure tiny.gguf: "):
         measure_speed([model], threads=1, repeats=1)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from smidgen.engines.llama_cpp.draft import refuse_other_draft
+from smidgen.engines.llama_cpp.draft import usable_draft
 from smidgen.engines.llama_cpp.engine import LlamaCppEngine, Sampling
 from smidgen.errors import BadFile, Unsupported
 from smidgen.formats.gguf.reader import GGUFFile
@@ -55,7 +55,7 @@ def trim(source: Path, target: Path, drop: int) -> Path:
 def test_the_first_other_token_is_named(tmp_path: Path, tokens: list[str], said: str) -> None:
     model, draft = write(tmp_path, "model.gguf", TOKENS), write(tmp_path, "draft.gguf", tokens)
     with pytest.raises(Unsupported) as caught:
-        refuse_other_draft(model, draft)
+        usable_draft(model, draft)
     message = str(caught.value)
     assert said in message and message.isprintable() and "--draft" in message
 
@@ -63,11 +63,11 @@ def test_the_first_other_token_is_named(tmp_path: Path, tokens: list[str], said:
 def test_a_longer_draft_and_a_damaged_one_are_refused(tmp_path: Path) -> None:
     short, whole = write(tmp_path, "short.gguf", TOKENS[:290]), write(tmp_path, "whole.gguf", TOKENS)
     with pytest.raises(Unsupported, match="is in the draft and not in the model"):
-        refuse_other_draft(short, whole)
-    refuse_other_draft(whole, whole)
+        usable_draft(short, whole)
+    usable_draft(whole, whole)
     (tmp_path / "half.gguf").write_bytes(whole.read_bytes()[:20_000])
     with pytest.raises(BadFile, match="half.gguf"):
-        refuse_other_draft(whole, tmp_path / "half.gguf")
+        usable_draft(whole, tmp_path / "half.gguf")
 
 
 def test_a_model_drafts_for_itself_and_a_trimmed_one_does_not(gemma_path: Path, tmp_path: Path) -> None:
@@ -83,3 +83,52 @@ def test_a_model_drafts_for_itself_and_a_trimmed_one_does_not(gemma_path: Path, 
     trimmed = trim(gemma_path, tmp_path / "trimmed.gguf", 200_000)
     with pytest.raises(Unsupported, match="trimmed.gguf cannot draft for .*: token 200000 is '.*' in the draft and '"):
         LlamaCppEngine(gemma_path, 256, threads=1, draft=trimmed)
+
+
+def padded(source: Path, target: Path, rows: int) -> Path:
+    """The same file with rows of padding behind its tokens, which its embedding would like best."""
+    with GGUFFile.open(source) as file:
+        metadata, more = dict(file.metadata), rows - tiny.VOCABULARY
+        tokens, kinds, scores = (metadata[f"tokenizer.ggml.{key}"] for key in ("tokens", "token_type", "scores"))
+        assert isinstance(tokens, list)
+        metadata["tokenizer.ggml.tokens"] = [*tokens, *(f"[PAD{row}]" for row in range(len(tokens), rows))]
+        metadata["tokenizer.ggml.token_type"] = np.concatenate([kinds, np.full(more, 5, np.int32)])
+        metadata["tokenizer.ggml.scores"] = np.concatenate([scores, np.full(more, -1e4, np.float32)])
+        plans = [
+            TensorPlan(
+                info.name, (rows if info.name == "token_embd.weight" else info.shape[0], *info.shape[1:]), info.kind
+            )
+            for info in file.tensors.values()
+        ]
+
+        def packed(name: str) -> np.ndarray:
+            found = file.packed(name)
+            if name != "token_embd.weight":
+                return found
+            noise = np.random.default_rng(0).normal(scale=30, size=(more, found.shape[1] // 4)).astype(np.float32)
+            return np.concatenate([found, noise.view(np.uint8)])
+
+        write_gguf(target, metadata, file.metadata_types, plans, packed)
+    return target
+
+
+@pytest.mark.parametrize("rows", [310, 600])
+def test_padding_does_not_count(rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A draft that would propose its padding ends llama.cpp's process; one with many rows fewer is passed over by it."""
+    monkeypatch.setenv("SMIDGEN_HOME", str(tmp_path / "home"))
+    model = write(tmp_path, "model.gguf", TOKENS)
+    longer = padded(model, tmp_path / "longer.gguf", rows)
+    fitted = usable_draft(model, longer)
+    with GGUFFile.open(model) as wanted, GGUFFile.open(fitted) as found:
+        assert found.metadata["tokenizer.ggml.tokens"] == TOKENS
+        for name in wanted.tensors:  # the same weights, once the padding is gone
+            assert bytes(found.packed(name)) == bytes(wanted.packed(name))
+    assert usable_draft(model, longer) == fitted != longer
+    other = usable_draft(longer, model)
+    assert (other == model) == (rows == 310)
+    with GGUFFile.open(other) as found:
+        assert len(found.tensors["token_embd.weight"].shape) == 2
+        assert found.tensors["token_embd.weight"].shape[0] == (tiny.VOCABULARY if rows == 310 else rows)
+    with LlamaCppEngine(model, draft=longer) as drafted, LlamaCppEngine(model) as alone:
+        texts = [engine.stream("a", 12, Sampling(temperature=0)).text() for engine in (drafted, alone)]
+    assert texts[0] == texts[1]

@@ -101,7 +101,7 @@ def test_a_native_refusal_is_one_of_our_errors(smollm: LlamaCppEngine) -> None:
 
 
 def test_context_choice() -> None:
-    facts = Facts(context_length=8192, bos_id=None, appended_id=None, has_chat_template=False)
+    facts = Facts(context_length=8192, tokenizer=None, foreign=None, appends_eos=False, metadata={})
     assert choose_context(facts, None) == 4096
     assert choose_context(facts, 8192) == 8192
     with pytest.raises(SmidgenError, match="8193.*8192"):

@@ -1,7 +1,6 @@
 """Each weight is in memory once: pages are given back, and a smaller file takes less memory than a larger one."""
 
 import mmap
-import subprocess
 import sys
 from pathlib import Path
 
@@ -20,15 +19,6 @@ from smidgen.numerics.pack import pack_rows
 
 needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists maps and parts of the memory")
 _ROWS = 2**14
-_WRITE = """
-import sys
-from pathlib import Path
-from smidgen.engines.llama_cpp.server import LlamaServer
-from smidgen.engines.machine import resident_memory
-with LlamaServer(Path(sys.argv[1]), ctx_size=128, threads=1) as server:
-    server.call("/completion", {"prompt": "Once", "n_predict": 2})
-    print(resident_memory()[0])
-"""
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +47,10 @@ def _rounded(rows: Tensor) -> Tensor:
 
 
 def resident(path: Path) -> int:
-    """Of a process that has loaded a model and written with it."""
-    answer = subprocess.run([sys.executable, "-c", _WRITE, str(path)], capture_output=True, text=True, check=True)
-    return int(answer.stdout)
+    """Of an engine that has written with the model."""
+    with LlamaServer(path, ctx_size=128, threads=1) as server:
+        server.call("/completion", {"prompt": "Once", "n_predict": 2})
+        return server.memory()["resident_bytes"]
 
 
 @needs_proc

@@ -1,0 +1,146 @@
+"""The process that llama.cpp runs in: one model, its HTTP server on a loopback port, and nothing else.
+
+A file or a request can end llama.cpp (an assertion, a parser that recurses too deep, a weight file that shrinks while
+it is mapped), and what it takes in memory is its own. So it is never loaded into the process that a person has
+started: `process.py` starts `python -m smidgen.engines.llama_cpp.child`, and `server.py` supervises it.
+
+The parent writes one line of JSON to stdin, the `Settings`, and reads one line from stdout: `{"address": …}`, or
+`{"refused": …}` before the process ends. From then on each line `memory` is answered with the process's memory. The end
+of stdin, which comes with the end of the parent however it ends, ends the process.
+
+Settings that matter for safety are made here, once: no web interface, no state endpoints, no prompts in logs, browsers
+of other sites not invited, and never a silent shift of the context.
+
+Endpoints: https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md
+"""
+
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from smidgen.engines.llama_cpp.loading import Loading, give_back
+from smidgen.engines.llama_cpp.wheel import xllamacpp
+from smidgen.engines.machine import peak_memory, resident_memory
+
+_ERRORS, _VERBOSE = 1, 3  # llama.cpp's log levels; from 4 on it would print prompts
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How llama.cpp is started.
+
+    path: a GGUF file that our own reader has checked.  name: what answers call the model.
+    ctx_size: tokens of context of each of `parallel` requests at a time (llama.cpp rounds up to 256).
+    draft, lora: GGUF files that were checked, too.  template: replaces the model's chat template, which llama.cpp then
+    never parses; None leaves the model's.  warm_up: run once after loading.  verbose: llama.cpp's own log.
+    """
+
+    path: str
+    name: str
+    ctx_size: int
+    threads: int
+    parallel: int
+    api_key: str
+    loading: Loading
+    draft: str | None = None
+    lora: str | None = None
+    template: str | None = None
+    warm_up: bool = False
+    verbose: bool = False
+
+    def to_line(self) -> str:
+        """As one line of JSON."""
+        return json.dumps(asdict(self))
+
+    @property
+    def bytes(self) -> int:
+        """Of the files that are loaded."""
+        return sum(Path(file).stat().st_size for file in (self.path, self.draft) if file is not None)
+
+    @classmethod
+    def from_line(cls, line: str) -> "Settings":
+        """What `to_line` wrote."""
+        fields = json.loads(line)
+        return cls(**fields | {"loading": Loading(**fields["loading"])})
+
+
+def main() -> None:
+    """Load the model, say where it answers, and stay until the parent lets go."""
+    answers = _take_stdout()
+    _be_the_first_to_go()
+    settings = Settings.from_line(sys.stdin.readline())
+    try:
+        server = xllamacpp().Server(_parameters(settings))
+    except RuntimeError as error:
+        _answer(answers, {"refused": str(error)})
+        os._exit(1)
+    files = [Path(file) for file in (settings.path, settings.draft) if file is not None]
+    if settings.loading.given_back:
+        give_back(files)
+    _answer(answers, {"address": server.listening_address})
+    for line in sys.stdin:
+        if line == "memory\n":
+            resident, parts = resident_memory()
+            _answer(answers, {"resident_bytes": resident, "resident_parts": parts, "peak_ram_bytes": peak_memory()})
+    os._exit(0)  # at once: llama.cpp would wait for the requests under way
+
+
+def _parameters(settings: Settings) -> Any:
+    wheel = xllamacpp()
+    params = wheel.CommonParams()
+    params.model.path = settings.path
+    params.model_alias = {settings.name}  # otherwise answers carry the full path of the file
+    params.n_ctx, params.n_parallel = settings.ctx_size * settings.parallel, settings.parallel
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = settings.threads
+    params.hostnames, params.port = ["127.0.0.1"], 0
+    params.api_keys = [settings.api_key]
+    params.verbosity = _VERBOSE if settings.verbose else _ERRORS
+    params.n_batch = params.n_ubatch  # a cancelled request stops at the next batch, so keep them small
+    params.warmup = settings.warm_up
+    if settings.draft is not None:
+        speculative = params.speculative
+        speculative.types = [wheel.common_speculative_type.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE]
+        speculative.draft.mparams.path = settings.draft
+        speculative.draft.cpuparams.n_threads = speculative.draft.cpuparams_batch.n_threads = settings.threads
+    if settings.lora is not None:
+        adapter = wheel.CommonAdapterLoraInfo()
+        adapter.path, adapter.scale = settings.lora, 1.0
+        params.lora_adapters = [adapter]
+    if settings.template is not None:
+        params.chat_template = settings.template
+    settings.loading.set_up(params, wheel)
+    params.ui = False
+    params.endpoint_slots = params.endpoint_metrics = params.endpoint_props = False
+    params.cors_origins = "localhost"  # llama.cpp's default lets the pages of any site read the answers
+    params.ctx_shift = False
+    params.cache_ram_mib = 0  # llama.cpp's default keeps up to 8 GiB of earlier prompts in memory
+    return params
+
+
+def _take_stdout() -> IO[str]:
+    """Our own way to the parent; what llama.cpp prints goes to stderr instead."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return answers
+
+
+def _be_the_first_to_go() -> None:
+    """No memory dump with a person's text in it after a crash; and if memory runs out, this process, not the parent."""
+    try:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        Path("/proc/self/oom_score_adj").write_text("500")
+    except (ImportError, OSError, ValueError):
+        pass  # other systems have neither
+
+
+def _answer(answers: IO[str], answer: dict[str, Any]) -> None:
+    print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()
