@@ -17,6 +17,10 @@ class Unsupported(SmidgenError):
     """A valid model or file that uses something smidgen cannot do yet."""
 
 
+class EngineEnded(SmidgenError):
+    """llama.cpp ended, or was ended, while it worked on a request. The next request finds it running again."""
+
+
 class BudgetError(SmidgenError):
     """A size that cannot be met."""
 

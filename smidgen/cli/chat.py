@@ -9,7 +9,7 @@ import typer
 from smidgen import progress
 from smidgen.cli import options
 from smidgen.cli.options import CtxSize, Debug, Draft, Lora, Model, Quiet, Seed, Temperature, Threads, TopK, TopP
-from smidgen.errors import SmidgenError
+from smidgen.errors import EngineEnded, SmidgenError
 
 if TYPE_CHECKING:
     from smidgen.engines.llama_cpp.engine import LlamaCppEngine, Message, Reply, Sampling
@@ -103,7 +103,8 @@ class _Conversation:
         except SmidgenError as error:
             if not self._interactive:
                 raise
-            progress.say(f"smidgen: {error} Or /reset the conversation.")
+            advice = "" if isinstance(error, EngineEnded) else " Or /reset the conversation."
+            progress.say(f"smidgen: {error}{advice}")
             return
         print()
         if reply.stop == "context":

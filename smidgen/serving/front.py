@@ -24,8 +24,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from smidgen.engines.llama_cpp.engine import Facts, require_chat_template
-from smidgen.engines.llama_cpp.server import EngineEnded, LlamaServer
-from smidgen.errors import BadFile, SmidgenError
+from smidgen.engines.llama_cpp.server import LlamaServer
+from smidgen.errors import BadFile, EngineEnded, SmidgenError
 from smidgen.formats.hf.json_text import parse_json
 from smidgen.serving.admission import Admission, error_event, error_response
 from smidgen.serving.request_bounds import LONGEST_BODY, refuse_excess

@@ -20,7 +20,7 @@ from smidgen.engines.llama_cpp.server import BUILT_IN_TEMPLATE, LlamaServer
 from smidgen.errors import SmidgenError, Unsupported
 from smidgen.formats.convert import gguf_of
 from smidgen.formats.gguf.adapter import adapter_file
-from smidgen.formats.hub.catalogue import ModelName
+from smidgen.formats.hub.catalogue import ModelName, origin_of
 from smidgen.serving.admission import own_names
 from smidgen.serving.agreement import disagreements
 from smidgen.serving.front import build_front
@@ -54,7 +54,8 @@ def serve(
     Raises SmidgenError for an address that may not or cannot be listened on, BadFile or Unsupported for the model.
     """
     check_exposure(host, api_key)
-    path, name = gguf_of(model), os.fspath(model)
+    origin = origin_of(model)
+    path, name = gguf_of(origin), origin.name
     facts = read_facts(path)
     refuse_for_serving(facts)
     with _listening_socket(host, port) as listener, LlamaServer(

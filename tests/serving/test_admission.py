@@ -46,7 +46,8 @@ def test_own_names_are_let_in(host: str) -> None:
 @pytest.mark.parametrize(
     "host",
     ["evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example",
-     "localhost:1@evil.example", "", "local host", "192.168.1.5", "127.0.0.1:8080/x", "127.0.0.1:999999", "[::1", "0x7f000001"],
+     "localhost:1@evil.example", "", "local host", "192.168.1.5", "127.0.0.1:8080/x", "127.0.0.1:999999", "[::1",
+     "0x7f000001"],
 )  # fmt: skip
 def test_other_names_are_not(host: str) -> None:
     status, _, body = ask({"host": host})

@@ -25,7 +25,7 @@ from smidgen.engines.llama_cpp.draft import usable_draft
 from smidgen.engines.llama_cpp.loading import Loading, choose_loading
 from smidgen.engines.llama_cpp.process import EngineProcess, Memory
 from smidgen.engines.machine import default_threads
-from smidgen.errors import SmidgenError, printable
+from smidgen.errors import EngineEnded, SmidgenError, printable
 from smidgen.formats.gguf.adapter import refuse_other_adapter
 
 BUILT_IN_TEMPLATE = "chatml"  # llama.cpp's own, for those who send it no conversations
@@ -34,10 +34,6 @@ _MOST_THREADS = 512
 _CHECK_EVERY_S = 10
 _PATIENCE_S = 60  # for the answer of a loop that computes one batch at a time, and …
 _BYTES_A_SECOND = 10e6  # … longer for a large model: at such a rate a batch of 512 tokens is read on a weak machine
-
-
-class EngineEnded(SmidgenError):
-    """llama.cpp ended, or was ended, while it worked on a request. The next request finds it running again."""
 
 
 class LlamaServer(Closing):

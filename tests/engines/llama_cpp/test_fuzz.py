@@ -1,4 +1,4 @@
-"""Damaged and hostile files: the engine's process may end, the one that asked it may not, and nothing waits for ever."""
+"""Damaged and hostile files: the engine's process may end, the one that asked it may not, and nothing waits forever."""
 
 from pathlib import Path
 

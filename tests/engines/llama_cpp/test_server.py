@@ -13,8 +13,8 @@ import pytest
 
 from smidgen.engines.llama_cpp import server as supervision
 from smidgen.engines.llama_cpp.engine import LlamaCppEngine, Sampling
-from smidgen.engines.llama_cpp.server import BUILT_IN_TEMPLATE, EngineEnded, LlamaServer
-from smidgen.errors import SmidgenError
+from smidgen.engines.llama_cpp.server import BUILT_IN_TEMPLATE, LlamaServer
+from smidgen.errors import EngineEnded, SmidgenError
 from tests import tiny_models
 
 QUESTION = {"prompt": [5, 6, 7], "n_predict": 4, "temperature": 0, "ignore_eos": True}
