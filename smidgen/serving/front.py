@@ -23,6 +23,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from smidgen import progress
 from smidgen.engines.llama_cpp.engine import Facts, require_chat_template
 from smidgen.engines.llama_cpp.server import LlamaServer
 from smidgen.errors import BadFile, EngineEnded, SmidgenError
@@ -36,6 +37,7 @@ _CHATTED = (
     "/v1/chat/completions", "/chat/completions", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens",
     "/apply-template",
 )  # fmt: skip
+_WITH_MESSAGES = frozenset(_CHATTED) - {"/v1/responses"}
 _OTHER = ("/v1/embeddings", "/embeddings", "/v1/rerank", "/rerank", "/infill", "/detokenize")
 _T = TypeVar("_T")
 _PASSED_ON = ("content-type", "cache-control", "retry-after")
@@ -60,6 +62,7 @@ def build_front(
     admission = Middleware(Admission, hosts=hosts, origins=origins, api_key=api_key, any_address=any_address)  # pyright: ignore[reportCallIssue]
     handlers: dict[Any, Any] = {
         HTTPException: _http_error, SmidgenError: _refused, EngineEnded: _ended, ClientDisconnect: _gone,
+        Exception: _our_fault,
     }  # fmt: skip
     return Starlette(routes=routes, middleware=[admission], exception_handlers=handlers, lifespan=front.lifespan)
 
@@ -88,6 +91,8 @@ class _Front:
     async def chat(self, request: Request) -> Response:
         require_chat_template(self._facts)
         body = await _read_body(request)
+        if request.url.path in _WITH_MESSAGES and not (isinstance(body.get("messages"), list) and body["messages"]):
+            raise SmidgenError("messages must be a list of at least one message.")
         if "chat_template" in body:
             raise SmidgenError("the model's own chat template is used; leave chat_template out.")
         return await self._forward(request, body)
@@ -214,6 +219,11 @@ async def _refused(request: Request, error: SmidgenError) -> Response:
 
 async def _ended(request: Request, error: EngineEnded) -> Response:
     return error_response(503, str(error))
+
+
+async def _our_fault(request: Request, error: Exception) -> Response:
+    progress.say(f"A request to {request.url.path} failed with {type(error).__name__}: a fault of smidgen.")  # no text
+    return error_response(500, "the server could not answer this request.")
 
 
 async def _gone(request: Request, error: ClientDisconnect) -> Response:

@@ -39,10 +39,7 @@ def refuse_excess(body: Mapping[str, Any]) -> None:
         entries = body.get(key)
         if isinstance(entries, list | dict) and len(entries) > most:
             raise SmidgenError(f"{key} has {len(entries)} entries; {most} are the most.")
-    stops = body.get("stop")
-    for stop in [stops] if isinstance(stops, str) else stops or []:
-        if isinstance(stop, str) and len(stop) > LONGEST_STOP:
-            raise SmidgenError(f"a stop text has {len(stop)} characters; {LONGEST_STOP} are the most.")
+    _refuse_bad_stop(body.get("stop"))
     for key in ("n_probs", "top_logprobs", "logprobs"):
         count = body.get(key)
         if isinstance(count, int) and count > MOST_ALTERNATIVES:
@@ -54,6 +51,15 @@ def refuse_excess(body: Mapping[str, Any]) -> None:
         refuse_deep_grammar(grammar)
     for name, schema in _schemas(body):
         refuse_deep_schema(schema, name)
+
+
+def _refuse_bad_stop(stop: Any) -> None:
+    stops = [stop] if isinstance(stop, str) else stop or []
+    if not isinstance(stops, list) or not all(isinstance(one, str) for one in stops):
+        raise SmidgenError("stop must be a text or a list of texts.")
+    longest = max(map(len, stops), default=0)
+    if longest > LONGEST_STOP:
+        raise SmidgenError(f"a stop text has {longest} characters; {LONGEST_STOP} are the most.")
 
 
 def refuse_deep_grammar(grammar: str) -> None:

@@ -15,6 +15,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from smidgen import progress
+from smidgen.bounds import MOST_THREADS, within
 from smidgen.engines.llama_cpp.engine import Facts, choose_context, read_facts
 from smidgen.engines.llama_cpp.server import BUILT_IN_TEMPLATE, LlamaServer
 from smidgen.errors import SmidgenError, Unsupported
@@ -25,6 +26,7 @@ from smidgen.serving.admission import own_names
 from smidgen.serving.agreement import disagreements
 from smidgen.serving.front import build_front
 
+_MOST_PARALLEL = 4096
 _LAST_WORDS_S = 3  # that answers under way have when the server is told to stop
 
 
@@ -53,6 +55,9 @@ def serve(
     announce: called once, when the server answers; by default the address is printed.
     Raises SmidgenError for an address that may not or cannot be listened on, BadFile or Unsupported for the model.
     """
+    within("port", port, 0, 65535)
+    within("parallel", parallel, 1, _MOST_PARALLEL)
+    within("threads", threads, 1, MOST_THREADS)
     check_exposure(host, api_key)
     origin = origin_of(model)
     path, name = gguf_of(origin), origin.name
