@@ -1,0 +1,207 @@
+"""How likely a model finds given continuations of given beginnings: what multiple-choice tasks ask, in bulk.
+
+Questions of one subject share their examples, and the choices of one question share the question. So texts are grouped
+by the beginning that they share, each group's beginning goes through a block once, and the rests follow against its
+keys and values. All groups go through one block before the next is decoded, as in torch.py: memory is their hidden
+states, one block, and the keys and values of one layer.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from smidgen.engines.torch import TorchEngine
+from smidgen.formats.parts import embed, load_block, load_final_norm
+from smidgen.model.attention import LayerCache, soft_cap
+from smidgen.model.config import LayerConfig
+from smidgen.model.decoder import Block
+from smidgen.progress import Task
+from smidgen.shapes import Float, Int
+
+_TOKENS_IN_MEMORY = 1 << 16  # of hidden states, between two decodings of all blocks
+_TOKENS_AT_ONCE = 4096  # through one block
+_ROWS_AT_ONCE = 512  # positions whose logits are asked for
+_HEAD_ROWS = 16_384  # decoded at once
+
+Ids = Sequence[int]
+
+
+class Score(NamedTuple):
+    """log_probability: of the whole continuation, in nats.  greedy: whether each of its tokens was the likeliest."""
+
+    log_probability: float
+    greedy: bool
+
+
+@dataclass
+class _Group:
+    """Texts that begin alike. shared: how many tokens are the same.  members: places in the list of all texts."""
+
+    shared: int
+    members: list[int] = field(default_factory=list)
+
+
+@torch.no_grad()
+def score_continuations(
+    engine: TorchEngine, pairs: Sequence[tuple[Ids, Ids]], progress: Task | None = None
+) -> list[Score]:
+    """The score of each pair of a beginning and its continuation, both token ids and neither of them empty.
+
+    progress: advanced once for each pair.
+    """
+    texts = sorted({(*begin, *rest[:-1]) for begin, rest in pairs})  # the last token is predicted, never read
+    places = {text: place for place, text in enumerate(texts)}
+    asked: list[list[int]] = [[] for _ in texts]
+    for number, (begin, rest) in enumerate(pairs):
+        asked[places[*begin, *rest[:-1]]].append(number)
+    scores: dict[int, Score] = {}
+    for groups in _batches(_grouped(texts), texts):
+        found = _hidden_states(engine, texts, groups)
+        numbers = [number for group in groups for member in group.members for number in asked[member]]
+        rows, targets = [], []
+        for number in numbers:
+            begin, rest = pairs[number]
+            states = found[places[*begin, *rest[:-1]]]
+            rows.append(states[len(begin) - 1 :])
+            targets.append(torch.tensor(rest))
+        for number, score in zip(numbers, _scores(engine, rows, targets), strict=True):
+            scores[number] = score
+            if progress is not None:
+                progress.advance()
+    return [scores[number] for number in range(len(pairs))]
+
+
+def _grouped(texts: Sequence[Ids]) -> list[_Group]:
+    """Sorted texts, each put to those before it where that saves tokens and the text behind it is no better company.
+
+    A group saves its shared tokens for all but one of its texts.
+    """
+    groups: list[_Group] = []
+    for place, text in enumerate(texts):
+        if groups:
+            last = groups[-1]
+            shared = min(_common(texts[last.members[0]], text), last.shared, len(text) - 1)
+            behind = _common(text, texts[place + 1]) if place + 1 < len(texts) else 0
+            saved = len(last.members) * shared - (len(last.members) - 1) * last.shared
+            if saved > 0 and 2 * shared >= behind:
+                last.shared = shared
+                last.members.append(place)
+                continue
+        groups.append(_Group(len(text) - 1, [place]))
+    return groups
+
+
+def _common(one: Ids, other: Ids) -> int:
+    """How many tokens at the beginning are the same."""
+    return next(
+        (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )
+
+
+def _batches(groups: Sequence[_Group], texts: Sequence[Ids]) -> Iterator[list[_Group]]:
+    """Groups whose hidden states are in memory together; a large group is one alone."""
+    batch: list[_Group] = []
+    size = 0
+    for group in groups:
+        tokens = group.shared + sum(len(texts[member]) - group.shared for member in group.members)
+        if batch and size + tokens > _TOKENS_IN_MEMORY:
+            yield batch
+            batch, size = [], 0
+        batch.append(group)
+        size += tokens
+    if batch:
+        yield batch
+
+
+@dataclass
+class _States:
+    """Hidden states of a group: of what its texts share, and of the rests, padded on the right."""
+
+    shared: Float[Tensor, "1 shared hidden"]
+    rests: list[Float[Tensor, "batch rest hidden"]]
+
+
+def _hidden_states(
+    engine: TorchEngine, texts: Sequence[Ids], groups: Sequence[_Group]
+) -> dict[int, Float[Tensor, "position hidden"]]:
+    """What the head reads at each position of each text of these groups."""
+    checkpoint = engine.checkpoint
+    inputs = [_embedded(engine, texts, group) for group in groups]
+    for index, layer in enumerate(engine.config.layers):
+        block = load_block(checkpoint, index)
+        for group, states in zip(groups, inputs, strict=True):
+            _through(block, layer, group.shared, states)
+    norm = load_final_norm(checkpoint)
+    found = {}
+    for group, states in zip(groups, inputs, strict=True):
+        rows = [row for rest in states.rests for row in rest]
+        for member, row in zip(group.members, rows, strict=True):
+            whole = torch.cat([states.shared[0], row[: len(texts[member]) - group.shared]])
+            found[member] = norm(whole)
+    return found
+
+
+def _embedded(engine: TorchEngine, texts: Sequence[Ids], group: _Group) -> _States:
+    rests = [texts[member][group.shared :] for member in group.members]
+    longest = max(map(len, rests))
+    padded = torch.tensor([[*rest, *[0] * (longest - len(rest))] for rest in rests])  # nothing before sees the padding
+    at_once = max(1, _TOKENS_AT_ONCE // (longest + group.shared))
+    shared = torch.tensor([texts[group.members[0]][: group.shared]], dtype=torch.long)
+    states = engine.config.hidden
+    return _States(
+        embed(engine.checkpoint, shared) if group.shared else torch.empty(1, 0, states),
+        [embed(engine.checkpoint, part) for part in padded.split(at_once)],
+    )
+
+
+def _through(block: Block, layer: LayerConfig, shared: int, states: _States) -> None:
+    """One block: what is shared first, then the rests against its keys and values."""
+    first = LayerCache(layer, 1, shared)
+    if shared:
+        for start in range(0, shared, _TOKENS_AT_ONCE):
+            part = states.shared[:, start : start + _TOKENS_AT_ONCE]
+            part.copy_(block(part, start, first))
+    for rest in states.rests:
+        cache = LayerCache(layer, len(rest), shared + rest.shape[1])
+        cache.keys[:, :, :shared], cache.values[:, :, :shared] = first.keys, first.values
+        rest.copy_(block(rest, shared, cache))
+
+
+def _scores(
+    engine: TorchEngine, rows: Sequence[Float[Tensor, "position hidden"]], targets: Sequence[Int[Tensor, " position"]]
+) -> Iterator[Score]:
+    """The score of each continuation; `rows` are the states that predict its tokens."""
+    states, wanted = torch.cat(list(rows)), torch.cat(list(targets))
+    parts = [
+        _predictions(engine, *both) for both in zip(*(t.split(_ROWS_AT_ONCE) for t in (states, wanted)), strict=True)
+    ]
+    log_probabilities, greedy = (torch.cat(part) for part in zip(*parts, strict=True))
+    start = 0
+    for target in targets:
+        end = start + len(target)
+        yield Score(float(log_probabilities[start:end].sum()), bool(greedy[start:end].all()))
+        start = end
+
+
+def _predictions(
+    engine: TorchEngine, states: Float[Tensor, "row hidden"], targets: Int[Tensor, " row"]
+) -> tuple[Float[Tensor, " row"], Int[Tensor, " row"]]:
+    """Log probability of each target, and whether it is the likeliest; logits are there for some tokens at a time."""
+    vocabulary = engine.config.vocabulary
+    normalizer = torch.full((len(states),), -torch.inf)
+    best = torch.full((len(states),), -torch.inf)
+    likeliest = torch.zeros(len(states), dtype=torch.long)
+    wanted = torch.empty(len(states))
+    for start in range(0, vocabulary, _HEAD_ROWS):
+        stop = min(start + _HEAD_ROWS, vocabulary)
+        logits = soft_cap(states @ engine.head_rows(start, stop).T, engine.config.logit_cap)
+        normalizer = torch.logaddexp(normalizer, logits.logsumexp(1))
+        top, place = logits.max(1)
+        likeliest = torch.where(top > best, place + start, likeliest)
+        best = torch.maximum(best, top)
+        here = (targets >= start) & (targets < stop)
+        wanted[here] = logits[here, targets[here] - start]
+    return wanted - normalizer, likeliest == targets
