@@ -1,11 +1,23 @@
 """What the measuring code asks of an engine, and nothing more, so that no method can grade itself."""
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
 from smidgen.model.config import ModelConfig
+from smidgen.model.tokenizer import Tokenizer
+from smidgen.progress import Task
 from smidgen.shapes import Float, Int
+
+Ids = Sequence[int]
+
+
+class Score(NamedTuple):
+    """log_probability: of a whole continuation, in nats.  greedy: whether each of its tokens was the likeliest."""
+
+    log_probability: float
+    greedy: bool
 
 
 class Scorer(Protocol):
@@ -26,4 +38,26 @@ class Scorer(Protocol):
 
     def head_rows(self, start: int, stop: int) -> Float[Tensor, "rows hidden"]:
         """Rows start … stop-1 of the output head, float32."""
+        ...
+
+
+class Answering(Protocol):
+    """A model that answers the questions of a task."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's own."""
+        ...
+
+    @property
+    def context(self) -> int:
+        """The most tokens that the model is given at once."""
+        ...
+
+    def score(self, pairs: Sequence[tuple[Ids, Ids]], progress: Task) -> list[Score]:
+        """How likely each continuation is after its beginning; `progress` advances once for each."""
+        ...
+
+    def write(self, prompts: Sequence[Ids], stops: Sequence[str], tokens: int, progress: Task) -> list[str]:
+        """What follows each prompt, the likeliest token always: up to a stop text, the end, or so many tokens."""
         ...

@@ -8,11 +8,11 @@ states, one block, and the keys and values of one layer.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from smidgen.engines.base import Ids, Score
 from smidgen.engines.torch import TorchEngine
 from smidgen.formats.parts import embed, load_block, load_final_norm
 from smidgen.model.attention import LayerCache, soft_cap
@@ -21,19 +21,10 @@ from smidgen.model.decoder import Block
 from smidgen.progress import Task
 from smidgen.shapes import Float, Int
 
-_TOKENS_IN_MEMORY = 1 << 16  # of hidden states, between two decodings of all blocks
+_TOKENS_IN_MEMORY = 1 << 14  # of hidden states, between two decodings of all blocks; progress is seen as often
 _TOKENS_AT_ONCE = 4096  # through one block
 _ROWS_AT_ONCE = 512  # positions whose logits are asked for
 _HEAD_ROWS = 16_384  # decoded at once
-
-Ids = Sequence[int]
-
-
-class Score(NamedTuple):
-    """log_probability: of the whole continuation, in nats.  greedy: whether each of its tokens was the likeliest."""
-
-    log_probability: float
-    greedy: bool
 
 
 @dataclass

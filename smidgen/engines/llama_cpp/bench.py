@@ -26,8 +26,9 @@ from smidgen.engines.llama_cpp.server import BUILT_IN_TEMPLATE, LlamaServer
 from smidgen.engines.llama_cpp.wheel import engine_version
 from smidgen.engines.machine import ResidentParts, default_threads, energy_microjoules, energy_reason, machine_name
 from smidgen.errors import SmidgenError, printable
-from smidgen.formats.gguf.contents import refuse_damaged
+from smidgen.formats.gguf.contents import parts_of, refuse_damaged
 from smidgen.formats.gguf.reader import GGUFFile
+from smidgen.formats.gguf.traffic import bytes_per_token
 
 PROMPT_TOKENS = 256
 DECODE_TOKENS = 64
@@ -48,7 +49,8 @@ class SpeedResult(TypedDict):
     resident_bytes: memory of the engine's process while it writes: mapped weights that it reads and a context of 512
     tokens included.  resident_parts: of which so much; None where the system does not tell.
     peak_ram_bytes: the most it ever had, which is while it loads.  loading: how it was loaded (see loading.py).
-    bytes_per_token: weights read for each token.  bandwidth_limit_tokens_per_s: read bandwidth / bytes_per_token.
+    bytes_per_token: weights read for each token, of a mixture's experts those that are used.
+    bandwidth_limit_tokens_per_s: read bandwidth / bytes_per_token.
     """
 
     path: str
@@ -86,7 +88,7 @@ def measure_speed(
     """
     threads = threads or default_threads()
     headers = [_read_header(path) for path in paths]
-    loadings = loadings or [choose_loading([path]) for path in paths]
+    loadings = loadings or [choose_loading(parts_of(path)) for path in paths]
     with ExitStack() as stack:
         workers = [
             stack.enter_context(_Worker(path, threads, header, loading))
@@ -122,14 +124,14 @@ def _read_header(path: Path) -> _Header:
     """What is asked of a model depends on its header. Refuses a file that llama.cpp should not see."""
     with GGUFFile.open(path) as file:
         refuse_damaged(file)
-        total = sum(tensor.nbytes for tensor in file.tensors.values())
         embedding = file.tensors.get("token_embd.weight")
-        if embedding is not None and "output.weight" in file.tensors:
-            total -= embedding.nbytes - embedding.nbytes // embedding.shape[0]
         context = file.metadata.get(f"{file.metadata.get('general.architecture')}.context_length")
         half = max(1, context // 2) if isinstance(context, int) else PROMPT_TOKENS
         return _Header(
-            total, 1 if embedding is None else embedding.shape[0], min(PROMPT_TOKENS, half), min(DECODE_TOKENS, half)
+            bytes_per_token(file),
+            1 if embedding is None else embedding.shape[0],
+            min(PROMPT_TOKENS, half),
+            min(DECODE_TOKENS, half),
         )
 
 

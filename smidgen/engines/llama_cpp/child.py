@@ -32,13 +32,15 @@ _ERRORS, _VERBOSE = 1, 3  # llama.cpp's log levels; from 4 on it would print pro
 class Settings:
     """How llama.cpp is started.
 
-    path: a GGUF file that our own reader has checked.  name: what answers call the model.
+    path: a GGUF file that our own reader has checked, of a split model the first part.
+    files: all that are mapped: every part of the model, and of the draft.  name: what answers call the model.
     ctx_size: tokens of context of each of `parallel` requests at a time (llama.cpp rounds up to 256).
     draft, lora: GGUF files that were checked, too.  template: replaces the model's chat template, which llama.cpp then
     never parses; None leaves the model's.  warm_up: run once after loading.  verbose: llama.cpp's own log.
     """
 
     path: str
+    files: list[str]
     name: str
     ctx_size: int
     threads: int
@@ -58,7 +60,7 @@ class Settings:
     @property
     def bytes(self) -> int:
         """Of the files that are loaded."""
-        return sum(Path(file).stat().st_size for file in (self.path, self.draft) if file is not None)
+        return sum(Path(file).stat().st_size for file in self.files)
 
     @classmethod
     def from_line(cls, line: str) -> "Settings":
@@ -77,9 +79,8 @@ def main() -> None:
     except RuntimeError as error:
         _answer(answers, {"refused": str(error)})
         os._exit(1)
-    files = [Path(file) for file in (settings.path, settings.draft) if file is not None]
     if settings.loading.given_back:
-        give_back(files)
+        give_back(Path(file) for file in settings.files)
     _answer(answers, {"address": server.listening_address})
     for line in sys.stdin:
         if line == "memory\n":

@@ -34,8 +34,8 @@ _ROW_A_TOKEN = ("token_embd.weight", "output.weight")
 def usable_draft(model: Path, draft: Path) -> Path:
     """The file that llama.cpp can take for `draft`: itself, or a copy in the cache with the model's rows of padding.
 
-    Raises Unsupported, naming the first token that differs, unless both files have one vocabulary; BadFile for a damaged
-    file, SmidgenError where the copy cannot be written. Reads the headers alone where nothing is to be copied.
+    Raises Unsupported, naming the first token that differs, unless both files have one vocabulary; BadFile for a
+    damaged file, SmidgenError where the copy cannot be written. Reads headers alone where nothing is to be copied.
     """
     with GGUFFile.open(model) as file, GGUFFile.open(draft) as other:
         refuse_damaged(file)
@@ -46,7 +46,7 @@ def usable_draft(model: Path, draft: Path) -> Path:
                 f"{printable(draft.name, 60)} cannot draft for {printable(model.name, 60)}: {found}. A draft needs the "
                 "very vocabulary of the model: take one that was not trimmed, trim both alike, or leave --draft out."
             )
-        return draft if _is_taken(_rows(file), _rows(other)) else _with_rows_of(file, other)
+        return other.path if _is_taken(_rows(file), _rows(other)) else _with_rows_of(file, other)
 
 
 def _first_difference(file: GGUFFile, other: GGUFFile) -> str | None:

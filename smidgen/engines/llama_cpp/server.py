@@ -27,6 +27,7 @@ from smidgen.engines.llama_cpp.process import EngineProcess, Memory
 from smidgen.engines.machine import default_threads
 from smidgen.errors import EngineEnded, SmidgenError, printable
 from smidgen.formats.gguf.adapter import refuse_other_adapter
+from smidgen.formats.gguf.contents import parts_of
 
 BUILT_IN_TEMPLATE = "chatml"  # llama.cpp's own, for those who send it no conversations
 DEFAULT_CONTEXT = 4096  # tokens, where the model allows more and nobody asked for more
@@ -65,18 +66,21 @@ class LlamaServer(Closing):
         warm_up: bool = False,
         verbose: bool = False,
     ) -> None:
+        files = parts_of(path)
+        path = files[0]  # llama.cpp finds the other parts of a split model beside the first
         if draft is not None:
             draft = usable_draft(path, draft)
+            files += parts_of(draft)
         if lora is not None:
             refuse_other_adapter(path, lora)
         if threads is not None and not 1 <= threads <= _MOST_THREADS:
             raise SmidgenError(f"{threads} threads cannot be used; give 1 to {_MOST_THREADS}.")
-        files = [path] if draft is None else [path, draft]
         key = secrets.token_urlsafe()
         self.threads = threads or default_threads()
         self.headers = {"Authorization": f"Bearer {key}"}
         self._settings = Settings(
             path=str(path),
+            files=[str(file) for file in files],
             name=name or path.name,
             ctx_size=ctx_size,
             threads=self.threads,

@@ -1,0 +1,177 @@
+"""lm-evaluation-harness (https://github.com/EleutherAI/lm-evaluation-harness) asks, our engines answer.
+
+The harness owns prompts, examples and scoring; published figures come from it, so it is not written again here. What
+is ours is the model behind it: texts are encoded by the model's own tokenizer with exactly one BOS, where the model
+expects one (without it Gemma's scores collapse), questions that begin alike share their computation, and both models
+of a comparison answer the very same items.
+
+This module is imported only when tasks are asked for: the harness is an extra (`pip install smidgen[eval]`).
+"""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+os.environ.setdefault("TQDM_DISABLE", "1")  # we show progress ourselves; tqdm reads this when it is imported
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import TemplateLM
+from lm_eval.evaluator import evaluate
+
+from smidgen.engines.base import Answering
+from smidgen.errors import SmidgenError, printable
+from smidgen.progress import track
+
+_LONGEST_ANSWER = 512  # tokens, where a task names none
+_RIGHT = ("acc", "exact_match", "pass_at_1", "em")  # metrics that say right or wrong of each item, the first one counts
+
+logging.getLogger("lm_eval").setLevel(logging.ERROR)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One answered item. key: the task's name and the number of the item in it.  right: whether the answer was.
+
+    answer: what the model said, for people to read.
+    """
+
+    key: tuple[str, int]
+    right: bool
+    answer: str
+
+
+class EngineLM(TemplateLM):
+    """The harness's view of one model.
+
+    cut_off: beginnings so far that were longer than the model's context and lost their first tokens.
+    """
+
+    def __init__(self, model: Answering, label: str) -> None:
+        super().__init__()
+        self._model, self._label = model, label
+        self.cut_off = 0
+
+    @property
+    def eot_token_id(self) -> int:
+        """The token that ends a text, or begins one where there is no other."""
+        found = self._model.tokenizer.eos_id
+        return self._model.tokenizer.bos_id or 0 if found is None else found
+
+    @property
+    def prefix_token_id(self) -> int:
+        """What stands before a text without a beginning."""
+        found = self._model.tokenizer.bos_id
+        return self.eot_token_id if found is None else found
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+        """Ids of a text, with one BOS where the model expects it and this is not the inside of a text."""
+        add_bos = self._model.tokenizer.adds_bos and add_special_tokens is not False
+        return self._model.tokenizer.encode(string, add_bos=add_bos, parse_special=True)
+
+    def loglikelihood(self, requests: Sequence[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        """The log probability of each continuation, and whether it is what the model would say."""
+        return super().loglikelihood(list(requests), disable_tqdm=True)
+
+    def _loglikelihood_tokens(
+        self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
+    ) -> list[tuple[float, bool]]:
+        pairs = [self._fitted(begin, rest) for _, begin, rest in requests]
+        with track(f"Tasks, {self._label}", len(pairs)) as task:
+            return [(score.log_probability, score.greedy) for score in self._model.score(pairs, task)]
+
+    def _fitted(self, begin: list[int], rest: list[int]) -> tuple[list[int], list[int]]:
+        """The end of a beginning that is too long for the context; the model must still read all but the last token."""
+        room = self._model.context - (len(rest) - 1)
+        if room < 1:
+            raise SmidgenError(f"an answer of {len(rest)} tokens does not fit a context of {self._model.context}.")
+        self.cut_off += len(begin) > room
+        return begin[-room:], rest
+
+    def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = True) -> list[float]:
+        """The log probability of whole texts, each token seen with at most a context before it."""
+        from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+        pairs, owners = [], []
+        for number, request in enumerate(requests):
+            ids = self.tok_encode(request.args[0], add_special_tokens=False)
+            windows = get_rolling_token_windows(ids, self.prefix_token_id, self._model.context, 1)
+            for window in map(make_disjoint_window, windows):
+                pairs.append((list(window[0]), list(window[1])))
+                owners.append(number)
+        totals = [0.0] * len(requests)
+        with track(f"Tasks, {self._label}", len(pairs)) as task:
+            for owner, score in zip(owners, self._model.score(pairs, task), strict=True):
+                totals[owner] += score.log_probability
+        return totals
+
+    def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = True) -> list[str]:
+        """What the model writes, greedily, up to a stop text of the task."""
+        found: list[str] = []
+        with track(f"Tasks, {self._label}", len(requests)) as task:
+            for stops, tokens, prompts in self._alike(requests):
+                found += self._model.write(prompts, stops, tokens, task)
+        return found
+
+    def _alike(self, requests: Sequence[Instance]) -> list[tuple[tuple[str, ...], int, list[list[int]]]]:
+        """Runs of requests with the same stops and length, in their order."""
+        runs: list[tuple[tuple[str, ...], int, list[list[int]]]] = []
+        for request in requests:
+            context, settings = cast("tuple[str, dict[str, Any]]", request.args)
+            _refuse_sampling(settings)
+            until = settings.get("until") or ()
+            stops = (until,) if isinstance(until, str) else tuple(until)
+            tokens = int(settings.get("max_gen_toks", settings.get("max_tokens", _LONGEST_ANSWER)))
+            room = self._model.context - tokens
+            if room < 1:
+                raise SmidgenError(f"answers of {tokens} tokens do not fit a context of {self._model.context}.")
+            ids = self.tok_encode(context)
+            self.cut_off += len(ids) > room
+            if not runs or runs[-1][:2] != (stops, tokens):
+                runs.append((stops, tokens, []))
+            runs[-1][2].append(ids[-room:])
+        return runs
+
+
+def _refuse_sampling(settings: Mapping[str, Any]) -> None:
+    if settings.get("do_sample") or float(settings.get("temperature", 0) or 0) > 0:
+        raise SmidgenError("this task draws its answers at random, so two models cannot be compared item by item.")
+
+
+def answer_items(lm: EngineLM, tasks: Mapping[str, Any], chosen: Mapping[str, Sequence[int]]) -> list[Item]:
+    """The chosen items of these tasks, answered by one model.
+
+    chosen: numbers of items, by the task's name.
+    Raises SmidgenError for a task whose items are not right or wrong.
+    """
+    tasks = {name: task for name, task in tasks.items() if chosen.get(name)}
+    results = evaluate(
+        lm, {"tasks": tasks, "groups": {}, "group_map": {}}, samples={name: list(chosen[name]) for name in tasks},
+        bootstrap_iters=0, log_samples=True, confirm_run_unsafe_code=True,
+    )  # fmt: skip
+    assert results is not None
+    items = []
+    for name in tasks:
+        for sample in cast("dict[str, Any]", results)["samples"][name]:
+            items.append(Item((name, sample["doc_id"]), _is_right(name, sample), _said(sample)))
+    return items
+
+
+def _is_right(name: str, sample: Mapping[str, Any]) -> bool:
+    metric = next((one for one in _RIGHT if one in sample["metrics"]), None)
+    if metric is None or sample[metric] not in (0, 1):
+        raise SmidgenError(
+            f"the items of {printable(name, 60)} are not right or wrong (it has {', '.join(sample['metrics'])}), so "
+            "they cannot be compared one by one."
+        )
+    return bool(sample[metric])
+
+
+def _said(sample: Mapping[str, Any]) -> str:
+    """The choice that a model took, or what it wrote."""
+    answers = sample["filtered_resps"]
+    if isinstance(answers[0], tuple | list):
+        likeliest = max(range(len(answers)), key=lambda place: answers[place][0])
+        return str(sample["arguments"][likeliest][1]).strip()
+    return str(answers[0])
