@@ -77,7 +77,8 @@ class Tasks:
             if one.right and not other.right
         ]
         return TaskScore(
-            **score, cut_off=cut_off, changed=changed[:_EXAMPLES], harness=f"lm-evaluation-harness {version('lm_eval')}",
+            **score, cut_off=cut_off, changed=changed[:_EXAMPLES],
+            harness=f"lm-evaluation-harness {version('lm_eval')}",
             seed=None if self._limit is None else self._seed,
         )  # fmt: skip
 
