@@ -14,6 +14,7 @@ from smidgen.engines.continuations import score_continuations
 from smidgen.engines.llama_cpp.engine import LlamaCppEngine, Sampling
 from smidgen.engines.torch import TorchEngine
 from smidgen.formats.convert import gguf_of
+from smidgen.model.chat import chat_template, render_chat
 from smidgen.model.tokenizer import Tokenizer
 from smidgen.progress import Task
 
@@ -31,6 +32,12 @@ class ModelAnswers(Closing):
         self._engine, self._path, self._threads = engine, path, threads
         self.tokenizer = tokenizer
         self.context = min(engine.config.context_length, _LONGEST_CONTEXT)
+
+    def ask(self, question: str) -> list[int]:
+        """See `Answering`."""
+        template = chat_template(self._engine.checkpoint.tokenizer_metadata)
+        text = render_chat(template, [{"role": "user", "content": question}], self.tokenizer.special_texts)
+        return self.tokenizer.encode(text, add_bos=self.tokenizer.adds_bos, parse_special=True)
 
     def score(self, pairs: Sequence[tuple[Ids, Ids]], progress: Task) -> list[Score]:
         """See `Answering`."""

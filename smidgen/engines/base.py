@@ -54,6 +54,10 @@ class Answering(Protocol):
         """The most tokens that the model is given at once."""
         ...
 
+    def ask(self, question: str) -> Ids:
+        """A person's question as the model reads it: in its chat template. Raises SmidgenError where it has none."""
+        ...
+
     def score(self, pairs: Sequence[tuple[Ids, Ids]], progress: Task) -> list[Score]:
         """How likely each continuation is after its beginning; `progress` advances once for each."""
         ...
