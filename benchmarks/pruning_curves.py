@@ -19,7 +19,8 @@ import torch
 
 from benchmarks import options as shared
 from benchmarks import record, texts
-from smidgen.data.text import Windows, cut_into_windows
+from smidgen.data.drawing import Runs, draw
+from smidgen.data.text import WINDOW, Windows, cut_into_windows
 from smidgen.engines.torch import TorchEngine
 from smidgen.formats.derived import Derived, write_derived
 from smidgen.formats.opening import open_checkpoint
@@ -42,7 +43,8 @@ class Bench:
         self.calibration = texts.take(options.calibration, options.tokens, tokenizer)
         self.evaluation = texts.take(options.evaluation, options.evaluation_tokens, tokenizer)
         texts.refuse_overlap(self.calibration, self.evaluation)
-        self.windows = cut_into_windows(self.calibration.text, tokenizer).full()
+        runs = Runs("calibration", (tokenizer.encode(self.calibration.text),))
+        self.windows = draw([runs], runs.tokens, WINDOW, tokenizer, seed=0).windows
         self.scored: Windows = cut_into_windows(self.evaluation.text, tokenizer)
         self.engine = TorchEngine(self.original, options.threads)
         self.made = 0

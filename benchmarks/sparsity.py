@@ -26,7 +26,8 @@ from torch import Tensor
 
 from benchmarks import options as shared
 from benchmarks import record, texts
-from smidgen.data.text import Windows, cut_into_windows
+from smidgen.data.drawing import Runs, draw
+from smidgen.data.text import WINDOW, Windows, cut_into_windows
 from smidgen.engines.torch import TorchEngine
 from smidgen.formats.derived import write_derived
 from smidgen.formats.opening import open_checkpoint, open_model
@@ -47,7 +48,8 @@ class Bench:
         self.calibration = texts.take(options.calibration, options.repeats * options.tokens, tokenizer)
         self.evaluation = texts.take(options.evaluation, options.evaluation_tokens, tokenizer)
         self.overlap = texts.refuse_overlap(self.calibration, self.evaluation)
-        windows = cut_into_windows(self.calibration.text, tokenizer).full()
+        runs = Runs("calibration", (tokenizer.encode(self.calibration.text),))
+        windows = draw([runs], runs.tokens, WINDOW, tokenizer, seed=0).windows
         self.calibrations = windows[: len(windows) - len(windows) % options.repeats].chunk(options.repeats)
         self.windows = cut_into_windows(self.evaluation.text, tokenizer)
         self.work: Path = options.work

@@ -34,11 +34,11 @@ from benchmarks.llama_cpp_mixtures import Quantizer, candidates
 from benchmarks.quality_vs_llama_cpp import make_imatrix
 from smidgen.cutting.plan import Choice, matrices
 from smidgen.cutting.quantize import Quantization, surveyed_model
-from smidgen.data.held_out import calibration_windows
+from smidgen.data.drawing import Runs, draw
 from smidgen.data.languages import languages_of
 from smidgen.data.self_written import self_written_in
 from smidgen.data.sources import read_text
-from smidgen.data.text import cut_into_windows
+from smidgen.data.text import WINDOW, cut_into_windows
 from smidgen.engines.llama_cpp.bench import measure_speed
 from smidgen.engines.torch import TorchEngine
 from smidgen.errors import SmidgenError, Unsupported
@@ -142,8 +142,8 @@ def smidgen_side(run: Comparison) -> tuple[Path, dict[str, Any]]:
 def untrimmed_side(run: Comparison, kinds: Mapping[str, str]) -> dict[str, Any]:
     """The original with the same types and all of its tokens."""
     options, original = run.options, run.original
-    parts = [cut_into_windows(piece.text, run.tokenizer).full() for piece in run.calibration.values()]
-    windows = calibration_windows(parts, options.tokens, options.seed)
+    runs = [Runs(name, (run.tokenizer.encode(piece.text),)) for name, piece in run.calibration.items()]
+    windows = draw(runs, options.tokens, WINDOW, run.tokenizer, options.seed).windows
     workspace = QuantWorkspace.start(run.work / "untrimmed-work", {})
     surveyed = surveyed_model(original, windows, (), options.seed, workspace)
     choices = [

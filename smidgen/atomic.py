@@ -19,6 +19,11 @@ try:
 except ImportError:  # Windows, where an open file cannot be opened or removed by another process anyway
     fcntl = None
 
+
+class Busy(SmidgenError):
+    """Another process writes the same file just now."""
+
+
 ATTEMPTS = 100  # to get hold of a partial file that other writers keep finishing
 
 
@@ -107,8 +112,8 @@ def _lock(descriptor: int, target: Path) -> None:
         return  # a file system without locks: two writers at once cannot be told apart there
 
 
-def _busy(target: Path) -> SmidgenError:
-    return SmidgenError(f"{printable(target)} is being written by another process; wait for it or choose another name")
+def _busy(target: Path) -> Busy:
+    return Busy(f"{printable(target)} is being written by another process; wait for it or choose another name")
 
 
 def _publish(file: BinaryIO, partial: Path, target: Path) -> None:
@@ -121,6 +126,18 @@ def _publish(file: BinaryIO, partial: Path, target: Path) -> None:
         descriptor = os.open(target.parent, os.O_RDONLY)
         try:
             os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def remove_partial(target: Path) -> None:
+    """Remove what a killed writer left of `target`; what is being written just now stays."""
+    partial = partial_path(target)
+    with suppress(OSError, Busy):
+        descriptor = os.open(partial, os.O_RDWR)
+        try:
+            _lock(descriptor, target)
+            partial.unlink()
         finally:
             os.close(descriptor)
 

@@ -38,6 +38,12 @@ def refuse_others(folder: Path, names: Iterable[str]) -> None:
         )
 
 
+def is_ours(folder: Path, name: str) -> bool:
+    """Whether smidgen wrote this file, and nobody has changed it since."""
+    found, path = _read(folder).get(name), folder / name
+    return found is not None and path.is_file() and found == _sha256(path)
+
+
 def claim(folder: Path, names: Iterable[str]) -> None:
     """Note that these files are about to be written. What else the folder's list has stays on it."""
     _write(folder, _read(folder) | dict.fromkeys(names))

@@ -5,8 +5,9 @@ Everything goes to stderr, so that stdout carries results only.
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from functools import cache
 
 _quiet = False
 _SECONDS_BETWEEN_LINES = 10.0
@@ -117,3 +118,10 @@ def say(line: str) -> None:
     """One line about what happens now, unless quiet."""
     if not _quiet:
         print(line, file=sys.stderr)
+
+
+@cache
+def say_once(line: str, about: Hashable = None) -> None:
+    """The same, the first time in this process: what several steps of a command come across.  about: one of two things
+    of which the same is to be said."""
+    say(line)

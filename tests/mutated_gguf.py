@@ -253,7 +253,7 @@ def _byte_level(parts: Parts) -> Parts:
     return changed
 
 
-def _renamed(parts: Parts, architecture: str) -> Parts:
+def renamed(parts: Parts, architecture: str) -> Parts:
     """The same model under the name of another architecture."""
     changed = parts.copy()
     before = f"{parts.architecture}."
@@ -265,7 +265,7 @@ def _renamed(parts: Parts, architecture: str) -> Parts:
     return changed
 
 
-def _mixture(parts: Parts) -> Parts:
+def mixture(parts: Parts) -> Parts:
     """The same model with four experts in each layer, two for each token; their weights are those of the first."""
     changed = parts.copy()
     changed.metadata |= {"llama.expert_count": ((4,), 4), "llama.expert_used_count": ((4,), 2)}
@@ -298,8 +298,8 @@ def originals() -> tuple[Parts, ...]:
     with tempfile.TemporaryDirectory() as folder:
         llama = take_apart(tiny_models.write_llama(Path(folder) / "llama.gguf"))
         gemma3 = take_apart(tiny_models.write_gemma3(Path(folder) / "gemma3.gguf"))
-    others = _renamed(llama, "internlm2"), _renamed(_byte_level(llama), "xverse")
-    return llama, _byte_level(llama), gemma3, _mixture(llama), *others
+    others = renamed(llama, "internlm2"), renamed(_byte_level(llama), "xverse")
+    return llama, _byte_level(llama), gemma3, mixture(llama), *others
 
 
 def mutated(seed: int) -> Parts:

@@ -18,7 +18,7 @@ PACKAGE = Path(smidgen.__file__).parent
 
 # The ground: anyone may stand on it; of ours it imports only itself.
 GROUND = {
-    "atomic", "closing", "curve", "errors", "memory", "openmp", "owned",
+    "atomic", "bounds", "closing", "curve", "errors", "memory", "openmp", "owned",
     "progress", "shapes", "shell", "sizes", "version",
 }  # fmt: skip
 

@@ -36,11 +36,14 @@ def command(
     """
     from smidgen.engines.llama_cpp.bench import measure_speed
     from smidgen.formats.convert import gguf_of
+    from smidgen.formats.hub.catalogue import origin_of
 
     names = [model] if vs is None else [model, vs]
-    results = measure_speed([gguf_of(name) for name in names], threads, repeats)
+    origins = [origin_of(name) for name in names]
+    results = measure_speed([gguf_of(origin) for origin in origins], threads, repeats)
     if json:
-        named = [{"name": name, **result} for name, result in zip(names, results, strict=True)]
+        figures = [{key: value for key, value in result.items() if key != "path"} for result in results]
+        named = [{"name": origin.name, **one} for origin, one in zip(origins, figures, strict=True)]
         print(json_format.dumps({"models": named}))
         return
     for name, result in zip(names, results, strict=True):

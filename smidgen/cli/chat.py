@@ -8,7 +8,20 @@ import typer
 
 from smidgen import progress
 from smidgen.cli import options
-from smidgen.cli.options import CtxSize, Debug, Draft, Lora, Model, Quiet, Seed, Temperature, Threads, TopK, TopP
+from smidgen.cli.options import (
+    CtxSize,
+    Debug,
+    Draft,
+    Lora,
+    Model,
+    Quiet,
+    Seed,
+    Temperature,
+    Template,
+    Threads,
+    TopK,
+    TopP,
+)  # fmt: skip
 from smidgen.errors import EngineEnded, SmidgenError
 
 if TYPE_CHECKING:
@@ -32,6 +45,7 @@ def command(
     ctx_size: CtxSize = None,
     draft: Draft = None,
     lora: Lora = None,
+    template: Template = None,
     threads: Threads = None,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -51,18 +65,20 @@ def command(
 
     sampling = Sampling(temperature, top_k, top_p, seed)
     with open_engine(
-        model, ctx_size=ctx_size, threads=threads, draft=draft, lora=lora, chatting=True, verbose=options.debug_wanted()
-    ) as engine:
-        _Conversation(engine, sampling, max_tokens, system).run()
+        model, ctx_size=ctx_size, threads=threads, draft=draft, lora=lora, chatting=True, template=template,
+        verbose=options.debug_wanted(),
+    ) as engine:  # fmt: skip
+        _Conversation(engine, sampling, max_tokens, system, template).run()
 
 
 class _Conversation:
     """The messages so far and the loop that adds to them."""
 
     def __init__(
-        self, engine: "LlamaCppEngine", sampling: "Sampling", max_tokens: int | None, system: str | None
-    ) -> None:
-        self._engine, self._sampling, self._max_tokens = engine, sampling, max_tokens
+        self, engine: "LlamaCppEngine", sampling: "Sampling", max_tokens: int | None, system: str | None,
+        template: str | None,
+    ) -> None:  # fmt: skip
+        self._engine, self._sampling, self._max_tokens, self._template = engine, sampling, max_tokens, template
         self._start: list[Message] = [{"role": "system", "content": system}] if system else []
         self._messages = list(self._start)
         self._interactive = sys.stdin.isatty()
@@ -98,7 +114,7 @@ class _Conversation:
         """Print the reply to `line` as it comes. A message that does not fit is taken back, on a terminal."""
         messages: list[Message] = [*self._messages, {"role": "user", "content": line}]
         try:
-            reply = self._engine.chat(messages, self._max_tokens, self._sampling)
+            reply = self._engine.chat(messages, self._max_tokens, self._sampling, self._template)
             pieces = self._show(reply)
         except SmidgenError as error:
             if not self._interactive:
@@ -117,8 +133,7 @@ class _Conversation:
         try:
             for piece in reply:
                 pieces.append(piece)
-                sys.stdout.write(piece)
-                sys.stdout.flush()
+                options.show_piece(piece)
         except KeyboardInterrupt:
             reply.close()
             if not self._interactive:

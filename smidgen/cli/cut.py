@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from smidgen.cli import options
 from smidgen.sizes import parse_size
+
+if TYPE_CHECKING:
+    from smidgen.formats.hub.origin import Origin
 
 _PRUNING = "Leave out parts"
 
@@ -92,9 +95,7 @@ def command(
     measure: Annotated[bool, typer.Option("--measure/--no-measure", help="Write the report card.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its expected cost, and stop.")] = False,
     resume: options.Resume = False,
-    seed: Annotated[
-        int | None, typer.Option("--seed", min=0, metavar="N", help="Of every random choice.  [default: 0]")
-    ] = None,
+    seed: options.GivenSeed = None,
     threads: options.Threads = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -133,7 +134,7 @@ def command(
     said = {name: value for name, value in said.items() if value is not None}
     _refuse_contradictions(said, recipe)
     sizes = {name: parse_size(said[name]) for name in ("fit", "ram") if name in said}
-    _refuse_early(model, output, text or ())
+    origin = _refuse_early(model, output, text or ())
     from smidgen.cutting.cut import cut
     from smidgen.cutting.recipe import DEFAULT_TOKENS, CutOptions, Pruning, read_recipe
 
@@ -150,7 +151,7 @@ def command(
             steps=options.comma_list(steps),
             speed=speed, ram=sizes.get("ram"), heal=heal,
         )  # fmt: skip
-    result = cut(model, output, wanted, resume=resume, dry_run=dry_run, measured=measure)
+    result = cut(origin, output, wanted, resume=resume, dry_run=dry_run, measured=measure)
     options.show(result, json)
 
 
@@ -169,14 +170,15 @@ def _refuse_contradictions(said: dict[str, Any], recipe: Path | None) -> None:
             raise typer.BadParameter(f"--{option} goes with --{owner}; give both")
 
 
-def _refuse_early(model: str, output: Path, texts: Sequence[str]) -> None:
-    """What can be refused at once: loading torch takes seconds. The cut looks again."""
+def _refuse_early(model: str, output: Path, texts: Sequence[str]) -> "Origin":
+    """What can be refused at once: loading torch takes seconds. The cut looks again. Returns what was located."""
     from smidgen.data.sources import read_texts
-    from smidgen.formats.hub.catalogue import locate
+    from smidgen.formats.hub.catalogue import origin_of
     from smidgen.formats.opening import read_config
     from smidgen.publishing.companions import refuse_output
 
-    path = locate(model)
-    read_config(path)
-    refuse_output(output, path)
+    origin = origin_of(model)
+    read_config(origin.path)
+    refuse_output(output, origin)
     read_texts(texts)
+    return origin

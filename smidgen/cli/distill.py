@@ -1,5 +1,6 @@
 """`smidgen distill`: a student learns to predict what its teacher predicts."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -44,15 +45,17 @@ def command(
     ] = None,
     lr: Annotated[
         float | None,
-        typer.Option("--lr", min=0, metavar="RATE", rich_help_panel=_TRAINING,
+        typer.Option("--lr", min=1e-9, metavar="RATE", rich_help_panel=_TRAINING,
                      help="Highest learning rate.  [default: 1e-3 fresh, 1e-4, or 0.25/√steps codes]"),
     ] = None,
     batch: Annotated[
         int, typer.Option("--batch", min=1, metavar="N", help="Rows in a step.", rich_help_panel=_TRAINING)
     ] = 8,
     context: Annotated[
-        int, typer.Option("--context", min=8, metavar="N", help="Tokens in a row.", rich_help_panel=_TRAINING)
-    ] = 512,
+        int | None,
+        typer.Option("--context", min=8, metavar="N", rich_help_panel=_TRAINING,
+                     help="Tokens in a row.  [default: 512, or what the models know]"),
+    ] = None,
     optimizer: Annotated[
         Literal["adamw", "muon"],
         typer.Option("--optimizer", rich_help_panel=_TRAINING, help="AdamW, or Muon for matrices."),
@@ -145,6 +148,8 @@ def command(
     """
     shape = {"layers": layers, "width": width, "ffn": ffn, "heads": heads, "kv_heads": kv_heads}
     fresh = student == "new"
+    if fresh and os.path.lexists(student) and output != Path(student) and not any((*shape.values(), init)):
+        raise typer.BadParameter("'new' is a fresh student, and there is a 'new' here too; say ./new, or --init slices")
     _refuse_shape_of_a_student_that_exists(fresh, {**shape, "init": init})
     pairs = None if match_layers is None else _pairs_of_layers(match_layers)
     _refuse_early(teacher, None if fresh else student, output, text or [])
@@ -192,13 +197,13 @@ def _pairs_of_layers(said: str) -> tuple[tuple[int, int], ...]:
 def _refuse_early(teacher: str, student: str | None, output: Path, texts: list[str]) -> None:
     """What can be refused at once: loading torch takes seconds. The training looks again."""
     from smidgen.data.sources import read_texts
-    from smidgen.formats.hub.catalogue import locate
+    from smidgen.formats.hub.catalogue import origin_of
     from smidgen.formats.opening import read_config
     from smidgen.publishing.companions import refuse_output
 
     for model in (teacher, student):
         if model is not None:
-            path = locate(model)
-            read_config(path)
-            refuse_output(output, path)
+            origin = origin_of(model)
+            read_config(origin.path)
+            refuse_output(output, origin)
     read_texts(texts)

@@ -8,7 +8,6 @@ import typer
 
 from smidgen.cli import options
 from smidgen.errors import Unsupported
-from smidgen.shell import as_word
 
 _FORMATS = ("hf", "gguf", "compressed-tensors")
 _LATER = ("vllm", "onnx", "openvino")
@@ -55,7 +54,8 @@ def command(
     if to == "gguf" and dtype is not None:
         raise typer.BadParameter("--dtype is for folders; a GGUF file keeps the weights as they are")
     from smidgen.exporting.export import export
+    from smidgen.formats.hub.catalogue import model_word
 
     export(model, to, output, None if dtype is None else dtype.value)
-    advice = "" if to == "compressed-tensors" else f' Try it: smidgen run {as_word(output)} "Once upon a time"'
+    advice = "" if to == "compressed-tensors" else f' Try it: smidgen run {model_word(output)} "Once upon a time"'
     print(f"{output}: written.{advice}")

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from smidgen.cli.options import Debug, Json, Model, Quiet
+from smidgen.errors import printable
 
 if TYPE_CHECKING:
     from smidgen.formats.summary import Share, Summary
@@ -14,7 +15,7 @@ def command(model: Model, json: Json = False, quiet: Quiet = False, debug: Debug
     """What is in a model file: parameters and bytes by part and type, tokenizer, context, licence.
 
     Reads headers and settings only, so it is quick for models of any size. MODEL may also be a folder in Hugging Face
-    layout or a repository on the hub.
+    layout or a repository on the hub. A model that smidgen cannot cut or run is described too, with the reason.
 
     \b
     Examples:
@@ -29,35 +30,57 @@ def command(model: Model, json: Json = False, quiet: Quiet = False, debug: Debug
         return
     for label, value in _facts(summary):
         print(f"{label:<14}{value}")
-    _print_shares("part", summary.parts, summary.bytes)
-    _print_shares("type", summary.types, summary.bytes)
+    counted = "numbers" if summary.parameters is None else "parameters"
+    _print_shares("part", counted, summary.parts, summary.bytes)
+    _print_shares("type", counted, summary.types, summary.bytes)
 
 
 def _facts(summary: "Summary") -> list[tuple[str, str]]:
     """Label and text of each fact that the file states."""
     head = "tied to the embedding" if summary.tied_head else "of its own"
     bits = "" if summary.bits_per_weight is None else f", {summary.bits_per_weight:.2f} bits a weight"
+    padding = f" ({summary.padding} of them padding that no text becomes)" if summary.padding else ""
     template = "yes" if summary.chat_template else "no (a base model: it completes text)"
     heads = f"{summary.heads}, {summary.kv_heads} key/value" if summary.heads and summary.kv_heads else None
+    parts = f", {summary.files} parts" if summary.files > 1 else ""
     facts: list[tuple[str, object]] = [
-        ("file", f"{summary.path} ({summary.format})"),
+        ("file", f"{printable(summary.path)} ({summary.format}{parts})"),
         ("name", summary.name),
-        ("architecture", f"{summary.architecture}, {summary.layers} layers, hidden {summary.hidden}"),
-        ("family", summary.family or "not supported by smidgen's decoder; llama.cpp may run it"),
+        ("architecture", _architecture(summary)),
+        ("family", summary.family),
+        *_limits(summary),
         ("heads", heads),
         ("window", _window(summary)),
         ("experts", f"{summary.experts}, {summary.experts_used} for each token" if summary.experts else None),
-        ("parameters", f"{summary.parameters / 1e6:.1f} M"),
+        ("parameters", "not known, packed" if summary.parameters is None else f"{summary.parameters / 1e6:.1f} M"),
+        ("packed by", summary.quantization),
         ("size", f"{summary.bytes / 1e6:.1f} MB" + bits),
         ("context", f"{summary.context_length} tokens" if summary.context_length else None),
-        ("vocabulary", f"{summary.vocabulary} tokens, head {head}" if summary.vocabulary else None),
+        ("vocabulary", f"{summary.vocabulary} tokens{padding}, head {head}" if summary.vocabulary else None),
         ("tokenizer", summary.tokenizer),
         ("chat template", template),
         ("licence", summary.licence or "not stated"),
     ]
-    facts += [("", path) for path in summary.licence_files]
+    facts += [("", printable(path)) for path in summary.licence_files]
     facts += [("" if place else "cut", line) for place, line in enumerate(summary.history)]
     return [(label, str(value)) for label, value in facts if value is not None]
+
+
+def _architecture(summary: "Summary") -> str:
+    layers = "" if summary.layers is None else f", {summary.layers} layers"
+    return summary.architecture + layers + ("" if summary.hidden is None else f", hidden {summary.hidden}")
+
+
+def _limits(summary: "Summary") -> list[tuple[str, str | None]]:
+    """What smidgen cannot do with a model, and why; nothing where it can do everything."""
+    if summary.cannot_cut is None:
+        return []
+    if summary.cannot_run is not None:
+        return [("smidgen", f"cannot cut or run it: {summary.cannot_run}")]
+    return [
+        ("smidgen", f"cannot cut, measure, export, distill or tune it: {summary.cannot_cut}"),
+        ("", "run, chat, serve and bench hand it to llama.cpp as it is"),
+    ]
 
 
 def _window(summary: "Summary") -> str | None:
@@ -68,8 +91,10 @@ def _window(summary: "Summary") -> str | None:
     return f"{summary.window} tokens in {sum(summary.windowed)} of {len(letters)} layers: {letters}"
 
 
-def _print_shares(title: str, shares: "dict[str, Share]", file_bytes: int) -> None:
-    print(f"\n{title:<14}{'tensors':>8}{'parameters':>14}{'MB':>9}{'of file':>9}{'bits/weight':>13}")
+def _print_shares(title: str, counted: str, shares: "dict[str, Share]", file_bytes: int) -> None:
+    """counted: what the tensors hold one by one: parameters, or numbers that several of them are packed into."""
+    each = "bits/weight" if counted == "parameters" else "bits/number"
+    print(f"\n{title:<14}{'tensors':>8}{counted:>14}{'MB':>9}{'of file':>9}{each:>13}")
     for name, share in shares.items():
         bits = 8 * share.bytes / share.parameters
         print(

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from smidgen.atomic import refuse_unwritable
-from smidgen.cli.options import MODEL_HELP, Debug, Json, Quiet, Threads, comma_list
+from smidgen.cli.options import LARGEST_SEED, MODEL_HELP, Debug, Json, Quiet, Threads, comma_list
 from smidgen.errors import SmidgenError
 
 Original = Annotated[str, typer.Argument(metavar="ORIGINAL", help=MODEL_HELP, show_default=False)]
@@ -28,7 +28,10 @@ Tokens = Annotated[int, typer.Option("--tokens", min=64, metavar="N", help="Toke
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="CARD.json", help="Write the card, and CARD.html beside it.")
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Chooses windows and self-written text.")]
+Seed = Annotated[
+    int,
+    typer.Option("--seed", min=0, max=LARGEST_SEED, metavar="N", help="Chooses windows and self-written text."),
+]
 NoSpeed = Annotated[bool, typer.Option("--no-speed", help="Leave out speed and memory.")]
 
 
@@ -60,19 +63,20 @@ def command(
     """
     from smidgen.data.languages import languages_of
     from smidgen.data.sources import read_texts
-    from smidgen.formats.hub.catalogue import locate
+    from smidgen.formats.hub.catalogue import origin_of
     from smidgen.formats.opening import read_config
 
     path = None if output is None else _card_path(output)
     codes = comma_list(langs)
     languages_of(codes)
     read_texts(text or ())  # these are looked at before torch is loaded, which takes seconds
-    for model in (original, cut):
-        read_config(locate(model))
+    before, after = origin_of(original), origin_of(cut)
+    for origin in (before, after):
+        read_config(origin.path)
     from smidgen.measuring.measure import measure
 
     card = measure(
-        original, cut, text or (), languages=codes, tokens=tokens, seed=seed, threads=threads,
+        before, after, text or (), languages=codes, tokens=tokens, seed=seed, threads=threads,
         with_speed=not no_speed, output=path,
     )  # fmt: skip
     if json:
@@ -94,7 +98,8 @@ def _card_path(output: Path) -> Path:
 
 
 def _print_card(card: dict[str, Any]) -> None:
-    from smidgen.measuring.report import number, percent, size, verdict
+    from smidgen.measuring.figures import number, percent, size
+    from smidgen.measuring.verdict import verdict
 
     print(verdict(card))
     for text in card["fidelity"]:
@@ -107,6 +112,8 @@ def _print_card(card: dict[str, Any]) -> None:
             before, after = number(text["tokens_per_byte_original"]), number(text["tokens_per_byte_cut"])
             print(f"  tokens per byte  {before} → {after}")
             print(f"  mass dropped     {percent(text['dropped_mass'])} of the original's expectations")
+    for note in card["notes"]:
+        print(f"\n{note}")
     speed = card["speed"]
     if speed["decode_tokens_per_s"] is None:
         print(f"\nSpeed: not measured ({speed['reason']}).")

@@ -5,6 +5,7 @@
 `quiet` and `debug` act when they are parsed; a command declares them and need not look at them.
 """
 
+import sys
 from pathlib import Path
 from typing import Annotated, Protocol
 
@@ -16,6 +17,8 @@ MODEL_HELP = (
     "Catalogue name (see `smidgen models`), .gguf file, folder (of a cut, or in Hugging Face layout), or repository on "
     "the Hugging Face hub: org/name, org/name@revision, org/name:Q4_K_M."
 )
+#: Of all commands, though some could do with more: llama.cpp's seeds have 32 bits, and 2^32 - 1 is its word for "any".
+LARGEST_SEED = 2**32 - 2
 
 _debug = False
 
@@ -66,6 +69,20 @@ Draft = Annotated[
         "--draft", metavar="MODEL", help="Smaller model of the same vocabulary that proposes tokens, for speed."
     ),
 ]
+
+
+def show_piece(piece: str) -> None:
+    """Print a piece of what a model writes. On a terminal without the codes that would change the terminal itself."""
+    if sys.stdout.isatty():
+        piece = "".join(character for character in piece if character.isprintable() or character in "\n\t")
+    sys.stdout.write(piece)
+    sys.stdout.flush()
+
+
+Template = Annotated[
+    str | None,
+    typer.Option("--template", metavar="NAME", help="One of the model's chat templates, where it has several."),
+]
 Lora = Annotated[
     Path | None,
     typer.Option("--lora", metavar="ADAPTER", help="Adapter of `smidgen tune`: its folder, or an adapter.gguf."),
@@ -74,7 +91,11 @@ Output = Annotated[
     Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the result.", show_default=False)
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where the same run was interrupted.")]
-EverySeed = Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, metavar="N", help="Of every random choice.")]
+EverySeed = Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, metavar="N", help="Of every random choice.")]
+GivenSeed = Annotated[  # the same where it matters whether it was given
+    int | None,
+    typer.Option("--seed", min=0, max=LARGEST_SEED, metavar="N", help="Of every random choice.  [default: 0]"),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_set_quiet, help="No progress, no notes.")]
 Debug = Annotated[bool, typer.Option("--debug", callback=_set_debug, help="Show a traceback when something fails.")]
@@ -99,7 +120,10 @@ TopP = Annotated[
     float | None,
     typer.Option("--top-p", min=0, max=1, metavar="P", help="Draw from the likeliest that make up P.  [default: 0.95]"),
 ]
-Seed = Annotated[int | None, typer.Option("--seed", min=0, metavar="N", help="Fix the draw.  [default: random]")]
+Seed = Annotated[
+    int | None,
+    typer.Option("--seed", min=0, max=LARGEST_SEED, metavar="N", help="Fix the draw.  [default: random]"),
+]
 
 _TOGETHER = "More than one process"
 Workers = Annotated[

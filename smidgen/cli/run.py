@@ -64,8 +64,7 @@ def command(
             print(json_format.dumps(result))
             return
         for piece in reply:
-            sys.stdout.write(piece)
-            sys.stdout.flush()
+            options.show_piece(piece)
         print()
         if reply.stop == "context":
             progress.say(f"smidgen: the context of {engine.ctx_size} tokens is full; --ctx-size makes it larger.")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from smidgen.cli.options import CtxSize, Debug, Draft, Lora, Model, Quiet, Threads
+from smidgen.cli.options import CtxSize, Debug, Draft, Lora, Model, Quiet, Template, Threads
 
 if TYPE_CHECKING:
     from smidgen.serving.serve import Served
@@ -39,6 +39,7 @@ def command(
     parallel: Parallel = 1,
     ctx_size: CtxSize = None,
     draft: Draft = None,
+    template: Template = None,
     allow_host: AllowHost = None,
     allow_origin: AllowOrigin = None,
     lora: Lora = None,
@@ -62,7 +63,7 @@ def command(
 
     serve(
         model, host=host, port=port, api_key=api_key, parallel=parallel, ctx_size=ctx_size, threads=threads,
-        draft=draft, lora=lora, allow_hosts=allow_host or (), allow_origins=allow_origin or (),
+        draft=draft, lora=lora, template=template, allow_hosts=allow_host or (), allow_origins=allow_origin or (),
         announce=partial(_announce, keyed=bool(api_key), quiet=quiet),
     )  # fmt: skip
 

@@ -83,10 +83,7 @@ def command(
     ] = None,
     merge: Annotated[bool, _of_adapter("--merge", help="Write model.gguf with the adapter in it, too.")] = False,
     resume: options.Resume = False,
-    seed: Annotated[
-        int | None,
-        typer.Option("--seed", min=0, max=2**31 - 1, metavar="N", help="Of every random choice.  [default: 0]"),
-    ] = None,
+    seed: options.GivenSeed = None,
     threads: options.Threads = None,
     workers: options.Workers = None,
     ray: options.Ray = None,
@@ -151,13 +148,13 @@ def _refuse_contradictions(said: set[str], full: bool, steps: int | None, epochs
 
 def _refuse_early(model: str, output: Path, files: Sequence[Path]) -> None:
     """What can be refused at once: loading torch takes seconds. The tuning looks again."""
-    from smidgen.formats.hub.catalogue import locate
+    from smidgen.formats.hub.catalogue import origin_of
     from smidgen.formats.opening import read_config
     from smidgen.publishing.companions import refuse_output
 
-    path = locate(model)
-    read_config(path)
-    refuse_output(output, path)
+    origin = origin_of(model)
+    read_config(origin.path)
+    refuse_output(output, origin)
     for file in files:
         if not file.is_file():
             raise SmidgenError(f"there is no file {file}. Give a JSONL file with --data.")

@@ -8,7 +8,7 @@ is kept in `DIR/work` as it is finished, and `--resume` goes on from there.
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,18 +22,21 @@ from smidgen.cutting.plan import Choice, refuse_impossible
 from smidgen.cutting.quantize import Quantization, plan_types
 from smidgen.cutting.recipe import CutOptions
 from smidgen.cutting.steps import Material, prune
+from smidgen.data.drawing import Used
 from smidgen.data.held_out import CalibrationText
-from smidgen.data.languages import languages_of
+from smidgen.data.languages import languages_named, languages_of
 from smidgen.data.self_written import self_written, self_written_in
 from smidgen.data.sources import TextSource, read_texts
+from smidgen.data.text import window_length
 from smidgen.distillation.heal import heal
 from smidgen.engines.machine import peak_memory
 from smidgen.engines.torch import TorchEngine
 from smidgen.errors import BadFile, printable
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.derived import write_derived
+from smidgen.formats.effort import Effort
 from smidgen.formats.history import history
-from smidgen.formats.hub.catalogue import ModelName, cache_folder
+from smidgen.formats.hub.catalogue import ModelName, cache_folder, model_word
 from smidgen.formats.opening import open_checkpoint, open_model
 from smidgen.measuring.measure import measure
 from smidgen.model.tokenizer import Tokenizer
@@ -41,10 +44,6 @@ from smidgen.owned import settle
 from smidgen.progress import say
 from smidgen.publishing.companions import WORK, claim_output, refuse_output, remove_outdated, write_companions
 from smidgen.quantization.workspace import QuantWorkspace
-from smidgen.shell import as_word
-
-#: Bytes by which the entry of a healing in its history makes a file longer, at most: some 75, and what aligns them.
-_HISTORY_OF_HEALING = 96
 
 #: Languages whose cost is reported when the vocabulary is trimmed, asked for or not.
 _REPORTED = ("en", "de", "fr", "es", "ru", "ar", "hi", "zh", "ja", "code")
@@ -54,8 +53,9 @@ _REPORTED = ("en", "de", "fr", "es", "ru", "ar", "hi", "zh", "ja", "code")
 class CutResult:
     """Where things are, and the plan that was carried out.
 
-    path: None after a dry run.  choices: of the types, empty without quantization.  plan: for people.
-    steps: what was done, as the card says it.  card: what `card.json` holds, None where nothing was measured.
+    path: None after a dry run.  choices: of the types, empty without quantization.  seconds: of all processes that the
+    cut took.  plan: for people.  steps: what was done, as the card says it.  card: what `card.json` holds, None where
+    nothing was measured.  calibration: of each text, how many tokens were used, as the card says it.
     """
 
     path: Path | None
@@ -65,6 +65,7 @@ class CutResult:
     plan: str
     steps: list[dict[str, Any]] = field(default_factory=list)
     card: dict[str, Any] | None = None
+    calibration: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
@@ -77,18 +78,19 @@ class CutResult:
                     {"name": c.name, "kind": c.kind.name, "kept": c.keep, "bytes": c.nbytes, "expected_kl": c.damage}
                     for c in self.choices
                 ],
-                "steps": self.steps, "notes": self.notes, "card": self.card,
+                "plan": self.plan, "steps": self.steps, "calibration": self.calibration, "notes": self.notes,
+                "card": self.card,
             }
         )  # fmt: skip
 
     def describe(self) -> str:
         """What a person wants to know at the end, in a few lines."""
         if self.path is None:
-            return f"{self.plan}\nNothing was written (--dry-run)."
+            return "\n".join([self.plan, *self.notes, "Nothing was written (--dry-run)."])
         lines = [f"{self.path}: {self.size} bytes, in {self.seconds:.0f} s", *self.notes]
         if self.card is not None:
             lines.append(f"Report card: {self.path.parent / 'card.html'}")
-        lines.append(f'Try it: smidgen run {as_word(self.path.parent)} "Once upon a time"')
+        lines.append(f'Try it: smidgen run {model_word(self.path.parent)} "Once upon a time"')
         return "\n".join(lines)
 
 
@@ -106,42 +108,52 @@ def cut(
     unwritable or full disk, and for `resume` with other settings than the interrupted cut had.
     """
     started = time.monotonic()
-    model, output = os.fspath(model), Path(output).expanduser()
+    output = Path(output).expanduser()
     options = CutOptions.of(**given) if options is None else options.changed(**given)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     with open_model(model) as checkpoint, ExitStack() as stack:
-        refuse_output(output, checkpoint.path)
+        refuse_output(output, checkpoint.origin)
         _refuse_other_original(checkpoint, options)
-        if options.chain == ("quantize",) and options.fit is not None:
+        if set(options.chain) <= {"quantize", "heal"} and options.fit is not None:
             refuse_impossible(checkpoint, options.fit, options.kinds)
         sources = read_texts(options.texts)
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="smidgen-"))) if dry_run else None
         fingerprint = options.fingerprint(checkpoint.sha256(), sources)
         workspace = QuantWorkspace.open((scratch or output) / WORK, fingerprint, resume=resume)
+        effort = stack.enter_context(Effort(workspace, peak_memory, started))
         budget = _remembered_budget(checkpoint, options, workspace)
-        material = Material(options, _calibration_texts(checkpoint, sources, options), checkpoint, budget, workspace)
+        tokenizer = Tokenizer.from_gguf(checkpoint.tokenizer_metadata)
+        texts = _calibration_texts(checkpoint, tokenizer, sources, options)
+        material = Material(options, texts, checkpoint, tokenizer, budget, workspace)
         pruned = prune(material, stack)
         result, planned = _plan(pruned, material, workspace)
+        result.calibration = _calibration(material)
+        result.notes.append(_calibrated_on(material.used))
         if dry_run:
-            result.seconds = time.monotonic() - started
+            result.seconds = effort.seconds
             return result
         output.mkdir(parents=True, exist_ok=True)
-        claim_output(output, checkpoint.path)
+        claim_output(output, checkpoint.origin)
         result.path = output / "model.gguf"
         if planned is None:
             os.replace(pruned.path, result.path)
         else:
             say(result.plan)
+            result.notes += planned.misfits
             _write(planned, pruned, material, result)
         remove_outdated(output)
-        result.seconds = time.monotonic() - started
+        result.seconds = effort.seconds
         if measured:
-            result.card = _measure(model, result, material)
+            cost = {"seconds": result.seconds, "peak_ram_bytes": effort.peak_ram_bytes}
+            result.card = _measure(checkpoint.origin, result, material, cost)
             result.notes += promises(options, result.card)
-        recipe = options.as_recipe(model, checkpoint.sha256(), sources, budget, pruned.config.vocabulary)
-        write_companions(output, model, checkpoint, recipe, result.steps, result.card)
+        used = {used.text: used.tokens for used in material.used}
+        told = checkpoint.origin, checkpoint.sha256(), sources, budget, pruned.config.vocabulary, used
+        recipe = options.as_recipe(*told)
+        write_companions(output, checkpoint, recipe, result.steps, result.card)
         settle(output)
+        effort.close()
         workspace.finish()
         return result
 
@@ -168,16 +180,16 @@ def _remembered_budget(checkpoint: Checkpoint, options: CutOptions, workspace: Q
 
 
 def _calibration_texts(
-    checkpoint: Checkpoint, sources: Sequence[TextSource], options: CutOptions
+    checkpoint: Checkpoint, tokenizer: Tokenizer, sources: Sequence[TextSource], options: CutOptions
 ) -> list[CalibrationText]:
     """What the cut learns from: the given texts but for what is kept aside, and what the model writes itself.
 
     A language counts as given where a text has its name, or where it is the only one and a text has no name.
     """
-    tokenizer = Tokenizer.from_gguf(checkpoint.tokenizer_metadata)
-    texts = [CalibrationText.of(source, tokenizer) for source in sources]
-    given = {source.language for source in sources}
-    if len(options.languages) == 1 and None in given:
+    length = window_length(checkpoint.config.context_length)
+    texts = [CalibrationText.of(source, tokenizer, length) for source in sources]
+    given = {language.code for source in sources for language in languages_named(source.language)}
+    if len(options.languages) == 1 and any(source.language is None for source in sources):
         given |= {language.code for language in languages_of(options.languages)}
     missing = [language for language in languages_of(options.languages) if language.code not in given]
     if texts and not missing:
@@ -189,7 +201,29 @@ def _calibration_texts(
         written = self_written_in(engine, tokenizer, hashed, missing, tokens, options.seed, "calibration", folder)
     else:
         written = [self_written(engine, tokenizer, hashed, wanted, options.seed, "calibration", folder)]
-    return texts + [CalibrationText.of(source, tokenizer, whole=True) for source in written]
+    return texts + [CalibrationText.of(source, tokenizer, length, whole=True) for source in written]
+
+
+def _calibration(material: Material) -> list[dict[str, Any]]:
+    """For the card: how many tokens of each text were used, how many there are, and whether these are too few."""
+    return [
+        {
+            "text": used.text, "self_written": text.source.self_written, "tokens": used.tokens,
+            "available": used.available, "too_short": used.too_short,
+        }
+        for used, text in zip(material.used, material.texts, strict=True)
+    ]  # fmt: skip
+
+
+def _calibrated_on(used: Sequence[Used]) -> str:
+    """The same in a line."""
+    parts = [
+        f"{one.tokens:,} tokens of {printable(one.text)}"
+        + (f" (too short for its share of {one.share:,})" if one.too_short else "")
+        for one in used
+    ]
+    rest = len(used) > 1 and any(one.too_short for one in used)
+    return f"Calibrated on {', '.join(parts)}.{' The other texts gave the rest.' if rest else ''}"
 
 
 def _plan(
@@ -202,9 +236,9 @@ def _plan(
     if material.budget is None:
         size = checkpoint.file.size
         return CutResult(None, [], size, 0.0, "\n".join([*summaries, f"File: {size} bytes."]), steps), None
-    options = material.options
-    budget = material.budget - (_HISTORY_OF_HEALING if "heal" in options.chain else 0)
-    planned = plan_types(checkpoint, material.windows(checkpoint), budget, options.kinds, options.seed, workspace)
+    options, windows = material.options, material.windows(checkpoint)
+    assert material.room is not None
+    planned = plan_types(checkpoint, windows, material.room, options.kinds, options.seed, workspace)
     plan = "\n".join([*summaries, planned.describe(material.budget)])
     return CutResult(None, planned.choices, planned.size, 0.0, plan, steps), planned
 
@@ -241,10 +275,11 @@ def _step(planned: Quantization, material: Material) -> dict[str, Any]:
     }  # fmt: skip
     encoded = sum(not choice.keep for choice in planned.choices)
     summary = f"Quantization: {encoded} of {len(planned.choices)} matrices encoded anew, with error compensation."
+    summary = " ".join([summary, *planned.misfits])
     return {"step": "quantize", "parameters": parameters, "summary": summary, "tensors": planned.outcomes()}
 
 
-def _measure(model: str, result: CutResult, material: Material) -> dict[str, Any]:
+def _measure(model: ModelName, result: CutResult, material: Material, cost: Mapping[str, Any]) -> dict[str, Any]:
     """The report card of the written file. A given text is measured on where it was not calibrated on."""
     assert result.path is not None
     options = material.options
@@ -253,12 +288,13 @@ def _measure(model: str, result: CutResult, material: Material) -> dict[str, Any
         model, result.path, options.texts, seed=options.seed, threads=options.threads,
         calibrated_on=torch.cat([text.seen for text in material.texts]),
         languages=asked, other_languages=others, output=result.path.parent / "card.json", steps=result.steps,
-        cut_name=result.path.parent.resolve().name, cost={"seconds": result.seconds, "peak_ram_bytes": peak_memory()},
+        cut_name=result.path.parent.resolve().name, cost=cost, calibration=result.calibration,
     )  # fmt: skip
 
 
 def _languages(material: Material) -> tuple[list[str], list[str]]:
     """Languages to report on beside the given texts: asked for, and not."""
-    named = {source.language for source in read_texts(material.options.texts)}
+    sources = read_texts(material.options.texts)
+    named = {language.code for source in sources for language in languages_named(source.language)}
     asked = [language.code for language in languages_of(material.options.languages)]
     return [code for code in asked if code not in named], [code for code in _REPORTED if code not in (*asked, *named)]

@@ -13,6 +13,7 @@ import numpy as np
 
 from smidgen.errors import BudgetError
 from smidgen.formats.checkpoint import Checkpoint
+from smidgen.formats.claims import as_ours
 from smidgen.formats.gguf.reader import MetadataValue
 from smidgen.formats.gguf.writer import STRING_TYPES, TensorPlan, file_size
 from smidgen.formats.history import HISTORY, with_step
@@ -20,15 +21,11 @@ from smidgen.model.parameters import is_matrix, split_block_name
 from smidgen.numerics.block_types import BY_NAME, BlockType
 from smidgen.pruning.vocabulary import Ranking
 from smidgen.quantization.allocate import Option, allocate
+from smidgen.quantization.fitting import fitting_types, misfits
 from smidgen.quantization.survey import TARGET_TYPES
 from smidgen.sizes import format_size
 from smidgen.version import __version__
 
-# `general.file_type`, which llama.cpp only shows: the number of its nearest mixture (llama.h, llama_ftype).
-_FILE_TYPES = {
-    "F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10, "Q3_K": 12, "Q4_K": 15,
-    "Q5_K": 17, "Q6_K": 18, "IQ4_NL": 25, "IQ4_XS": 30, "BF16": 32,
-}  # fmt: skip
 _UINT32 = 4
 _KEEP = "keep"
 _STEP = {"step": "quantize", "smidgen": __version__}
@@ -81,17 +78,14 @@ def layout(checkpoint: Checkpoint, kinds: Mapping[str, BlockType]) -> Layout:
         TensorPlan(tensor.name, tensor.shape, kinds.get(tensor.name, tensor.kind))
         for tensor in checkpoint.file.tensors.values()
     ]
-    weight: dict[str, int] = {}
-    for tensor in tensors:
-        weight[tensor.kind.name] = weight.get(tensor.kind.name, 0) + tensor.nbytes
+    metadata, types = as_ours(checkpoint.file.metadata, checkpoint.file.metadata_types, tensors)
     added: dict[str, tuple[MetadataValue, tuple[int, ...]]] = {
-        "general.file_type": (_FILE_TYPES[max(weight, key=lambda kind: weight[kind])], (_UINT32,)),
         "general.quantization_version": (2, (_UINT32,)),
         "general.quantized_by": (f"smidgen {__version__}", STRING_TYPES),
         HISTORY: (with_step(checkpoint.file.metadata, _STEP), STRING_TYPES),
     }
-    metadata = dict(checkpoint.file.metadata) | {key: value for key, (value, _) in added.items()}
-    types = dict(checkpoint.file.metadata_types) | {key: kind for key, (_, kind) in added.items()}
+    metadata |= {key: value for key, (value, _) in added.items()}
+    types |= {key: kind for key, (_, kind) in added.items()}
     return Layout(metadata, types, tensors)
 
 
@@ -100,19 +94,29 @@ def smallest_size(checkpoint: Checkpoint, types: Sequence[BlockType] = TARGET_TY
     kinds: dict[str, BlockType] = {}
     for tensor in matrices(checkpoint):
         info = checkpoint.file.tensors[tensor]
-        fitting = [kind for kind in (*types, info.kind) if kind.fits(info.shape[-1])]
-        kinds[tensor] = min(fitting, key=lambda kind: kind.bits_per_weight)
+        possible = (*fitting_types(info.shape[-1], types), info.kind)
+        kinds[tensor] = min(possible, key=lambda kind: kind.bits_per_weight)
     return layout(checkpoint, kinds).size
 
 
 def refuse_impossible(checkpoint: Checkpoint, budget: int, types: Sequence[BlockType] = TARGET_TYPES) -> None:
-    """Raises BudgetError, with the smallest possible size, where no choice of types meets the budget."""
+    """Raises BudgetError, with the smallest possible size and what is in its way, where no choice of types will do."""
     smallest = smallest_size(checkpoint, types)
     if smallest > budget:
         raise BudgetError(
             f"{checkpoint.path.name} cannot be cut to {budget} bytes by quantization: the smallest possible file is "
-            f"{smallest} bytes. Ask for --fit {smallest} ({format_size(smallest)}) or more."
+            f"{smallest} bytes. Ask for --fit {smallest} ({format_size(smallest)}) or more.{_why(checkpoint, types)}"
         )
+
+
+def misfitting(checkpoint: Checkpoint, types: Sequence[BlockType]) -> list[str]:
+    """Which matrices can have none of `types`, or not the smallest, since their rows do not fit: lines for people."""
+    tensors = checkpoint.file.tensors
+    return misfits({tensor: tensors[tensor].shape[-1] for tensor in matrices(checkpoint)}, types)
+
+
+def _why(checkpoint: Checkpoint, types: Sequence[BlockType]) -> str:
+    return "".join(f" {line}" for line in misfitting(checkpoint, types))
 
 
 def choose(checkpoint: Checkpoint, damage: Mapping[str, Mapping[str, float]], budget: int) -> list[Choice]:
@@ -149,12 +153,13 @@ class VocabularyChoice:
 
 
 def compare_vocabularies(
-    checkpoint: Checkpoint, ranking: Ranking, damage: Mapping[str, Mapping[str, float]], budget: int
-) -> list[VocabularyChoice]:
+    checkpoint: Checkpoint, ranking: Ranking, damage: Mapping[str, Mapping[str, float]], budget: int,
+    types: Sequence[BlockType] = TARGET_TYPES,
+) -> list[VocabularyChoice]:  # fmt: skip
     """The sizes of the vocabulary with which the file fits, least damage first.
 
-    damage: as for `choose`. Bytes of the header are close estimates here; `choose` counts them exactly once the
-    vocabulary is cut. Raises BudgetError where even the smallest vocabulary does not fit.
+    damage: as for `choose`.  types: to choose from. Bytes of the header are close estimates here; `choose` counts them
+    exactly once the vocabulary is cut. Raises BudgetError where even the smallest vocabulary does not fit.
     """
     fixed, text_bytes = _fixed_bytes(checkpoint), _token_bytes(checkpoint, ranking)
     found = []
@@ -170,6 +175,7 @@ def compare_vocabularies(
         raise BudgetError(
             f"{checkpoint.path.name} cannot be cut to {budget} bytes by trimming its vocabulary and quantization: the "
             f"smallest possible file is about {smallest} bytes ({format_size(smallest)}). Ask for more with --fit."
+            + _why(checkpoint, types)
         )
     return sorted(found, key=lambda choice: choice.damage)
 
@@ -204,8 +210,8 @@ def _options(checkpoint: Checkpoint, damage: Mapping[str, Mapping[str, float]], 
         sizes = [(kind, TensorPlan(tensor, shape, BY_NAME[kind])) for kind in costs]
         kept = TensorPlan(tensor, shape, info.kind).padded_bytes(checkpoint.file.alignment)
         found.append(
-            [Option(kind, plan.padded_bytes(checkpoint.file.alignment), costs[kind]) for kind, plan in sizes]
-            + [Option(_KEEP, kept, 0.0)]
+            [Option(_KEEP, kept, 0.0)]  # first: of equals it is preferred
+            + [Option(kind, plan.padded_bytes(checkpoint.file.alignment), costs[kind]) for kind, plan in sizes]
         )
     return found
 

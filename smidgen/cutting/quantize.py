@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from smidgen.calibration.walk import StateShelf
-from smidgen.cutting.plan import Choice, choose, layout, refuse_impossible
+from smidgen.cutting.plan import Choice, choose, layout, misfitting, refuse_impossible
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.gguf.writer import write_gguf
 from smidgen.numerics.block_types import BlockType
@@ -32,7 +32,7 @@ PLANNED_DAMAGE = "planned-damage"
 class Quantization:
     """A plan for the types of a model, ready to be carried out.
 
-    windows: to calibrate on.  workspace: what is finished of it.
+    windows: to calibrate on.  workspace: what is finished of it.  misfits: lines about rows that fit no type.
     """
 
     checkpoint: Checkpoint
@@ -40,6 +40,7 @@ class Quantization:
     surveyed: Survey
     windows: Int[Tensor, "windows position"]
     workspace: QuantWorkspace
+    misfits: Sequence[str] = ()
 
     @property
     def size(self) -> int:
@@ -84,7 +85,7 @@ class Quantization:
         return tensors
 
     def describe(self, budget: int) -> str:
-        """The plan in two lines: how many bytes go into which type, and the expected damage."""
+        """The plan: how many bytes go into which type, the expected damage, and which rows fit no type."""
         share: dict[str, int] = {}
         for choice in self.choices:
             label = f"{choice.kind.name}{' (as it is)' if choice.keep else ''}"
@@ -92,10 +93,11 @@ class Quantization:
         largest = sorted(share.items(), key=lambda part: -part[1])
         parts = ", ".join(f"{label} {format_size(nbytes)}" for label, nbytes in largest)
         expected = sum(choice.damage for choice in self.choices)
-        return (
+        plan = (
             f"Plan: {parts}; file {self.size} bytes, {100 * self.size / budget:.1f}% of the budget. "
             f"Expected KL divergence (estimate): {expected:.3f} nats per token."
         )
+        return "\n".join([plan, *self.misfits])
 
 
 def plan_types(
@@ -112,7 +114,8 @@ def plan_types(
     """
     refuse_impossible(checkpoint, budget, kinds)
     surveyed = surveyed_model(checkpoint, windows, kinds, seed, workspace)
-    return Quantization(checkpoint, choose(checkpoint, surveyed.damage, budget), surveyed, windows, workspace)
+    chosen = choose(checkpoint, surveyed.damage, budget)
+    return Quantization(checkpoint, chosen, surveyed, windows, workspace, misfitting(checkpoint, kinds))
 
 
 def surveyed_model(

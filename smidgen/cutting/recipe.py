@@ -4,6 +4,7 @@ A cut is a chain of steps, always in the order of `STEPS`. Each takes a model an
 follows from what is asked for, or is said with `steps`.
 """
 
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -12,13 +13,14 @@ from typing import Any
 
 import torch
 
+from smidgen.bounds import MOST_SEED, MOST_THREADS, several, within
 from smidgen.data.languages import languages_of
 from smidgen.data.sources import TextSource, read_texts
 from smidgen.data.text import WINDOW
 from smidgen.distillation.heal import HealBudget
 from smidgen.errors import BadFile, SmidgenError, printable
-from smidgen.formats.hub.catalogue import published_name
-from smidgen.numerics.block_types import BY_NAME, BlockType
+from smidgen.formats.hub.origin import Origin
+from smidgen.numerics.block_types import BY_NAME, F16, BlockType
 from smidgen.numerics.grids import GRIDS
 from smidgen.pruning.masks import Pattern
 from smidgen.pruning.sparsity import METHODS, Method
@@ -38,7 +40,6 @@ HEALED_BEFORE_QUANTIZATION = ("experts", "depth", "width", "weights")
 DEFAULT_TOKENS = 16_384
 
 _MOST_WRITTEN = 65_536
-_MOST = 2**63
 
 
 @dataclass(frozen=True)
@@ -116,10 +117,9 @@ class CutOptions:
             given["pruning"] = replace(given.get("pruning") or Pruning(), **left_out)
         for name in ("fit", "ram"):
             if given.get(name) is not None:
-                given[name] = _size(given[name])
-        for name in ("texts", "types", "languages", "steps"):
-            if name in given:
-                given[name] = (given[name],) if isinstance(given[name], str) else tuple(given[name])
+                given[name] = _size(name, given[name])
+        if isinstance(given.get("heal"), int):
+            given["heal"] = str(given["heal"])
         return cls(**given)
 
     def changed(self, **given: Any) -> "CutOptions":
@@ -129,8 +129,10 @@ class CutOptions:
     def __post_init__(self) -> None:
         """Raises SmidgenError for options that mean nothing, whether a program or a recipe gave them."""
         self._check_numbers()
+        for name in ("texts", "types", "languages", "steps"):
+            object.__setattr__(self, name, tuple(map(os.fspath, several(name, getattr(self, name)))))
         languages_of(self.languages)
-        known = {kind.name for kind in GRIDS}
+        known = {kind.name for kind in (*GRIDS, F16)}
         for name in self.types:
             if name not in known:
                 raise SmidgenError(f"{name!r} is not a type to quantize to. Choose from {', '.join(sorted(known))}.")
@@ -144,13 +146,12 @@ class CutOptions:
 
     def _check_numbers(self) -> None:
         values = {**asdict(self.pruning), **{one.name: getattr(self, one.name) for one in fields(self)}}
-        least = {"tokens": WINDOW, "seed": 0, "speed": 0.01}
-        least |= dict.fromkeys(("fit", "ram", "threads", *(name for names in _OPTIONS.values() for name in names)), 1)
+        counted = {name for names in _OPTIONS.values() for name in names} - {"merged", "sparsity", "method"}
+        least = {"tokens": WINDOW, "seed": 0} | dict.fromkeys(("fit", "ram", *sorted(counted)), 1)
         for name, smallest in least.items():
-            value = values[name]
-            if isinstance(value, int | float) and not isinstance(value, bool) and not smallest <= value < _MOST:
-                shown = _FLAGS.get(name, name)
-                raise SmidgenError(f"{shown} is {value}; it must be {smallest} or more, and below 2^63.")
+            within(_FLAGS.get(name, name), values[name], smallest, MOST_SEED)
+        within("threads", self.threads, 1, MOST_THREADS)
+        within("speed", self.speed, 0.01, 1e9, whole=False)
 
     def _check_steps(self) -> None:
         for name in self.steps:
@@ -219,11 +220,13 @@ class CutOptions:
         return own | asdict(self.pruning) | {"smidgen": __version__, "torch": torch.__version__}
 
     def as_recipe(
-        self, model: str, sha256: str, sources: Sequence[TextSource], fit: int | None, vocabulary: int | None
-    ) -> dict[str, Any]:
+        self, origin: Origin, sha256: str, sources: Sequence[TextSource], fit: int | None, vocabulary: int | None,
+        used: Mapping[str, int],
+    ) -> dict[str, Any]:  # fmt: skip
         """What `recipe.toml` says: everything that is needed to make the same file again.
 
-        fit, vocabulary: what the planner chose.
+        fit, vocabulary: what the planner chose.  used: how many tokens of each text were calibrated on, which is said
+        for people.
         """
         texts = [{"file": _file_named(source), "sha256": source.sha256} for source in sources]
         chosen = asdict(self.pruning) | {"vocabulary": vocabulary}
@@ -233,9 +236,11 @@ class CutOptions:
             values |= {name: chosen[name] for name in _OPTIONS.get(step, ())}
             values |= {"budget": self.heal} if step == "heal" else {}
             steps.append({"step": step} | {name: value for name, value in values.items() if value is not None})
+        revision = {"revision": origin.revision} if origin.revision else {}
         return {
-            "model": published_name(model), "sha256": sha256, "threads": torch.get_num_threads(), "tokens": self.tokens,
-            "seed": self.seed, "texts": texts, "languages": list(self.languages),
+            "model": origin.file, **revision, "sha256": sha256, "threads": torch.get_num_threads(),
+            "tokens": self.tokens, "seed": self.seed, "texts": texts, "languages": list(self.languages),
+            "calibration": [{"text": text, "tokens": tokens} for text, tokens in used.items()],
             "versions": {"smidgen": __version__, "torch": torch.__version__}, "steps": steps,
         }  # fmt: skip
 
@@ -287,7 +292,8 @@ def _find_text(said: Mapping[str, Any], recipe: Path) -> str:
 
 
 def _options(recipe: Mapping[str, Any], steps: Sequence[dict[str, Any]], texts: tuple[str, ...]) -> CutOptions:
-    known = {"model", "sha256", "threads", "tokens", "seed", "texts", "languages", "versions", "steps"}
+    known = {"model", "revision", "sha256", "threads", "tokens", "seed", "texts", "languages", "versions", "steps"}
+    known.add("calibration")
     if unknown := sorted(recipe.keys() - known):
         raise ValueError(f"it says {unknown[0]!r}, which no recipe knows")
     names, values, others = [], {}, {"quantize": {}, "heal": {}}
@@ -301,9 +307,9 @@ def _options(recipe: Mapping[str, Any], steps: Sequence[dict[str, Any]], texts: 
     quantize, heal = others["quantize"], others["heal"].get("budget")
     threads, original = recipe.get("threads"), recipe.get("sha256")
     return CutOptions(
-        fit=None if "fit" not in quantize else _size(quantize["fit"]),
+        fit=None if "fit" not in quantize else _size("fit", quantize["fit"]),
         speed=None if "speed" not in quantize else float(quantize["speed"]),
-        ram=None if "ram" not in quantize else _size(quantize["ram"]),
+        ram=None if "ram" not in quantize else _size("ram", quantize["ram"]),
         texts=texts,
         tokens=int(recipe.get("tokens", DEFAULT_TOKENS)),
         seed=int(recipe.get("seed", 0)),
@@ -317,9 +323,12 @@ def _options(recipe: Mapping[str, Any], steps: Sequence[dict[str, Any]], texts: 
     )  # fmt: skip
 
 
-def _size(value: Any) -> int:
+def _size(name: str, value: Any) -> int:
     """Bytes, as a number or as people write them."""
-    return parse_size(value) if isinstance(value, str) else int(value)
+    if isinstance(value, str):
+        return parse_size(value)
+    within(name, value, 1, MOST_SEED, whole=False)
+    return int(value)
 
 
 def _typed(name: str, value: Any) -> Any:

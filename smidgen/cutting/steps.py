@@ -6,7 +6,7 @@ done. An interrupted cut goes on after the last file that is there. Quantization
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -15,9 +15,11 @@ from smidgen.calibration.walk import StateShelf
 from smidgen.cutting.plan import VocabularyChoice, compare_vocabularies
 from smidgen.cutting.quantize import PLANNED_DAMAGE
 from smidgen.cutting.recipe import CutOptions
-from smidgen.data.held_out import CalibrationText, calibration_windows
+from smidgen.data.drawing import Used, draw
+from smidgen.data.held_out import CalibrationText
 from smidgen.data.languages import languages_of
 from smidgen.data.sources import TextSource
+from smidgen.data.text import window_length
 from smidgen.distillation.heal import HealBudget, heal
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.derived import Derived, write_derived
@@ -30,29 +32,51 @@ from smidgen.pruning.masks import Pattern
 from smidgen.quantization.survey import survey
 from smidgen.shapes import Int
 
+#: Bytes by which the entry of a healing in its history makes a file longer, at most: some 75, and what aligns them.
+_HISTORY_OF_HEALING = 96
+_USED = "used"  # part of the workspace with the tokens that the last calibration held
+
 
 @dataclass(frozen=True)
 class Material:
     """What all steps work with.
 
-    texts: to calibrate on.  original: the model before any step.  budget: bytes of the file; None without quantization.
-    workspace: of the whole cut.
+    texts: to calibrate on.  original: the model before any step.  tokenizer: the original's.  budget: bytes of the
+    file; None without quantization.  workspace: of the whole cut.
     """
 
     options: CutOptions
     texts: Sequence[CalibrationText]
     original: Checkpoint
+    tokenizer: Tokenizer
     budget: int | None
     workspace: Workspace
 
     def windows(self, checkpoint: Checkpoint) -> Int[Tensor, "windows position"]:
-        """The calibration text in a model's own tokens."""
-        if checkpoint.config.vocabulary == self.original.config.vocabulary:
-            parts = [text.windows for text in self.texts]
-        else:
+        """The calibration text in a model's own tokens, in windows of one length."""
+        tokenizer, runs = self.tokenizer, [text.runs for text in self.texts]
+        if checkpoint.config.vocabulary != self.original.config.vocabulary:
             tokenizer = Tokenizer.from_gguf(checkpoint.tokenizer_metadata)
-            parts = [text.windows_of(tokenizer) for text in self.texts]
-        return calibration_windows(parts, self.options.tokens, self.options.seed)
+            runs = [text.runs_of(tokenizer) for text in self.texts]
+        length = window_length(checkpoint.config.context_length)
+        drawn = draw(runs, self.options.tokens, length, tokenizer, self.options.seed)
+        self.workspace.save_json(_USED, [asdict(used) for used in drawn.used])
+        return drawn.windows
+
+    @property
+    def used(self) -> list[Used]:
+        """Of each text, the tokens that the model was last calibrated on; all, where only the vocabulary is trimmed."""
+        found = self.workspace.load_json(_USED)
+        if found is not None:
+            return [Used(**one) for one in found]
+        return [Used(text.source.name, text.runs.tokens, text.runs.tokens, 0) for text in self.texts]
+
+    @property
+    def room(self) -> int | None:
+        """Bytes that the file may have before it is healed, which makes its history longer; None: no quantization."""
+        if self.budget is None or "heal" not in self.options.chain:
+            return self.budget
+        return self.budget - _HISTORY_OF_HEALING
 
     @property
     def sources(self) -> list[TextSource]:
@@ -107,7 +131,7 @@ def _vocabulary(material: Material, checkpoint: Checkpoint, workspace: Workspace
     sources = [text.source for text in material.texts]
     ranking = vocabulary.rank(checkpoint, sources, languages_of(options.languages), options.seed)
     size = options.pruning.vocabulary
-    if size is None and options.chain == ("vocabulary", "quantize"):
+    if size is None and set(options.chain) - {"heal"} == {"vocabulary", "quantize"}:
         size = _best_with_bits(material, checkpoint, ranking)
     elif size is None:
         size = vocabulary.choose_size(ranking)
@@ -122,13 +146,13 @@ def _vocabulary(material: Material, checkpoint: Checkpoint, workspace: Workspace
 
 def _best_with_bits(material: Material, checkpoint: Checkpoint, ranking: vocabulary.Ranking) -> int:
     """The vocabulary with which vocabulary and quantization together cost least within the budget."""
-    assert material.budget is not None
+    assert material.room is not None
     damage = material.workspace.load_json(PLANNED_DAMAGE)
     if damage is None:
         shelf, windows = StateShelf(material.workspace.folder), material.windows(checkpoint)
         damage = survey(checkpoint, windows, material.options.seed, shelf, material.options.kinds).damage
         material.workspace.save_json(PLANNED_DAMAGE, damage)
-    choices = compare_vocabularies(checkpoint, ranking, damage, material.budget)
+    choices = compare_vocabularies(checkpoint, ranking, damage, material.room, material.options.kinds)
     say(_comparison(choices))
     return choices[0].tokens
 

@@ -41,6 +41,14 @@ def languages_of(codes: Iterable[str]) -> list[Language]:
     return list(found.values())
 
 
+def languages_named(name: str | None) -> list[Language]:
+    """The language that a text is named after, as in `--text de=FILE`; none for another name, or for no name."""
+    try:
+        return [] if name is None else languages_of([name])
+    except SmidgenError:
+        return []
+
+
 def scripts_of(text: str) -> Counter[str]:
     """How many letters and signs of each script a text has. What belongs to none (digits, "!", 😀) is not counted."""
     counts: Counter[str] = Counter()

@@ -5,9 +5,10 @@ was trained to reproduce, and need no data of its makers (LLM-QAT, Liu et al. 20
 Williams & Aletras 2024, arXiv:2410.17170, calibrate on them). Calibration and evaluation draw from different seeds, so
 what is measured on was never calibrated on. Real text of one's own field, where there is any, is the better choice.
 
-A sample is one window long. It starts from BOS or, for models without one, from a random plain-text token; where the
-model ends its text, the sample goes on with a new document. Documents are joined by an empty line into one text, which
-from there on is treated like any other. It is cached as JSON under the model's hash, because sampling takes minutes.
+A sample is one window long (`data.text.window_length`). It starts from BOS or, for models without one, from a random
+plain-text token; where the model ends its text, the sample goes on with a new document. Documents are joined by an
+empty line into one text, which from there on is treated like any other. It is cached as JSON under the model's hash,
+because sampling takes minutes.
 
 A model of many languages writes mostly in one. For text in a given language it is given the beginning of one
 (`data.languages`) to go on with, up to where the model ends it. All languages are written in one batch, and calibration
@@ -28,7 +29,7 @@ from torch import Tensor
 from smidgen.atomic import refuse_unwritable, write_whole
 from smidgen.data.languages import Language
 from smidgen.data.sources import TextSource
-from smidgen.data.text import WINDOW, TextTokenizer
+from smidgen.data.text import WINDOW, TextTokenizer, window_length
 from smidgen.errors import SmidgenError, printable
 from smidgen.progress import Task, track
 from smidgen.shapes import Int
@@ -36,14 +37,24 @@ from smidgen.shapes import Int
 Purpose = Literal["calibration", "evaluation"]
 _FORMAT = 1
 _TEMPERATURE = 1.0
-_BATCH = 32
-_LANGUAGES_BATCH = 64
+_BATCH = 32 * WINDOW  # tokens that are written side by side
+_LANGUAGES_BATCH = 64 * WINDOW
 _ROUNDS_AT_MOST = 64
 _SEPARATOR = "\n\n"
 
 
+class Shape(Protocol):
+    """What is needed here of `model.config.ModelConfig`."""
+
+    @property
+    def context_length(self) -> int: ...
+
+
 class Sampler(Protocol):
     """What is needed here of `engines.torch.TorchEngine`."""
+
+    @property
+    def config(self) -> Shape: ...
 
     def sample(
         self, prompts: Int[Tensor, "batch position"], tokens: int, temperature: float, seed: int, *,
@@ -103,14 +114,14 @@ def self_written(
     `SMIDGEN_HOME`/self-written, made if missing.
     Raises SmidgenError where the model ends nearly every document at once, or the cache cannot be written.
     """
-    key = _Key(model_sha256, seed, purpose, tokens)
+    key = _Key(model_sha256, seed, purpose, tokens, window=window_length(sampler.config.context_length))
     name = f"self-written ({purpose})"
     text = _read_cached(key, cache_dir)
     if text is None:
         _prepare_cache(key, cache_dir)  # before minutes of writing, not after
         text = _write(sampler, tokenizer, key)
         _keep(key, text, cache_dir)
-    return TextSource.of(name, text, key.path(cache_dir))
+    return TextSource.of(name, text, key.path(cache_dir), self_written=True)
 
 
 def self_written_in(
@@ -132,7 +143,8 @@ def self_written_in(
     company = ",".join(language.code for language in ordered)
     keys = {
         language.code: _LanguageKey(
-            model_sha256, seed, purpose, tokens, language=language.code, company=company,
+            model_sha256, seed, purpose, tokens, window=window_length(sampler.config.context_length),
+            language=language.code, company=company,
             openings=hashlib.sha256("\0".join(language.openings).encode()).hexdigest(),
         )
         for language in ordered
@@ -145,11 +157,10 @@ def self_written_in(
         texts = _write_in(sampler, tokenizer, ordered, keys)
         for code, key in keys.items():
             _keep(key, texts[code], cache_dir)
+    places = {code: key.path(cache_dir) for code, key in keys.items()}
     return [
-        TextSource.of(
-            f"{language.code} (self-written)", texts[language.code], keys[language.code].path(cache_dir), language.code
-        )
-        for language in languages
+        TextSource.of(f"{code} (self-written)", texts[code], places[code], code, self_written=True)
+        for code in (language.code for language in languages)
     ]
 
 
@@ -165,6 +176,7 @@ def _write_in(
     key = keys[languages[0].code]  # what is asked of it is the same for all
     openings = {language.code: _openings(language, tokenizer, key.purpose) for language in languages}
     width = min(len(ids) for listed in openings.values() for ids in listed)  # one batch has prompts of one length
+    width = min(width, -(-key.window // 2))  # and room to go on
     steps = max(1, min(key.window - width, key.tokens))
     documents: dict[str, list[str]] = {code: [] for code in keys}
     have = dict.fromkeys(keys, 0)
@@ -172,7 +184,7 @@ def _write_in(
         rows = [code for code in keys for _ in range(-(-max(key.tokens - have[code], 0) // steps))]
         if not rows:
             return {code: _SEPARATOR.join(found) for code, found in documents.items()}
-        rows = sorted(rows[:: -(-len(rows) // _LANGUAGES_BATCH)])
+        rows = sorted(rows[:: -(-len(rows) // (_LANGUAGES_BATCH // key.window))])
         firsts = [openings[code][(turn + place) % len(openings[code])][:width] for place, code in enumerate(rows)]
         prompts, seed = torch.tensor(firsts, dtype=torch.long), _seed_of(key, turn, key.company)
         with track(f"Writing {'more ' if turn else ''}{key.purpose} text", steps) as task:
@@ -205,7 +217,7 @@ def _write(sampler: Sampler, tokenizer: WritersTokenizer, key: _Key) -> str:
         missing = key.tokens - have
         if missing <= 0:
             return _SEPARATOR.join(documents)
-        batch, seed = min(_BATCH, -(-missing // steps)), _seed_of(key, turn)
+        batch, seed = min(_BATCH // key.window, -(-missing // steps)), _seed_of(key, turn)
         prompts = _prompts(tokenizer, batch, seed)
         with track(f"Writing {'more ' if turn else ''}{key.purpose} text", steps) as task:
             written = sampler.sample(

@@ -14,18 +14,24 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True)
 class TextSource:
-    """One text. sha256: of its UTF-8 bytes, without a byte order mark. language: from `NAME=FILE`, else None."""
+    """One text. sha256: of its UTF-8 bytes, without a byte order mark. language: from `NAME=FILE`, else None.
+
+    self_written: a model wrote it.
+    """
 
     name: str
     text: str
     sha256: str
     path: Path | None = None
     language: str | None = None
+    self_written: bool = False
 
     @classmethod
-    def of(cls, name: str, text: str, path: Path | None = None, language: str | None = None) -> "TextSource":
+    def of(
+        cls, name: str, text: str, path: Path | None = None, language: str | None = None, *, self_written: bool = False
+    ) -> "TextSource":
         """A source of text already in memory."""
-        return cls(name, text, hashlib.sha256(text.encode("utf-8")).hexdigest(), path, language)
+        return cls(name, text, hashlib.sha256(text.encode("utf-8")).hexdigest(), path, language, self_written)
 
 
 def read_text(argument: str | Path) -> TextSource:
@@ -45,7 +51,7 @@ def read_text(argument: str | Path) -> TextSource:
         )
         raise BadFile(f"Cannot read the text {printable(path)}: {reason}. Give a UTF-8 text file.") from error
     text = _decode_strictly(data.removeprefix(_BYTE_ORDER_MARK), len(data), path)
-    return TextSource.of(name or path.name, text, path, name)
+    return TextSource.of(printable(name or path.name), text, path, name)
 
 
 def _decode_strictly(data: bytes, size: int, path: Path) -> str:

@@ -3,11 +3,14 @@
 A window is at most `length` tokens: BOS first if the model's tokenizer adds one, then text tokens. Windows lie end
 to end through the text, begin and end between whole characters, and the last may be shorter; so the windows of a
 text hold each of its tokens exactly once, and the UTF-8 bytes of the windows add up to those of the text. (A window
-is closed up to three tokens early where a character is spread over several tokens.)
+is closed up to three tokens early where a character is spread over several tokens. So what needs windows of one length
+takes them from `data.drawing`, which does not mind characters, instead of leaving such windows out.)
+
+How long a window is, `window_length` decides, here and for everyone.
 """
 
 import random
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -18,7 +21,10 @@ from torch import Tensor
 from smidgen.errors import SmidgenError
 from smidgen.shapes import Bool, Int
 
+#: Tokens of a window, where the model's context holds so many.
 WINDOW = 512
+
+_SHORTEST = 2  # BOS and a token
 _LONGEST_SPLIT = 16  # tokens that can share characters: byte tokens of a few characters merged across their border
 
 
@@ -79,27 +85,58 @@ class Windows:
         """Without the columns that are padding in every window."""
         return replace(self, ids=self.ids[:, : int(self.lengths.max())])
 
-    def full(self) -> Int[Tensor, "batch position"]:
-        """The ids of the windows that need no padding: what calibration wants."""
-        return self.ids[self.lengths == self.ids.shape[1]]
+
+def window_length(*contexts: int) -> int:
+    """Tokens of a window, BOS included, for models that know so many positions: never more than any of them knows."""
+    return max(_SHORTEST, min(WINDOW, *contexts))
+
+
+def beginning(tokenizer: TextTokenizer) -> list[int]:
+    """What every window begins with: BOS, or nothing."""
+    return [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
 
 
 def cut_into_windows(text: str, tokenizer: TextTokenizer, length: int = WINDOW) -> Windows:
     """Tokenise `text` and lay windows end to end through it, as the module docstring says."""
-    bos = [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
-    room = length - len(bos)
-    ids = tokenizer.encode(text)
-    windows, sizes, firsts, start, offset = [], [], [], 0, 0
-    while start < len(ids):
-        stop, piece = _whole_characters(ids, start, min(start + room, len(ids)), text, offset, tokenizer)
-        windows.append(bos + ids[start:stop])
-        sizes.append(len(piece.encode("utf-8")))
-        firsts.append(_first_token_bytes(ids[start:stop], piece, tokenizer))
-        start, offset = stop, offset + len(piece)
-    text_bytes = torch.tensor(sizes, dtype=torch.long)
-    text_starts = text_bytes.cumsum(0) - text_bytes
-    first_bytes = torch.tensor(firsts, dtype=torch.long)
-    return Windows(*padded(windows, length), text_bytes, first_bytes, text_starts, bool(bos))
+    return _side_by_side(_laid(tokenizer.encode(text), text, 0, tokenizer, length), length, tokenizer)
+
+
+def cut_again(windows: Windows, text: str, tokenizer: TextTokenizer, length: int) -> Windows:
+    """The same tokens in windows of at most `length` of them.  text: the whole, of which `windows` may be a part."""
+    whole, skipped = text.encode("utf-8"), int(windows.has_bos)
+    pieces: list[_Piece] = []
+    for ids, start, size in zip(windows.rows(), windows.text_starts.tolist(), windows.text_bytes.tolist(), strict=True):
+        piece = whole[start : start + size].decode("utf-8")
+        pieces += _laid(ids[skipped:], piece, start, tokenizer, length)
+    return _side_by_side(pieces, length, tokenizer)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """One window without BOS.  start, size: bytes of text before it, and of its own.  first: of its first token."""
+
+    ids: list[int]
+    start: int
+    size: int
+    first: int
+
+
+def _laid(ids: list[int], text: str, start: int, tokenizer: TextTokenizer, length: int) -> Iterator[_Piece]:
+    """Windows end to end through the tokens of `text`, which begins at byte `start` of a whole."""
+    room, place, offset = length - len(beginning(tokenizer)), 0, 0
+    while place < len(ids):
+        stop, piece = _whole_characters(ids, place, min(place + room, len(ids)), text, offset, tokenizer)
+        size = len(piece.encode("utf-8"))
+        yield _Piece(ids[place:stop], start, size, _first_token_bytes(ids[place:stop], piece, tokenizer))
+        place, offset, start = stop, offset + len(piece), start + size
+
+
+def _side_by_side(pieces: Iterable[_Piece], length: int, tokenizer: TextTokenizer) -> Windows:
+    pieces, bos = list(pieces), beginning(tokenizer)
+    ids, lengths = padded([bos + piece.ids for piece in pieces], length)
+    sizes = torch.tensor([(piece.size, piece.first, piece.start) for piece in pieces], dtype=torch.long).view(-1, 3)
+    text_bytes, first_bytes, text_starts = sizes.unbind(1)
+    return Windows(ids, lengths, text_bytes, first_bytes, text_starts, bool(bos))
 
 
 def padded(

@@ -15,7 +15,6 @@ what is written, the first one included. So the result is never worse there than
 
 import math
 import re
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +24,7 @@ from torch import Tensor
 
 from smidgen.data.corpus.order import shuffled
 from smidgen.data.sources import TextSource
+from smidgen.data.text import window_length
 from smidgen.distillation.loop.metrics import peak_operations, training_operations
 from smidgen.distillation.loop.trainer import Trainer, TrainingOptions, TrainingResult
 from smidgen.distillation.objectives.losses import DistillObjective
@@ -40,6 +40,7 @@ from smidgen.distillation.text.paired import Paired
 from smidgen.errors import SmidgenError, printable
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.derived import Derived
+from smidgen.formats.effort import Effort
 from smidgen.formats.parts import load_decoder
 from smidgen.formats.workspace import Workspace
 from smidgen.memory import total_memory
@@ -49,8 +50,7 @@ from smidgen.numerics.grids import GRIDS
 from smidgen.progress import say
 from smidgen.shapes import Int
 
-_CONTEXT = 512
-_ROWS = 2  # of a step: 1,024 tokens
+_ROWS = 2  # of a step, each a window of text: 1,024 tokens, or fewer where the model's context is short
 _RELATIVE_RATE = 2.5e-4  # of scales and norms, a step
 _WATCHED_EVERY = 16  # one row in so many is watched, not learned from
 _MOST_WATCHED = 6
@@ -76,7 +76,7 @@ class HealBudget:
     @classmethod
     def parse(cls, text: str) -> "HealBudget":
         """`50000`, `90s`, `15min`, `2h`."""
-        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", text.lower())
+        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(text).lower())
         if found is not None and not found[2] and "." not in found[1]:
             budget = cls(tokens=int(found[1]))
         elif found is not None and found[2] in _UNITS:
@@ -97,11 +97,11 @@ class HealBudget:
 
     def steps(self, student: Checkpoint) -> int:
         """Of training. For a time, as many as fit into it if the machine does as well as it can be expected to."""
-        tokens = self.tokens
+        tokens, context = self.tokens, window_length(student.config.context_length)
         if tokens is None:
-            quickest = peak_operations(torch.device("cpu")) / training_operations(student.config, _CONTEXT)
+            quickest = peak_operations(torch.device("cpu")) / training_operations(student.config, context)
             tokens = _EXPECTED_SHARE * quickest * (self.seconds or 0)
-        return max(1, math.ceil(tokens / (_ROWS * _CONTEXT)))
+        return max(1, math.ceil(tokens / (_ROWS * context)))
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,18 @@ def heal(
     workspace: for checkpoints; an unfinished healing that is there goes on.
     Raises SmidgenError for a text too short to keep windows of it aside, and where training does not fit in memory.
     """
-    began = time.process_time()
+    with Effort(workspace) as effort:
+        derived, training = _train(teacher, student, sources, budget, workspace, seed)
+        processor_seconds = effort.processor_seconds
+    assert training.best is not None
+    return Healed(derived, training, training.evaluations[0][1], training.best[1], processor_seconds)
+
+
+def _train(
+    teacher: Checkpoint, student: Checkpoint, sources: Sequence[TextSource], budget: HealBudget, workspace: Workspace,
+    seed: int,
+) -> tuple[Derived, TrainingResult]:  # fmt: skip
+    """What is to be written, and how it came about."""
     lesson = _lesson(teacher, student, sources, seed)
     steps = budget.steps(student)
     rate = careful_rate(steps)
@@ -162,8 +173,7 @@ def heal(
     assert training.best is not None
     before, after = training.evaluations[0][1], training.best[1]
     figures = {"tokens": training.tokens, "watched_kl": [round(before, 5), round(after, 5)]}
-    derived = Derived(student.config, trainee.parts(), came_of_it=figures)
-    return Healed(derived, training, before, after, time.process_time() - began)
+    return Derived(student.config, trainee.parts(), came_of_it=figures), training
 
 
 @dataclass(frozen=True)
@@ -185,7 +195,8 @@ class _Lesson:
 def _lesson(teacher: Checkpoint, student: Checkpoint, sources: Sequence[TextSource], seed: int) -> _Lesson:
     """The text in the student's tokens, and the teacher as this student can understand it."""
     tokenizer = Tokenizer.from_gguf(student.tokenizer_metadata)
-    learned, watched = _rows(sources, tokenizer, seed)
+    context = window_length(student.config.context_length, teacher.config.context_length)
+    learned, watched = _rows(sources, tokenizer, context, seed)
     remembering = RememberingTeacher(teacher)
     if student.config.vocabulary != teacher.config.vocabulary:
         larger = Tokenizer.from_gguf(teacher.tokenizer_metadata)
@@ -223,9 +234,11 @@ def _trainee(student: Checkpoint, rows: Mapping[str, Tensor], relative_rate: flo
     return Adapted(load_decoder(student), LoraOptions())
 
 
-def _rows(sources: Sequence[TextSource], tokenizer: Tokenizer, seed: int) -> tuple["_Learned", list[Batch]]:
+def _rows(
+    sources: Sequence[TextSource], tokenizer: Tokenizer, context: int, seed: int
+) -> tuple["_Learned", list[Batch]]:
     """The text to learn from, and rows of it that are watched instead, one a batch."""
-    packed = text_batches(sources, tokenizer, _ROWS, _CONTEXT, seed)
+    packed = text_batches(sources, tokenizer, _ROWS, context, seed)
     every = max(_WATCHED_EVERY, len(packed) // _MOST_WATCHED)
     watched = list(range(every - 1, len(packed), every)) or [len(packed) - 1]
     learned = [row for row in range(len(packed)) if row not in set(watched)]

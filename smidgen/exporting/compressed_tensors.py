@@ -26,7 +26,7 @@ from torch import Tensor
 from smidgen.errors import SmidgenError, Unsupported, printable
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.hf.safetensors_writer import Stored
-from smidgen.formats.hf.writer import hf_layout, value_pieces, write_hf
+from smidgen.formats.hf.writer import hf_layout, write_hf
 from smidgen.model.parameters import block_linears
 from smidgen.shapes import Bool, Float, UInt8
 
@@ -97,7 +97,7 @@ def _check(checkpoint: Checkpoint) -> tuple[int, set[str]]:
                 f"compressed-tensors' 2:4 format needs rows and columns divisible by {_MULTIPLE}; {name} is "
                 f"{rows} × {columns}. Write this model with --to hf."
             )
-        for piece in value_pieces(checkpoint, name):
+        for piece in checkpoint.pieces(name):
             empty = piece.unflatten(1, (-1, _OF)) == 0
             if int(empty.sum(2).min()) < _OF // 2:
                 raise SmidgenError(

@@ -4,6 +4,8 @@
 
 import os
 import shutil
+from collections.abc import Mapping
+from filecmp import cmp
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -11,10 +13,14 @@ from smidgen.atomic import refuse_unwritable
 from smidgen.errors import SmidgenError, printable
 from smidgen.exporting.compressed_tensors import write_compressed
 from smidgen.formats.checkpoint import Checkpoint
-from smidgen.formats.convert import write_as_gguf
+from smidgen.formats.convert import WRITTEN_BY, write_as_gguf
+from smidgen.formats.gguf.reader import GGUFFile
 from smidgen.formats.hf.writer import write_hf
-from smidgen.formats.hub.catalogue import ModelName, licence_files
+from smidgen.formats.history import HISTORY
+from smidgen.formats.hub.catalogue import ModelName
 from smidgen.formats.opening import open_model
+from smidgen.model.tokenizers.splitting import llama_cpp_splits_otherwise
+from smidgen.progress import say
 from smidgen.publishing.companions import write_export_notes
 
 Format = Literal["hf", "compressed-tensors", "gguf"]
@@ -29,22 +35,65 @@ def export(model: ModelName, to: Format, output: str | os.PathLike[str], dtype: 
     are quantized.
     Raises Unsupported for what the format cannot hold, SmidgenError where it cannot be written.
     """
-    model, output = os.fspath(model), Path(output).expanduser()
+    output = Path(output).expanduser()
     if to not in get_args(Format):
         raise SmidgenError(f"{to!r} is no format to export to; choose from {', '.join(get_args(Format))}.")
     with open_model(model) as checkpoint:
         if to == "gguf":
             _export_gguf(checkpoint, output)
-            for notice in licence_files(model):  # beside other files, whose licences may have the same names
-                shutil.copyfile(notice, output.with_name(f"{output.stem}.{notice.name}"))
         else:
             write = write_hf if to == "hf" else write_compressed
             write(checkpoint, output, dtype)
-            write_export_notes(output, model, checkpoint)
+            write_export_notes(output, checkpoint)
 
 
 def _export_gguf(checkpoint: Checkpoint, output: Path) -> None:
+    """The file, and licence and notice files beside it: beside others, whose licences may have the same names."""
     if output.exists() and output.resolve() == checkpoint.path.resolve():
         raise SmidgenError(f"{printable(output)} is the model itself. Choose another file with -o.")
     refuse_unwritable(output)
+    notices = {output.with_name(f"{output.stem}.{notice.name}"): notice for notice in checkpoint.origin.notices}
+    _refuse_others(output, notices)
     write_as_gguf(checkpoint, output)
+    if llama_cpp_splits_otherwise(checkpoint.tokenizer_metadata):
+        say(
+            "llama.cpp has only an approximation of how this tokenizer splits text, and cuts some words otherwise (at "
+            "combining marks and capitals that are not English). smidgen goes by what its makers published."
+        )
+    for copy, notice in notices.items():
+        shutil.copyfile(notice, copy)
+
+
+def _refuse_others(output: Path, notices: Mapping[Path, Path]) -> None:
+    """Raises SmidgenError where a file that smidgen did not write would be replaced.
+
+    A GGUF file of ours says so in its metadata; a licence is replaced by the same text alone.
+    notices: copy → original.
+    """
+    others = [copy for copy, notice in notices.items() if _is_there(copy) and not _same_text(copy, notice)]
+    if _is_there(output) and not _is_ours(output):
+        others.insert(0, output)
+    if others:
+        raise SmidgenError(
+            f"{printable(others[0])} is there, and smidgen did not write it: it would be replaced. Move it, or choose "
+            f"another file with -o."
+        )
+
+
+def _is_there(path: Path) -> bool:
+    return path.exists() or path.is_symlink()
+
+
+def _same_text(copy: Path, notice: Path) -> bool:
+    return copy.is_file() and not copy.is_symlink() and cmp(copy, notice, shallow=False)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file is a GGUF file that smidgen wrote."""
+    if not path.is_file():
+        return False
+    try:
+        with GGUFFile.open(path) as file:
+            return WRITTEN_BY in file.metadata or HISTORY in file.metadata
+    except SmidgenError:
+        return False

@@ -31,10 +31,10 @@ from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.gguf.adapter import LARGEST_RANK, GGUFPair, check_gguf_adapter, write_gguf_adapter
 from smidgen.formats.gguf.reader import GGUFFile
 from smidgen.formats.hf.json_text import read_json
-from smidgen.formats.hf.safetensors_reader import SafetensorsFile
+from smidgen.formats.hf.safetensors_reader import F64, SafetensorsFile, narrowed
 from smidgen.formats.hf.writer import hf_layout
 from smidgen.model.families import Layout
-from smidgen.numerics.block_types import BlockType
+from smidgen.numerics.block_types import F32, BlockType
 from smidgen.numerics.decode import decode
 from smidgen.shapes import Float
 
@@ -73,10 +73,11 @@ class Adapter:
 # -- writing ---------------------------------------------------------------------------------------------------------
 
 
-def write_peft(adapter: Adapter, checkpoint: Checkpoint, folder: Path, base: str, dropout: float = 0.0) -> None:
+def write_peft(adapter: Adapter, checkpoint: Checkpoint, folder: Path, base: str | None, dropout: float = 0.0) -> None:
     """Write `adapter_model.safetensors` and `adapter_config.json` for the model of `checkpoint` in transformers.
 
-    base: what the model is called there.  dropout: that it was trained with.
+    base: its repository on the hub, where that is known: PEFT loads what is named there.
+    dropout: that it was trained with.
     Raises Unsupported for a model that transformers has no class for.
     """
     layout = hf_layout(checkpoint)
@@ -185,6 +186,8 @@ def _halves(tensor: str) -> tuple[str, str]:
 
 
 def _decoded(packed: np.ndarray, kind: BlockType) -> Float[Tensor, "rows cols"]:
+    if kind is F64:
+        packed, kind = narrowed(packed), F32
     return decode(torch.from_numpy(packed.copy()), kind)
 
 
@@ -192,6 +195,7 @@ def _read_peft(folder: Path, checkpoint: Checkpoint) -> Adapter:
     layout, settings = hf_layout(checkpoint), _peft_config(folder / CONFIG)
     with SafetensorsFile.open(folder / WEIGHTS) as file:
         shown = printable(file.path)
+        file.refuse_unread(file.tensors)
         modules = dict.fromkeys(_module(name, shown) for name in file.tensors)
         stacked: dict[str, tuple[Pair, float]] = {}
         for module in modules:

@@ -18,6 +18,7 @@ from torch import Tensor
 from smidgen.closing import Closing
 from smidgen.errors import BadFile, printable
 from smidgen.formats.gguf.reader import MetadataValue, TensorInfo
+from smidgen.formats.hub.origin import Origin
 from smidgen.model.config import ModelConfig
 from smidgen.model.families import Family, Layout, Transform
 from smidgen.model.parameters import Shape, parameter_shapes
@@ -27,6 +28,7 @@ from smidgen.shapes import Float, Int
 
 # Packed bytes decoded at once: bounds what decoding needs beyond its result.
 _CHUNK_BYTES = 4 * 2**20
+_PIECE_VALUES = 2**24  # of one of `pieces`
 
 
 class GGUFView(Protocol):
@@ -66,10 +68,12 @@ class Checkpoint(Closing):
     """A model on disk. A context manager; weights come from the memory map as they are asked for.
 
     path: the file or folder.  family, config: what it is.  layout: where each parameter lies.
+    origin: where it is from; by its place alone, unless whoever located it knows more.
     """
 
     def __init__(self, path: Path, family: Family, config: ModelConfig, layout: Layout) -> None:
         self.path = path
+        self.origin = Origin.of_path(path)
         self.family = family
         self.config = config
         self.layout = layout
@@ -161,6 +165,19 @@ class Checkpoint(Closing):
         order = self.transform(name).order
         return self._decoded(name, np.arange(start, stop) if order is None else order[start:stop])
 
+    def pieces(self, name: str) -> Iterator[Float[Tensor, "..."]]:
+        """A parameter, decoded to float32, some millions of numbers at a time: runs of rows, or a whole vector.
+
+        Raises BadFile, naming the tensor, at numbers that are not finite.
+        """
+        shape = self.shape(name)
+        if len(shape) == 1:
+            yield self.tensor(name)
+            return
+        step = max(1, _PIECE_VALUES // shape[1])
+        for start in range(0, shape[0], step):
+            yield self.rows(name, start, min(start + step, shape[0]))
+
     def gather(self, name: str, ids: Int[Tensor, "..."]) -> Float[Tensor, "... cols"]:
         """The rows with these numbers, decoded to float32; each distinct row is decoded once."""
         distinct, places = ids.unique(return_inverse=True)
@@ -173,13 +190,16 @@ class Checkpoint(Closing):
         prefix = f"blocks.{index}."
         return {name.removeprefix(prefix): self.tensor(name) for name in self._shapes if name.startswith(prefix)}
 
+    def _packed_rows(self, name: str, numbers: np.ndarray) -> np.ndarray:
+        """Rows by their place on disk, of the type `kind`. A copy out of the read-only map, which torch warns about."""
+        return self.packed(name)[numbers]
+
     def _decoded(self, name: str, numbers: np.ndarray) -> Float[Tensor, "rows cols"]:
         """Rows by their place on disk, decoded in chunks."""
-        packed, kind, offset = self.packed(name), self.kind(name), self.transform(name).offset
+        kind, offset = self.kind(name), self.transform(name).offset
         result = torch.empty(len(numbers), self.shape(name)[-1])
-        for part in _parts(len(numbers), max(1, _CHUNK_BYTES // packed.shape[1])):
-            # Indexing by an array copies the rows out of the read-only map, which torch would warn about.
-            result[part] = decode(torch.from_numpy(packed[numbers[part]]), kind)
+        for part in _parts(len(numbers), max(1, _CHUNK_BYTES // kind.row_bytes(self.shape(name)[-1]))):
+            result[part] = decode(torch.from_numpy(self._packed_rows(name, numbers[part])), kind)
             if not math.isfinite(result[part].sum()):
                 what = f"{printable(self.path)}: {self.layout.places[name].tensor} holds values that are not finite"
                 raise BadFile(f"{what} numbers; the file is damaged or was badly converted: get it again")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from smidgen.errors import SmidgenError, printable
 from smidgen.formats.checkpoint import Checkpoint
+from smidgen.formats.claims import as_ours
 from smidgen.formats.gguf.reader import MetadataValue
 from smidgen.formats.gguf.writer import STRING_TYPES, TensorPlan, gguf_types, write_gguf
 from smidgen.formats.history import HISTORY, with_step
@@ -101,7 +102,7 @@ def write_derived(checkpoint: Checkpoint, derived: Derived, path: Path, step: Ma
             task.advance()
             return writer.packed(tensor)
 
-        write_gguf(path, metadata, metadata_types, plans, packed)
+        write_gguf(path, *as_ours(metadata, metadata_types, plans), plans, packed)
 
 
 def _header(

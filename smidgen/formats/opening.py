@@ -10,7 +10,7 @@ from smidgen.formats.gguf.contents import describe
 from smidgen.formats.gguf.reader import GGUFFile
 from smidgen.formats.hf.contents import describe_folder
 from smidgen.formats.hf.folder import HFFolder, is_hf_folder
-from smidgen.formats.hub.catalogue import ModelName, locate
+from smidgen.formats.hub.catalogue import ModelName, origin_of
 from smidgen.model.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -22,7 +22,10 @@ def open_model(model: ModelName) -> "Checkpoint":
 
     Raises SmidgenError where there is no such model, else as `open_checkpoint`.
     """
-    return open_checkpoint(locate(model))
+    origin = origin_of(model)
+    checkpoint = open_checkpoint(origin.path)
+    checkpoint.origin = origin
+    return checkpoint
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> "Checkpoint":

@@ -4,23 +4,28 @@ Source of the keys and tensor names: https://github.com/ggml-org/ggml/blob/maste
 """
 
 import math
-import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from smidgen.errors import Unsupported, printable
-from smidgen.formats.gguf.contents import describe
+from smidgen.formats.folder_facts import folder_facts, role_of
+from smidgen.formats.gguf.contents import describe, refuse_damaged
 from smidgen.formats.gguf.reader import GGUFFile, TensorInfo
 from smidgen.formats.hf.contents import FolderContents, describe_folder
 from smidgen.formats.hf.folder import HFFolder, is_hf_folder, member, read_json
 from smidgen.formats.hf.safetensors_reader import StoredTensor
+from smidgen.formats.hf.tokenizer.kind import NEAR, tokenizer_kind
 from smidgen.formats.history import history
-from smidgen.formats.hub.catalogue import companions_folder, entry_of, licence_files, locate
-from smidgen.formats.hub.notices import stated_licence
+from smidgen.formats.hub.catalogue import ModelName, origin_of
+from smidgen.formats.hub.origin import Origin
 from smidgen.model.config import ModelConfig
+from smidgen.model.tokenizers.padding import padding_of
+from smidgen.model.tokenizers.splitting import llama_cpp_splits_otherwise
 
 _TOKENIZERS = {"llama": "SentencePiece-like", "gpt2": "byte-level BPE", "bert": "WordPiece", "t5": "unigram"}
 
@@ -44,10 +49,15 @@ class Share:
 class Summary:
     """What files say of themselves. Facts that they do not state are None.
 
-    format: "GGUF 3", or "Hugging Face layout".  family: whose maps smidgen uses; None where it cannot use the model.
+    format: "GGUF 3", or "Hugging Face layout".  files: of a GGUF that is split, how many parts.
+    family: whose maps smidgen uses; None where it cannot use the model.
+    cannot_cut: why cut, measure, export, distill and tune refuse it.  cannot_run: why run, chat, serve and bench do.
+    quantization: how a folder's weights are packed, where another program did that.
+    parameters: None where they are packed in a way that hides how many there are.
     bits_per_weight: counts the whole file, header included.  heads, kv_heads: of the first layer.
     window: positions that layers with a window see.  windowed: for each layer, whether it has it.
     experts, experts_used: of each layer's mixture, None where there is none.
+    vocabulary: rows of the embedding.  padding: those of them that no text becomes; None where that is not looked for.
     parts, types: shares by role of the tensor and by how its weights are stored.
     history: what smidgen did to it, a line for each step.
     tied_head: the embedding is the output head too.
@@ -56,12 +66,16 @@ class Summary:
     path: str
     bytes: int
     format: str
+    files: int
     architecture: str
     family: str | None
+    cannot_cut: str | None
+    cannot_run: str | None
+    quantization: str | None
     name: str | None
     licence: str | None
     licence_files: list[str]
-    parameters: int
+    parameters: int | None
     bits_per_weight: float | None
     context_length: int | None
     layers: int | None
@@ -73,6 +87,7 @@ class Summary:
     experts: int | None
     experts_used: int | None
     vocabulary: int | None
+    padding: int | None
     tied_head: bool
     tokenizer: str | None
     adds_bos: bool | None
@@ -82,39 +97,47 @@ class Summary:
     history: list[str] = field(default_factory=list)
 
 
-def summarise(model: str | os.PathLike[str]) -> Summary:
+def summarise(model: ModelName) -> Summary:
     """Read the headers of a model (as `catalogue.locate` takes it).
 
-    Raises SmidgenError if there is no such model, BadFile or Unsupported if it cannot be read.
+    What smidgen cannot use is described all the same, with the reason. Raises SmidgenError if there is no such model,
+    BadFile if it is damaged, Unsupported if it is in no format whose headers smidgen reads.
     """
-    path = locate(model)
-    if is_hf_folder(path):
-        with HFFolder.open(path) as folder:
-            return _of_folder(folder, describe_folder(folder), model)
-    with GGUFFile.open(path) as file:
-        return _of_file(file, model)
+    origin = origin_of(model)
+    if is_hf_folder(origin.path):
+        with HFFolder.open(origin.path) as folder:
+            try:
+                contents = describe_folder(folder)
+            except Unsupported as error:
+                return _of_unsupported_folder(folder, _reason(error, folder.path), origin)
+            return _of_folder(folder, contents, origin)
+    with GGUFFile.open(origin.path) as file:
+        return _of_file(file, origin)
 
 
-def _of_file(file: GGUFFile, model: str | os.PathLike[str]) -> Summary:
+def _of_file(file: GGUFFile, origin: Origin) -> Summary:
     metadata = file.metadata
     architecture = str(metadata.get("general.architecture", "unknown"))
     parts, types = _shares((part_of(tensor.name), tensor) for tensor in file.tensors.values())
     parameters = sum(share.parameters for share in parts.values())
     tokens = metadata.get("tokenizer.ggml.tokens")
     adds_bos = metadata.get("tokenizer.ggml.add_bos_token")
-    try:
-        family, config = describe(file)
-    except Unsupported:  # another engine may still run it
-        family = config = None
+    cannot_run = _why_not(refuse_damaged, file)
+    cannot_cut = cannot_run or _why_not(describe, file)
+    family, config = (None, None) if cannot_cut is not None else describe(file)
     return Summary(
         path=str(file.path),
         bytes=file.size,
         format=f"GGUF {file.version}",
+        files=len(file.paths),
         architecture=printable(architecture),
         family=None if family is None else family.name,
+        cannot_cut=cannot_cut,
+        cannot_run=cannot_run,
+        quantization=None,
         name=_text(metadata.get("general.name")),
-        licence=_licence(file.metadata, model),
-        licence_files=[str(path) for path in licence_files(model)],
+        licence=_licence(file.metadata, origin),
+        licence_files=[str(path) for path in origin.notices],
         parameters=parameters,
         bits_per_weight=8 * file.size / parameters if parameters else None,
         context_length=_number(metadata.get(f"{architecture}.context_length")),
@@ -124,14 +147,29 @@ def _of_file(file: GGUFFile, model: str | os.PathLike[str]) -> Summary:
         kv_heads=_number(metadata.get(f"{architecture}.attention.head_count_kv")),
         **_pattern(config),
         vocabulary=len(tokens) if isinstance(tokens, list) else None,
+        padding=len(padding_of(metadata)) if isinstance(tokens, list) else None,
         tied_head="output.weight" not in file.tensors,
         tokenizer=_tokenizer(file),
         adds_bos=adds_bos if isinstance(adds_bos, bool) else None,
-        chat_template=bool(metadata.get("tokenizer.chat_template")),
+        chat_template=any(key.startswith("tokenizer.chat_template") and value for key, value in metadata.items()),
         parts=parts,
         types=types,
         history=[_in_words(step) for step in history(metadata)],
     )
+
+
+def _why_not(check: Callable[[GGUFFile], object], file: GGUFFile) -> str | None:
+    """Why a file that is sound is not supported; None where it is. BadFile passes through."""
+    try:
+        check(file)
+    except Unsupported as error:
+        return _reason(error, file.path)
+    return None
+
+
+def _reason(error: Unsupported, path: Path) -> str:
+    """An error without the name of the file, which stands above it."""
+    return str(error).removeprefix(f"{printable(path)}: ")
 
 
 def _in_words(step: Mapping[str, Any]) -> str:
@@ -139,7 +177,7 @@ def _in_words(step: Mapping[str, Any]) -> str:
     return printable(step.get("summary", step.get("step", "?")), 300)
 
 
-def _of_folder(folder: HFFolder, contents: FolderContents, model: str | os.PathLike[str]) -> Summary:
+def _of_folder(folder: HFFolder, contents: FolderContents, origin: Origin) -> Summary:
     config, first = contents.config, contents.config.layers[0]
     roles = {tensor: canonical_part(members[0]) for tensor, members in contents.layout.members.items()}
     parts, types = _shares((roles[name], folder.weights[there]) for name, there in contents.stored.items())
@@ -148,11 +186,15 @@ def _of_folder(folder: HFFolder, contents: FolderContents, model: str | os.PathL
         path=str(folder.path),
         bytes=folder.nbytes,
         format="Hugging Face layout",
+        files=1,
         architecture=contents.written.model_type,
         family=contents.family.name,
+        cannot_cut=None,
+        cannot_run=None,
+        quantization=None,
         name=_text(folder.config.get("_name_or_path")),
-        licence=_licence({}, model),
-        licence_files=[str(path) for path in licence_files(model)],
+        licence=_licence({}, origin),
+        licence_files=[str(path) for path in origin.notices],
         parameters=parameters,
         bits_per_weight=8 * folder.nbytes / parameters if parameters else None,
         context_length=config.context_length,
@@ -162,12 +204,45 @@ def _of_folder(folder: HFFolder, contents: FolderContents, model: str | os.PathL
         kv_heads=first.kv_heads,
         **_pattern(config),
         vocabulary=config.vocabulary,
+        padding=None,  # to count it takes as long as to read the whole tokenizer
         tied_head=config.tied_head,
-        tokenizer=_folder_tokenizer(folder.path),
+        tokenizer=tokenizer_kind(folder.path),
         adds_bos=None,
         chat_template=has_chat_template(folder.path),
         parts=parts,
         types=types,
+    )
+
+
+def _of_unsupported_folder(folder: HFFolder, reason: str, origin: Origin) -> Summary:
+    """What is known without knowing what the settings mean. Nothing runs it: llama.cpp would need our conversion."""
+    facts = folder_facts(folder)
+    parts, types = _shares((role_of(name), tensor) for name, tensor in folder.weights.items())
+    parameters = None if facts.packed else sum(share.parameters for share in parts.values())
+    return Summary(
+        path=str(folder.path),
+        bytes=folder.nbytes,
+        format="Hugging Face layout",
+        files=1,
+        architecture=facts.architecture,
+        family=None,
+        cannot_cut=reason,
+        cannot_run=reason,
+        quantization=facts.quantization,
+        name=_text(folder.config.get("_name_or_path")),
+        licence=_licence({}, origin),
+        licence_files=[str(path) for path in origin.notices],
+        parameters=parameters,
+        bits_per_weight=8 * folder.nbytes / parameters if parameters else None,
+        windowed=None,
+        padding=None,
+        tied_head="head" not in parts,
+        tokenizer=tokenizer_kind(folder.path),
+        adds_bos=None,
+        chat_template=has_chat_template(folder.path),
+        parts=parts,
+        types=types,
+        **facts.numbers,
     )
 
 
@@ -220,20 +295,8 @@ def _largest_first(shares: dict[str, Share]) -> dict[str, Share]:
     return dict(sorted(shares.items(), key=lambda item: -item[1].bytes))
 
 
-def _licence(metadata: Mapping[str, Any], model: str | os.PathLike[str]) -> str | None:
-    entry = entry_of(model)
-    return entry.licence if entry is not None else str(stated_licence(metadata, companions_folder(model))) or None
-
-
-def _folder_tokenizer(folder: Path) -> str | None:
-    """The kind of tokenizer, without reading more of it than that takes: a vocabulary takes seconds."""
-    if member(folder, "tokenizer.model") is not None:
-        return "SentencePiece"
-    path = member(folder, "tokenizer.json")
-    if path is None:
-        return None
-    model = read_json(path).get("model", {})
-    return "SentencePiece-like" if model.get("byte_fallback") else "byte-level BPE"
+def _licence(metadata: Mapping[str, Any], origin: Origin) -> str | None:
+    return origin.licence or str(origin.stated_licence(metadata)) or None
 
 
 def _tokenizer(file: GGUFFile) -> str | None:
@@ -241,12 +304,16 @@ def _tokenizer(file: GGUFFile) -> str | None:
     before = _text(file.metadata.get("tokenizer.ggml.pre"))
     if kind is None:
         return None
-    return _TOKENIZERS.get(kind, kind) + (f", {before}" if before and before != "default" else "")
+    named = f", {before}" if before and before != "default" else ""
+    near = f" ({NEAR})" if llama_cpp_splits_otherwise(file.metadata) else ""
+    return _TOKENIZERS.get(kind, kind) + named + near
 
 
 def has_chat_template(folder: Path) -> bool:
     """Whether a folder comes with a chat template, in a file of its own or among the tokenizer's settings."""
     if any(member(folder, name) is not None for name in ("chat_template.jinja", "chat_template.json")):
+        return True
+    if (folder / "additional_chat_templates").is_dir():
         return True
     path = member(folder, "tokenizer_config.json")
     return path is not None and bool(read_json(path).get("chat_template"))
@@ -258,7 +325,7 @@ def _text(value: Any) -> str | None:
 
 
 def _number(value: Any) -> int | None:
-    """A number; of a list with one for each layer, the first."""
-    if hasattr(value, "__len__") and not isinstance(value, str):
-        value = value[0] if len(value) else None
-    return int(value) if isinstance(value, (int, float)) or hasattr(value, "item") else None
+    """A whole number; of a list with one for each layer, the first. None for anything else."""
+    if isinstance(value, np.ndarray):
+        value = value[0].item() if len(value) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -4,9 +4,10 @@ What was not measured is null beside a "reason"; nothing here estimates. Added t
 every tensor of the cut with its type in both files; `speed.original`, the same figures for the original;
 `speed.resident_bytes`, what stays in memory while the model writes, and its parts (`peak_ram_bytes` is the most it
 takes, while it loads); `made`, where the card is from; `history`, the steps that the cut's own file tells of; and in
-each text `windows`, `bytes`, `kl_standard_error`, `seen_in_calibration`, `asked`, and what became of its tokens:
-`dropped_mass`, `aligned`, `tokens_dropped`, `tokens_per_byte_original`, `tokens_per_byte_cut`
-(measuring/divergence.py).
+each text `windows`, `bytes`, `kl_standard_error`, `seen_in_calibration`, `asked`, `self_written`, and what became of
+its tokens: `dropped_mass`, `padding_mass_original`, `padding_mass_cut`, `aligned`, `tokens_dropped`,
+`tokens_per_byte_original`, `tokens_per_byte_cut` (measuring/divergence.py); `calibration`, how many tokens of each text
+the cut learned from; `verdict` and `notes`, the words of the page (measuring/verdict.py).
 
 `languages` has every text whose language is known, also those that the cut was not asked to keep (`asked` is false),
 which are not in `fidelity`.
@@ -23,6 +24,7 @@ from typing import Any
 
 from smidgen.atomic import write_whole
 from smidgen.errors import printable
+from smidgen.measuring.verdict import judged, notes
 
 SCHEMA = 1
 Card = dict[str, Any]
@@ -89,7 +91,7 @@ class ModelFacts:
         """The contract's keys. Bits a weight count the whole file, metadata and tokenizer too."""
         return {
             "name": self.name,
-            "path": self.path.name,
+            "path": printable(self.path.name),
             "sha256": self.sha256,
             "bytes": self.bytes,
             "parameters": self.parameters,
@@ -102,7 +104,7 @@ class Fidelity:
     """The figures of one text. language: where the text was given as `NAME=FILE`, NAME.
 
     seen: share of its runs of 8 tokens that the cut was calibrated on, 0 to 1; None where that is not known.
-    asked: false for a language that the cut was not asked to keep.
+    asked: false for a language that the cut was not asked to keep.  self_written: the original wrote it.
     """
 
     text: str
@@ -111,10 +113,11 @@ class Fidelity:
     language: str | None = None
     seen: float | None = None
     asked: bool = True
+    self_written: bool = False
 
     def entry(self) -> dict[str, Any]:
         known = {"text": self.text, "sha256": self.sha256, **self.figures}
-        return known | {"seen_in_calibration": self.seen, "asked": self.asked}
+        return known | {"seen_in_calibration": self.seen, "asked": self.asked, "self_written": self.self_written}
 
 
 def build_card(
@@ -123,6 +126,7 @@ def build_card(
     fidelity: Sequence[Fidelity],
     *,
     steps: Sequence[Mapping[str, Any]] = (),
+    calibration: Sequence[Mapping[str, Any]] = (),
     history: Sequence[Mapping[str, Any]] = (),
     speed: Sequence[Mapping[str, Any]] | None = None,
     speed_reason: str = "not asked for",
@@ -132,16 +136,19 @@ def build_card(
     """Everything that is known about a cut.
 
     steps: what `cut` did, each {"step", "parameters", …}; empty where two finished files were compared.
+    calibration: what the cut learned from, each {"text", "self_written", "tokens" that were used, "available",
+    "too_short"}; empty where that is not known.
     history: the steps that the cut's file itself tells of, from this cut and from earlier ones.
     speed: of the original (if this machine can run it) and of the cut, as `engines.llama_cpp.bench.measure_speed` gives
     it; else `speed_reason`.
     cost: {"seconds", "peak_ram_bytes"} of the cut.  settings: of the measurement (seed, threads, …).
     """
-    return {
+    card: Card = {
         "schema": SCHEMA,
         "original": original.figures(),
         "cut": cut.figures() | {"tensors": _types_side_by_side(original, cut)},
         "steps": [dict(step) for step in steps],
+        "calibration": [dict(text) for text in calibration],
         "history": bounded_history(history),
         "fidelity": [text.entry() for text in fidelity if text.asked],
         "languages": _languages(fidelity),
@@ -158,6 +165,7 @@ def build_card(
             **(settings or {}),
         },
     }
+    return card | {"verdict": judged(card), "notes": notes(card)}
 
 
 def bounded_history(steps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

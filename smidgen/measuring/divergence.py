@@ -9,6 +9,8 @@ Which positions count, for a window of BOS and text tokens t₁ … tₙ (n ≤ 
   its bytes are left out.
 
 KL is D(original ‖ cut) in nats over the whole vocabulary (Kullback & Leibler 1951; kernel in numerics/divergence.py).
+Where one of the models has rows of padding that the other has not, it is over the tokens: padding, which no text
+becomes, is left out on both sides and the rest renormalised. What was left out is told (`padding_mass_…`).
 
 Where the vocabulary was cut, the original's distribution is restricted to the tokens that are left, and renormalised,
 for KL and same top-1; the probability that it gave to the others is the dropped mass. Predictions are compared where
@@ -46,6 +48,8 @@ class Divergence:
 
     kl_standard_error: of the mean, over windows (neighbouring positions are not independent); None for one window.
     dropped_mass: mean over those positions of the original's probability of tokens that the cut does not have.
+    padding_mass_original, padding_mass_cut: the same for rows that no text becomes, where the models differ in them;
+    0 where their vocabularies are one, row by row.
     aligned: those positions as a share of all of the original's.  tokens_dropped: share of the original's tokens of
     this text that the cut does not have.
     """
@@ -61,6 +65,8 @@ class Divergence:
     bits_per_byte_original: float
     bits_per_byte_cut: float
     dropped_mass: float
+    padding_mass_original: float
+    padding_mass_cut: float
     aligned: float
     tokens_per_byte_original: float
     tokens_per_byte_cut: float
@@ -81,7 +87,8 @@ def compare(
     """
     sizes = original.config.vocabulary, cut.config.vocabulary
     pairs = windows if isinstance(windows, PairedWindows) else PairedWindows.same(windows, sizes[0])
-    if len(pairs.kept) != sizes[1] or int(pairs.kept[-1]) >= sizes[0]:
+    kept = pairs.kept
+    if not len(kept.cut) or len(kept.cut) + len(kept.cut_padding) != sizes[1] or int(kept.original[-1]) >= sizes[0]:
         raise Unsupported(
             f"The models have different vocabularies ({sizes[0]} and {sizes[1]} tokens), which do not fit together. "
             "Measure a model against the one that it was made of."
@@ -113,6 +120,8 @@ class _GroupScores:
     kl: Float[Tensor, " position"]
     same_top: Tensor  # bool
     dropped_mass: Float[Tensor, " position"]
+    padding_mass: Float[Tensor, " position"]
+    cut_padding_mass: Float[Tensor, " position"]
     window_means: list[float]  # of KL
     nats_original: float
     nats_cut: float
@@ -121,7 +130,8 @@ class _GroupScores:
 class _Stream:
     """The vocabulary on its way past every position of a group of windows.
 
-    Partners go through the kernel together. Places without a partner are only asked how likely the next token was.
+    Partners go through the kernel together, over the tokens that both models have. Places without a partner are only
+    asked how likely the next token was.
     """
 
     def __init__(
@@ -136,33 +146,40 @@ class _Stream:
         self._window_of = rows
         self._is_text = (columns > 0) | (not part.original.has_bos)
         self._hidden = original_hidden[rows, columns], cut_hidden[rows, partners]
-        self._targets, self._cut_targets = targets[rows, columns], cut_targets[rows, partners]
-        whole = len(part.kept) == original.config.vocabulary
-        kept_targets, dropped_targets = _split_targets(self._targets, part.kept)
-        self._pairs = StreamedDivergence(self._targets if whole else kept_targets, self._cut_targets)
-        self._dropped = None if whole else StreamedSoftmax(dropped_targets)
+        self._targets, self._cut_targets = targets[rows, columns], _places(cut_targets[rows, partners], part.kept.cut)
+        self._dropped_ids = _left_out(original.config.vocabulary, part.kept.original, part.kept.padding)
+        self._pairs = StreamedDivergence(_places(self._targets, part.kept.original), self._cut_targets)
+        self._dropped = StreamedSoftmax(_places(self._targets, self._dropped_ids))
+        none = torch.full_like(self._targets, NO_TARGET)
+        self._padding, self._cut_padding = StreamedSoftmax(none), StreamedSoftmax(none)
         alone, cut_alone = targets != NO_TARGET, cut_targets != NO_TARGET
         alone[rows, columns] = cut_alone[rows, partners] = False
         self._alone = _Alone(original_hidden[alone], targets[alone], original.config.logit_cap)
-        self._cut_alone = _Alone(cut_hidden[cut_alone], cut_targets[cut_alone], cut.config.logit_cap)
+        cut_alone_targets = _places(cut_targets[cut_alone], part.kept.cut)
+        self._cut_alone = _Alone(cut_hidden[cut_alone], cut_alone_targets, cut.config.logit_cap)
 
     def run(self, advance: Callable[[], None]) -> None:
         """Take the whole vocabulary, chunk by chunk; the cut's tokens among a chunk of the original's are a run."""
         for first in range(0, self._original.config.vocabulary, _HEAD_ROWS):
             stop = min(first + _HEAD_ROWS, self._original.config.vocabulary)
-            begin, end = torch.searchsorted(self._kept, torch.tensor([first, stop])).tolist()
             rows = self._original.head_rows(first, stop)
             self._alone.add(first, rows)
-            if end - begin < stop - first:
-                chosen = torch.zeros(stop - first, dtype=torch.bool)
-                chosen[self._kept[begin:end] - first] = True
-                self._add_dropped(first - begin, rows[~chosen])
-                rows = rows[chosen]
+            for stream, ids in ((self._dropped, self._dropped_ids), (self._padding, self._kept.padding)):
+                begin, end = _among(ids, first, stop)
+                if end > begin:
+                    logits = rows[ids[begin:end] - first]
+                    self._add_alone(stream, begin, logits, self._hidden[0], self._original)
+            begin, end = _among(self._kept.original, first, stop)
             if end > begin:
-                cut_rows = self._cut.head_rows(begin, end)
+                cut_rows = _head_rows(self._cut, self._kept.cut[begin:end])
                 self._cut_alone.add(begin, cut_rows)
-                self._add_pairs(begin, rows, cut_rows)
+                chosen = rows if end - begin == len(rows) else rows[self._kept.original[begin:end] - first]
+                self._add_pairs(begin, chosen, cut_rows)
             advance()
+        for place in range(0, len(self._kept.cut_padding), _HEAD_ROWS):
+            cut_rows = _head_rows(self._cut, self._kept.cut_padding[place : place + _HEAD_ROWS])
+            self._cut_alone.add(len(self._kept.cut) + place, cut_rows)
+            self._add_alone(self._cut_padding, place, cut_rows, self._hidden[1], self._cut)
 
     def _add_pairs(
         self, first: int, rows: Float[Tensor, "rows hidden"], cut_rows: Float[Tensor, "rows _hidden"]
@@ -175,28 +192,30 @@ class _Stream:
                 soft_cap_(cut_hidden[where] @ cut_rows.T, self._cut.config.logit_cap),
             )  # fmt: skip
 
-    def _add_dropped(self, first: int, rows: Float[Tensor, "rows hidden"]) -> None:
-        assert self._dropped is not None
-        for where in _steps(len(self._hidden[0])):
-            logits = soft_cap_(self._hidden[0][where] @ rows.T, self._original.config.logit_cap)
-            self._dropped.add(where, first, logits)
+    def _add_alone(
+        self, stream: StreamedSoftmax, first: int, rows: Float[Tensor, "rows hidden"],
+        hidden: Float[Tensor, "position hidden"], model: Scorer,
+    ) -> None:  # fmt: skip
+        """What one model expects of rows that are not compared."""
+        for where in _steps(len(hidden)):
+            stream.add(where, first, soft_cap_(hidden[where] @ rows.T, model.config.logit_cap))
 
     def scores(self) -> _GroupScores:
         """What came out, once the whole vocabulary has passed."""
         found = self._pairs.finish()
-        likelihood, dropped_mass = found.original_log_likelihood, torch.zeros_like(found.kl)
-        if self._dropped is not None:
-            whole = Restriction.of(found, self._dropped)
-            likelihood, dropped_mass = whole.log_likelihood, whole.dropped_mass
+        whole = Restriction.of(found.original_log_likelihood, found.original_log_total, self._dropped, self._padding)
+        cut_whole = Restriction.of(found.cut_log_likelihood, found.cut_log_total, self._cut_padding)
         predicted, cut_predicted = self._targets != NO_TARGET, self._cut_targets != NO_TARGET
         kl, window_of = found.kl[self._is_text], self._window_of[self._is_text]
         return _GroupScores(
             kl=kl,
             same_top=(found.original_top == found.cut_top)[self._is_text],
-            dropped_mass=dropped_mass[self._is_text],
+            dropped_mass=whole.masses[0][self._is_text],
+            padding_mass=whole.masses[1][self._is_text],
+            cut_padding_mass=cut_whole.masses[0][self._is_text],
             window_means=[float(kl[window_of == window].mean()) for window in window_of.unique().tolist()],
-            nats_original=-float(likelihood[predicted].sum()) + self._alone.nats(),
-            nats_cut=-float(found.cut_log_likelihood[cut_predicted].sum()) + self._cut_alone.nats(),
+            nats_original=-float(whole.log_likelihood[predicted].sum()) + self._alone.nats(),
+            nats_cut=-float(cut_whole.log_likelihood[cut_predicted].sum()) + self._cut_alone.nats(),
         )
 
 
@@ -238,14 +257,33 @@ def _targets(part: PairedWindows) -> tuple[Int[Tensor, "batch position"], Int[Te
     return found[0], found[1]
 
 
-def _split_targets(
-    targets: Int[Tensor, " position"], kept: Int[Tensor, " vocab"]
-) -> tuple[Int[Tensor, " position"], Int[Tensor, " position"]]:
-    """The original's targets as places among the kept tokens, and as places among the dropped ones."""
-    place = torch.searchsorted(kept, targets)
-    is_kept = kept[place.clamp(max=len(kept) - 1)] == targets
-    is_dropped = ~is_kept & (targets != NO_TARGET)
-    return torch.where(is_kept, place, NO_TARGET), torch.where(is_dropped, targets - place, NO_TARGET)
+def _places(targets: Int[Tensor, " position"], ids: Int[Tensor, " ids"]) -> Int[Tensor, " position"]:
+    """Targets as places among ascending ids; NO_TARGET for those that are none of them."""
+    if not len(ids):
+        return torch.full_like(targets, NO_TARGET)
+    place = torch.searchsorted(ids, targets).clamp(max=len(ids) - 1)
+    return torch.where(ids[place] == targets, place, NO_TARGET)
+
+
+def _left_out(vocabulary: int, *taken: Int[Tensor, " ids"]) -> Int[Tensor, " others"]:
+    """The ids below `vocabulary` that are in none of these."""
+    left = torch.ones(vocabulary, dtype=torch.bool)
+    for ids in taken:
+        left[ids] = False
+    return left.nonzero()[:, 0]
+
+
+def _among(ids: Int[Tensor, " ids"], first: int, stop: int) -> tuple[int, int]:
+    """Which places of ascending ids hold those from `first` to before `stop`."""
+    begin, end = torch.searchsorted(ids, torch.tensor([first, stop])).tolist()
+    return begin, end
+
+
+def _head_rows(model: Scorer, ids: Int[Tensor, " ids"]) -> Float[Tensor, "ids hidden"]:
+    """Some rows of a model's head, ascending and mostly side by side."""
+    first, last = int(ids[0]), int(ids[-1])
+    rows = model.head_rows(first, last + 1)
+    return rows if len(rows) == len(ids) else rows[ids - first]
 
 
 def _summary(scores: list[_GroupScores], pairs: PairedWindows) -> Divergence:
@@ -267,6 +305,8 @@ def _summary(scores: list[_GroupScores], pairs: PairedWindows) -> Divergence:
         same_top1=float(torch.cat([part.same_top for part in scores]).double().mean()),
         bits_per_byte_original=nats_original * bits, bits_per_byte_cut=nats_cut * bits,
         dropped_mass=float(torch.cat([part.dropped_mass for part in scores]).mean()),
+        padding_mass_original=float(torch.cat([part.padding_mass for part in scores]).mean()),
+        padding_mass_cut=float(torch.cat([part.cut_padding_mass for part in scores]).mean()),
         aligned=len(kl) / pairs.original.text_tokens,
         tokens_per_byte_original=pairs.original.text_tokens / text_bytes,
         tokens_per_byte_cut=pairs.cut.text_tokens / text_bytes,
@@ -278,7 +318,7 @@ def _share_dropped(pairs: PairedWindows) -> float:
     """Of the original's text tokens, those that the cut does not have."""
     text = pairs.original.real()
     text[:, 0] &= not pairs.original.has_bos
-    return 1 - float(torch.isin(pairs.original.ids[text], pairs.kept).double().mean())
+    return 1 - float(torch.isin(pairs.original.ids[text], pairs.kept.original).double().mean())
 
 
 def _standard_error(values: list[float]) -> float | None:

@@ -12,7 +12,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smidgen.errors import SmidgenError
+from smidgen.bounds import MOST_SEED, MOST_THREADS, several, within
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,22 +27,24 @@ if TYPE_CHECKING:
     from smidgen.model.tokenizer import Tokenizer
     from smidgen.shapes import Int
 
+_LEAST_TOKENS = 64
 _MEMORY_SHARE = 0.7  # of the machine's memory that two models may take at once
 
 
 def measure(
     original: ModelName,
     cut: ModelName,
-    texts: str | TextSource | Sequence[str | TextSource] = (),
+    texts: str | Path | TextSource | Sequence[str | Path | TextSource] = (),
     *,
-    languages: Sequence[str] = (),
-    other_languages: Sequence[str] = (),
+    languages: str | Sequence[str] = (),
+    other_languages: str | Sequence[str] = (),
     tokens: int | None = None,
     seed: int = 0,
     threads: int | None = None,
     with_speed: bool = True,
     output: str | os.PathLike[str] | None = None,
     calibrated_on: Int[Tensor, "batch position"] | None = None,
+    calibration: Sequence[Mapping[str, Any]] = (),
     steps: Sequence[Mapping[str, Any]] = (),
     cost: Mapping[str, Any] | None = None,
     cut_name: str | None = None,
@@ -54,7 +56,7 @@ def measure(
     other_languages: the same for languages that the cut was not asked to keep, with fewer tokens of each.
     Where neither texts nor languages are given, the original writes a text of its own.
     output: where to write card.json, with card.html beside it.
-    calibrated_on, steps, cost, cut_name: from the cut, if it was just made; see `run.measure_subjects` and
+    calibrated_on, calibration, steps, cost, cut_name: from the cut, if it was just made; see `run.measure_subjects` and
         `card.build_card`.
     Raises SmidgenError before any long work for files that are missing or damaged, a cut whose tokens are not among
     the original's, and languages that are not known or have no text.
@@ -72,15 +74,19 @@ def measure(
     from smidgen.model.tokenizer import Tokenizer
     from smidgen.owned import renew
 
+    within("tokens", tokens, _LEAST_TOKENS)
+    within("seed", seed, 0, MOST_SEED)
+    within("threads", threads, 1, MOST_THREADS)
     tokens = DEFAULT_TOKENS if tokens is None else tokens
-    sources = read_texts([texts] if isinstance(texts, str | TextSource) else texts)
+    languages, other_languages = several("languages", languages), several("other_languages", other_languages)
+    sources = read_texts(several("texts", texts, TextSource))
     with open_model(original) as before, open_model(cut) as after:
         engine = TorchEngine(before, threads)
         depths = len(before.config.layers), len(after.config.layers)
         layers = kept_layers(before.file.metadata, after.file.metadata, *depths)
         pair = (
-            _subject(before, _name(original), engine),
-            _subject(after, cut_name or _name(cut), TorchEngine(after), layers),
+            _subject(before, before.origin.name, engine),
+            _subject(after, cut_name or after.origin.name, TorchEngine(after), layers),
         )
         refuse_other_vocabulary(*pair)
         tokenizer = Tokenizer.from_gguf(before.tokenizer_metadata)
@@ -91,7 +97,7 @@ def measure(
             cut_tokenizer=lambda: Tokenizer.from_gguf(after.tokenizer_metadata),
             tokens=tokens, seed=seed, calibrated_on=calibrated_on,
             speed=(lambda: measure_speed(_runnable(before, after), threads)) if with_speed else None,
-            steps=steps, history=history(after.file.metadata), cost=cost,
+            steps=steps, calibration=calibration, history=history(after.file.metadata), cost=cost,
             settings={"machine": machine_name(), "threads": torch.get_num_threads()},
         )  # fmt: skip
     card["made"]["peak_ram_bytes"] = peak_memory()
@@ -114,11 +120,11 @@ class _Writer:
         self, given: Sequence[TextSource], asked: Sequence[str], other: Sequence[str], tokens: int
     ) -> tuple[list[TextSource], list[TextSource]]:
         """The texts to measure on, and those in languages that were not asked for."""
-        from smidgen.data.languages import languages_of
+        from smidgen.data.languages import languages_named, languages_of
         from smidgen.data.self_written import self_written
         from smidgen.measuring.run import OTHER_TOKENS
 
-        known = {language.code for source in given if source.language for language in _languages(source.language)}
+        known = {language.code for source in given for language in languages_named(source.language)}
         wanted = [language for language in languages_of(asked) if language.code not in known]
         known |= {language.code for language in wanted}
         others = [language for language in languages_of(other) if language.code not in known]
@@ -137,16 +143,6 @@ class _Writer:
         return self_written_in(*who, languages, tokens, self._seed, "evaluation", self._folder)
 
 
-def _languages(name: str) -> list[Language]:
-    """The language that a text is named after; none for another name."""
-    from smidgen.data.languages import languages_of
-
-    try:
-        return languages_of([name])
-    except SmidgenError:
-        return []
-
-
 def _runnable(original: Checkpoint, cut: Checkpoint) -> list[Path]:
     """The files whose speed to compare: both if they fit into memory side by side, else the cut's alone."""
     from smidgen.formats.convert import gguf_of
@@ -160,19 +156,10 @@ def _runnable(original: Checkpoint, cut: Checkpoint) -> list[Path]:
     return [gguf_of(cut.path)]
 
 
-def _name(given: ModelName) -> str:
-    """The catalogue's name, or that of the file or of the folder that `cut` wrote."""
-    from smidgen.formats.hub.catalogue import entry_of
-
-    entry, path = entry_of(given), Path(given).expanduser().resolve()
-    if entry is not None:
-        return entry.name
-    return path.parent.name if path.name == "model.gguf" else path.name.removesuffix(".gguf")
-
-
 def _subject(checkpoint: Checkpoint, name: str, engine: TorchEngine, layers: tuple[int, ...] | None = None) -> Subject:
     from smidgen.measuring.card import ModelFacts, TensorFacts
     from smidgen.measuring.run import Subject
+    from smidgen.model.tokenizers.padding import tokens_of
 
     file, members = checkpoint.file, checkpoint.gguf_members
     met = dict.fromkeys([*map(checkpoint.gguf_name, checkpoint.names()), *file.tensors])
@@ -186,5 +173,4 @@ def _subject(checkpoint: Checkpoint, name: str, engine: TorchEngine, layers: tup
     facts = ModelFacts(
         name, checkpoint.path, checkpoint.sha256(), file.size, checkpoint.parameters, tensors, layers
     )  # fmt: skip
-    vocabulary = file.metadata.get("tokenizer.ggml.tokens")
-    return Subject(facts, engine, vocabulary if isinstance(vocabulary, list) else [])
+    return Subject(facts, engine, tokens_of(file.metadata))

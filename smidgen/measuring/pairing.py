@@ -5,6 +5,8 @@ but a token that it lacks becomes several, so that its window may be longer. Whe
 one byte of the text, both have read the same and predict what follows the same: these places are partners. The end of
 each window is always one; a place inside a character counts only if both stop at the same byte of it.
 
+Rows that no text becomes (padding of the embedding) are no tokens: two models may have any number of them.
+
 Both texts are tokenized as a whole and then cut at the windows' borders, so that no token is other than it would be
 without windows. A token of the cut that lies across a border, as the original's never do, is spelled in shorter ones.
 Cost: the cut's tokenizer runs over the text once.
@@ -34,28 +36,44 @@ class PieceTokenizer(TextTokenizer, Protocol):
 
 
 @dataclass(frozen=True)
+class Kept:
+    """The tokens that two models share, as ids of each, ascending; and the rows of each that no text becomes."""
+
+    original: Int[Tensor, " kept"]
+    cut: Int[Tensor, " kept"]
+    padding: Int[Tensor, " padding"]
+    cut_padding: Int[Tensor, " cut_padding"]
+
+    @classmethod
+    def of(cls, original: Int[Tensor, " kept"]) -> "Kept":
+        """These tokens of the original, which are all rows of the cut; neither has padding."""
+        none = torch.zeros(0, dtype=torch.long)
+        return cls(original, torch.arange(len(original)), none, none)
+
+
+@dataclass(frozen=True)
 class PairedWindows:
     """The same characters, as the original reads them and as the cut does.
 
     partner: for each place of the original's windows the place of the cut's where both have read the same text, or
         NO_PARTNER; BOS is BOS's partner.
     unscored: bytes at the start of each window that bits per byte leave out: without BOS, up to its first partner.
-    kept: the cut's tokens as ids of the original, ascending.
+    kept: the tokens that both models have.
     """
 
     original: Windows
     cut: Windows
     partner: Int[Tensor, "batch position"]
     unscored: Int[Tensor, " batch"]
-    kept: Int[Tensor, " vocab"]
+    kept: Kept
 
     @classmethod
     def same(cls, windows: Windows, vocabulary: int) -> "PairedWindows":
-        """Two models of one vocabulary of so many tokens: each place is its own partner."""
+        """Two models of one vocabulary of so many rows: each place is its own partner."""
         places = torch.arange(windows.ids.shape[1]).expand_as(windows.ids)
         partner = torch.where(windows.real(), places, NO_PARTNER)
         unscored = torch.zeros_like(windows.first_bytes) if windows.has_bos else windows.first_bytes
-        return cls(windows, windows, partner, unscored, torch.arange(vocabulary))
+        return cls(windows, windows, partner, unscored, Kept.of(torch.arange(vocabulary)))
 
     def __len__(self) -> int:
         return len(self.original)
@@ -71,13 +89,16 @@ class PairedWindows:
         )  # fmt: skip
 
 
-def kept_tokens(original: Sequence[str], cut: Sequence[str], names: tuple[str, str]) -> Int[Tensor, " vocab"]:
-    """The ids in `original` of the tokens of `cut`, which must be a part of it in the same order.
+def kept_tokens(original: Sequence[str | None], cut: Sequence[str | None], names: tuple[str, str]) -> Kept:
+    """The tokens of `cut`, which must be a part of those of `original` in the same order.
 
-    names: of the two models, for the error. Raises Unsupported with the first token that stands in the way.
+    original, cut: the texts of all tokens by id, None for rows that no text becomes.  names: of the two models, for the
+    error. Raises Unsupported with the first token that stands in the way.
     """
     place, found = 0, []
     for token, text in enumerate(cut):
+        if text is None:
+            continue
         start = place
         while place < len(original) and original[place] != text:
             place += 1
@@ -85,7 +106,9 @@ def kept_tokens(original: Sequence[str], cut: Sequence[str], names: tuple[str, s
             raise Unsupported(_refusal(token, text, text in original[:start], names))
         found.append(place)
         place += 1
-    return torch.tensor(found, dtype=torch.long)
+    padding, cut_padding = ([row for row, text in enumerate(texts) if text is None] for texts in (original, cut))
+    own = [row for row, text in enumerate(cut) if text is not None]
+    return Kept(*(torch.tensor(ids, dtype=torch.long) for ids in (found, own, padding, cut_padding)))
 
 
 def _refusal(token: int, text: str, elsewhere: bool, names: tuple[str, str]) -> str:
@@ -106,7 +129,7 @@ def shared_ends(first: Sequence[int], second: Sequence[int]) -> Iterator[tuple[i
 
 
 def pair_windows(
-    windows: Windows, text: str, original: PieceTokenizer, cut: PieceTokenizer, kept: Int[Tensor, " vocab"]
+    windows: Windows, text: str, original: PieceTokenizer, cut: PieceTokenizer, kept: Kept
 ) -> PairedWindows:
     """Pair windows of `text`, as the original's tokenizer made them, with the cut's.
 

@@ -14,22 +14,13 @@ from markupsafe import Markup, escape
 
 from smidgen.curve import curve_svg
 from smidgen.errors import printable
+from smidgen.measuring.figures import NOT_MEASURED, number, percent, size, whole
 from smidgen.measuring.report_pictures import damage_picture, pair_picture, type_picture, type_shares
+from smidgen.measuring.verdict import cut_name, is_trimmed, notes, verdict, worst_text
 
-NOT_MEASURED = "not measured"
 _LONGEST_HISTORY = 32  # steps
-# Mean KL in nats up to which two models are called so. Our own words, set against DESIGN 8: Q5_0 of a small model is
-# 0.02, 4-bit types 0.06 to 0.18.
-_CLOSENESS = (
-    (1e-6, "makes the same predictions as the original"),
-    (0.01, "predicts almost exactly like the original"),
-    (0.05, "predicts very much like the original"),
-    (0.15, "predicts much like the original"),
-    (0.5, "predicts noticeably differently from the original"),
-)
 _TRIM_PICTURES = (("Tokens per byte", "tokens_per_byte"), ("Bits per byte", "bits_per_byte"))
 _BEFORE_UNIT = re.compile(r"(?<=\d) (?=[kMG]B)|(?<=\(KL) ")
-_FARTHEST = "predicts very differently from the original"
 
 
 def render(card: Mapping[str, Any]) -> str:
@@ -40,10 +31,11 @@ def render(card: Mapping[str, Any]) -> str:
     tensors, damage, trimmed = card["cut"].get("tensors", []), damage_by_tensor(card), trimmed_texts(card)
     picture = type_picture(tensors)
     return template.render(
-        card=card, name=cut_name(card), verdict=verdict(card), figures=headline(card), bars=bars(card),
-        worst=worst_text(card), types=picture, shares=type_shares(tensors), damage=damage,
+        card=card, name=cut_name(card), verdict=verdict(card), notes=notes(card), calibration=calibration(card),
+        figures=headline(card), bars=bars(card), worst=worst_text(card),
+        types=picture, shares=type_shares(tensors), damage=damage,
         damages=damage_picture(picture, damage) if damage else None, made=_made(card), steps=_steps(card),
-        not_measured=NOT_MEASURED, calibration=calibration_texts(card), trimmed=trimmed, part=part_of_model,
+        not_measured=NOT_MEASURED, trimmed=trimmed, part=part_of_model,
         beside_tensors=card["cut"]["bytes"] - sum(tensor["bytes"] for tensor in tensors),
         trims=[pair_picture(title, trimmed, key) for title, key in _TRIM_PICTURES], healings=healings(card),
     )  # fmt: skip
@@ -63,7 +55,7 @@ def trimmed_texts(card: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]
     """Name and figures of every text, languages first and the worst of them foremost, if the vocabulary was trimmed."""
     others = [(text["text"], text) for text in card["fidelity"] if text["text"] not in _named(card)]
     texts = [*card["languages"].items(), *others]
-    return texts if any(text.get("dropped_mass") or text.get("tokens_dropped") for _, text in texts) else []
+    return texts if is_trimmed(card) else []
 
 
 def _named(card: Mapping[str, Any]) -> set[str]:
@@ -78,28 +70,6 @@ def part_of_model(tensor: Mapping[str, Any]) -> str:
         return role
     moved = "" if before == layer else f" (was {'?' if before is None else before})"
     return f"layer {layer}{moved}: {role}"
-
-
-def size(value: float | None) -> str:
-    """Bytes as people write them: 253.1 MB (powers of ten)."""
-    if value is None:
-        return NOT_MEASURED
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if value >= factor:
-            return f"{value / factor:.2f} {unit}" if unit == "GB" else f"{value / factor:.1f} {unit}"
-    return f"{value:.0f} bytes"
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """Three significant digits, never in exponent form: 0.0617, 1.02, 48.1, 12,345."""
-    if value is None:
-        return NOT_MEASURED
-    if value != 0 and abs(value) < 1e-6:
-        return "under 0.000001"
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    text = f"{value:#.{digits}g}"
-    return (f"{value:.{digits + 4}f}".rstrip("0") if "e" in text else text).rstrip(".")
 
 
 def unbroken(sentence: str) -> Markup:
@@ -117,66 +87,6 @@ def plain(value: float) -> str:
     return f"{value:g}"
 
 
-def percent(share: float | None) -> str:
-    """0.8731 → 87.3%. Never rounded up to 100% or down to 0%."""
-    if share is None:
-        return NOT_MEASURED
-    if 0.9995 <= share < 1 or 0 < share < 0.0005:
-        return "over 99.9%" if share > 0.5 else "under 0.1%"
-    return f"{100 * share:.1f}%"
-
-
-def whole(value: float | None) -> str:
-    """12,345."""
-    return NOT_MEASURED if value is None else f"{value:,.0f}"
-
-
-def cut_name(card: Mapping[str, Any]) -> str:
-    return card["cut"].get("name") or "the cut model"
-
-
-def worst_text(card: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The text on which most was lost: the verdict speaks of it."""
-    return max(card["fidelity"], key=lambda text: text["kl_mean"], default=None)
-
-
-def closeness(kl: float) -> str:
-    return next((words for bound, words in _CLOSENESS if kl <= bound), _FARTHEST)
-
-
-def verdict(card: Mapping[str, Any]) -> str:
-    """One sentence for someone who has never heard of KL divergence."""
-    before, after = card["original"]["bytes"], card["cut"]["bytes"]
-    change = 1 - after / before
-    if abs(change) < 0.0005:
-        first = f"{cut_name(card)} is as large as {card['original']['name']} ({size(after)})"
-    else:
-        word = "smaller" if change > 0 else "larger"
-        sizes = f"{size(before)} → {size(after)}"
-        first = f"{cut_name(card)} is {percent(abs(change))} {word} than {card['original']['name']} ({sizes})"
-    parts = [first]
-    text = worst_text(card)
-    if text is not None:
-        agrees = f"agrees with it on the next token {percent(text['same_top1'])} of the time"
-        parts.append(f"{closeness(text['kl_mean'])} (KL {number(text['kl_mean'])}) and {agrees}")
-    ratio = _speed_ratio(card)
-    if ratio is not None:
-        parts.append(_speed_words(ratio))
-    return ", ".join(parts[:-1]) + (", and " if len(parts) > 1 else "") + parts[-1] + "."
-
-
-def _speed_words(ratio: float) -> str:
-    if abs(ratio - 1) < 0.03:
-        return "writes as fast"
-    return f"writes {number(ratio)} times as fast" if ratio > 1 else f"writes at {percent(ratio)} of its speed"
-
-
-def _speed_ratio(card: Mapping[str, Any]) -> float | None:
-    after = card["speed"].get("decode_tokens_per_s")
-    before = (card["speed"].get("original") or {}).get("decode_tokens_per_s")
-    return after / before if after and before else None
-
-
 def headline(card: Mapping[str, Any]) -> list[dict[str, str]]:
     """The main figures: label, figure, what it was before, and one plain sentence."""
     text, speed = worst_text(card), card["speed"]
@@ -188,21 +98,7 @@ def headline(card: Mapping[str, Any]) -> list[dict[str, str]]:
         },
     ]  # fmt: skip
     if text is not None:
-        shown += [
-            {
-                "label": "KL divergence", "figure": number(text["kl_mean"]), "before": "0 is no change",
-                "meaning": "How far its expectations moved from the original's, on average per token (nats).",
-            },
-            {
-                "label": "Same next token", "figure": percent(text["same_top1"]), "before": "of 100%",
-                "meaning": "How often both models find the same next token the likeliest.",
-            },
-            {
-                "label": "Bits per byte", "figure": number(text["bits_per_byte_cut"]),
-                "before": f"was {number(text['bits_per_byte_original'])}",
-                "meaning": "How much it is surprised by the text: lower predicts better.",
-            },
-        ]  # fmt: skip
+        shown += _fidelity_figures(text, is_trimmed(card))
     rate = speed.get("decode_tokens_per_s")
     shown.append(
         {
@@ -213,6 +109,27 @@ def headline(card: Mapping[str, Any]) -> list[dict[str, str]]:
         }
     )
     return shown
+
+
+def _fidelity_figures(text: Mapping[str, Any], trimmed: bool) -> list[dict[str, str]]:
+    """Those of one text. Where the vocabulary was trimmed, bits per byte come first: the others leave the trim out."""
+    only = " Only of the tokens that it kept: what the others cost is in the bits per byte." if trimmed else ""
+    compared = [
+        {
+            "label": "KL divergence", "figure": number(text["kl_mean"]), "before": "0 is no change",
+            "meaning": "How far its expectations moved from the original's, on average per token (nats)." + only,
+        },
+        {
+            "label": "Same next token", "figure": percent(text["same_top1"]), "before": "of 100%",
+            "meaning": "How often both models find the same next token the likeliest." + only,
+        },
+    ]  # fmt: skip
+    bits = {
+        "label": "Bits per byte", "figure": number(text["bits_per_byte_cut"]),
+        "before": f"was {number(text['bits_per_byte_original'])}",
+        "meaning": "How much it is surprised by the text: lower predicts better.",
+    }  # fmt: skip
+    return [bits, *compared] if trimmed else [*compared, bits]
 
 
 def bars(card: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -251,9 +168,12 @@ def damage_by_tensor(card: Mapping[str, Any]) -> dict[str, float]:
     return damage
 
 
-def calibration_texts(card: Mapping[str, Any]) -> set[str]:
-    """Names of the texts that the steps learned from."""
-    return {name for step in card["steps"] for name in (step.get("parameters") or {}).get("calibration", ())}
+def calibration(card: Mapping[str, Any]) -> list[str]:
+    """Of each text that the cut learned from, how many tokens it used; empty where that is not known."""
+    return [
+        f"{printable(text['text'])}: {whole(text['tokens'])} of {whole(text['available'])} tokens"
+        for text in card.get("calibration") or ()
+    ]
 
 
 def _steps(card: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -11,12 +11,12 @@ from typing import Any
 from torch import Tensor
 
 from smidgen.data.sources import TextSource
-from smidgen.data.text import Windows, cut_into_windows, overlap, spread
+from smidgen.data.text import Windows, cut_again, cut_into_windows, overlap, spread, window_length
 from smidgen.engines.base import Scorer
 from smidgen.errors import SmidgenError
 from smidgen.measuring.card import Card, Fidelity, ModelFacts, build_card
 from smidgen.measuring.divergence import compare
-from smidgen.measuring.pairing import PairedWindows, PieceTokenizer, kept_tokens, pair_windows
+from smidgen.measuring.pairing import Kept, PairedWindows, PieceTokenizer, kept_tokens, pair_windows
 from smidgen.progress import say
 from smidgen.shapes import Int
 
@@ -26,11 +26,14 @@ OTHER_TOKENS = 1024  # of a text in a language that the cut was not asked to kee
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to be measured: what its file is, and something that says what it expects next."""
+    """A model to be measured: what its file is, and something that says what it expects next.
+
+    vocabulary: the texts of its tokens by id, None for rows that no text becomes.
+    """
 
     facts: ModelFacts
     scorer: Scorer
-    vocabulary: Sequence[str]
+    vocabulary: Sequence[str | None]
 
 
 def measure_subjects(
@@ -44,6 +47,7 @@ def measure_subjects(
     tokens: int = DEFAULT_TOKENS,
     seed: int = 0,
     calibrated_on: Int[Tensor, "batch position"] | None = None,
+    calibration: Sequence[Mapping[str, Any]] = (),
     speed: Callable[[], Sequence[Mapping[str, Any]]] | None = None,
     steps: Sequence[Mapping[str, Any]] = (),
     history: Sequence[Mapping[str, Any]] = (),
@@ -55,6 +59,7 @@ def measure_subjects(
     tokenizer: the original's.  cut_tokenizer: builds the cut's, where its vocabulary is another.
     not_asked: texts in languages that the cut was not asked to keep; about `OTHER_TOKENS` of each.
     calibrated_on: windows that the cut has seen, in the original's tokens; they are left out while others are left.
+    calibration: what is said of the texts that it has seen, see `card.build_card`.
     speed: measures the original's file and the cut's; None where it was not wanted. If it fails, the card says why.
     Raises Unsupported where the cut's tokens are not among the original's.
     """
@@ -64,10 +69,17 @@ def measure_subjects(
     few = min(tokens, OTHER_TOKENS)
     fidelity += [_fidelity(reading, source, few, seed, calibrated_on, asked=False) for source in not_asked]
     speeds, reason = _try(speed)
-    made = {"seed": seed, "tokens_per_text": tokens, **(settings or {}), "seconds": time.monotonic() - started}
+    made = {
+        "seed": seed,
+        "tokens_per_text": tokens,
+        "tokens_per_window": reading.length,
+        **(settings or {}),
+        "seconds": time.monotonic() - started,
+    }
     return build_card(
         original.facts, cut.facts, fidelity,
-        steps=steps, history=history, speed=speeds, speed_reason=reason, cost=cost, settings=made,
+        steps=steps, calibration=calibration, history=history, speed=speeds, speed_reason=reason, cost=cost,
+        settings=made,
     )  # fmt: skip
 
 
@@ -92,18 +104,28 @@ class _Reading:
         cut_tokenizer: Callable[[], PieceTokenizer] | None,
     ) -> None:  # fmt: skip
         self.original, self.cut, self.tokenizer = original, cut, tokenizer
+        contexts = original.scorer.config.context_length, cut.scorer.config.context_length
+        self.length = window_length(*contexts)
         self._kept = self._cut_tokenizer = None
         if list(original.vocabulary) != list(cut.vocabulary):
             self._kept = _kept(original, cut)
             self._cut_tokenizer = None if cut_tokenizer is None else cut_tokenizer()
 
     def pair(self, windows: Windows, text: str) -> Windows | PairedWindows:
-        """The windows as both models read them; as they are where the two read alike."""
+        """The windows as both models read them; as they are where the two read alike.
+
+        Where the cut needs more tokens for one of them than it knows positions, all of them are cut into shorter ones.
+        """
         if self._kept is None:
             return windows
         if self._cut_tokenizer is None:
             raise ValueError("models of different vocabularies need the cut's tokenizer")
-        return pair_windows(windows, text, self.tokenizer, self._cut_tokenizer, self._kept)
+        pairs = pair_windows(windows, text, self.tokenizer, self._cut_tokenizer, self._kept)
+        longest, known = pairs.cut.ids.shape[1], max(self.length, self.cut.scorer.config.context_length)
+        if longest <= known:
+            return pairs
+        shorter = max(2, windows.ids.shape[1] * known // longest)
+        return self.pair(cut_again(windows, text, self.tokenizer, shorter), text)
 
 
 def refuse_other_vocabulary(original: Subject, cut: Subject) -> None:
@@ -112,7 +134,7 @@ def refuse_other_vocabulary(original: Subject, cut: Subject) -> None:
         _kept(original, cut)
 
 
-def _kept(original: Subject, cut: Subject) -> Int[Tensor, " vocab"]:
+def _kept(original: Subject, cut: Subject) -> Kept:
     return kept_tokens(original.vocabulary, cut.vocabulary, (original.facts.name, cut.facts.name))
 
 
@@ -129,8 +151,9 @@ def _fidelity(
     reading: _Reading, source: TextSource, tokens: int, seed: int, calibrated_on: Int[Tensor, "batch position"] | None,
     *, asked: bool = True,
 ) -> Fidelity:  # fmt: skip
-    windows = spread(held_out(cut_into_windows(source.text, reading.tokenizer), calibrated_on), tokens, seed)
+    whole = cut_into_windows(source.text, reading.tokenizer, reading.length)
+    windows = spread(held_out(whole, calibrated_on), tokens, seed)
     seen = None if calibrated_on is None else overlap(calibrated_on.tolist(), windows.rows())
     pairs = reading.pair(windows, source.text)
     result = compare(reading.original.scorer, reading.cut.scorer, pairs, f"Comparing on {source.name}")
-    return Fidelity(source.name, source.sha256, result.figures(), source.language, seen, asked)
+    return Fidelity(source.name, source.sha256, result.figures(), source.language, seen, asked, source.self_written)

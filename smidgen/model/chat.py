@@ -2,48 +2,105 @@
 
 The template is a Jinja program from a stranger. It runs as transformers runs it, so that every template in
 circulation renders the same (`apply_chat_template`: an immutable sandbox, trimmed blocks, loop controls,
-`raise_exception`, `strftime_now`, a `tojson` that leaves HTML characters alone), and under bounds that
-transformers does not have: on the steps it takes, on `range`, on repetition and on what it writes. What one
-expression may allocate (filters that pad, format or join) is not bounded.
+`raise_exception`, `strftime_now`, a `tojson` that leaves HTML characters alone), and on a budget that transformers
+does not have: whatever it does costs what it takes in time and memory, and where the budget ends it is stopped (see
+`templates`). A model can have several templates: the default one, and others by name.
 
 Encode the result with `tokenizer.encode(text, add_bos=tokenizer.adds_bos, parse_special=True)`: many templates
 write the BOS themselves, and the tokenizer sees to it that there is one. Text in a message that spells a control
 token then becomes that token, as in every engine that renders before it tokenizes.
 """
 
-import json
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
-from types import FrameType
 from typing import Any
 
 import jinja2
-import jinja2.nodes
 from jinja2.exceptions import SecurityError
-from jinja2.ext import Extension
-from jinja2.parser import Parser
-from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from smidgen.errors import SmidgenError, printable
+from smidgen.errors import BadFile, SmidgenError, printable
+from smidgen.model.templates import MOST_TEMPLATES
+from smidgen.model.templates.budget import LONGEST_TEXT, MOST_WORK, budget, weigh
+from smidgen.model.templates.sandbox import Sandbox
 
 Message = Mapping[str, Any]  # at least "role" and "content"
 
+DEFAULT_TEMPLATE = "default"
 LONGEST_TEMPLATE = 1 << 20  # characters; the longest in use have about 30,000
-LONGEST_TEXT = 1 << 24  # characters, of what a template writes or repeats
-LONGEST_RANGE = 10_000
-MOST_STEPS = 1_000_000  # lines of Python that run while a template renders: a second or two; a long chat takes 20,000
+
+_KEY = "tokenizer.chat_template"
+_LONGEST_REASON = 1000  # characters of an error that are looked at
+_PROBE_WORK = MOST_WORK // 16  # for a chat of a few words; templates in use take a hundredth of it
+
+_ASKED = {"role": "user", "content": "a question"}
+_ANSWERED = {"role": "assistant", "content": "an answer"}
+_CALL = {"id": "abcdefghi", "type": "function", "function": {"name": "look_up", "arguments": {"word": "a"}}}
+_CALLED = {"role": "assistant", "content": "", "tool_calls": [_CALL]}
+_RETURNED = {"role": "tool", "name": "look_up", "tool_call_id": "abcdefghi", "content": "found"}
+_LOOK_UP = {
+    "name": "look_up",
+    "description": "Looks up a word.",
+    "parameters": {"type": "object", "properties": {"word": {"type": "string"}}, "required": ["word"]},
+}
+_NOTHING = {"messages": [], "tools": None, "documents": None, "add_generation_prompt": True}
+_PROBES: tuple[dict[str, Any], ...] = (
+    {"messages": [_ASKED]},
+    {"messages": [{"role": "system", "content": "a system message"}, _ASKED, _ANSWERED, _ASKED]},
+    {"messages": [_ASKED, _CALLED, _RETURNED], "tools": [{"type": "function", "function": _LOOK_UP}]},
+    {"messages": [{"role": "user", "content": [{"type": "text", "text": "a question"}]}, _ANSWERED]},
+)
 
 
-def chat_template(metadata: Mapping[str, Any]) -> str:
-    """The template in a GGUF file's metadata. Raises SmidgenError where there is none."""
-    template = metadata.get("tokenizer.chat_template")
-    if not isinstance(template, str) or not template.strip():
+def chat_templates(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """All templates in a GGUF file's metadata by name, the default one first. Raises BadFile for too many of them."""
+    named = {key.removeprefix(f"{_KEY}."): text for key, text in metadata.items() if key.startswith(f"{_KEY}.")}
+    found = {DEFAULT_TEMPLATE: metadata.get(_KEY) or named.get(DEFAULT_TEMPLATE)}
+    found |= {name: text for name, text in named.items() if name != DEFAULT_TEMPLATE}
+    if len(found) > MOST_TEMPLATES:
+        raise BadFile(f"the model has {len(found)} chat templates, more than {MOST_TEMPLATES}; get it from its maker.")
+    return {name: text for name, text in found.items() if isinstance(text, str) and text.strip()}
+
+
+def chat_template(metadata: Mapping[str, Any], name: str | None = None) -> str:
+    """The template of this name in a GGUF file's metadata; without a name, the default one or the only one.
+
+    Raises SmidgenError where there is none, or none of this name, or several and no default: with the names there are.
+    """
+    found = chat_templates(metadata)
+    if not found:
         raise SmidgenError("this model has no chat template (it is a base model); use `smidgen run` instead.")
-    return template
+    if name is None and (DEFAULT_TEMPLATE in found or len(found) == 1):
+        return next(iter(found.values()))
+    if name is not None and (template := found.get(name) or found.get(template_key(name))):
+        return template
+    listed = ", ".join(printable(there, 64) for there in found)
+    if name is None:
+        raise SmidgenError(f"this model has several chat templates and no default; choose one of them: {listed}.")
+    raise SmidgenError(f"this model has no chat template {printable(name, 64)!r}; there are: {listed}.")
+
+
+def template_key(name: str) -> str:
+    """The name of a template as metadata keys spell it: letters and digits, like llama.cpp's converter."""
+    return "".join(character if character.isascii() and character.isalnum() else "_" for character in name)
+
+
+def refuse_hostile_template(template: str) -> None:
+    """Refuse a template that no other program should be made to run either: llama.cpp has no bounds of its own.
+
+    The bounds are this module's: length, depth, and that a few short chats render within a small budget. What a
+    template refuses by itself ("roles must alternate") is no reason. Raises BadFile, in one line.
+    """
+    try:
+        _compile(template)
+    except Exception as error:  # Jinja and Python each have several for what they cannot read
+        raise BadFile(f"the model's chat template cannot be read: {_reason(error)}.") from None
+    for chat in _PROBES:
+        try:
+            _generate(template, {**_NOTHING, **chat}, _PROBE_WORK)
+        except (SecurityError, RecursionError, MemoryError) as error:
+            raise BadFile(f"the model's chat template is refused: {_reason(error)}.") from None
+        except Exception:  # a program's own errors, which end there as they end here
+            continue
 
 
 def render_chat(
@@ -107,114 +164,46 @@ def _parts(content: Any) -> list[Any]:
 def _render(
     template: str, messages: Sequence[Message], specials: Mapping[str, str], add_generation_prompt: bool
 ) -> str:
-    given = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": add_generation_prompt}
+    given = {**specials, **_NOTHING, "messages": messages, "add_generation_prompt": add_generation_prompt}
+    try:
+        return _generate(template, given, _work_for(messages))
+    except (RecursionError, MemoryError) as error:
+        raise SmidgenError(f"the model's chat template cannot be used: {_reason(error)}.") from None
+    except Exception as error:  # a template is a program and can fail in any way a program can
+        raise SmidgenError(f"the model's chat template cannot render this chat: {_reason(error)}") from error
+
+
+def _work_for(messages: Sequence[Message]) -> int:
+    """What a chat may cost: templates in use take a tenth of it at most, whatever its length."""
+    with budget(MOST_WORK):
+        return min(MOST_WORK, MOST_WORK // 8 + 256 * weigh(messages))
+
+
+def _generate(template: str, given: Mapping[str, Any], work: int) -> str:
     pieces: list[str] = []
     length = 0
-    try:
-        compiled = _compile(template)
-        with _limited_steps():
-            for piece in compiled.generate(**(dict(specials) | given)):
-                pieces.append(piece)
-                length += len(piece)
-                if length > LONGEST_TEXT:
-                    raise SecurityError(f"it writes more than {LONGEST_TEXT} characters")
-    except _TooManySteps:
-        raise SmidgenError(
-            f"the model's chat template runs for more than {MOST_STEPS} steps; it was stopped."
-        ) from None
-    except (RecursionError, MemoryError):
-        raise SmidgenError("the model's chat template is nested too deep or too large to be used.") from None
-    except Exception as error:  # a template is a program and can fail in any way a program can
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise SmidgenError(f"the model's chat template cannot render this chat: {printable(reason)}") from error
+    with budget(work):
+        for piece in _compile(template).generate(given):
+            pieces.append(piece)
+            length += len(piece)
+            if length > LONGEST_TEXT:
+                raise SecurityError(f"it writes more than {LONGEST_TEXT} characters")
     return "".join(pieces)
 
 
-class _TooManySteps(BaseException):
-    """Not an Exception, so that no filter can swallow it."""
-
-
-@contextmanager
-def _limited_steps() -> Iterator[None]:
-    """Count the lines of Python run in this thread (loops, macros and filters alike) and stop at MOST_STEPS."""
-    left = MOST_STEPS
-
-    def count(frame: FrameType, event: str, argument: Any) -> Callable[..., Any]:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise _TooManySteps
-        return count
-
-    outer = sys.gettrace()  # a debugger's or a coverage tool's
-    sys.settrace(count)
-    try:
-        yield
-    finally:
-        sys.settrace(outer)
+def _reason(error: BaseException) -> str:
+    if isinstance(error, RecursionError | MemoryError):
+        return "it is nested too deep, or calls itself without end"
+    return printable(" ".join(str(error)[:_LONGEST_REASON].split()).rstrip(".")) or type(error).__name__
 
 
 @lru_cache(maxsize=16)
 def _compile(template: str) -> jinja2.Template:
     if len(template) > LONGEST_TEMPLATE:
         raise SecurityError(f"it has {len(template)} characters, more than {LONGEST_TEMPLATE}")
-    return _environment().from_string(template)
-
-
-class _GenerationBlock(Extension):
-    """{% generation %} … {% endgeneration %} marks the assistant's words, for training; here only they count."""
-
-    tags = {"generation"}
-
-    def parse(self, parser: Parser) -> list[jinja2.nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-class _Environment(ImmutableSandboxedEnvironment):
-    """The sandbox, with a bound on repetition."""
-
-    intercepted_binops = frozenset({"*", "**"})
-
-    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """Multiply; but no powers, and no repetition beyond LONGEST_TEXT."""
-        if operator == "**":
-            raise SecurityError("it raises to a power")
-        for text, times in ((left, right), (right, left)):
-            if isinstance(text, str | list | tuple) and isinstance(times, int) and len(text) * times > LONGEST_TEXT:
-                raise SecurityError(f"it repeats a value to more than {LONGEST_TEXT} characters")
-        return super().call_binop(context, operator, left, right)
+    return _sandbox().from_string(template)
 
 
 @cache
-def _environment() -> _Environment:
-    environment = _Environment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, "jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
-    environment.globals["range"] = _bounded_range
-    del environment.globals["lipsum"]
-    return environment
-
-
-def _to_json(
-    value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
-) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _raise_exception(message: str) -> None:
-    raise jinja2.TemplateError(message)
-
-
-def _strftime_now(form: str) -> str:
-    return datetime.now().strftime(form)
-
-
-def _bounded_range(*bounds: int) -> range:
-    steps = range(*bounds)
-    if len(steps) > LONGEST_RANGE:
-        raise SecurityError(f"it asks for a range of more than {LONGEST_RANGE}")
-    return steps
+def _sandbox() -> Sandbox:
+    return Sandbox()

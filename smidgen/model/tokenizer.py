@@ -2,8 +2,8 @@
 
 The ids are those that llama.cpp gives for the same file (tests/parity/test_tokenizer_llama_cpp.py), because
 that is where the model will run; the places where smidgen differs on purpose are named in
-tokenizers/sentencepiece.py, and there are none for byte-level models. A model that came in Hugging Face layout
-may carry rules that llama.cpp does not know (tokenizers/text_rules.py); its ids are those of transformers.
+tokenizers/sentencepiece.py and, for byte-level models, in tokenizers/splitting.py. A model that came in Hugging Face
+layout may carry rules that llama.cpp does not know (tokenizers/text_rules.py); its ids are those of transformers.
 """
 
 import operator
@@ -14,8 +14,10 @@ from typing import SupportsIndex
 from smidgen.errors import SmidgenError
 from smidgen.model.tokenizers import byte_level
 from smidgen.model.tokenizers.byte_level import ByteLevel
+from smidgen.model.tokenizers.padding import padding_of
 from smidgen.model.tokenizers.sentencepiece import SentencePiece
 from smidgen.model.tokenizers.special_tokens import SpecialTokens
+from smidgen.model.tokenizers.splitting import pre_tokenizer
 from smidgen.model.tokenizers.text_rules import TextRules
 from smidgen.model.tokenizers.vocabulary import MetadataValue, Vocabulary, flag, number_array
 
@@ -31,6 +33,7 @@ class Tokenizer:
     eos_ids: the tokens after which generation stops.
     adds_bos: whether the model expects `encode(…, add_bos=True)` at the start of a sequence.
     missing_bytes: bytes that the vocabulary cannot express; `encode` leaves them out. Empty for nearly all models.
+    padding: rows that no text becomes.
     """
 
     def __init__(
@@ -40,11 +43,13 @@ class Tokenizer:
         rules: TextRules,
         adds_bos: bool,
         add_space_prefix: bool = False,
+        padding: frozenset[int] = frozenset(),
     ):
         self._vocabulary = vocabulary
         self._coder = coder
         self._rules = rules
         self._add_space_prefix = add_space_prefix
+        self.padding = padding
         self.bos_id = vocabulary.roles.get("bos_token")
         self.eos_id = vocabulary.roles.get("eos_token")
         self.adds_bos = adds_bos and self.bos_id is not None
@@ -66,14 +71,20 @@ class Tokenizer:
         if vocabulary.model == "llama":
             prefix = flag(metadata, ADD_SPACE_PREFIX, True)
             scores = number_array(metadata, "tokenizer.ggml.scores", len(vocabulary))
-            return cls(vocabulary, SentencePiece(vocabulary, scores), rules, flag(metadata, ADD_BOS, True), prefix)
-        pre = byte_level.pre_tokenizer(metadata)
+            coder, adds_bos = SentencePiece(vocabulary, scores), flag(metadata, ADD_BOS, True)
+            return cls(vocabulary, coder, rules, adds_bos, prefix, padding_of(metadata))
+        pre = pre_tokenizer(metadata)
         coder = ByteLevel(vocabulary, byte_level.read_merges(metadata, vocabulary), pre)
-        return cls(vocabulary, coder, rules, flag(metadata, ADD_BOS, pre.adds_bos))
+        return cls(vocabulary, coder, rules, flag(metadata, ADD_BOS, pre.adds_bos), padding=padding_of(metadata))
 
     def __len__(self) -> int:
         """The number of tokens in the vocabulary."""
         return len(self._vocabulary)
+
+    @property
+    def tokens(self) -> list[str | None]:
+        """The texts of all tokens by id, as `token_text` has them; None for rows that no text becomes."""
+        return [None if token in self.padding else text for token, text in enumerate(self._vocabulary.texts)]
 
     @property
     def special_texts(self) -> dict[str, str]:

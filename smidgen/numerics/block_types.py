@@ -53,12 +53,31 @@ BF16 = BlockType("BF16", 30, 1, 2)
 
 READABLE = (F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS)
 
-BY_ID = {kind.ggml_id: kind for kind in READABLE}
 BY_NAME = {kind.name: kind for kind in READABLE}
 
-# Types that exist in ggml but that smidgen does not decode: named in errors, never guessed at.
-UNREADABLE_NAMES = {
-    9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 21: "IQ3_S", 22: "IQ2_S",
-    24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4",
-    40: "NVFP4",
-}  # fmt: skip
+# Types that ggml has and smidgen does not decode. Their sizes are known, so that a file of them can be checked and
+# described; llama.cpp computes with them. Their weights are never guessed at.
+UNDECODED = (
+    BlockType("Q8_1", 9, 32, 36),
+    BlockType("Q8_K", 15, 256, 292),
+    BlockType("IQ2_XXS", 16, 256, 66),
+    BlockType("IQ2_XS", 17, 256, 74),
+    BlockType("IQ3_XXS", 18, 256, 98),
+    BlockType("IQ1_S", 19, 256, 50),
+    BlockType("IQ3_S", 21, 256, 110),
+    BlockType("IQ2_S", 22, 256, 82),
+    BlockType("I8", 24, 1, 1),
+    BlockType("I16", 25, 1, 2),
+    BlockType("I32", 26, 1, 4),
+    BlockType("I64", 27, 1, 8),
+    BlockType("F64", 28, 1, 8),
+    BlockType("IQ1_M", 29, 256, 56),
+    BlockType("TQ1_0", 34, 256, 54),
+    BlockType("TQ2_0", 35, 256, 66),
+    BlockType("MXFP4", 39, 32, 17),
+    BlockType("NVFP4", 40, 64, 36),
+    BlockType("Q1_0", 41, 128, 18),
+    BlockType("Q2_0", 42, 64, 18),
+)
+
+BY_ID = {kind.ggml_id: kind for kind in (*READABLE, *UNDECODED)}

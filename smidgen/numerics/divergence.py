@@ -11,8 +11,8 @@ extended by the cross term Σ eˣ (x − y). Products are float32; what is kept 
 Two equal streams give exactly 0. Cost: the two head products, plus about three exponentials' worth of work a logit.
 
 Where the cut has only some of the original's tokens (K), p is taken over K alone and renormalised: `StreamedDivergence`
-is fed the logits of K, `StreamedSoftmax` those of the tokens that were dropped, and `Restriction` puts the two together
-again. For a target in K,  log p(t) = log p_K(t) + log P(K),  with  P(K) = Z_K / (Z_K + Z_dropped)  and Z = Σ eˣ.
+is fed the logits of K, `StreamedSoftmax` those of the entries that were left out, and `Restriction` puts them together
+again. For a target in K,  log p(t) = log p_K(t) + log P(K),  with  P(K) = Z_K / (Z_K + Z_left out)  and Z = Σ eˣ.
 """
 
 from dataclasses import dataclass
@@ -33,6 +33,7 @@ class PositionScores:
     original_top: Int[Tensor, " position"]  # most likely token; the lowest index among equals
     cut_top: Int[Tensor, " position"]
     original_log_total: Float[Tensor, " position"]  # log Σ eˣ
+    cut_log_total: Float[Tensor, " position"]
 
 
 NO_TARGET = -1
@@ -128,27 +129,37 @@ class StreamedDivergence:
             original_top=self._original.top,
             cut_top=self._cut.top,
             original_log_total=log_total,
+            cut_log_total=cut_log_total,
         )
 
 
 @dataclass(frozen=True)
 class Restriction:
-    """What became of the original's distribution when some tokens were dropped.
+    """What a distribution is over its whole vocabulary, when only some entries of it were compared.
 
-    dropped_mass: its probability of them, 0 to 1.  log_likelihood: of its target, over all tokens (NaN: NO_TARGET).
+    masses: its probability of the others, stream by stream, 0 to 1.  log_likelihood: of its target, over all entries
+    (NaN: NO_TARGET).
     """
 
-    dropped_mass: Float[Tensor, " position"]
+    masses: tuple[Float[Tensor, " position"], ...]
     log_likelihood: Float[Tensor, " position"]
 
     @classmethod
-    def of(cls, kept: PositionScores, dropped: StreamedSoftmax) -> "Restriction":
-        """From the streams of the kept and of the dropped tokens. A target is in one of them, or NO_TARGET in both."""
-        log_kept, log_dropped = kept.original_log_total, dropped.log_total()
-        log_whole = torch.logaddexp(log_kept, log_dropped)
-        likelihood = kept.original_log_likelihood + log_kept - log_whole
-        other = dropped.log_likelihood() + log_dropped - log_whole
-        return cls((log_dropped - log_whole).exp(), torch.where(likelihood.isnan(), other, likelihood))
+    def of(
+        cls, log_likelihood: Float[Tensor, " position"], log_total: Float[Tensor, " position"], *others: StreamedSoftmax
+    ) -> "Restriction":
+        """From the scores over the compared entries, and the streams of the others.
+
+        A target is in one of them, or NO_TARGET in all.
+        """
+        totals = [other.log_total() for other in others]
+        whole = log_total
+        for total in totals:
+            whole = torch.logaddexp(whole, total)
+        likelihood = log_likelihood + log_total - whole
+        for other, total in zip(others, totals, strict=True):
+            likelihood = torch.where(likelihood.isnan(), other.log_likelihood() + total - whole, likelihood)
+        return cls(tuple((total - whole).exp() for total in totals), likelihood)
 
 
 def soft_cap_(logits: Float[Tensor, "position vocab"], cap: float | None) -> Float[Tensor, "position vocab"]:

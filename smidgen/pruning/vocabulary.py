@@ -37,7 +37,7 @@ import torch
 from smidgen.calibration.walk import advance
 from smidgen.data.languages import Language, scripts_of
 from smidgen.data.sources import TextSource
-from smidgen.data.text import Windows, cut_into_windows, spread
+from smidgen.data.text import Windows, cut_into_windows, spread, window_length
 from smidgen.errors import SmidgenError
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.derived import Derived, Kept, Tokens
@@ -130,7 +130,8 @@ def rank(checkpoint: Checkpoint, sources: Sequence[TextSource], languages: Seque
         raise SmidgenError("No text to choose the vocabulary by. Name languages with --langs or give --text FILE.")
     metadata = checkpoint.file.metadata
     tokenizer, pieces = Tokenizer.from_gguf(metadata), Pieces(metadata)
-    texts = [cut_into_windows(source.text, tokenizer) for source in sources]
+    length = window_length(checkpoint.config.context_length)
+    texts = [cut_into_windows(source.text, tokenizer, length) for source in sources]
     wholes = [windows.take(_longest(windows)) for windows in texts]
     each = max(_POSITIONS // len(sources), _POSITIONS_EACH)
     hidden = [_hidden_states(checkpoint, spread(windows, each, seed)) for windows in wholes]

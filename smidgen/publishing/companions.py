@@ -4,15 +4,17 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from smidgen.atomic import write_whole
 from smidgen.curve import write_curve
 from smidgen.errors import SmidgenError, printable
-from smidgen.formats.hub.catalogue import MODEL_FILE, companions_folder, entry_of, licence_files
-from smidgen.formats.hub.notices import Licence, Terms, is_agreement, notice_name, notice_text, stated_licence, terms_of
+from smidgen.formats.hub.notices import Licence, Terms, is_agreement, notice_name, notice_text, terms_of
+from smidgen.formats.hub.origin import MODEL_FILE, Origin
 from smidgen.owned import claim, refuse_others
+from smidgen.publishing.wording import front_matter, in_markdown, licence_in_front, licence_in_words
 from smidgen.shell import as_word
 from smidgen.sizes import format_size
 
@@ -28,34 +30,47 @@ _WRITTEN = (
 _UNFINISHED_START = {".fingerprint.json.partial"}  # all that a cut killed at its very beginning leaves in WORK
 
 
-def refuse_output(output: Path, original: Path) -> None:
-    """Raises SmidgenError where a cut of `original` cannot write, or would destroy what is not its own.
+def refuse_output(output: Path, origin: Origin) -> None:
+    """Raises SmidgenError where a cut of a model cannot write, or would destroy what is not its own.
 
     Writes nothing and needs no torch, so it can be asked before anything else.
     """
     shown, advice = printable(output), "Choose another folder with -o."
+    if not _is_utf8(output.absolute()):
+        raise SmidgenError(f"{shown} has a name that is not UTF-8, which libraries cannot write to. {advice}")
     nearest = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
     if not nearest.is_dir():
         raise SmidgenError(f"{shown} cannot be a folder: {printable(nearest)} is a file. {advice}")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise SmidgenError(f"{shown} cannot be written: {printable(nearest)} is not writable by this user. {advice}")
-    model, work = output / MODEL_FILE, output / WORK
+    original, model, work = origin.path, output / MODEL_FILE, output / WORK
     if model.exists() and model.samefile(original):
         raise SmidgenError(f"{printable(model)} is the model to be cut, and the result would replace it. {advice}")
     if original.is_dir() and output.exists() and output.samefile(original):
         raise SmidgenError(f"{shown} is the model to be cut, and its README.md would be replaced. {advice}")
     if work.exists() and not _is_of_a_cut(work):
         raise SmidgenError(f"{printable(work)} is in the way: its place is needed, but no cut has made it. {advice}")
-    refuse_others(output, _names_written(original))
+    refuse_others(output, _names_written(origin))
 
 
-def claim_output(output: Path, original: Path) -> None:
-    """Note that the files of `output` are being written: from here on they are smidgen's, see `owned`."""
-    claim(output, _names_written(original))
+def _is_utf8(path: Path) -> bool:
+    try:
+        return bool(str(path).encode())
+    except UnicodeEncodeError:
+        return False
 
 
-def _names_written(original: Path) -> list[str]:
-    return [*_WRITTEN, *(file.name for file in licence_files(original))]
+def claim_output(output: Path, *origins: Origin) -> None:
+    """Note that the files of `output` are being written: from here on they are smidgen's, see `owned`.
+
+    origins: of all models whose licences go along.
+    """
+    for origin in origins:
+        claim(output, _names_written(origin))
+
+
+def _names_written(origin: Origin) -> list[str]:
+    return [*_WRITTEN, *(file.name for file in origin.notices)]
 
 
 def _is_of_a_cut(work: Path) -> bool:
@@ -72,35 +87,30 @@ def remove_outdated(output: Path) -> None:
 
 def write_companions(
     output: Path,
-    model: str,
     checkpoint: "Checkpoint",
     recipe: Mapping[str, Any],
     steps: Sequence[Mapping[str, Any]],
     card: Mapping[str, Any] | None,
 ) -> None:
     """Write everything but the model and the card into `output`. steps: what was done, as on the card."""
-    stated = _stated_licence(model, checkpoint)
-    terms = terms_of(checkpoint.config.family, stated)
-    notices = write_notices(output, model, terms)
+    licence = _Licensed.beside(output, checkpoint)
     write_whole(output / "recipe.toml", _toml(recipe))
-    write_whole(output / "README.md", _model_card(output, model, checkpoint, (stated, terms, notices), steps, card))
+    write_whole(output / "README.md", _model_card(output, checkpoint, licence, steps, card))
 
 
-def write_export_notes(output: Path, model: str, checkpoint: "Checkpoint") -> None:
+def write_export_notes(output: Path, checkpoint: "Checkpoint") -> None:
     """README.md, licence and notice files beside a model that was written in Hugging Face layout."""
-    stated = _stated_licence(model, checkpoint)
-    terms = terms_of(checkpoint.config.family, stated)
-    notices = write_notices(output, model, terms, "model.safetensors")
-    base = str(checkpoint.file.metadata.get("general.name", model))
-    front = {**_front_licence(stated, terms), "base_model": base}
+    licence, base = _Licensed.beside(output, checkpoint, "model.safetensors"), _title(checkpoint)
     what = f"The weights of {base} in Hugging Face layout, written by `smidgen export`."
-    lines = [*_front_matter(front), f"# {base}", "", what, "", "## Licence", "", _licence(stated, terms, notices)]
+    lines = [
+        *front_matter({**licence.in_front(), **_base(checkpoint)}), f"# {base}", "", what, "",
+        "## Licence", "", licence.in_words(),
+    ]  # fmt: skip
     write_whole(output / "README.md", "\n".join(lines) + "\n")
 
 
 def write_tuning_notes(
     output: Path,
-    model: str,
     checkpoint: "Checkpoint",
     written: Sequence[str],
     done: Sequence[str],
@@ -110,63 +120,64 @@ def write_tuning_notes(
 
     done: what was learned, in sentences.  evaluations: step, and loss on held-out examples before it.
     """
-    stated = _stated_licence(model, checkpoint)
-    terms = terms_of(checkpoint.config.family, stated)
     made = MODEL_FILE if MODEL_FILE in written else "adapter.gguf"
-    notices = write_notices(output, model, terms, made)
-    base = str(checkpoint.file.metadata.get("general.name", model))
+    licence = _Licensed.beside(output, checkpoint, made)
     tags = ["smidgen", "gguf", *(["lora"] if "adapter.gguf" in written else [])]
-    front = {**_front_licence(stated, terms), "base_model": base, "tags": tags}
+    front = {**licence.in_front(), **_base(checkpoint), "tags": tags}
     uses = []
     if "adapter.gguf" in written:
         front["library_name"] = "peft"
-        named = Path(model).name if Path(model).exists() else model  # folders of this machine are nobody's business
         uses += [
-            f"smidgen chat {as_word(named)} --lora .",
+            f"smidgen chat {as_word(checkpoint.origin.file)} --lora .",
             "llama-cli -m MODEL.gguf --lora adapter.gguf",
         ]
     if made == MODEL_FILE:
         uses += ["smidgen chat .", "llama-cli -m model.gguf"]
     lines = [
-        *_front_matter(front), f"# {base}, tuned", "", *(line + "  " for line in done), "",
+        *front_matter(front), f"# {_title(checkpoint)}, tuned", "", *_paragraph(done), "",
         *_curve(output, evaluations, "examples"), "```", *uses, "```", "",
-        "## Licence", "", _licence(stated, terms, notices),
+        "## Licence", "", licence.in_words(),
     ]  # fmt: skip
     write_whole(output / "README.md", "\n".join(lines) + "\n")
 
 
 def write_distilling_notes(
     output: Path,
-    models: Sequence[tuple[str, "Checkpoint"]],
+    models: Sequence["Checkpoint"],
     done: Sequence[str],
     evaluations: Sequence[tuple[int, float]],
 ) -> None:
     """README.md, the curve of the loss, licence and notice files beside what `distill` wrote.
 
-    models: name and file of what the student was made of, and of the teacher where that is another: the terms of both
-    may bind it.  done: what was learned, in sentences.  evaluations: step, and loss on held-out text before it.
+    models: what the student was made of, and the teacher where that is another: the terms of both may bind it.
+    done: what was learned, in sentences.  evaluations: step, and loss on held-out text before it.
     """
-    licences: list[str] = []
-    for model, checkpoint in models:
-        stated = _stated_licence(model, checkpoint)
-        terms = terms_of(checkpoint.config.family, stated)
-        named = checkpoint.file.metadata.get("general.name", model)
-        licences += [f"{named}: {_licence(stated, terms, write_notices(output, model, terms))}", ""]
-    model, checkpoint = models[0]
-    stated = _stated_licence(model, checkpoint)
-    base = str(checkpoint.file.metadata.get("general.name", model))
-    front = {
-        **_front_licence(stated, terms_of(checkpoint.config.family, stated)),
-        "base_model": base,
-        "tags": ["smidgen", "gguf"],
-    }
+    licences = [_Licensed.beside(output, checkpoint) for checkpoint in models]
+    front = {**licences[0].in_front(), **_base(models[0]), "tags": ["smidgen", "gguf"]}
+    of_each = [f"Of {_title(model)}: {licence.in_words()}" for model, licence in zip(models, licences, strict=True)]
     lines = [
-        *_front_matter(front), f"# A student of {models[-1][1].file.metadata.get('general.name', models[-1][0])}", "",
-        *(line + "  " for line in done), "", *_curve(output, evaluations, "text"), "```",
+        *front_matter(front), f"# A student of {_title(models[-1])}", "",
+        *_paragraph(done), "", *_curve(output, evaluations, "text"), "```",
         'smidgen run . "Once upon a time"',
-        "llama-cli -m model.gguf", "```", "", "## Licence", "", *licences,
+        "llama-cli -m model.gguf", "```", "", "## Licence", "", "\n\n".join(of_each),
     ]  # fmt: skip
-    write_whole(output / "README.md", "\n".join(lines))
+    write_whole(output / "README.md", "\n".join(lines) + "\n")
+
+
+def _title(checkpoint: "Checkpoint") -> str:
+    """What to call the original, inside a line of Markdown."""
+    return in_markdown(checkpoint.origin.title(checkpoint.file.metadata))
+
+
+def _base(checkpoint: "Checkpoint") -> dict[str, str]:
+    """`base_model` in the front matter, where it is known: Hugging Face takes it for a repository."""
+    base = checkpoint.origin.base_model(checkpoint.file.metadata)
+    return {} if base is None else {"base_model": base}
+
+
+def _paragraph(lines: Sequence[str]) -> list[str]:
+    """Each on a line of its own, in Markdown."""
+    return [f"{in_markdown(line, 1000)}  " for line in lines]
 
 
 def _curve(output: Path, evaluations: Sequence[tuple[int, float]], held_out: str) -> list[str]:
@@ -178,10 +189,10 @@ def _curve(output: Path, evaluations: Sequence[tuple[int, float]], held_out: str
     return [f"![{title} over the steps of training]({CURVE})", ""]
 
 
-def write_notices(output: Path, model: str, terms: Terms | None, made: str = MODEL_FILE) -> list[str]:
+def write_notices(output: Path, origin: Origin, terms: Terms | None, made: str = MODEL_FILE) -> list[str]:
     """Copy the original's licence and notice files into `output`, and add the notice that its terms ask for about the
     file `made`; their names."""
-    originals = licence_files(model)
+    originals = origin.notices
     for original in originals:
         if original.parent.resolve() != output.resolve():
             shutil.copyfile(original, output / original.name)  # what a link of the hub's cache leads to
@@ -191,12 +202,6 @@ def write_notices(output: Path, model: str, terms: Terms | None, made: str = MOD
     ours = notice_name(originals)
     write_whole(output / ours, notice_text(terms, made))
     return sorted({*names, ours})
-
-
-def _stated_licence(model: str, checkpoint: "Checkpoint") -> Licence:
-    """What the model says itself; what the catalogue knows where it says nothing."""
-    stated, entry = stated_licence(checkpoint.file.metadata, companions_folder(model)), entry_of(model)
-    return Licence(name=entry.licence) if entry is not None and not str(stated) else stated
 
 
 def _toml(recipe: Mapping[str, Any]) -> str:
@@ -215,73 +220,77 @@ def _literal(value: Any) -> str:
         return "{ " + ", ".join(f"{key} = {_literal(part)}" for key, part in value.items()) + " }"
     if isinstance(value, list):
         return "[" + ", ".join(_literal(part) for part in value) + "]"
-    return json.dumps(value, ensure_ascii=False)
+    shown = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return shown.encode("utf-8", "replace").decode()  # names of files may hold what UTF-8 does not
 
 
-def _licence(stated: Licence, terms: Terms | None, notices: Sequence[str]) -> str:
-    """What the model card says of the licence: no more than is known."""
-    named = terms.agreement if terms else str(stated)
-    known = f"The licence of the original applies: {named}." if named else "The original states no licence."
-    if notices:
-        known += f" These files go with it: {', '.join(notices)}."
-    if terms is None:
-        unknown = "No licence file came with it: look at the original's source before you pass this on."
-        return known if notices else f"{known} {unknown}"
-    if not any(map(is_agreement, notices)):
-        known += f" The text of the {terms.agreement} did not come with it. Get it from {terms.text} and add it to this"
-        known += " folder before you pass the model on."
-    known += f" Uses that it forbids: {terms.policy}."
-    return f"{terms.label}. {known}" if terms.label else known
+@dataclass(frozen=True)
+class _Licensed:
+    """What is known of an original's licence, and the names of the files that were written beside the model for it."""
 
+    stated: Licence
+    terms: Terms | None
+    notices: Sequence[str]
 
-def _front_licence(stated: Licence, terms: Terms | None) -> dict[str, str]:
-    """The licence in the front matter: Hugging Face's identifier, or "other" with a name."""
-    if terms is not None:
-        return {"license": terms.identifier}
-    if stated.identifier is None and not stated.name:
-        return {"license": "unknown"}
-    parts = {"license": stated.identifier or "other", "license_name": stated.name, "license_link": stated.link}
-    return {key: value for key, value in parts.items() if value}
+    @classmethod
+    def beside(cls, output: Path, checkpoint: "Checkpoint", made: str = MODEL_FILE) -> Self:
+        """Writes these files into `output`, for the model file `made`."""
+        stated = checkpoint.origin.stated_licence(checkpoint.file.metadata)
+        terms = terms_of(checkpoint.config.family, stated)
+        return cls(stated, terms, write_notices(output, checkpoint.origin, terms, made))
+
+    def in_words(self) -> str:
+        """What the model card says of the licence: no more than is known."""
+        terms, notices = self.terms, self.notices
+        named = terms.agreement if terms else licence_in_words(self.stated)
+        known = f"The licence of the original applies: {named}." if named else "The original states no licence."
+        if notices:
+            known += f" These files go with it: {', '.join(map(in_markdown, notices))}."
+        if terms is None:
+            unknown = "No licence file came with it: look at the original's source before you pass this on."
+            return known if notices else f"{known} {unknown}"
+        if not any(map(is_agreement, notices)):
+            known += f" The text of the {terms.agreement} did not come with it. Get it from {terms.text} and add it to"
+            known += " this folder before you pass the model on."
+        known += f" Uses that it forbids: {terms.policy}."
+        return f"{terms.label}. {known}" if terms.label else known
+
+    def in_front(self) -> dict[str, str]:
+        """What the front matter says of it."""
+        return {"license": self.terms.identifier} if self.terms else licence_in_front(self.stated, self.notices)
 
 
 def _model_card(
     output: Path,
-    model: str,
     checkpoint: "Checkpoint",
-    licence: tuple[Licence, Terms | None, Sequence[str]],
+    licence: _Licensed,
     steps: Sequence[Mapping[str, Any]],
     card: Mapping[str, Any] | None,
 ) -> str:
     """Hugging Face's model card: front matter, then what this is and what it cost."""
-    metadata = checkpoint.file.metadata
-    base = str(metadata.get("general.name", model))
+    base = _title(checkpoint)
     front = {
-        **_front_licence(*licence[:2]),
-        "base_model": base,
+        **licence.in_front(),
+        **_base(checkpoint),
         "tags": ["gguf", "smidgen"],
         "quantized_by": "smidgen",
     }
     size = (output / "model.gguf").stat().st_size
     lines = [
-        *_front_matter(front),
+        *front_matter(front),
         f"# {base}, cut to {format_size(size)}", "",
         f"`model.gguf` is {base} ({format_size(checkpoint.file.size)}), cut by smidgen to {size} bytes.",
         "It runs in llama.cpp, Ollama, LM Studio and other programs that read GGUF.", "",
         "What was done:", "", *(f"- {_step_in_words(step)}" for step in steps), "",
         "```", "smidgen run . \"Once upon a time\"", "llama-cli -m model.gguf", "```", "",
-        "## What it cost", "", *_costs(card), "", "## Licence", "", _licence(*licence), "",
+        "## What it cost", "", *_costs(card), "", "## Licence", "", licence.in_words(), "",
         "`recipe.toml` makes the same file again.",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
 def _step_in_words(step: Mapping[str, Any]) -> str:
-    return str(step.get("summary", "Quantized, with error compensation."))
-
-
-def _front_matter(front: Mapping[str, Any]) -> list[str]:
-    """The YAML that Hugging Face reads, and an empty line. JSON's values are YAML's."""
-    return ["---", *(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in front.items()), "---", ""]
+    return in_markdown(step.get("summary", "Quantized, with error compensation."), 1000)
 
 
 def _costs(card: Mapping[str, Any] | None) -> list[str]:
@@ -289,8 +298,10 @@ def _costs(card: Mapping[str, Any] | None) -> list[str]:
         return ["Not measured. `smidgen measure ORIGINAL CUT` does it."]
     lines = ["| text | KL divergence (nats) | same top token | bits per byte before | after |", "|---|---|---|---|---|"]
     lines += [
-        f"| {text['text']} | {text['kl_mean']:.4f} | {100 * text['same_top1']:.1f}% | "
+        f"| {in_markdown(text['text'])} | {text['kl_mean']:.4f} | {100 * text['same_top1']:.1f}% | "
         f"{text['bits_per_byte_original']:.4f} | {text['bits_per_byte_cut']:.4f} |"
         for text in card["fidelity"]
     ]
-    return [*lines, "", "The whole report: `card.html`; as data: `card.json`."]
+    said = [card["verdict"]["sentence"], *card["notes"]] if "verdict" in card else []
+    words = [line for sentence in said for line in ("", in_markdown(sentence, 1000))]
+    return [*lines, *words, "", "The whole report: `card.html`; as data: `card.json`."]

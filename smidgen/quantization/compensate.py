@@ -21,7 +21,8 @@ group/2 inside groups. No loop over rows.
 import torch
 from torch import Tensor
 
-from smidgen.numerics.block_types import BlockType
+from smidgen.errors import SmidgenError
+from smidgen.numerics.block_types import F16, BlockType
 from smidgen.numerics.grids import GRIDS, Grid, Scales
 from smidgen.numerics.pack import pack
 from smidgen.numerics.precision import quick_products
@@ -40,9 +41,13 @@ def compensate(
 ) -> UInt8[Tensor, "out bytes"]:
     """Encode a matrix as `kind`, rounding errors compensated through U (from `numerics.factor.inverse_factor`).
 
+    F16 is only rounded: its steps are so fine that there is nothing to compensate.
+
     A vector in place of U (the diagonal alone) means no compensation: round to nearest with searched scales.
-    Memory: one float32 copy of the matrix.
+    Memory: one float32 copy of the matrix. Raises SmidgenError for weights beyond float16, where that is the type.
     """
+    if kind is F16:
+        return _as_float16(weight)
     grid = GRIDS[kind]
     if U.ndim == 1:
         slabs = weight.split(max(1, _BLOCKS * kind.block // weight.shape[1]))
@@ -58,6 +63,16 @@ def compensate(
         with quick_products():
             W[last:].addmm_(U[first:last, last:].T, errors[: len(inside)], alpha=-1)
     return torch.cat(packed, dim=1)
+
+
+def _as_float16(weight: Float[Tensor, "out in"]) -> UInt8[Tensor, "out bytes"]:
+    rounded = weight.half()
+    if not rounded.isfinite().all():
+        raise SmidgenError(
+            "A matrix is to become F16 and holds values beyond float16. Leave F16 out of --types; where its rows fit "
+            "no block of another type, this model cannot be quantized."
+        )
+    return rounded.contiguous().view(torch.uint8)
 
 
 def _round_rows(weight: Float[Tensor, "rows in"], grid: Grid, U: Float[Tensor, " in"]) -> UInt8[Tensor, "rows bytes"]:

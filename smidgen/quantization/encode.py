@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from smidgen.numerics.block_types import BlockType
+from smidgen.numerics.block_types import F16, BlockType
 from smidgen.numerics.decode import decode
 from smidgen.numerics.factor import damage, inverse_factor
 from smidgen.quantization.compensate import compensate
@@ -40,7 +40,7 @@ class Metric:
 class Encoded:
     """A quantized matrix.
 
-    packed: bytes as the file holds them.  compensated: False where plain rounding had the lower loss.
+    packed: bytes as the file holds them.  compensated: False where plain rounding was no worse, or is all there is.
     loss, rounding_loss: tr(ΔW H ΔWᵀ), in units of the output squared, as encoded and for plain rounding; estimated
     from a sample of rows where the matrix is large.
     """
@@ -67,7 +67,7 @@ def _encode_chunk(rows: Float[Tensor, "rows in"], kind: BlockType, metric: Metri
     which = torch.linspace(0, len(rows) - 1, min(len(rows), _SAMPLED_ROWS)).round().long()
     scale = len(rows) / len(which)
     rounding_loss = scale * loss_of(rows[which], compensate(rows[which], kind, metric.rounding), kind, metric.hessian)
-    if metric.factor is not None:
+    if metric.factor is not None and kind is not F16:
         packed = compensate(rows, kind, metric.factor)
         loss = scale * loss_of(rows[which], packed[which], kind, metric.hessian)
         if loss <= rounding_loss:

@@ -34,6 +34,7 @@ from smidgen.numerics.factor import damage
 from smidgen.progress import track
 from smidgen.quantization.compensate import compensate
 from smidgen.quantization.encode import Metric
+from smidgen.quantization.fitting import fitting_types
 from smidgen.shapes import Float, Int
 
 #: What a cut chooses from unless told otherwise; llama.cpp reads them all. Q4_0 and Q4_1 can be asked for but are not
@@ -105,11 +106,11 @@ def _damages(
     hessians: Sequence[Float[Tensor, "span span"]],
     kinds: Sequence[BlockType],
 ) -> dict[str, float]:
-    """½ Σ importance · (ΔW H ΔWᵀ)ᵣᵣ of compensated rows, in each type that fits.
+    """½ Σ importance · (ΔW H ΔWᵀ)ᵣᵣ of compensated rows, in each type that they can have.
 
     hessians: of runs of columns; what connects the runs is taken as 0.
     """
-    fitting = [kind for kind in kinds if kind.fits(rows.shape[1])]
+    fitting = fitting_types(rows.shape[1], kinds)
     if not fitting:
         return {}
     rounded, compensated = dict.fromkeys(fitting, 0.0), 0.0

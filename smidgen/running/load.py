@@ -8,15 +8,15 @@ Two engines stand behind it. `decoder` is our own, in PyTorch and float32, for t
 `chat` go through llama.cpp. Each is loaded when it is first asked for, so `load` itself reads headers only.
 """
 
-import os
 from collections.abc import Sequence
+from copy import copy
 from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
 from smidgen.closing import Closing
-from smidgen.formats.hub.catalogue import CATALOGUE, ModelName, locate
+from smidgen.formats.hub.catalogue import ModelName, origin_of
 from smidgen.formats.opening import open_checkpoint, read_config
 from smidgen.model.config import ModelConfig
 from smidgen.model.parameters import parameter_shapes
@@ -50,11 +50,9 @@ class Model(Closing):
 
     def __init__(self, model: ModelName, *, ctx_size: int | None = None, threads: int | None = None) -> None:
         self._ctx_size, self._threads = ctx_size, threads
-        self.path: Path = locate(model).absolute()
-        # Where it is a path, the same one after a change of the working directory.
-        given = Path(os.fspath(model)).expanduser()
-        named = os.fspath(model) in CATALOGUE or not given.exists()
-        self._name = os.fspath(model) if named else str(given.absolute())
+        origin = origin_of(model)
+        self.path: Path = origin.path.absolute()
+        self._name = origin.given  # of a path, the same one after a change of the working directory
         self.config: ModelConfig = read_config(self.path)
 
     @cached_property
@@ -108,28 +106,28 @@ class Model(Closing):
     def chat(
         self, messages: "str | Sequence[Message]", max_tokens: int | None = ..., *, temperature: float | None = ...,
         top_k: int | None = ..., top_p: float | None = ..., seed: int | None = ..., stop: Sequence[str] = ...,
-        stream: Literal[False] = ...,
+        template: str | None = ..., stream: Literal[False] = ...,
     ) -> str: ...  # fmt: skip
     @overload
     def chat(
         self, messages: "str | Sequence[Message]", max_tokens: int | None = ..., *, temperature: float | None = ...,
         top_k: int | None = ..., top_p: float | None = ..., seed: int | None = ..., stop: Sequence[str] = ...,
-        stream: Literal[True],
+        template: str | None = ..., stream: Literal[True],
     ) -> "Reply": ...  # fmt: skip
     def chat(
         self, messages: "str | Sequence[Message]", max_tokens: int | None = None, *, temperature: float | None = None,
         top_k: int | None = None, top_p: float | None = None, seed: int | None = None, stop: Sequence[str] = (),
-        stream: bool = False,
+        template: str | None = None, stream: bool = False,
     ) -> "str | Reply":  # fmt: skip
         """The answer to a conversation, in the model's own chat template; the other arguments are those of `generate`.
 
         messages: `{"role": "user", "content": "…"}` and so on, or the user's one message as text.
-        max_tokens: None for no limit but the context.
+        max_tokens: None for no limit but the context.  template: the name of one of several templates that it has.
         Raises Unsupported for a model without a template, SmidgenError if the conversation does not fit the context.
         """
         conversation = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
         drawn = _sampling(temperature, top_k, top_p, seed, stop)
-        reply = self._engine.chat(conversation, max_tokens, drawn)
+        reply = self._engine.chat(conversation, max_tokens, drawn, template)
         return reply if stream else reply.text()
 
     @cached_property
@@ -144,6 +142,14 @@ class Model(Closing):
             if name in vars(self):
                 vars(self).pop(name).close()
         vars(self).pop("decoder", None)
+
+    def __copy__(self) -> "Model":
+        """The same model with engines of its own: two cannot share one, since either may close it."""
+        return Model(self._name, ctx_size=self._ctx_size, threads=self._threads)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "Model":
+        """As `copy`."""
+        return copy(self)
 
     def __fspath__(self) -> str:
         """What the person named it, so that a verb treats a `Model` as it would treat its name."""

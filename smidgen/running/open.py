@@ -11,16 +11,18 @@ from smidgen.formats.hub.catalogue import ModelName
 
 def open_engine(
     model: ModelName, *, ctx_size: int | None = None, threads: int | None = None, draft: ModelName | None = None,
-    lora: str | os.PathLike[str] | None = None, chatting: bool = False, verbose: bool = False,
+    lora: str | os.PathLike[str] | None = None, chatting: bool = False, template: str | None = None,
+    verbose: bool = False,
 ) -> LlamaCppEngine:  # fmt: skip
     """Load a model into llama.cpp; a folder in Hugging Face layout is converted into the cache first.
 
     draft: a smaller model of the same vocabulary that proposes tokens.  lora: an adapter, as `smidgen tune` writes it.
-    chatting: refuse a model without a chat template before it is loaded.  verbose: llama.cpp's own log on stderr.
+    chatting: refuse a model without a chat template, or without one of the name `template`, before it is loaded.
+    verbose: llama.cpp's own log on stderr.
     Raises SmidgenError, BadFile and Unsupported as `LlamaCppEngine`.
     """
     path, helper = gguf_of(model), None if draft is None else gguf_of(draft)
     adapter = None if lora is None else adapter_file(Path(lora))
     if chatting:
-        require_chat_template(read_facts(path))
+        require_chat_template(read_facts(path), template)
     return LlamaCppEngine(path, ctx_size, threads, draft=helper, verbose=verbose, lora=adapter)

@@ -12,6 +12,7 @@ from smidgen.engines.llama_cpp.engine import Facts
 from smidgen.engines.llama_cpp.server import LlamaServer
 from smidgen.errors import SmidgenError, printable
 from smidgen.model.chat import chat_template, render_chat
+from smidgen.model.tokenizers.vocabulary import END_IDS
 
 # Spaces and newlines in every place, composed and decomposed letters, scripts with combining marks, digits, emoji.
 _TEXTS = (
@@ -29,8 +30,11 @@ _CHATS: tuple[list[dict[str, str]], ...] = (
 )
 
 
-def disagreements(server: LlamaServer, facts: Facts) -> Iterator[str]:
-    """A sentence for each kind of difference; nothing where both agree, or where our side knows no such tokenizer."""
+def disagreements(server: LlamaServer, facts: Facts, template: str | None = None) -> Iterator[str]:
+    """A sentence for each kind of difference; nothing where both agree, or where our side knows no such tokenizer.
+
+    template: the name of the one that is used, None for the default.
+    """
     if facts.tokenizer is None:
         return
     for text in _TEXTS:
@@ -40,10 +44,15 @@ def disagreements(server: LlamaServer, facts: Facts) -> Iterator[str]:
                 "Completions are not affected; for conversations llama.cpp's tokens are used."
             )
             break
+    if END_IDS in facts.metadata:
+        yield (
+            f"llama.cpp stops at some of the {len(facts.tokenizer.eos_ids)} end tokens only; `smidgen run` and "
+            "`smidgen chat` stop at all of them."
+        )
     if not facts.has_chat_template:
         return
     for chat in _CHATS:
-        ours, theirs = _rendered(facts, chat), _rendered_by_llama_cpp(server, facts, chat)
+        ours, theirs = _rendered(facts, chat, template), _rendered_by_llama_cpp(server, facts, chat)
         if ours is not None and ours != theirs:
             yield (
                 "llama.cpp renders this model's chat template otherwise than it is meant"
@@ -58,11 +67,13 @@ def _encoded_by_llama_cpp(server: LlamaServer, text: str) -> list[int]:
     return server.call("/tokenize", request)["tokens"]
 
 
-def _rendered(facts: Facts, chat: list[dict[str, str]]) -> list[int] | None:
+def _rendered(facts: Facts, chat: list[dict[str, str]], template: str | None) -> list[int] | None:
     """As token ids; None where the template refuses the conversation."""
     assert facts.tokenizer is not None
     try:
-        return _encoded(facts, render_chat(chat_template(facts.metadata), chat, facts.tokenizer.special_texts))
+        return _encoded(
+            facts, render_chat(chat_template(facts.metadata, template), chat, facts.tokenizer.special_texts)
+        )
     except SmidgenError:
         return None
 

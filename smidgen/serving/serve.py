@@ -16,12 +16,13 @@ from starlette.applications import Starlette
 
 from smidgen import progress
 from smidgen.bounds import MOST_THREADS, within
-from smidgen.engines.llama_cpp.engine import Facts, choose_context, read_facts
+from smidgen.engines.llama_cpp.engine import Facts, choose_context, read_facts, require_chat_template
 from smidgen.engines.llama_cpp.server import BUILT_IN_TEMPLATE, LlamaServer
 from smidgen.errors import SmidgenError, Unsupported
 from smidgen.formats.convert import gguf_of
 from smidgen.formats.gguf.adapter import adapter_file
 from smidgen.formats.hub.catalogue import ModelName, origin_of
+from smidgen.model.chat import chat_templates, refuse_hostile_template
 from smidgen.serving.admission import own_names
 from smidgen.serving.agreement import disagreements
 from smidgen.serving.front import build_front
@@ -42,7 +43,8 @@ class Served:
 def serve(
     model: ModelName, *, host: str = "127.0.0.1", port: int = 8080, api_key: str | None = None, parallel: int = 1,
     ctx_size: int | None = None, threads: int | None = None, draft: ModelName | None = None,
-    lora: str | os.PathLike[str] | None = None, allow_hosts: Sequence[str] = (), allow_origins: Sequence[str] = (),
+    lora: str | os.PathLike[str] | None = None, template: str | None = None,
+    allow_hosts: Sequence[str] = (), allow_origins: Sequence[str] = (),
     announce: Callable[[Served], None] | None = None,
 ) -> NoReturn:  # fmt: skip
     """Serve a model (a name, a path or a loaded `Model`) until Ctrl-C or SIGTERM, which end this process with code 0.
@@ -50,6 +52,7 @@ def serve(
     host: any but a loopback address needs `api_key`.  port: 0 takes a free one.
     parallel: requests at a time, each with `ctx_size` tokens of context; default the model's own, at most 4096.
     draft: a smaller model of the same vocabulary that proposes tokens.  lora: an adapter, as `tune` writes it.
+    template: the name of one of the model's chat templates, where it has several.
     allow_hosts: more names by which clients may call this server, as behind a proxy.
     allow_origins: web pages of other machines that may use it, such as `https://chat.example.org`.
     announce: called once, when the server answers; by default the address is printed.
@@ -66,9 +69,9 @@ def serve(
     with _listening_socket(host, port) as listener, LlamaServer(
         path, ctx_size=choose_context(facts, ctx_size), threads=threads, parallel=parallel, name=name,
         draft=None if draft is None else gguf_of(draft), lora=None if lora is None else adapter_file(Path(lora)),
-        template=None if facts.has_chat_template else BUILT_IN_TEMPLATE,
+        template=_template(facts, template),
     ) as server:  # fmt: skip
-        for line in disagreements(server, facts):
+        for line in disagreements(server, facts, template):
             progress.say(f"Note: {line}")
         front = build_front(
             server, facts, hosts={*own_names(host), *allow_hosts}, origins=allow_origins, api_key=api_key,
@@ -132,6 +135,20 @@ def _address(listener: socket.socket, host: str) -> str:
     """`http://host:port`, with the address to type where the server listens on all of them."""
     shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
     return f"http://{f'[{shown}]' if ':' in shown else shown}:{listener.getsockname()[1]}"
+
+
+def _template(facts: Facts, name: str | None) -> str | None:
+    """What llama.cpp shall render with: None for the templates of the file, which are checked first.
+
+    Raises BadFile for one that could end or stop llama.cpp, SmidgenError for a name that the model does not have.
+    """
+    if not facts.has_chat_template:
+        return BUILT_IN_TEMPLATE
+    for text in chat_templates(facts.metadata).values():
+        refuse_hostile_template(text)
+    chosen = require_chat_template(facts, name)
+    # With the file's own default, llama.cpp also takes the file's template for tools, where there is one.
+    return None if name is None and facts.metadata.get("tokenizer.chat_template") == chosen else chosen
 
 
 def refuse_for_serving(facts: Facts) -> None:

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from smidgen.bounds import MOST_THREADS, several, within
 from smidgen.data.corpus.prepare import CorpusOptions, prepare
 from smidgen.data.corpus.shards import INDEX, Index
+from smidgen.formats.hub.catalogue import ModelName
 from smidgen.formats.opening import open_model
 from smidgen.sizes import format_size
 
@@ -41,15 +43,17 @@ class CollectResult:
 
 
 def collect(
-    model: str, sources: Sequence[str | Path], output: Path, options: CorpusOptions | None = None, *,
-    workers: int = 1, resume: bool = False,
+    model: ModelName, sources: str | Path | Sequence[str | Path], output: str | Path,
+    options: CorpusOptions | None = None, *, workers: int = 1, resume: bool = False,
 ) -> CollectResult:  # fmt: skip
     """Make the corpus `output` for `model` out of files, folders, patterns and hub data sets. Raises as `prepare`.
 
     With more than one of `workers` a script that calls this needs its `if __name__ == "__main__":`.
     """
     started = time.monotonic()
+    within("workers", workers, 1, MOST_THREADS)
     with open_model(model) as checkpoint:
         metadata = dict(checkpoint.file.metadata)
-    index = prepare(sources, metadata, output, options, workers=workers, resume=resume)
+    output = Path(output).expanduser()
+    index = prepare(several("sources", sources), metadata, output, options, workers=workers, resume=resume)
     return CollectResult(output, index, time.monotonic() - started)

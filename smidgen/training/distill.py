@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from smidgen.bounds import MOST_WORKERS, within
 from smidgen.data.sources import read_texts
 from smidgen.distillation.loop.metrics import TensorBoard, Trackio, Writer, training_operations
 from smidgen.distillation.loop.on_policy import DecoderWriter
@@ -28,15 +29,15 @@ from smidgen.distillation.students.fresh import FreshShape
 from smidgen.distillation.students.lattice import careful_rate
 from smidgen.distillation.students.trainee import Objective, Trainee
 from smidgen.distillation.team.team import Team, joined, started_again, writer_first
-from smidgen.errors import SmidgenError, printable
+from smidgen.errors import SmidgenError
 from smidgen.formats.derived import Derived, write_derived
-from smidgen.formats.hub.catalogue import MODEL_FILE, ModelName, locate
+from smidgen.formats.effort import Effort
+from smidgen.formats.hub.catalogue import MODEL_FILE, ModelName, model_word, origin_of
 from smidgen.formats.opening import open_checkpoint
 from smidgen.formats.workspace import Workspace
 from smidgen.owned import settle
 from smidgen.progress import say
 from smidgen.publishing.companions import claim_output, refuse_output, write_distilling_notes
-from smidgen.shell import as_word
 from smidgen.sizes import format_size
 from smidgen.training.lesson import DistillOptions, Lesson
 from smidgen.training.together import run_together
@@ -85,7 +86,7 @@ class DistillResult:
         """What a person wants to know at the end, in a few lines."""
         size = f"{format_size(self.size)}, {self.parameters / 1e6:.1f} million parameters"
         lines = [f"{self.path}: {size}, in {self.seconds:.0f} s", *self.notes, *self.figures()]
-        return "\n".join([*lines, f'Try it: smidgen run {as_word(self.path.parent)} "Once upon a time"'])
+        return "\n".join([*lines, f'Try it: smidgen run {model_word(self.path.parent)} "Once upon a time"'])
 
 
 def distill(
@@ -117,12 +118,15 @@ def distill(
         if team.size > 1 and options.on_policy:
             raise SmidgenError("What a student writes itself is for one process. Leave out --on-policy, or --workers.")
         for model in {teacher, student} - {None}:
-            refuse_output(output, locate(model))
+            refuse_output(output, origin_of(model))
         lesson = writer_first(team, lambda: Lesson.open(teacher, student, options, stack))
+        for line in lesson.misfits:
+            say(line)
         resume = resume or started_again()
         workspace = writer_first(team, lambda: lesson.open_workspace(output, resume or not team.writes))
+        effort = stack.enter_context(Effort(workspace, began=started, notes=team.writes))
         if team.writes:
-            claim_output(output, lesson.begun_as.path)
+            claim_output(output, lesson.begun_as.origin, lesson.taught_by.origin)
         trainee = lesson.student()
         trained = _train(lesson, trainee, workspace, stack, resume, team)
         path = output / MODEL_FILE
@@ -134,15 +138,14 @@ def distill(
         with open_checkpoint(path) as written:
             parameters = written.parameters
         result = DistillResult(
-            path, path.stat().st_size, parameters, trained.steps, trained.tokens, time.monotonic() - started,
+            path, path.stat().st_size, parameters, trained.steps, trained.tokens, effort.seconds,
             trained.loss, trained.evaluations, trained.best, _notes(lesson, trained),
         )  # fmt: skip
         if team.writes:
-            models = [(teacher, lesson.taught_by)]
-            if student is not None:
-                models.insert(0, (student, lesson.begun_as))
+            models = [lesson.taught_by] if student is None else [lesson.begun_as, lesson.taught_by]
             write_distilling_notes(output, models, [f"{summary}.", *result.figures()], result.evaluations)
             settle(output)
+            effort.close()
             workspace.finish()
         return result
 
@@ -157,6 +160,7 @@ def distill_together(
     from the last checkpoint. A script that calls this needs its `if __name__ == "__main__":`.
     """
     _refuse_contradictions(options, student)
+    within("workers", workers, 1, MOST_WORKERS)
     if ray is None:
         return run_together(partial(_as_one_of_many, teacher, student, output, options), workers, None, resume)
     from smidgen.distillation.team.cluster import connected
@@ -202,12 +206,12 @@ def _train(
     aims = writer_first(team, lambda: lesson.aims(workspace, device))
     writer = _students_writer(lesson, student, workspace, stack) if options.on_policy else None
     trainee, text = aims.trainee(student), lesson.text.describe()
-    say(f"{text}; {options.steps} steps of {options.batch} rows of {options.context} tokens.")
+    say(f"{text}; {options.steps} steps of {options.batch} rows of {lesson.context} tokens.")
     trainer = Trainer(
         trainee, aims.learned, lesson.batches(writer), _training(lesson), workspace.step("training").folder, {},
         _evaluation(lesson, trainee, aims.measured), max(1, options.steps // _EVALUATIONS),
         metrics=output / "metrics.jsonl", writers=_writers(lesson, output) if team.writes else [],
-        operations=training_operations(lesson.config, options.context) + aims.operations, team=team,
+        operations=training_operations(lesson.config, lesson.context) + aims.operations, team=team,
         label="Distilling",
     )  # fmt: skip
     return trainer.run(resume)
@@ -223,7 +227,7 @@ def _training(lesson: Lesson) -> TrainingOptions:
         schedule=options.schedule,
         weight_decay=_FRESH_DECAY if kind == "fresh" else 0.0,
         optimizer=options.optimizer,
-        rows_at_once=max(1, _TOKENS_AT_ONCE // options.context),
+        rows_at_once=max(1, _TOKENS_AT_ONCE // lesson.context),
         gradient_checkpointing=options.gradient_checkpointing,
         checkpoint_every=options.checkpoint_every or max(1, options.steps // _SAVES),
         seed=options.seed,
@@ -282,7 +286,7 @@ def _summary(lesson: Lesson, trained: TrainingResult) -> str:
     else:
         begun = f"{len(lesson.plan.layers)} layers of width {lesson.config.hidden}, begun "
         begun += "with slices of it" if lesson.begun_as_slices else "at random"
-    name = printable(lesson.taught_by.file.metadata.get("general.name", lesson.taught_by.path.stem))
+    name = lesson.taught_by.origin.title(lesson.taught_by.file.metadata)
     on_text_alone = lesson.options.divergence.hard == 1
     how = f"Shaped after {name}, trained on text alone" if on_text_alone else f"Distilled from {name}"
     return f"{how}: {begun}, {trained.tokens} tokens in {trained.steps} steps"
@@ -290,7 +294,7 @@ def _summary(lesson: Lesson, trained: TrainingResult) -> str:
 
 def _notes(lesson: Lesson, trained: TrainingResult) -> list[str]:
     """What a person should know."""
-    notes = list(lesson.text.notes)
+    notes = [*lesson.misfits, *lesson.text.notes]
     if trained.best is not None and trained.best[0] == 0 and trained.steps:
         notes.append("Nothing learned helped on held-out text: what was written is the student as it was.")
     return notes

@@ -16,7 +16,7 @@ from smidgen.distillation.students.trainee import Objective
 from smidgen.distillation.text.packing import Document, PackedBatches
 from smidgen.errors import SmidgenError, printable
 from smidgen.formats.checkpoint import Checkpoint
-from smidgen.model.chat import chat_template
+from smidgen.model.chat import chat_template, chat_templates
 from smidgen.model.decoder import Decoder
 from smidgen.model.tokenizer import Tokenizer
 from smidgen.progress import track
@@ -100,10 +100,7 @@ def read_training_examples(
 
 def _coder(checkpoint: Checkpoint, context: int, on_prompts: bool, raw: bool) -> Coder:
     metadata = checkpoint.file.metadata
-    try:
-        template = chat_template(metadata)
-    except SmidgenError:
-        template = None
+    template = chat_template(metadata) if chat_templates(metadata) else None
     return Coder(Tokenizer.from_gguf(metadata), template, context, on_prompts, chat=not raw)
 
 

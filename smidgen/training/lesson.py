@@ -10,11 +10,13 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
+from smidgen.bounds import MOST, MOST_THREADS, one_of, several, within
 from smidgen.data.sources import TextSource
+from smidgen.data.text import window_length
 from smidgen.distillation.loop.metrics import forward_operations
 from smidgen.distillation.loop.on_policy import OnPolicy, Writer
 from smidgen.distillation.loop.optimizer import OptimizerKind, Schedule
@@ -27,12 +29,13 @@ from smidgen.distillation.objectives.matching import (
     layers_after,
     layers_alike,
 )
-from smidgen.distillation.students.fresh import Beginning, FreshPlan, FreshShape, fresh_student, plan_fresh
+from smidgen.distillation.students.fresh import Beginning, FreshPlan, FreshShape, fresh_student, misfits, plan_fresh
 from smidgen.distillation.students.lattice import LatticeStudent
 from smidgen.distillation.students.trainee import Objective, Plain, Trainee
 from smidgen.distillation.teachers.cache import CachedTeacher, CacheOptions, cache_teacher, steps_cached
 from smidgen.distillation.teachers.live import LiveTeacher, Teacher
 from smidgen.distillation.teachers.other_tokenizer import Aligned, OtherTokenizerTeacher
+from smidgen.distillation.teachers.padded import PaddedTeacher
 from smidgen.distillation.teachers.remembering import RememberingTeacher
 from smidgen.distillation.teachers.restricted import RestrictedTeacher
 from smidgen.distillation.text.batch import Batch, Batches
@@ -58,8 +61,9 @@ class DistillOptions:
 
     steps: batches to learn from.  texts: files of plain text.  data: corpora of `smidgen data`, or JSON Lines; neither
     for text by the teacher.  shape, beginning: of a fresh student.  learning_rate: None for a usual one.
-    batch: rows of `context` tokens in a step.  divergence: what is made small; with `hard` 1 the teacher is not asked,
-    and only the text is learned from.  matching: of what happens inside, with a teacher that runs in this process.
+    batch: rows of `context` tokens in a step; without a context, of a window (`data.text`).  divergence: what is made
+    small; with `hard` 1 the teacher is not asked, and only the text is learned from.  matching: of what happens inside,
+    with a teacher that runs in this process.
     on_policy: share of the rows that the student writes itself.  cache_teacher: ask the teacher once about each row,
     and keep what it says on disk.  checkpoint_every: steps; None for ten times in all.
     """
@@ -71,7 +75,7 @@ class DistillOptions:
     beginning: Beginning = "slices"
     learning_rate: float | None = None
     batch: int = 8
-    context: int = 512
+    context: int | None = None
     optimizer: OptimizerKind = "adamw"
     schedule: Schedule = "cosine"
     divergence: Divergence = field(default_factory=Divergence)
@@ -84,6 +88,20 @@ class DistillOptions:
     threads: int | None = None
     tensorboard: bool = False
     trackio: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises SmidgenError for options that mean nothing; takes one text or path where several can be given."""
+        for name, least, most in (
+            ("steps", 1, MOST), ("batch", 1, MOST), ("context", 8, MOST), ("checkpoint_every", 1, MOST),
+            ("seed", 0, MOST), ("threads", 1, MOST_THREADS),
+        ):  # fmt: skip
+            within(name, getattr(self, name), least, most)
+        within("learning_rate", self.learning_rate, 1e-9, 100, whole=False)
+        within("on_policy", self.on_policy, 0, 1, whole=False)
+        for name, choices in (("beginning", Beginning), ("optimizer", OptimizerKind), ("schedule", Schedule)):
+            one_of(name, getattr(self, name), get_args(choices))
+        object.__setattr__(self, "texts", several("texts", self.texts, TextSource))
+        object.__setattr__(self, "data", tuple(Path(path).expanduser() for path in several("data", self.data)))
 
 
 @dataclass(frozen=True)
@@ -109,8 +127,8 @@ class Aims:
 class Lesson:
     """Teacher, student and text of one distillation.
 
-    student: of a fresh one, the teacher.  plan: of a fresh one.  Raises SmidgenError or Unsupported where these cannot
-    learn from each other so.
+    student: of a fresh one, the teacher.  plan: of a fresh one.  misfits: lines about its widths.
+    Raises SmidgenError or Unsupported where these cannot learn from each other so.
     """
 
     def __init__(
@@ -121,14 +139,16 @@ class Lesson:
         self.quantized = plan is None and any(student.kind(name) in GRIDS for name in student.names())
         self.tokenizer = Tokenizer.from_gguf(student.tokenizer_metadata)
         self._teachers_tokenizer = Tokenizer.from_gguf(teacher.tokenizer_metadata)
+        self.misfits = [] if plan is None else misfits(plan, teacher.config)
         self._pairing = _pairing(self._teachers_tokenizer, self.tokenizer, options)
         _refuse_unmatchable(options.matching, self._pairing)
-        longest = min(teacher.config.context_length, student.config.context_length)
-        if options.context > longest:
-            raise SmidgenError(f"A context of {options.context} is more than the {longest} tokens of these models.")
-        tokens = options.steps * options.batch * options.context
+        contexts = teacher.config.context_length, student.config.context_length
+        self.context = window_length(*contexts) if options.context is None else options.context
+        if self.context > min(contexts):
+            raise SmidgenError(f"A context of {self.context} is more than the {min(contexts)} tokens of these models.")
+        tokens = options.steps * options.batch * self.context
         self.text = read_training_text(
-            student, teacher, options.texts, options.data, rows=options.batch, context=options.context, tokens=tokens,
+            student, teacher, options.texts, options.data, rows=options.batch, context=self.context, tokens=tokens,
             seed=options.seed,
         )  # fmt: skip
 
@@ -146,7 +166,7 @@ class Lesson:
 
     def fingerprint(self) -> dict[str, Any]:
         """All that the result depends on, as plain data."""
-        settings = asdict(self.options)
+        settings = asdict(self.options) | {"context": self.context}
         for free in ("threads", "checkpoint_every", "tensorboard", "trackio", "texts", "data"):
             del settings[free]
         student = "new" if self.plan else self.begun_as.sha256()
@@ -168,7 +188,7 @@ class Lesson:
             cached = DistillObjective(self._cached(workspace), options.divergence, quick)
             return Aims(cached, cached)
         live = self.live_teacher(device)
-        teacher, operations = self.teacher(live), forward_operations(live.config, options.context)
+        teacher, operations = self.teacher(live), forward_operations(live.config, self.context)
         distilled = DistillObjective(teacher, options.divergence, quick)
         if not options.matching.wanted:
             return Aims(distilled, distilled, operations)
@@ -188,7 +208,9 @@ class Lesson:
         """As the student's tokens want it."""
         if self._pairing is None:
             return OtherTokenizerTeacher(live, self.begun_as.config.vocabulary)
-        return live if self._pairing.same else RestrictedTeacher(live, self._pairing)
+        if not self._pairing.same:
+            return RestrictedTeacher(live, self._pairing)
+        return live if self._pairing.smaller == self._pairing.larger else PaddedTeacher(live, self.tokenizer)
 
     def layers(self) -> dict[int, int]:
         """Which of the student's layers is to be like which of the teacher's."""
@@ -211,7 +233,7 @@ class Lesson:
     def cache_settings(self) -> dict[str, Any]:
         """What `cache_teacher` has to know beside the teacher and the batches."""
         options = self.options
-        known = {"text": self.text.sha256, "context": options.context, "batch": options.batch, "seed": options.seed}
+        known = {"text": self.text.sha256, "context": self.context, "batch": options.batch, "seed": options.seed}
         kept = CacheOptions(temperature=options.divergence.temperature, seed=options.seed)
         return {"teacher_sha256": self.taught_by.sha256(), "fingerprint": known, "options": kept}
 

@@ -12,11 +12,12 @@ from pathlib import Path
 from smidgen.atomic import write_whole
 from smidgen.data.self_written import self_written
 from smidgen.data.sources import TextSource
+from smidgen.data.text import WINDOW
 from smidgen.distillation.teachers.live import Teacher
 from smidgen.distillation.team.cluster import Job, cache_on_ray, map_on_ray
 from smidgen.distillation.text.batch import Batches
 from smidgen.engines.torch import TorchEngine
-from smidgen.formats.hub.catalogue import cache_folder
+from smidgen.formats.hub.catalogue import cache_folder, origin_of
 from smidgen.formats.opening import open_model
 from smidgen.model.tokenizer import Tokenizer
 from smidgen.training.lesson import DistillOptions, Lesson
@@ -28,8 +29,7 @@ _TOKENS_A_JOB = 2**14  # 32 windows, which are written together
 
 def for_any_folder(model: str) -> str:
     """A model's name that means the same to processes which run in another folder."""
-    path = Path(model)
-    return str(path.absolute()) if path.exists() else model
+    return origin_of(model).given
 
 
 def prepared_on_ray(
@@ -41,7 +41,7 @@ def prepared_on_ray(
     Raises what `distill` does, for the same reasons.
     """
     if not options.texts and not options.data:
-        tokens = self_written_tokens(options.steps * options.batch * options.context)
+        tokens = self_written_tokens(options.steps * options.batch * (options.context or WINDOW))
         options = replace(options, texts=(written_on_ray(teacher, tokens, options.seed, workers, address),))
     if not options.cache_teacher:
         return options, resume

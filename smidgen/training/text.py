@@ -21,7 +21,7 @@ from smidgen.engines.torch import TorchEngine
 from smidgen.errors import SmidgenError
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.hub.catalogue import cache_folder
-from smidgen.model.chat import chat_template
+from smidgen.model.chat import chat_template, chat_templates
 from smidgen.model.tokenizer import Tokenizer
 
 _HELD_OUT, _MOST_HELD_OUT = 20, 16  # one row in so many is kept aside, and no more than so many
@@ -86,10 +86,7 @@ def _of_json_lines(
     data: Sequence[Path], student: Checkpoint, tokenizer: Tokenizer, context: int
 ) -> tuple[list[Document], list[str]]:
     """Every text of the files; questions are learned from like answers."""
-    try:
-        template = chat_template(student.tokenizer_metadata)
-    except SmidgenError:
-        template = None
+    template = chat_template(student.tokenizer_metadata) if chat_templates(student.tokenizer_metadata) else None
     tally, coder = Tally(), Coder(tokenizer, template, context, on_prompts=True)
     found = [example for path in data for example in coder.read(path, tally)]
     return [Document(example.ids, example.name, example.weights) for example in found], tally.notes(context)

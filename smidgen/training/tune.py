@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from smidgen.bounds import MOST, MOST_THREADS, MOST_WORKERS, several, within
 from smidgen.distillation.loop.trainer import Trainer, TrainingOptions, TrainingResult
 from smidgen.distillation.objectives.losses import LanguageObjective
 from smidgen.distillation.students.lattice import LatticeStudent, careful_rate
@@ -30,7 +31,8 @@ from smidgen.errors import SmidgenError, Unsupported
 from smidgen.formats.adapters import read_adapter, write_gguf_lora, write_peft
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.derived import Derived, Part, write_derived
-from smidgen.formats.hub.catalogue import MODEL_FILE, ModelName
+from smidgen.formats.effort import Effort
+from smidgen.formats.hub.catalogue import MODEL_FILE, ModelName, model_word
 from smidgen.formats.opening import open_checkpoint, open_model
 from smidgen.formats.parts import load_decoder
 from smidgen.formats.workspace import Workspace
@@ -39,7 +41,6 @@ from smidgen.numerics.precision import is_quick
 from smidgen.owned import settle
 from smidgen.progress import say
 from smidgen.publishing.companions import WORK, claim_output, refuse_output, write_tuning_notes
-from smidgen.shell import as_word
 from smidgen.training.examples import read_training_examples
 from smidgen.training.merging import MergeOptions, fits_in_memory, is_on_lattice, trained_in
 from smidgen.training.together import run_together
@@ -80,6 +81,18 @@ class TuneOptions:
     held_out: float = 0.05
     seed: int = 0
     threads: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raises SmidgenError for options that mean nothing."""
+        for name, least, most in (
+            ("steps", 1, MOST), ("batch", 1, MOST), ("context", 8, MOST), ("seed", 0, MOST),
+            ("threads", 1, MOST_THREADS),
+        ):  # fmt: skip
+            within(name, getattr(self, name), least, most)
+        for name, least, most in (("epochs", 0.01, 1e6), ("learning_rate", 1e-9, 1), ("held_out", 0, 0.9)):
+            within(name, getattr(self, name), least, most, whole=False)
+        if self.adapter is not None:
+            object.__setattr__(self, "adapter", Path(self.adapter).expanduser())
 
 
 @dataclass
@@ -133,8 +146,8 @@ class TuneResult:
     def describe(self, model: str) -> str:
         """What a person wants to know at the end, in a few lines."""
         lines = [f"{self.path}: {', '.join(self.written)}, in {self.seconds:.0f} s", *self.notes, *self.figures()]
-        folder = as_word(self.path)
-        use = folder if "model.gguf" in self.written else f"{as_word(model)} --lora {folder}"
+        folder = model_word(self.path)
+        use = folder if "model.gguf" in self.written else f"{model_word(model)} --lora {folder}"
         return "\n".join([*lines, f"Try it: smidgen chat {use}"])
 
 
@@ -153,24 +166,27 @@ def tune(
     skipped, an unwritable or full disk, and for `resume` with other settings than the interrupted tuning had.
     """
     started = time.monotonic()
-    model, output = os.fspath(model), Path(output).expanduser()
-    files = [Path(file) for file in ([data] if isinstance(data, str | os.PathLike) else data)]
+    output = Path(output).expanduser()
+    files = [Path(file).expanduser() for file in several("data", data)]
     options = TuneOptions(**given) if options is None else replace(options, **given)
     _refuse_contradictions(files, options)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     with joined() as team, open_model(model) as checkpoint:
-        refuse_output(output, checkpoint.path)
+        refuse_output(output, checkpoint.origin)
         options = replace(options, context=_context(checkpoint, options))
         tuning = _Tuning(checkpoint, files, None if valid is None else Path(valid), options, team)
-        result = tuning.run(model, output, resume or started_again())
+        resume = resume or started_again()
+        workspace = tuning.open_workspace(output, resume)
+        with Effort(workspace, began=started, notes=team.writes) as effort:
+            result = tuning.run(workspace, output, resume)
         if team.writes:
-            result.seconds = time.monotonic() - started
+            result.seconds = effort.seconds
             done = [_summary(options, result), *result.figures()]
-            write_tuning_notes(output, model, checkpoint, result.written, done, result.evaluations)
+            write_tuning_notes(output, checkpoint, result.written, done, result.evaluations)
             result.written.append("README.md")
             settle(output)
-            Workspace(output / WORK).finish()
+            workspace.finish()
         return result
 
 
@@ -183,6 +199,7 @@ def tune_together(
     Where one of them dies, all go on from the last checkpoint. A script that calls this needs its
     `if __name__ == "__main__":`.
     """
+    within("workers", workers, 1, MOST_WORKERS)
     return run_together(partial(tune, model, data, output, options, valid), workers, ray, resume)
 
 
@@ -216,19 +233,22 @@ class _Tuning:
         )  # fmt: skip
         self._objective = LanguageObjective(is_quick(team.device))
 
-    def run(self, model: str, output: Path, resume: bool) -> TuneResult:
+    def open_workspace(self, output: Path, resume: bool) -> Workspace:
+        """`output/work`, bound to everything that the result depends on."""
+        resume = resume or not self._team.writes
+        return writer_first(self._team, partial(Workspace.open, output / WORK, self._fingerprint(), resume=resume))
+
+    def run(self, workspace: Workspace, output: Path, resume: bool) -> TuneResult:
         """Train, and write everything but the notes."""
         examples, options, writes = self._examples, self._options, self._team.writes
-        begun = partial(Workspace.open, output / WORK, self._fingerprint(), resume=resume or not writes)
-        workspace = writer_first(self._team, begun)
         if writes:
-            claim_output(output, self._checkpoint.path)
+            claim_output(output, self._checkpoint.origin)
         trainee = self._trainee()
         result = TuneResult(output, [], len(examples.learned), len(examples.held_out), notes=[*examples.notes])
         if examples.learned:
             self._train(trainee, workspace, result, resume)
         if isinstance(trainee, Adapted) and writes:
-            self._write_adapter(trainee, model, result)
+            self._write_adapter(trainee, result)
         if options.full or options.merge:
             parts = self._parts(trainee, workspace, result, resume)
             if writes:
@@ -291,16 +311,18 @@ class _Tuning:
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
-    def _write_adapter(self, trainee: Adapted, model: str, result: TuneResult) -> None:
+    def _write_adapter(self, trainee: Adapted, result: TuneResult) -> None:
         """The adapter in all formats that can hold it."""
         checkpoint, output = self._checkpoint, result.path
-        adapter, name = trainee.adapter(), str(checkpoint.file.metadata.get("general.name", model))
+        adapter, metadata = trainee.adapter(), checkpoint.file.metadata
         try:
-            write_peft(adapter, checkpoint, output, name, self._options.lora.dropout)
+            base = checkpoint.origin.base_model(metadata)
+            write_peft(adapter, checkpoint, output, base, self._options.lora.dropout)
             result.written += ["adapter_model.safetensors", "adapter_config.json"]
         except Unsupported as error:
             result.notes.append(f"No adapter for transformers: {error}")
-        write_gguf_lora(adapter, checkpoint, output / "adapter.gguf", f"Adapter for {name}")
+        title = checkpoint.origin.title(metadata)
+        write_gguf_lora(adapter, checkpoint, output / "adapter.gguf", f"Adapter for {title}")
         result.written.append("adapter.gguf")
 
     def _parts(self, trainee: Trainee, workspace: Workspace, result: TuneResult, resume: bool) -> Mapping[str, Part]:

@@ -40,7 +40,7 @@ class Recorder:
 
 def converse(monkeypatch: pytest.MonkeyPatch, engine: Any, lines: str, system: str | None = None) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
-    _Conversation(engine, Sampling(), None, system).run()
+    _Conversation(engine, Sampling(), None, system, None).run()
 
 
 def test_the_model_sees_the_whole_conversation(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
@@ -72,7 +72,7 @@ def test_a_message_that_does_not_fit_is_taken_back_on_a_terminal(monkeypatch: py
 
     monkeypatch.setattr(sys, "stdin", terminal)
     monkeypatch.setattr("smidgen.cli.chat._ask", ask)
-    conversation: Any = _Conversation(engine, Sampling(), None, None)  # type: ignore[arg-type]
+    conversation: Any = _Conversation(engine, Sampling(), None, None, None)  # type: ignore[arg-type]
     conversation.run()
     assert engine.shown == [["user: One."], ["user: Three."]]
     errors = capsys.readouterr().err

@@ -38,3 +38,10 @@ def test_what_is_refused_before_torch_is_loaded(run_smidgen: SmidgenCommand, tmp
         done = run_smidgen(*words, *more)
         assert (done.returncode, done.stdout) == (2, "")
         assert message in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_a_folder_named_new_is_a_doubt(run_smidgen: SmidgenCommand, tmp_path: Path) -> None:
+    teacher = str(write_gemma3(tmp_path / "teacher.gguf"))
+    (tmp_path / "new").mkdir()
+    done = run_smidgen("distill", teacher, "new", "--steps", "3", "-o", "out")
+    assert done.returncode == 2 and "say ./new, or --init slices" in done.stderr

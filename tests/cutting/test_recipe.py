@@ -7,6 +7,7 @@ import pytest
 from smidgen.cutting.recipe import CutOptions, Pruning, read_recipe
 from smidgen.data.sources import read_texts
 from smidgen.errors import BadFile, SmidgenError
+from smidgen.formats.hub.origin import Origin
 from smidgen.publishing.companions import _toml
 
 
@@ -44,7 +45,7 @@ def test_steps_follow_from_the_options(options: dict, chain: tuple[str, ...]) ->
         ({"pruning": Pruning(sparsity="3:2")}, "3:2"),
         ({"pruning": Pruning(sparsity="50%", method="guess")}, "'guess' is no way to choose zeros"),
         ({"pruning": Pruning(sparsity="50%"), "fit": 10}, "in different cuts"),
-        ({"speed": -1.0}, "speed is -1.0"),
+        ({"speed": -1.0}, "speed is -1; it must be"),
     ],
 )
 def test_options_that_mean_nothing(options: dict, message: str) -> None:
@@ -58,9 +59,10 @@ def test_a_recipe_there_and_back(tmp_path: Path) -> None:
         fit=10**6, seed=3, tokens=2048, types=("Q8_0",), languages=("de", "en"),
         pruning=Pruning(layers=3, ffn=64, experts=2, merged=True),
     )  # fmt: skip
-    recipe = options.as_recipe("model", "0" * 64, [], 999_000, 12_345)
+    recipe = options.as_recipe(Origin.of_path(tmp_path / "model"), "0" * 64, [], 999_000, 12_345, {"de": 812})
     (tmp_path / "recipe.toml").write_text(_toml(recipe))
     again = read_recipe(tmp_path / "recipe.toml")
+    assert 'calibration = [{ text = "de", tokens = 812 }]' in (tmp_path / "recipe.toml").read_text()
     assert again.chain == options.chain == ("vocabulary", "experts", "depth", "width", "quantize")
     assert (again.fit, again.seed, again.tokens, again.types, again.languages) == (
         999_000,
@@ -81,7 +83,8 @@ def test_a_recipe_names_no_folder_and_finds_its_texts(tmp_path: Path, monkeypatc
         (private / name).write_text(f"The text of {name}.")
     (private / "model.gguf").write_bytes(b"GGUF")
     options = CutOptions(fit=10**6, texts=(str(private / "notes.txt"), f"german={private / 'de.txt'}"))
-    recipe = options.as_recipe(str(private / "model.gguf"), "0" * 64, read_texts(options.texts), 10**6, None)
+    about = Origin.of_path(private / "model.gguf"), "0" * 64, read_texts(options.texts), 10**6, None, {}
+    recipe = options.as_recipe(*about)
     assert recipe["model"] == "model.gguf" and [text["file"] for text in recipe["texts"]] == [
         "notes.txt",
         "german=de.txt",
@@ -97,6 +100,14 @@ def test_a_recipe_names_no_folder_and_finds_its_texts(tmp_path: Path, monkeypatc
     (private / "de.txt").unlink()
     with pytest.raises(BadFile, match="german=de.txt that .* was made with is not here. Put it beside the recipe"):
         read_recipe(output / "recipe.toml")
+
+
+def test_a_recipe_names_the_commit_of_a_repository(tmp_path: Path) -> None:
+    place = tmp_path / "models--org--name" / "snapshots" / ("0" * 40)
+    recipe = CutOptions(fit=10**6).as_recipe(Origin.of_path(place), "0" * 64, [], 10**6, None, {})
+    assert (recipe["model"], recipe["revision"]) == ("org/name", "0" * 40)
+    (tmp_path / "recipe.toml").write_text(_toml(recipe))
+    assert read_recipe(tmp_path / "recipe.toml").fit == 10**6
 
 
 def test_a_recipe_by_hand(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,19 @@ from tests.data.test_text import ByteTokenizer
 MODEL = "ab" * 32
 
 
+@dataclass
+class Knows:
+    """What a model says about itself."""
+
+    context_length: int
+
+
 class LetterSampler:
     """Writes random letters; ends a document every `length` tokens, as TorchEngine.sample does."""
 
-    def __init__(self, length: int = 200) -> None:
+    def __init__(self, length: int = 200, context: int = 4096) -> None:
         self.length, self.calls, self.prompts = length, 0, []
+        self.config = Knows(context)
 
     def sample(
         self, prompts: Tensor, tokens: int, temperature: float, seed: int, *,
@@ -47,6 +56,22 @@ def test_same_arguments_same_text_and_the_cache_spares_the_sampling(tmp_path: Pa
     elsewhere = self_written(LetterSampler(), ByteTokenizer(), MODEL, 1000, 7, "calibration", tmp_path / "other")
     assert elsewhere.text == first.text
     assert len(list(tmp_path.glob("*.json"))) == 1 and not list(tmp_path.glob("*.part"))
+
+
+def test_a_sample_is_never_longer_than_what_the_model_knows(tmp_path: Path) -> None:
+    sampler, lengths = LetterSampler(context=64), []
+    plain = sampler.sample
+
+    def sample(prompts: Tensor, tokens: int, *arguments: Any, **more: Any) -> Tensor:
+        lengths.append(prompts.shape[1] + tokens)
+        return plain(prompts, tokens, *arguments, **more)
+
+    sampler.sample = sample  # type: ignore[method-assign]
+    text = self_written(sampler, ByteTokenizer(True), MODEL, 1000, 0, "calibration", tmp_path)
+    assert text.self_written and len(text.text) >= 1000
+    hindi = languages_of(["hi"])  # its beginnings have more than 64 bytes
+    self_written_in(sampler, ByteTokenizer(True), MODEL, hindi, 300, 0, "calibration", tmp_path)
+    assert max(lengths) == 64
 
 
 def test_purposes_and_seeds_do_not_share_text(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from smidgen.data.sources import read_text, read_texts
-from smidgen.data.text import choose_windows, cut_into_windows, overlap, spread
+from smidgen.data.text import choose_windows, cut_again, cut_into_windows, overlap, spread, window_length
 from smidgen.errors import BadFile, SmidgenError
 
 
@@ -108,7 +108,22 @@ def test_windows_hold_every_token_and_byte_once(adds_bos: bool, length: int) -> 
     assert windows.text_tokens == len(tokenizer.encode(MIXED)) == int(windows.text_bytes.sum())
     assert all(length - 3 <= n <= length for n in windows.lengths[:-1].tolist())
     assert windows.first_bytes.tolist() == [1] * len(windows)
-    assert windows.full().shape[1] == length
+
+
+def test_a_window_is_never_longer_than_what_a_model_knows() -> None:
+    assert [window_length(context) for context in (8192, 512, 64, 1)] == [512, 512, 64, 2]
+    assert window_length(8192, 64) == window_length(64, 8192) == 64
+
+
+@pytest.mark.parametrize("adds_bos", [True, False])
+def test_windows_cut_again_hold_the_same_tokens_at_the_same_places(adds_bos: bool) -> None:
+    tokenizer, data = ByteTokenizer(adds_bos), MIXED.encode()
+    windows = cut_into_windows(MIXED, tokenizer, 100).take([1, 4, 5])
+    shorter = cut_again(windows, MIXED, tokenizer, 24)
+    assert shorter.ids.shape[1] == 24 and shorter.text_tokens == windows.text_tokens
+    assert int(shorter.text_bytes.sum()) == int(windows.text_bytes.sum())
+    for row, start, size in zip(shorter.rows(), shorter.text_starts.tolist(), shorter.text_bytes.tolist(), strict=True):
+        assert tokenizer.decode(row).encode() == data[start : start + size]
 
 
 def test_text_of_replacement_characters_is_still_windowed() -> None:

@@ -1,16 +1,23 @@
 """`smidgen export`: the same model in another format, as a person meets it."""
 
 import json
+import struct
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import transformers
+from safetensors.torch import load_file, save_file
 
-from smidgen.errors import SmidgenError
-from smidgen.exporting.export import export
+from smidgen.errors import BadFile, SmidgenError, Unsupported
+from smidgen.exporting.export import Format, export
 from smidgen.formats.convert import gguf_of
+from smidgen.formats.gguf.reader import GGUFFile
+from smidgen.formats.gguf.writer import TensorPlan, gguf_types, write_gguf
+from smidgen.formats.hf import writer
 from smidgen.formats.opening import open_checkpoint
 from tests.family_models import save_folder
 from tests.tiny_models import write_gemma3, write_llama
@@ -89,3 +96,100 @@ def test_never_onto_itself(tmp_path: Path) -> None:
     with pytest.raises(SmidgenError, match="is the model itself"):
         export(str(model), "gguf", model)
     assert model.read_bytes() == before
+
+
+def test_only_what_smidgen_wrote_is_replaced(folder: Path, tmp_path: Path) -> None:
+    """A second export takes the place of the first; a file of somebody else stays, whatever it is."""
+    output = tmp_path / "tiny.gguf"
+    for _ in range(2):
+        export(folder, "gguf", output)
+    theirs = write_llama(tmp_path / "theirs.gguf").read_bytes()
+    for name, content in (("notes.gguf", b"notes"), ("theirs.gguf", theirs), ("empty.gguf", b"")):
+        other = tmp_path / name
+        other.write_bytes(content)
+        with pytest.raises(SmidgenError, match=f"{name} is there, and smidgen did not write it.*-o"):
+            export(folder, "gguf", other)
+        assert other.read_bytes() == content
+    (tmp_path / "link.gguf").symlink_to("nowhere")
+    with pytest.raises(SmidgenError, match="link.gguf is there"):
+        export(folder, "gguf", tmp_path / "link.gguf")
+
+
+def test_a_licence_of_another_model_is_not_replaced(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "new.LICENSE").write_text("of something else")
+    with pytest.raises(SmidgenError, match="new.LICENSE is there"):
+        export(folder, "gguf", tmp_path / "new.gguf")
+    assert not (tmp_path / "new.gguf").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("to", ["gguf", "hf"])
+def test_numbers_that_are_none_are_refused(value: float, to: Format, folder: Path, tmp_path: Path) -> None:
+    """A line that names the tensor, and nothing is left; of a folder and of a GGUF file, in a matrix and in a norm."""
+    for tensor in ("model.layers.1.mlp.up_proj.weight", "model.layers.2.input_layernorm.weight"):
+        weights = load_file(folder / "model.safetensors")
+        good, spoiled = dict(weights), weights[tensor].clone()
+        spoiled.view(-1)[5] = value
+        save_file(weights | {tensor: spoiled}, folder / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(BadFile, match=f"{tensor} holds values that are not finite numbers"):
+            export(folder, to, tmp_path / "out")
+        assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+        save_file(good, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("to", ["gguf", "hf"])
+def test_they_are_refused_in_a_gguf_file_too(to: Format, tmp_path: Path) -> None:
+    model = write_llama(tmp_path / "tiny.gguf")
+    with GGUFFile.open(model) as file:
+        place = file.tensors["blk.0.ffn_up.weight"]
+        assert place.kind.name == "F32"
+    data = bytearray(model.read_bytes())
+    data[place.offset + 40 : place.offset + 44] = struct.pack("<f", float("nan"))
+    model.write_bytes(data)
+    with pytest.raises(BadFile, match=r"blk\.0\.ffn_up\.weight holds values that are not finite"):
+        export(model, to, tmp_path / "out")
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+def test_a_tokenizer_that_cannot_be_written_is_refused_before_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(folder: Path, metadata: Any) -> None:
+        raise Unsupported("this tokenizer cannot be written")
+
+    def write(*arguments: Any) -> None:
+        raise AssertionError("weights are written")
+
+    monkeypatch.setattr(writer, "write_tokenizer", refuse)
+    monkeypatch.setattr(writer, "write_safetensors", write)
+    with pytest.raises(Unsupported, match="cannot be written"):
+        export(write_llama(tmp_path / "tiny.gguf"), "hf", tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_named_templates_without_a_default(tmp_path: Path) -> None:
+    """As some GGUF files have them: written, or refused in one line, and never half of the folder."""
+    with open_checkpoint(write_llama(tmp_path / "tiny.gguf")) as checkpoint:
+        view = checkpoint.file
+        metadata = {key: value for key, value in view.metadata.items() if key != "tokenizer.chat_template"}
+        metadata |= {"tokenizer.chat_template.tool_use": "{{ messages }}"}
+        types = {key: view.metadata_types.get(key, gguf_types("")) for key in metadata}
+        plans = [TensorPlan(tensor.name, tensor.shape, tensor.kind) for tensor in view.tensors.values()]
+        write_gguf(tmp_path / "named.gguf", metadata, types, plans, view.packed)
+    export(tmp_path / "named.gguf", "hf", tmp_path / "out")
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == {"tool_use": "{{ messages }}"}
+
+
+@pytest.mark.parametrize("value", [2**32 - 1, None])
+def test_a_padding_token_that_is_none(value: int | None, tmp_path: Path) -> None:
+    """2^32 - 1, or the number of tokens: config.json of the folder has none, which transformers would stumble over."""
+    with open_checkpoint(write_llama(tmp_path / "tiny.gguf")) as checkpoint:
+        view = checkpoint.file
+        padding = checkpoint.config.vocabulary if value is None else value
+        metadata = {**view.metadata, "tokenizer.ggml.padding_token_id": padding}
+        types = {**view.metadata_types, "tokenizer.ggml.padding_token_id": (4,)}
+        plans = [TensorPlan(tensor.name, tensor.shape, tensor.kind) for tensor in view.tensors.values()]
+        write_gguf(tmp_path / "padded.gguf", metadata, types, plans, view.packed)
+    export(tmp_path / "padded.gguf", "hf", tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["pad_token_id"] is None
+    transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")

@@ -1,6 +1,7 @@
 """Which positions and bytes are scored, against the definitions written out over whole logit matrices."""
 
 import math
+from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,7 @@ from smidgen.data.text import cut_into_windows
 from smidgen.errors import SmidgenError, Unsupported
 from smidgen.measuring import divergence
 from smidgen.measuring.divergence import compare
-from smidgen.measuring.pairing import pair_windows
+from smidgen.measuring.pairing import Kept, pair_windows
 from tests.data.test_text import ByteTokenizer
 from tests.measuring.test_pairing import GreedyTokenizer
 
@@ -20,11 +21,13 @@ from tests.measuring.test_pairing import GreedyTokenizer
 class TinyModel:
     """A causal toy: the hidden state is a running mix of random embeddings. Padding on the right cannot be seen."""
 
-    def __init__(self, seed: int, vocabulary: int = 258, logit_cap: float | None = None) -> None:
+    def __init__(self, seed: int, vocabulary: int = 258, logit_cap: float | None = None, context: int = 4096) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.embedding = torch.randn(vocabulary, 16, generator=generator)
         self.head = torch.randn(vocabulary, 16, generator=generator)
-        self.config: Any = SimpleNamespace(vocabulary=vocabulary, hidden=16, logit_cap=logit_cap)
+        self.config: Any = SimpleNamespace(
+            vocabulary=vocabulary, hidden=16, logit_cap=logit_cap, context_length=context
+        )
 
     def hidden_states(self, windows: Tensor) -> Tensor:
         return self.embedding[windows].cumsum(dim=1) / torch.arange(1, windows.shape[1] + 1)[:, None].sqrt()
@@ -89,7 +92,7 @@ def test_places_without_a_partner_count_for_bits_per_byte_alone(adds_bos: bool) 
     original, cut = TinyModel(0, 261), TinyModel(1, 259)
     text = "xababx abba, xababx xab " * 12
     windows = cut_into_windows(text, original_tokenizer, 29)
-    pairs = pair_windows(windows, text, original_tokenizer, cut_tokenizer, torch.tensor(keep))
+    pairs = pair_windows(windows, text, original_tokenizer, cut_tokenizer, Kept.of(torch.tensor(keep)))
     result = compare(original, cut, pairs)
 
     kl, bits, cut_bits, scored = [], 0.0, 0.0, 0
@@ -144,3 +147,58 @@ def test_a_broken_model_is_an_error_and_not_a_figure() -> None:
 def test_too_little_text_is_an_error(text: str) -> None:
     with pytest.raises(SmidgenError, match="Give a longer one"):
         compare(TinyModel(0), TinyModel(1), cut_into_windows(text, ByteTokenizer(adds_bos=False), 64))
+
+
+def test_padding_is_left_out_on_both_sides() -> None:
+    """Rows that no text becomes, at other places in each: KL over the tokens, bits per byte over all rows."""
+    tokenizer = ByteTokenizer()
+    original, cut = TinyModel(0, 270), TinyModel(1, 430)
+    ids = torch.tensor([*range(200), *range(205, 263)])
+    cut_ids = torch.tensor([*range(150), *range(300, 408)])
+    kept = Kept(ids, cut_ids, left_out(270, ids), left_out(430, cut_ids))
+    own, cut_own = Renumbered(tokenizer, ids.tolist()), Renumbered(tokenizer, cut_ids.tolist())
+    windows = cut_into_windows(TEXT, own, 64)
+    pairs = pair_windows(windows, TEXT, own, cut_own, kept)
+    result = compare(original, cut, pairs)
+
+    kl, same, masses, bits, cut_bits, scored = [], [], [], 0.0, 0.0, 0
+    for row, cut_row in zip(pairs.original.rows(), pairs.cut.rows(), strict=True):
+        p, q = original.log_probabilities(row), cut.log_probabilities(cut_row)
+        for place in range(1, len(row)):
+            kept_p, kept_q = p[place, ids].log_softmax(dim=0), q[place, cut_ids].log_softmax(dim=0)
+            kl.append(float((kept_p.exp() * (kept_p - kept_q)).sum()))
+            same.append(bool(kept_p.argmax() == kept_q.argmax()))
+            masses.append((1 - float(p[place, ids].exp().sum()), 1 - float(q[place, cut_ids].exp().sum())))
+            bits -= float(p[place - 1, row[place]]) / math.log(2)
+            cut_bits -= float(q[place - 1, cut_row[place]]) / math.log(2)
+            scored += 1
+    assert result.kl_mean == pytest.approx(sum(kl) / len(kl), rel=1e-5)
+    assert result.same_top1 == pytest.approx(sum(same) / len(same))
+    assert (result.dropped_mass, result.tokens_dropped, result.aligned) == (0.0, 0.0, 1.0)
+    assert result.padding_mass_original == pytest.approx(sum(one for one, _ in masses) / len(masses), rel=1e-5)
+    assert result.padding_mass_cut == pytest.approx(sum(other for _, other in masses) / len(masses), rel=1e-5)
+    assert result.bits_per_byte_original == pytest.approx(bits / scored, rel=1e-5)
+    assert result.bits_per_byte_cut == pytest.approx(cut_bits / scored, rel=1e-5)
+
+
+def left_out(vocabulary: int, ids: Tensor) -> Tensor:
+    return torch.tensor(sorted(set(range(vocabulary)) - set(ids.tolist())))
+
+
+class Renumbered(ByteTokenizer):
+    """The same tokens under other ids."""
+
+    def __init__(self, tokenizer: ByteTokenizer, ids: list[int]) -> None:
+        super().__init__(tokenizer.adds_bos)
+        self.ids = ids
+        self.own = {token: place for place, token in enumerate(ids)}
+        self.bos_id = None if tokenizer.bos_id is None else ids[tokenizer.bos_id]
+
+    def encode(self, text: str, *, add_bos: bool = False, parse_special: bool = False) -> list[int]:
+        return [self.ids[token] for token in super().encode(text)]
+
+    def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
+        return super().decode((self.own[token] for token in ids), skip_special=skip_special)
+
+    def piece(self, token: int) -> bytes:
+        return super().piece(self.own[token]) if token in self.own else b""

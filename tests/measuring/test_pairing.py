@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from smidgen.data.text import cut_into_windows
 from smidgen.errors import SmidgenError, Unsupported
-from smidgen.measuring.pairing import NO_PARTNER, PairedWindows, kept_tokens, pair_windows, shared_ends
+from smidgen.measuring.pairing import NO_PARTNER, Kept, PairedWindows, kept_tokens, pair_windows, shared_ends
 from tests.data.test_text import ByteTokenizer
 
 
@@ -63,7 +63,7 @@ def test_partners_have_read_the_same_bytes_and_none_is_missed(
     cut, kept = trimmed(original, keep)
     windows = cut_into_windows(text, original, length)
     chosen = data.draw(st.lists(st.integers(0, len(windows) - 1), min_size=1, max_size=5))
-    pairs = pair_windows(windows.take(chosen), text, original, cut, torch.tensor(kept))
+    pairs = pair_windows(windows.take(chosen), text, original, cut, Kept.of(torch.tensor(kept)))
 
     for row, place in enumerate(chosen):
         before, after = (part.rows()[row] for part in (pairs.original, pairs.cut))
@@ -100,14 +100,14 @@ def test_a_token_across_a_border_is_spelled_in_shorter_ones() -> None:
     text = "abxababx"
     windows = cut_into_windows(text, original, 3)
     assert [original.decode(row) for row in windows.rows()] == ["abxab", "abx"]
-    pairs = pair_windows(windows, text, original, cut, torch.arange(257))
+    pairs = pair_windows(windows, text, original, cut, Kept.of(torch.arange(257)))
     assert [[cut.decode([token]) for token in row] for row in pairs.cut.rows()] == [list("abxab"), list("abx")]
     assert pairs.partner.tolist() == [[0, 1, 4], [0, 1, 2]]
 
 
 def test_a_place_inside_a_character_is_a_partner_only_at_the_same_byte() -> None:
     original, cut = GreedyTokenizer(["漢"], adds_bos=False), ByteTokenizer(adds_bos=False)
-    pairs = pair_windows(cut_into_windows("é漢", original), "é漢", original, cut, torch.arange(257))
+    pairs = pair_windows(cut_into_windows("é漢", original), "é漢", original, cut, Kept.of(torch.arange(257)))
     assert pairs.partner[0, :3].tolist() == [0, 1, 4]
 
 
@@ -123,15 +123,15 @@ def test_tokenizers_that_spell_other_characters_are_refused() -> None:
 
     windows = cut_into_windows("words", ByteTokenizer())
     with pytest.raises(SmidgenError, match="do not spell the same characters"):
-        pair_windows(windows, "words", ByteTokenizer(), Louder(), torch.arange(258))
+        pair_windows(windows, "words", ByteTokenizer(), Louder(), Kept.of(torch.arange(258)))
     with pytest.raises(Unsupported, match="begins a text with BOS"):
-        pair_windows(windows, "words", ByteTokenizer(), ByteTokenizer(adds_bos=False), torch.arange(258))
+        pair_windows(windows, "words", ByteTokenizer(), ByteTokenizer(adds_bos=False), Kept.of(torch.arange(258)))
 
 
 def test_kept_tokens_are_found_in_order_or_the_first_that_is_not_is_named() -> None:
     original = ["<s>", "a", "", "b", "", "c"]
-    assert kept_tokens(original, ["<s>", "", "", "c"], ("x", "y")).tolist() == [0, 2, 4, 5]
-    assert kept_tokens(original, original, ("x", "y")).tolist() == [0, 1, 2, 3, 4, 5]
+    assert kept_tokens(original, ["<s>", "", "", "c"], ("x", "y")).original.tolist() == [0, 2, 4, 5]
+    assert kept_tokens(original, original, ("x", "y")).original.tolist() == [0, 1, 2, 3, 4, 5]
     with pytest.raises(Unsupported, match="token 1 of y, '▁new', is not in x"):
         kept_tokens(original, ["<s>", "▁new", "c"], ("x", "y"))
     with pytest.raises(Unsupported, match="token 2 of y, 'a', stands at another place in x"):

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from smidgen.measuring.card import build_card
-from smidgen.measuring.report import number, part_of_model, percent, render, size, verdict
+from smidgen.measuring.figures import number, percent, size
+from smidgen.measuring.report import part_of_model, render
+from smidgen.measuring.verdict import verdict
 from smidgen.model.families import FAMILIES
 from tests.measuring.test_card import full_card, model, tensors_of, text
 from tests.tiny_models import LLAMA_CONFIG

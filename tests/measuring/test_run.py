@@ -1,8 +1,10 @@
 """From models and texts to a card, with toy models in the place of files."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from smidgen.data.sources import TextSource
 from smidgen.data.text import cut_into_windows, spread
@@ -11,13 +13,15 @@ from smidgen.measuring.run import Subject, held_out, measure_subjects
 from tests.data.test_text import ByteTokenizer
 from tests.measuring.test_card import model, speed
 from tests.measuring.test_compare import TinyModel
+from tests.measuring.test_pairing import GreedyTokenizer
 
 TOKENS = [str(token) for token in range(258)]
 TEXT = "".join(f"Sentence number {number} of a longer text. " for number in range(200))
 
 
-def subject(seed: int, vocabulary: list[str] = TOKENS) -> Subject:
-    return Subject(model(f"m{seed}", "Q4_0", 100_000), TinyModel(seed), vocabulary)
+def subject(seed: int, vocabulary: list[str] = TOKENS, context: int = 4096) -> Subject:
+    scorer = TinyModel(seed, len(vocabulary), context=context)
+    return Subject(model(f"m{seed}", "Q4_0", 100_000), scorer, vocabulary)
 
 
 def test_a_card_from_two_models() -> None:
@@ -31,6 +35,40 @@ def test_a_card_from_two_models() -> None:
     assert card["fidelity"][0]["kl_mean"] > 0 and list(card["languages"]) == ["de"]
     assert card["speed"]["decode_tokens_per_s"] == 2.0
     assert card["made"]["seed"] == 0
+
+
+class Widest:
+    """A model that notes how long the longest text was that it was given."""
+
+    def __init__(self, of: Subject) -> None:
+        self._of, self.longest, self.config = of.scorer, 0, of.scorer.config
+        self.subject = replace(of, scorer=self)
+
+    def hidden_states(self, windows: Tensor) -> Tensor:
+        self.longest = max(self.longest, windows.shape[1])
+        return self._of.hidden_states(windows)
+
+    def head_rows(self, start: int, stop: int) -> Tensor:
+        return self._of.head_rows(start, stop)
+
+
+def test_no_model_is_given_more_than_it_knows() -> None:
+    before, after = Widest(subject(0, context=64)), Widest(subject(1, context=512))
+    card = measure_subjects(before.subject, after.subject, ByteTokenizer(), [TextSource.of("a", TEXT)], tokens=500)
+    assert (before.longest, after.longest) == (64, 64) and card["made"]["tokens_per_window"] == 64
+
+
+def test_a_cut_that_spells_in_more_tokens_is_not_given_more_than_it_knows_either() -> None:
+    """What the original reads as 63 tokens of two letters, the cut has to spell letter by letter."""
+    pairs = sorted({TEXT[at : at + 2] for at in range(len(TEXT) - 1)})
+    larger, smaller = GreedyTokenizer(pairs), GreedyTokenizer([])
+    texts = [[repr(tokenizer.piece(token)) for token in range(len(tokenizer))] for tokenizer in (larger, smaller)]
+    before, after = (Widest(subject(place, words, context=64)) for place, words in enumerate(texts))
+    card = measure_subjects(
+        before.subject, after.subject, larger, [TextSource.of("a", TEXT)], cut_tokenizer=lambda: smaller, tokens=500
+    )
+    assert before.longest <= 64 and 32 < after.longest <= 64
+    assert card["fidelity"][0]["bytes"] >= 2 * 500
 
 
 def test_a_failing_engine_leaves_the_rest_of_the_card() -> None:
@@ -49,13 +87,13 @@ def test_other_tokens_under_the_same_ids_are_refused() -> None:
 def test_windows_of_the_calibration_are_not_scored_while_others_are_left() -> None:
     windows = cut_into_windows(TEXT, ByteTokenizer())
     seen = spread(windows, 4000, seed=0)
-    left = held_out(windows, seen.full())
-    assert len(left) == len(windows) - len(seen.full())
-    assert not {tuple(row) for row in left.rows()} & {tuple(row) for row in seen.full().tolist()}
-    assert held_out(seen.take([0]), seen.full()).rows() == seen.take([0]).rows()
+    left = held_out(windows, seen.ids)
+    assert len(left) == len(windows) - len(seen)
+    assert not {tuple(row) for row in left.rows()} & {tuple(row) for row in seen.rows()}
+    assert held_out(seen.take([0]), seen.ids).rows() == seen.take([0]).rows()
 
     card = measure_subjects(
-        subject(0), subject(1), ByteTokenizer(), [TextSource.of("a", TEXT)], tokens=2000, calibrated_on=seen.full()
+        subject(0), subject(1), ByteTokenizer(), [TextSource.of("a", TEXT)], tokens=2000, calibrated_on=seen.ids
     )
     assert card["fidelity"][0]["seen_in_calibration"] < 1
     all_seen = measure_subjects(

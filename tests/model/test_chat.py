@@ -7,9 +7,16 @@ from typing import Any
 
 import pytest
 
-from smidgen.errors import SmidgenError
+from smidgen.errors import BadFile, SmidgenError
 from smidgen.formats.gguf.reader import GGUFFile
-from smidgen.model.chat import chat_template, fold_system, render_chat, takes_system_role
+from smidgen.model import chat
+from smidgen.model.chat import (
+    chat_template,
+    fold_system,
+    refuse_hostile_template,
+    render_chat,
+    takes_system_role,
+)
 from smidgen.model.tokenizer import Tokenizer
 
 CHATML = """\
@@ -218,7 +225,8 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("template", HOSTILE.values(), ids=HOSTILE.keys())
-def test_hostile_templates_are_one_line_errors(template: str) -> None:
+def test_hostile_templates_are_one_line_errors(template: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat, "MOST_WORK", chat.MOST_WORK >> 4)  # so that they end sooner
     messages = [dict(USER)]
     with pytest.raises(SmidgenError) as caught:
         render_chat(template, messages, SPECIALS)
@@ -233,6 +241,47 @@ def test_messages_need_a_role(message: dict[str, Any]) -> None:
 
 
 def test_a_long_chat_is_within_the_bounds() -> None:
-    chat = CHAT[:2] * 500 + [{"role": "user", "content": "x" * 1_000_000}]
+    long = CHAT[:2] * 500 + [{"role": "user", "content": "x" * 1_000_000}]
     for template in (CHATML, GEMMA_2, GEMMA_3, LLAMA_3):
-        assert len(render_chat(template, chat, SPECIALS)) > 1_000_000
+        assert len(render_chat(template, long, SPECIALS)) > 1_000_000
+
+
+@pytest.mark.parametrize("template", [CHATML, GEMMA_2, GEMMA_3, LLAMA_3, MISTRAL, WITH_EXTRAS, "", "no code"])
+def test_good_templates_are_not_refused(template: str) -> None:
+    """Nor is Gemma 2's own refusal of a system message a reason."""
+    refuse_hostile_template(template)
+
+
+LOOPS = "{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}"
+REFUSED = {
+    "length": "a" * ((1 << 20) + 1),
+    "words": "{{x}}" * 20_000,
+    "brackets": "{{ " + "[" * 41 + "]" * 41 + " }}",
+    "not": "{{ " + "not " * 101 + "x }}",
+    "minus": "{{ " + "- " * 101 + "1 }}",
+    "if": "{% if x %}" * 101 + "{% endif %}" * 101,
+    "elif": "{% if x %}" + "{% elif x %}" * 101 + "{% endif %}",
+    "filters": "{{ x" + " | trim" * 101 + " }}",
+    "~": "{{ x" + " ~ x" * 101 + " }}",
+    "comparisons": "{{ x" + " == x" * 101 + " }}",
+    "if else": "{{ " + "x if x else " * 101 + "x }}",
+    "unfinished": "{% if x %}",
+    "an unknown filter": "{{ x | urlize }}",
+    "loops": LOOPS,
+    "endless recursion": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "loops for tools": "{% if tools %}" + LOOPS + "{% endif %}",
+    "width": "{{ 'a' | center(100000000) }}",
+}
+
+
+@pytest.mark.parametrize("template", REFUSED.values(), ids=REFUSED.keys())
+def test_templates_that_no_engine_should_see(template: str) -> None:
+    with pytest.raises(BadFile) as caught:
+        refuse_hostile_template(template)
+    assert re.fullmatch(r"the model's chat template (is refused|cannot be read): [^\n]{1,300}\.", str(caught.value))
+
+
+def test_depth_is_far_above_that_of_templates_in_use() -> None:
+    refuse_hostile_template(
+        "{% if x %}" * 30 + "{{ (((((a ~ b ~ c[0].d | trim | default('x')))))) }}" + "{% endif %}" * 30
+    )

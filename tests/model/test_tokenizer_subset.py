@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 
 from smidgen.formats.gguf.reader import GGUFFile
 from smidgen.formats.hf.tokenizer import tokenizer_metadata
+from smidgen.model.chat import render_chat
 from smidgen.model.tokenizer import Tokenizer
 from smidgen.model.tokenizers.byte_level import ByteLevel
 from smidgen.model.tokenizers.sentencepiece import SentencePiece
 from smidgen.model.tokenizers.subset import DEFAULT_IDS, Pieces, subset
 from smidgen.model.tokenizers.vocabulary import TokenKind, Vocabulary
+from tests.parity.test_chat_templates import FAMILIES
 from tests.tiny_tokenizers import LLAMA3, SPACE, TEXT, added, byte_level_json, pieces, sentencepiece_json, split_at
 from tests.tiny_tokenizers import write_folder as write_files
 
@@ -242,3 +244,47 @@ def test_folders_in_hugging_face_layout(made: dict[str, Any], tmp_path: Path) ->
         assert fewer.decode(after) == full.decode(before)
         if set(before) <= set(kept.tolist()):
             assert kept[after].tolist() == before
+
+
+def tokens_of(tokenizer: Tokenizer, text: str) -> list[str]:
+    return [tokenizer.token_text(token) for token in tokenizer.encode(text, parse_special=True)]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_a_chat_template_writes_keeps_its_tokens(name: str, tmp_path: Path) -> None:
+    """Names of roles, line ends, a system prompt of the template's own: they are in every turn."""
+    family = FAMILIES[name]
+    folder = write_files(tmp_path, tokenizer__json=family.tokenizer, tokenizer_config__json=family.config)
+    metadata = {**tokenizer_metadata(folder, 500)[0], "tokenizer.chat_template": family.template}
+    full = Tokenizer.from_gguf(metadata)
+    said = full.encode("7")  # what the messages say
+    fewer = Tokenizer.from_gguf(subset(metadata, types_of(metadata), Pieces(metadata).closed(said))[0])
+    assert len(fewer) < len(full)
+    for roles in (("user",), ("user", "assistant"), ("user", "assistant", "user"), ("system", "user")):
+        for prompted in (True, False):
+            chat = [{"role": role, "content": "7"} for role in roles]
+            text = render_chat(family.template, chat, full.special_texts, add_generation_prompt=prompted)
+            assert tokens_of(fewer, text) == tokens_of(full, text)
+
+
+def test_every_template_of_a_model_counts_and_no_cut_depends_on_the_day() -> None:
+    templates = {
+        "": "{% for message in messages %}{{ message.content }}{% endfor %}",
+        ".rag": "the dog {{ messages[0].content }}{% if add_generation_prompt %} fox{% endif %}",
+        ".dated": "{{ strftime_now('%B') }}{% if messages[0].role != 'system' %}town{% endif %}",
+        ".broken": "{{ raise_exception('songs') }} songs",
+    }
+    plain = byte_level()
+    metadata = plain | {f"tokenizer.chat_template{name}": template for name, template in templates.items()}
+    full = Tokenizer.from_gguf(metadata)
+    more = Pieces(metadata).essential - Pieces(plain).essential
+    written = {token for text in ("the dog ", " fox", "town") for token in full.encode(text)}
+    assert more >= {token for token in written if token in more or len(full.token_text(token)) > 1}
+    assert not more & set(full.encode("text")) - written
+    months = {token for text in ("March", "July", "Dec") for token in full.encode(text)}
+    assert months <= Pieces(metadata).essential
+
+
+def test_templates_that_end_before_they_write_keep_what_they_kept() -> None:
+    metadata = byte_level() | {"tokenizer.chat_template": "{{ raise_exception('no') }}<|tool|>"}
+    assert Pieces(metadata).essential == Pieces(byte_level()).essential

@@ -95,11 +95,11 @@ def test_a_restriction_puts_kept_and_dropped_tokens_together_again(gap: float) -
     for first in range(0, 300, 70):
         dropped.add(slice(0, 12), first, x[:, 600 + first : min(670 + first, 900)].clone())
     scores = kept.finish()
-    result = Restriction.of(scores, dropped)
+    result = Restriction.of(scores.original_log_likelihood, scores.original_log_total, dropped)
 
     log_p, log_q = x.double().log_softmax(1), y[:, :600].double().log_softmax(1)
     restricted = x[:, :600].double().log_softmax(1)
-    assert torch.allclose(result.dropped_mass, log_p[:, 600:].exp().sum(1), rtol=1e-5)
+    assert torch.allclose(result.masses[0], log_p[:, 600:].exp().sum(1), rtol=1e-5)
     assert torch.allclose(scores.kl, (restricted.exp() * (restricted - log_q)).sum(1), rtol=1e-5)
     assert torch.allclose(scores.cut_log_likelihood, log_q[:, 0], atol=1e-5)
     expected = log_p.gather(1, targets.clamp(min=0)[:, None])[:, 0]

@@ -17,7 +17,7 @@ import pytest
 from smidgen.formats.gguf.reader import GGUFFile
 from smidgen.formats.hf.tokenizer import tokenizer_metadata
 from smidgen.model.tokenizer import Tokenizer
-from smidgen.model.tokenizers.byte_level import PRE_TOKENIZERS
+from smidgen.model.tokenizers.splitting import PRE_TOKENIZERS
 from tests.tiny_tokenizers import LLAMA3, added, byte_level_json, sentencepiece_json, split_at, write_folder
 
 LINES = (Path(__file__).parents[1] / "model" / "tokenizer_lines.txt").read_text(encoding="utf-8").splitlines()

@@ -263,27 +263,6 @@ def test_byte_level_pipelines(changes: dict[str, Any], whole_words: bool, tmp_pa
     assert_same(again, tokenizer_metadata(again, 400)[0], texts)
 
 
-@pytest.mark.parametrize("name", ["Mistral Nemo", "Phi-4 mini"])
-def test_capitals_inside_words(name: str, tmp_path: Path) -> None:
-    """llama.cpp and so smidgen tell capitals from small letters in ASCII alone, and know no combining marks (see
-    PRE_TOKENIZERS); the ids are those of transformers for all text where that makes no difference."""
-    upper, lower = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-    ending = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?" if name == "Phi-4 mini" else ""
-    digits = r"\p{N}{1,3}" if name == "Phi-4 mini" else r"\p{N}"
-    pattern = (
-        rf"[^\r\n\p{{L}}\p{{N}}]?{upper}*{lower}+{ending}|[^\r\n\p{{L}}\p{{N}}]?{upper}+{lower}*{ending}|{digits}"
-        r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    )
-    tokenizer = byte_level_json(pre_tokenizer=split_at(pattern))
-    tokenizer["model"]["ignore_merges"] = name == "Mistral Nemo"
-    folder = write_folder(tmp_path, tokenizer__json=tokenizer, tokenizer_config__json=BYTE_LEVEL_CONFIG)
-    metadata, _ = tokenizer_metadata(folder, 400)
-    ascii_texts = [
-        "".join(character for character in text if character.isascii()) for text in random_texts(100, seed=5)
-    ]
-    assert_same(folder, metadata, [line for line in LINES if line.isascii()] + ascii_texts)
-
-
 @pytest.mark.parametrize(
     "model_type",
     ["llama", "mistral", "mixtral", "gemma", "gemma2", "gemma3_text", "phi3", "qwen2", "qwen3", "smollm3", "openelm"],

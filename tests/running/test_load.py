@@ -4,6 +4,7 @@ import inspect
 import json
 import subprocess
 import sys
+from copy import copy, deepcopy
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,21 @@ def test_what_it_is(tiny: Path) -> None:
         expected = expected if cap is None else cap * torch.tanh(expected / cap)
         assert torch.allclose(model.decoder(IDS), expected, atol=1e-4)
         assert not any(weight.requires_grad for weight in model.decoder.parameters())
+
+
+def test_a_folder_with_the_name_of_a_catalogue_model(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on the command line: the doubt is said, and each has a name of its own. A `Path` is a path."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gemma-3-270m").mkdir()
+    tiny.rename(tmp_path / "gemma-3-270m" / "model.gguf")
+    with pytest.raises(SmidgenError, match="Say ./gemma-3-270m for the one here, or catalogue:gemma-3-270m"):
+        smidgen.load("gemma-3-270m")
+    for name in ("./gemma-3-270m", Path("gemma-3-270m")):
+        with smidgen.load(name) as model:
+            assert model.path == tmp_path / "gemma-3-270m" / "model.gguf"
+            assert Path(model) == tmp_path / "gemma-3-270m"
 
 
 def test_text_on_a_real_model(gemma_path: Path) -> None:
@@ -90,6 +106,14 @@ def test_verbs_take_a_model(tiny: Path, tmp_path: Path) -> None:
             smidgen.tune(model, [], tmp_path / "out", epochs=1)
         with pytest.raises(TypeError, match="fits"):
             smidgen.cut(model, tmp_path / "out", fits="165MB")
+
+
+def test_a_copy_has_engines_of_its_own(tiny: Path) -> None:
+    with smidgen.load(tiny) as model:
+        written = model.generate("there", 4, temperature=0)
+        with copy(model) as other, deepcopy(model) as third:
+            assert other.generate("there", 4, temperature=0) == third.generate("there", 4, temperature=0) == written
+        assert model.generate("there", 4, temperature=0) == written
 
 
 def test_a_mistake_is_a_sentence_and_never_the_end_of_the_process(tiny: Path, tmp_path: Path) -> None:

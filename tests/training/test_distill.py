@@ -11,6 +11,8 @@ import pytest
 
 from smidgen.cutting.cut import cut
 from smidgen.cutting.recipe import CutOptions, Pruning
+from smidgen.data.corpus.filters import Rules
+from smidgen.data.corpus.prepare import CorpusOptions
 from smidgen.data.sources import TextSource
 from smidgen.distillation.objectives.losses import Divergence
 from smidgen.distillation.objectives.matching import MatchingOptions, layers_after
@@ -21,11 +23,15 @@ from smidgen.errors import SmidgenError
 from smidgen.formats.history import history
 from smidgen.formats.opening import open_checkpoint
 from smidgen.numerics import block_types as types
+from smidgen.training.collect import collect
 from smidgen.training.distill import DistillOptions, distill
 from smidgen.training.lesson import Lesson
 from tests.cutting.test_cut import TEXT
 from tests.distillation.students.test_lattice import quantized
+from tests.padded_models import padded
 from tests.tiny_models import (
+    GEMMA3_CONFIG,
+    GEMMA3_KEYS,
     LLAMA_CONFIG,
     LLAMA_KEYS,
     VOCABULARY,
@@ -111,7 +117,9 @@ def test_an_interrupted_training_ends_in_the_same_file(
     assert (tmp_path / "halves" / "work").exists()
     with pytest.raises(SmidgenError, match="was begun with batch 2, now it is 4"):
         distill(str(teacher), student, tmp_path / "halves", replace(options, batch=4), resume=True)
-    distill(str(teacher), student, tmp_path / "halves", options, resume=True)
+    (tmp_path / "halves" / "work" / "effort.json").write_text(json.dumps({"seconds": 5000}))
+    resumed = distill(str(teacher), student, tmp_path / "halves", options, resume=True)
+    assert 5000 < resumed.seconds < 6000  # what both processes took
     assert sha256(tmp_path / "halves") == sha256(tmp_path / "whole")
     assert not (tmp_path / "halves" / "work").exists()
 
@@ -212,3 +220,55 @@ def test_contradictions_are_one_line(teacher: Path, tmp_path: Path) -> None:
             distill(str(teacher), None if student is None else str(student), tmp_path / "out", options)
         assert "\n" not in str(caught.value)
         assert not (tmp_path / "out").exists()
+
+
+def test_without_a_context_a_row_is_as_long_as_what_the_models_know(tmp_path: Path) -> None:
+    tensors = gguf_tensors(random_decoder(LLAMA_CONFIG))
+    short = write_model(tmp_path / "short.gguf", "llama", LLAMA_KEYS | {"context_length": 64}, tensors)
+    long = write_llama(tmp_path / "long.gguf")
+    for teacher, student, context in ((short, None, 64), (long, short, 64), (long, None, 512)):
+        with ExitStack() as stack:
+            options = replace(KEPT, context=None)
+            lesson = Lesson.open(str(teacher), None if student is None else str(student), options, stack)
+            assert lesson.context == lesson.text.batches.batch(0).ids.shape[1] == context
+            assert lesson.fingerprint()["context"] == context
+
+
+@pytest.mark.parametrize(
+    ("teacher_rows", "student_rows", "changes"),
+    [
+        (340, 320, {"steps": 4}),
+        (320, 340, {"steps": 4}),
+        (VOCABULARY, 320, {"cache_teacher": True, "steps": 4}),
+        (VOCABULARY, 320, {"on_policy": 0.9, "steps": 2}),
+        (340, 320, {"divergence": Divergence("jensen-shannon"), "matching": MatchingOptions(0.5, 0.5)}),
+    ],
+    ids=["fewer rows", "more rows", "cached", "on policy", "matched"],
+)
+def test_padding_of_the_embedding_does_not_make_another_vocabulary(
+    teacher_rows: int, student_rows: int, changes: dict[str, Any], teacher: Path, tmp_path: Path
+) -> None:
+    taught_by = padded(teacher, tmp_path / "one.gguf", teacher_rows, 3.0) if teacher_rows > VOCABULARY else teacher
+    other = gguf_tensors(random_decoder(GEMMA3_CONFIG, seed=1))
+    plain = write_model(tmp_path / "plain.gguf", "gemma3", GEMMA3_KEYS, other)
+    student = padded(plain, tmp_path / "other.gguf", student_rows, 3.0)
+    result = distill(str(taught_by), str(student), tmp_path / "out", replace(KEPT, **changes))
+    assert result.best is not None and result.best[1] < result.evaluations[0][1]
+    with open_checkpoint(result.path) as written:
+        assert written.config.vocabulary == student_rows
+
+
+def test_a_corpus_serves_models_of_other_padding(teacher: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(TEXT[:3000])
+    options = CorpusOptions(Rules(quality=False), deduplicate=False)
+    collect(padded(teacher, tmp_path / "one.gguf", 320), tmp_path / "text.txt", tmp_path / "corpus", options)
+    student = padded(teacher, tmp_path / "other.gguf", 340)
+    result = distill(str(teacher), str(student), tmp_path / "out", replace(KEPT, texts=(), data=(tmp_path / "corpus",)))
+    assert result.steps == 8
+
+
+def test_a_fresh_students_widths_are_warned_of(teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    shape = FreshShape(layers=3, width=30, ffn=48, heads=2)
+    result = distill(str(teacher), None, tmp_path / "out", replace(OPTIONS, steps=1, shape=shape, beginning="random"))
+    warning = "Rows of 30, 48 weights fit no block of a quantized type (32 or 256 weights)"
+    assert warning in capsys.readouterr().err and warning in result.describe()

@@ -20,6 +20,7 @@ from safetensors.numpy import save
 from smidgen.atomic import replacing, write_whole
 from smidgen.errors import BadFile, SmidgenError, printable
 from smidgen.model.tokenizer import MetadataValue
+from smidgen.model.tokenizers.padding import without_padding
 from smidgen.shapes import Int
 
 INDEX, SHARDS = "index.json", "shard-*.safetensors"
@@ -75,10 +76,14 @@ class Index:
 
 
 def tokenizer_hash(metadata: Mapping[str, MetadataValue]) -> str:
-    """SHA-256 of all metadata of a GGUF file that says how text becomes tokens; the chat template does not."""
+    """SHA-256 of all metadata of a GGUF file that says how text becomes tokens.
+
+    Chat templates do not, nor do rows of padding: models that differ in these alone share a corpus.
+    """
     digest = hashlib.sha256()
-    for key in sorted(key for key in metadata if key.startswith(_TOKENIZER) and key != _CHAT_TEMPLATE):
-        value = metadata[key]
+    tokenizer = without_padding(metadata)
+    for key in sorted(key for key in tokenizer if key.startswith(_TOKENIZER) and not key.startswith(_CHAT_TEMPLATE)):
+        value = tokenizer[key]
         plain = value.tolist() if isinstance(value, np.ndarray) else value
         digest.update(json.dumps([key, plain], ensure_ascii=True).encode())
     return digest.hexdigest()

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from smidgen.bounds import within
 from smidgen.distillation.students.trainee import Trainee
 from smidgen.distillation.text.batch import Batch
 from smidgen.errors import SmidgenError
@@ -58,6 +59,8 @@ class MatchingOptions:
     def __post_init__(self) -> None:
         if self.hidden < 0 or self.relations < 0:
             raise SmidgenError("A weight below 0 would teach the student to be unlike its teacher. Give one above 0.")
+        within("match_hidden", self.hidden, 0, 1e6, whole=False)
+        within("match_relations", self.relations, 0, 1e6, whole=False)
 
     @property
     def wanted(self) -> bool:

@@ -19,18 +19,22 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from smidgen.bounds import within
 from smidgen.errors import SmidgenError, Unsupported
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.model.config import LayerConfig, ModelConfig
 from smidgen.model.decoder import Decoder
 from smidgen.model.families import Family
-from smidgen.model.parameters import split_block_name
+from smidgen.model.parameters import parameter_shapes, split_block_name
+from smidgen.numerics.block_types import Q4_0, Q4_K
 from smidgen.shapes import Float, Int
 
 Beginning = Literal["slices", "random"]
 
 _SPREAD = 0.02
+_MOST = 2**20  # layers, channels: what a file can hold is checked in its own place
 _PROBE = 64  # tokens
+_SMALL_BLOCK, _LARGE_BLOCK = Q4_0.block, Q4_K.block  # weights; every quantized type has one of the two
 _READS_HIDDEN = ("query", "key", "value", "gate", "up", "router")
 
 
@@ -46,6 +50,11 @@ class FreshShape:
     ffn: int | None = None
     heads: int | None = None
     kv_heads: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raises SmidgenError for what is no size."""
+        for name in ("layers", "width", "ffn", "heads", "kv_heads"):
+            within(name, getattr(self, name), 1, _MOST)
 
 
 @dataclass(frozen=True)
@@ -64,8 +73,6 @@ def plan_fresh(teacher: ModelConfig, family: Family, shape: FreshShape) -> Fresh
     Raises SmidgenError for a shape that cannot be, Unsupported for one that a GGUF file cannot hold.
     """
     count = len(teacher.layers) if shape.layers is None else shape.layers
-    if count < 1:
-        raise SmidgenError(f"A student of {count} layers computes nothing. Take at least 1.")
     chosen = _evenly(range(len(teacher.layers)), count)
     evenly = FreshPlan(_configured(teacher, family, shape, chosen), tuple(chosen))
     try:
@@ -76,6 +83,37 @@ def plan_fresh(teacher: ModelConfig, family: Family, shape: FreshShape) -> Fresh
     by_place = FreshPlan(_configured(teacher, family, shape, chosen), tuple(chosen))
     family.to_gguf(by_place.config)
     return by_place
+
+
+def misfits(plan: FreshPlan, teacher: ModelConfig) -> list[str]:
+    """For people: widths of the student that blocks of weights do not divide, so that `cut` can do less with it.
+
+    Where blocks of 32 fit, only widths are named that the teacher has not: of these a person has the choice.
+    """
+    rows, known = _row_widths(plan.config), _row_widths(teacher)
+    lines = []
+    if none := sorted(width for width in rows if width % _SMALL_BLOCK):
+        lines.append(
+            f"Rows of {_listed(none)} weights fit no block of a quantized type ({_SMALL_BLOCK} or {_LARGE_BLOCK} "
+            f"weights): `cut` can store them in 16 bits only. Take widths that {_LARGE_BLOCK}, or at least "
+            f"{_SMALL_BLOCK}, divides."
+        )
+    if some := sorted(width for width in rows - known if width % _LARGE_BLOCK and not width % _SMALL_BLOCK):
+        lines.append(
+            f"Rows of {_listed(some)} weights do not fit blocks of {_LARGE_BLOCK}: `cut` has only the types with "
+            f"blocks of {_SMALL_BLOCK} for them, and none of the k-quants. Take widths that {_LARGE_BLOCK} divides to "
+            "have all."
+        )
+    return lines
+
+
+def _row_widths(config: ModelConfig) -> set[int]:
+    """Of all matrices: how many weights a row has."""
+    return {shape[-1] for shape in parameter_shapes(config).values() if len(shape) > 1}
+
+
+def _listed(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def fresh_student(teacher: Checkpoint, plan: FreshPlan, beginning: Beginning, seed: int) -> Decoder:

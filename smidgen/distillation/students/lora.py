@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from smidgen.bounds import several, within
 from smidgen.distillation.students.lattice import stored_rows
 from smidgen.errors import SmidgenError, Unsupported
 from smidgen.formats.adapters import Adapter, Pair
@@ -45,6 +46,13 @@ class LoraOptions:
     targets: tuple[str, ...] = TARGETS
     stabilized: bool = False
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises SmidgenError for options that mean nothing. Groups of targets become what is in them."""
+        within("rank", self.rank, 1, 4096)
+        within("alpha", self.alpha, 0.01, 1e6, whole=False)
+        within("dropout", self.dropout, 0, 0.9, whole=False)
+        object.__setattr__(self, "targets", parse_targets(several("targets", self.targets)))
 
     @property
     def scale(self) -> float:

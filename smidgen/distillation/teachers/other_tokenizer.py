@@ -33,6 +33,7 @@ from smidgen.distillation.text.paired import NO_POSITION, Paired
 from smidgen.errors import SmidgenError, printable
 from smidgen.model.config import ModelConfig
 from smidgen.model.tokenizer import Tokenizer
+from smidgen.model.tokenizers.padding import first_difference
 from smidgen.numerics.divergence import soft_cap_
 from smidgen.shapes import Bool, Float, Int
 
@@ -101,9 +102,7 @@ class Aligned(Paired):
     """Batches for such a student, each with the teacher's tokens of its texts and where both have read the same."""
 
     def __init__(self, batches: Batches, student: Tokenizer, teacher: Tokenizer) -> None:
-        if len(student) == len(teacher) and all(
-            student.token_text(token) == teacher.token_text(token) for token in range(len(student))
-        ):
+        if first_difference(student.tokens, teacher.tokens) is None:
             raise SmidgenError("Student and teacher have the same tokens: compare their probabilities token by token.")
         opening = teacher.bos_id if teacher.adds_bos else None
         controls = dict.fromkeys(student.eos_ids, teacher.eos_id)

@@ -62,7 +62,7 @@ def teach(
     larger, smaller = (Tokenizer.from_gguf(checkpoint.tokenizer_metadata) for checkpoint in (teacher, student))
     respelling = Respelling.between(larger, smaller)
     live = LiveTeacher(teacher, quick=quick)
-    if respelling.same:
+    if respelling.same and respelling.smaller == respelling.larger:
         return live, batches
     paired = Paired.respelled(batches, smaller, larger, respelling)
     return RestrictedTeacher(live, respelling, restrict=restrict), paired
@@ -170,8 +170,8 @@ class _SpelledHead:
     """The teacher's head, and what its tokens are for the student.
 
     rows: of the head; those of the student's tokens alone if dropped ones are left out.  members, starts: which of the
-    rows make up each of the student's tokens, token by token; None if each is one.  dropped: the rows of the whole head
-    of `Respelling.dropped`.
+    rows make up each of the student's tokens, token by token (no row makes up padding); None if each is one.
+    dropped: the rows of the whole head of `Respelling.dropped`.
     """
 
     head: Float[Tensor, "teacher_vocab teacher_hidden"]
@@ -184,12 +184,14 @@ class _SpelledHead:
     @classmethod
     def of(cls, teacher: LiveTeacher, respelling: Respelling, restrict: bool) -> "_SpelledHead":
         head, cap = teacher.head, teacher.config.logit_cap
-        if restrict:
+        has = np.flatnonzero(respelling.kept != NOT_KEPT)
+        if restrict and len(has) == respelling.smaller:
             kept = torch.from_numpy(respelling.kept).to(head.device)
             return cls(head, head[kept], cap, respelling, None, None)
-        pieces = np.concatenate([np.arange(respelling.smaller), respelling.first])
+        spelled = (respelling.first[:0], respelling.dropped[:0]) if restrict else (respelling.first, respelling.dropped)
+        pieces = np.concatenate([has, spelled[0]])
         order = np.argsort(pieces, kind="stable")
-        members = np.concatenate([respelling.kept, respelling.dropped])[order]
+        members = np.concatenate([respelling.kept[has], spelled[1]])[order]
         starts = np.searchsorted(pieces[order], np.arange(respelling.smaller))
         members, starts = (torch.from_numpy(part).to(head.device) for part in (members, starts))
         return cls(head, head, cap, respelling, members, starts)

@@ -20,13 +20,12 @@ from smidgen.engines.llama_cpp.server import BUILT_IN_TEMPLATE, DEFAULT_CONTEXT,
 from smidgen.errors import SmidgenError, Unsupported
 from smidgen.formats.gguf.contents import refuse_damaged
 from smidgen.formats.gguf.reader import GGUFFile
-from smidgen.model.chat import Message, chat_template, render_chat
+from smidgen.model.chat import Message, chat_template, chat_templates, render_chat
 from smidgen.model.tokenizer import Tokenizer
 
 _LEAST_CONTEXT = 16  # llama.cpp ends its process at next to nothing
 _LARGEST_SEED = 2**32 - 2  # llama.cpp's are 32 bits wide, and the last one means "any"
 StopReason = Literal["end", "max_tokens", "context", "stop_text", "closed"]
-_TEMPLATE_KEY = "tokenizer.chat_template"
 _STOP_REASONS: dict[str, StopReason] = {"eos": "end", "none": "end", "word": "stop_text"}  # llama.cpp's words for ours
 
 
@@ -80,7 +79,7 @@ class Facts:
     @property
     def has_chat_template(self) -> bool:
         """Whether there is one at all, its default or another."""
-        return any(key.startswith(_TEMPLATE_KEY) for key in self.metadata)
+        return bool(chat_templates(self.metadata))
 
 
 def read_facts(path: Path) -> Facts:
@@ -120,10 +119,11 @@ def choose_context(facts: Facts, wanted: int | None) -> int:
     return wanted
 
 
-def require_chat_template(facts: Facts) -> None:
-    """Raises Unsupported for a model that cannot chat."""
+def require_chat_template(facts: Facts, name: str | None = None) -> str:
+    """The model's chat template of this name, or its default. Raises Unsupported for a model that cannot chat."""
     if not facts.has_chat_template:
         raise Unsupported("this model has no chat template (a base model); complete text with `smidgen run`.")
+    return chat_template(facts.metadata, name)
 
 
 class Reply(Iterator[str]):
@@ -133,19 +133,31 @@ class Reply(Iterator[str]):
     stop: why it ended, None before.
     """
 
-    def __init__(self, pieces: Iterator[dict[str, Any]], prompt_tokens: int, limit: StopReason) -> None:
+    def __init__(
+        self,
+        pieces: Iterator[dict[str, Any]],
+        prompt_tokens: int,
+        limit: StopReason,
+        end_ids: frozenset[int] = frozenset(),
+    ) -> None:
+        """end_ids: tokens that end a reply; llama.cpp knows the first few of them itself."""
         self.prompt_tokens = prompt_tokens
         self.generated_tokens = 0
         self.tokens_per_s: float | None = None
         self.stop: StopReason | None = None
         self._pieces = pieces
         self._limit: StopReason = limit
+        self._end_ids = end_ids
 
     def __next__(self) -> str:
         for piece in self._pieces:
             self.generated_tokens = piece.get("tokens_predicted", self.generated_tokens)
             if piece.get("stop"):
                 self._finish(piece)
+            elif not self._end_ids.isdisjoint(piece.get("tokens") or ()):
+                self.stop = "end"
+                self.close()
+                break
             if piece["content"]:
                 return piece["content"]
         raise StopIteration
@@ -195,6 +207,7 @@ class LlamaCppEngine(Closing):
     ) -> None:
         self.facts = read_facts(path)
         self.ctx_size = choose_context(self.facts, ctx_size)
+        self._end_ids = frozenset() if self.facts.tokenizer is None else self.facts.tokenizer.eos_ids
         if self.facts.foreign is not None:
             progress.say(f"llama.cpp's own tokenizer is used: {self.facts.foreign.partition(';')[0]}.")
         self._server = LlamaServer(
@@ -242,18 +255,25 @@ class LlamaCppEngine(Closing):
             "n_predict": max_tokens if fits else room,
             "stream": True,
         }
-        return Reply(self._server.events("/completion", request), len(ids), "max_tokens" if fits else "context")
+        events = self._server.events("/completion", request | {"return_tokens": bool(self._end_ids)})
+        return Reply(events, len(ids), "max_tokens" if fits else "context", self._end_ids)
 
     def chat(
-        self, messages: Sequence[Message], max_tokens: int | None = None, sampling: Sampling | None = None
+        self,
+        messages: Sequence[Message],
+        max_tokens: int | None = None,
+        sampling: Sampling | None = None,
+        template: str | None = None,
     ) -> Reply:
         """Answer the last message of a conversation, in the model's own chat template.
 
-        Raises Unsupported for a model without a template, SmidgenError if the conversation does not fit the context.
+        template: the name of one of its templates, where it has several.
+        Raises Unsupported for a model without a template, SmidgenError for a template that it does not have and if the
+        conversation does not fit the context.
         """
-        require_chat_template(self.facts)
+        chosen = require_chat_template(self.facts, template)
         specials = {} if self.facts.tokenizer is None else self.facts.tokenizer.special_texts
-        prompt = render_chat(chat_template(self.facts.metadata), messages, specials)
+        prompt = render_chat(chosen, messages, specials)
         return self.stream(prompt, max_tokens, sampling)
 
     def close(self) -> None:

@@ -20,7 +20,8 @@ class LlamaCppWriter(Closing):
     """
 
     def __init__(self, path: Path, ctx_size: int, threads: int | None = None, parallel: int = 8) -> None:
-        read_facts(path)
+        tokenizer = read_facts(path).tokenizer
+        self._end_ids = frozenset() if tokenizer is None else tokenizer.eos_ids
         self._parallel = parallel
         self._server = LlamaServer(
             path, ctx_size=ctx_size, threads=threads, parallel=parallel, template=BUILT_IN_TEMPLATE
@@ -43,7 +44,11 @@ class LlamaCppWriter(Closing):
             return list(pool.map(self._answer, requests))
 
     def _answer(self, request: dict[str, Any]) -> list[int]:
-        return self._server.call("/completion", request | {"return_tokens": True, "cache_prompt": False})["tokens"]
+        answer = self._server.call("/completion", request | {"return_tokens": True, "cache_prompt": False})
+        tokens: list[int] = answer["tokens"]
+        # llama.cpp knows the first few end tokens of a model only.
+        end = next((place for place, token in enumerate(tokens) if token in self._end_ids), len(tokens))
+        return tokens[: end + 1]
 
     def close(self) -> None:
         """Free the model. Safe to call twice."""

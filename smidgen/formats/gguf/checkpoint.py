@@ -3,12 +3,13 @@
 import hashlib
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Self
 
 import numpy as np
 
 from smidgen.formats.checkpoint import Checkpoint
-from smidgen.formats.gguf.contents import describe
+from smidgen.formats.gguf.contents import describe, tensors_for
 from smidgen.formats.gguf.reader import GGUFFile, MetadataValue
 from smidgen.model.config import ModelConfig
 from smidgen.model.families import Family, Transform
@@ -18,7 +19,7 @@ _HASH_BYTES = 2**20
 
 
 class GGUFCheckpoint(Checkpoint):
-    """A model in a GGUF file."""
+    """A model in a GGUF file, or in several that are its parts. Fused queries, keys and values are seen as three."""
 
     def __init__(self, file: GGUFFile, family: Family, config: ModelConfig) -> None:
         super().__init__(file.path, family, config, family.gguf_layout(config))
@@ -37,7 +38,7 @@ class GGUFCheckpoint(Checkpoint):
         except BaseException:
             file.close()
             raise
-        return cls(file, family, config)
+        return cls(replace(file, tensors=dict(tensors_for(family, file))), family, config)
 
     @property
     def file(self) -> GGUFFile:
@@ -69,7 +70,8 @@ class GGUFCheckpoint(Checkpoint):
 
     def _hash(self) -> str:
         digest = hashlib.sha256()
-        with self.path.open("rb") as stream:
-            while chunk := stream.read(_HASH_BYTES):
-                digest.update(chunk)
+        for path in self._file.paths:  # of several parts, as of all of them in one file
+            with path.open("rb") as stream:
+                while chunk := stream.read(_HASH_BYTES):
+                    digest.update(chunk)
         return digest.hexdigest()

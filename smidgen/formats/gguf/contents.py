@@ -3,50 +3,82 @@
 Checked before anything works with the weights: llama.cpp ends its whole process at a header with, say, no layers.
 """
 
-import math
+from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
-from smidgen.errors import BadFile, SmidgenError, Unsupported, printable
+from smidgen.errors import BadFile, Unsupported
 from smidgen.formats.expected import compare_shapes
-from smidgen.formats.gguf.reader import GGUFFile
+from smidgen.formats.gguf.fused import FUSED, separated
+from smidgen.formats.gguf.numbers import check_numbers, check_tensors, refuse_other_kinds
+from smidgen.formats.gguf.reader import GGUFFile, TensorInfo, said_of
+from smidgen.formats.gguf.split import may_be_part
+from smidgen.formats.gguf.vocabulary import check_vocabulary
 from smidgen.model.config import ModelConfig
 from smidgen.model.families import FAMILIES, SCALING_TENSORS, Family, Tensors, family_of_gguf
+from smidgen.numerics.block_types import READABLE
 
-_MOST_LAYERS = 512  # of llama.cpp, LLAMA_MAX_LAYERS
-_LONGEST_CONTEXT = 2**31 - 1  # llama.cpp counts positions in 32 bits
 _LARGEST_VECTOR = 2**16  # bytes; the longest that belong to a configuration have some hundred numbers
 
 
+def parts_of(path: Path) -> list[Path]:
+    """The files of a model, the first one first: mostly one, else all parts of a split. Raises as `GGUFFile.open`."""
+    if not may_be_part(path):
+        return [path]
+    with GGUFFile.open(path) as file:
+        return list(file.paths)
+
+
 def describe(file: GGUFFile) -> tuple[Family, ModelConfig]:
-    """What model a file holds, once it is known to hold exactly that model's parameters.
+    """What model a file holds, once it is known to hold exactly that model's parameters, in types that we decode.
 
     Raises BadFile for missing or absurd metadata and for missing or wrongly shaped tensors, Unsupported for an unknown
-    architecture, features the decoder lacks, and tensors it has no use for.
+    architecture, features the decoder lacks, tensors it has no use for, and types that it does not decode.
     """
-    try:
-        family = family_of_gguf(_architecture(file))
-        shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
-        config = family.config_from_gguf(file.metadata, Tensors(shapes, partial(_vector, file)))
-        expected = family.gguf_layout(config).shapes
-        known = {name: shape for name, shape in shapes.items() if name not in SCALING_TENSORS}
-        compare_shapes(expected, known, family.name)
-        return family, config
-    except SmidgenError as error:
-        raise type(error)(f"{printable(file.path)}: {error}") from error
+    with said_of(file.path):
+        return _describe(file)
+
+
+def tensors_for(family: Family, file: GGUFFile) -> Mapping[str, TensorInfo]:
+    """The tensors of a file under the names of the family's map: fused ones as three where the map has three."""
+    fused = any(f".{FUSED}." in name for name in family.gguf.names.values())
+    return file.tensors if fused else separated(file.tensors)
 
 
 def refuse_damaged(file: GGUFFile) -> None:
-    """Raises BadFile for a header that no engine should see; what our decoder lacks, another engine may have."""
-    try:
+    """The gate before llama.cpp. What our decoder lacks, that engine may have.
+
+    Raises BadFile for a header at which llama.cpp would end its process, Unsupported for files that are no model to
+    run: adapters, encoders of pictures, models without a vocabulary.
+    """
+    with said_of(file.path):
+        refuse_other_kinds(file.metadata)
         architecture = _architecture(file)
-        _check_common_numbers(file, architecture)
-    except BadFile as error:
-        raise BadFile(f"{printable(file.path)}: {error}") from error
-    if any(architecture == family.gguf.architecture for family in FAMILIES.values()):
-        try:
-            describe(file)
-        except Unsupported:
-            return
+        check_numbers(file.metadata, architecture)
+        check_vocabulary(file.metadata)
+        check_tensors(file.tensors)
+        if any(architecture == family.gguf.architecture for family in FAMILIES.values()):
+            with suppress(Unsupported):
+                _describe(file)
+
+
+def _describe(file: GGUFFile) -> tuple[Family, ModelConfig]:
+    family = family_of_gguf(_architecture(file))
+    tensors = tensors_for(family, file)
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    config = family.config_from_gguf(file.metadata, Tensors(shapes, partial(_vector, file)))
+    expected = family.gguf_layout(config).shapes
+    known = {name: shape for name, shape in shapes.items() if name not in SCALING_TENSORS}
+    compare_shapes(expected, known, family.name)
+    for tensor in tensors.values():
+        if tensor.kind not in READABLE:
+            readable = ", ".join(kind.name for kind in READABLE)
+            raise Unsupported(
+                f"tensor {tensor.name} has type {tensor.kind.name}; smidgen reads {readable}: get the model in one of "
+                "these"
+            )
+    return family, config
 
 
 def _architecture(file: GGUFFile) -> str:
@@ -54,23 +86,6 @@ def _architecture(file: GGUFFile) -> str:
     if not isinstance(architecture, str):
         raise BadFile("no general.architecture in its metadata, so it is not a model; get a complete GGUF of a model")
     return architecture
-
-
-def _check_common_numbers(file: GGUFFile, architecture: str) -> None:
-    """The numbers that every architecture has and on which llama.cpp stops dead when they make no sense."""
-    for key, most in (("block_count", _MOST_LAYERS), ("context_length", _LONGEST_CONTEXT), ("embedding_length", 2**20)):
-        value = file.metadata.get(f"{architecture}.{key}")
-        if value is not None and not (isinstance(value, int) and 1 <= value <= most):
-            raise _absurd(f"{architecture}.{key}", f"an integer from 1 to {most}", value)
-    for key in ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"):
-        value = file.metadata.get(f"{architecture}.{key}")
-        if value is not None and not (isinstance(value, float) and math.isfinite(value) and value >= 0):
-            raise _absurd(f"{architecture}.{key}", "a finite number", value)
-
-
-def _absurd(key: str, wanted: str, found: object) -> BadFile:
-    shown = printable(repr(found), 60)
-    return BadFile(f"metadata {printable(key)} should be {wanted}, found {shown}; the file is damaged or not a model")
 
 
 def _vector(file: GGUFFile, name: str) -> tuple[float, ...]:

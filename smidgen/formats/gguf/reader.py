@@ -4,10 +4,12 @@ GGUF is llama.cpp's one-file format: a header of typed key/value pairs (architec
 of tensors, then the tensor bytes, each tensor aligned. The layout is in the GGUF specification
 (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md); versions 2 and 3 differ only in that 3 allows big-endian.
 
-The file is memory-mapped. Every count, length, offset and shape is compared with the bytes that are there before
+A model may come in several files (see split.py). They are read as one: any part may be named.
+
+The files are memory-mapped. Every count, length, offset and shape is compared with the bytes that are there before
 anything is allocated or looped over, and the whole header has fixed limits, so that no file of any size takes more than
 a few seconds or a few hundred megabytes to accept or refuse. What is valid in the format but outside this project
-(nested arrays, other tensor types, big-endian, split models) is `Unsupported`; all else that is wrong is `BadFile`.
+(nested arrays, types that ggml has given up, big-endian) is `Unsupported`; all else that is wrong is `BadFile`.
 
 Text must be UTF-8 everywhere: keys, names, values and tokens. A string that is not is refused, never repaired, because
 a token repaired here would be another token in the file written from it. Keys and tensor names must also be printable,
@@ -20,7 +22,9 @@ memory maps work.
 import mmap
 import os
 import struct
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn, Self
@@ -28,10 +32,11 @@ from typing import NoReturn, Self
 import numpy as np
 
 from smidgen.closing import Closing
-from smidgen.errors import BadFile, Unsupported, printable
+from smidgen.errors import BadFile, SmidgenError, Unsupported, printable
 from smidgen.formats.gguf.foreign import describe_foreign
+from smidgen.formats.gguf.split import Split, part_paths, refuse_other_split, split_of
 from smidgen.formats.mapped import give_back, map_file
-from smidgen.numerics.block_types import BY_ID, UNREADABLE_NAMES, BlockType
+from smidgen.numerics.block_types import BY_ID, BlockType
 
 MetadataValue = str | int | float | bool | list[str] | np.ndarray
 
@@ -71,6 +76,7 @@ class TensorInfo:
 
     shape: row-major, (rows, columns) for a matrix: the file's dimensions reversed.
     offset: absolute position of its first byte.  nbytes: its length, padding excluded.
+    part: the number of the file that it is in, where a model comes in several.
     """
 
     name: str
@@ -78,47 +84,60 @@ class TensorInfo:
     kind: BlockType
     offset: int
     nbytes: int
+    part: int = 0
 
 
 @dataclass(eq=False)
 class GGUFFile(Closing):
     """A GGUF file whose header has been read and checked; use `GGUFFile.open`, best in a `with` statement.
 
-    path, size: the file and its bytes.  version: 2 or 3.  alignment: of tensor data, in bytes.
+    path: the file; of a model in several, the first part, which is the one that llama.cpp is given.
+    paths: all parts, in order; mostly one.  size: bytes of all of them.
+    version: 2 or 3.  alignment: of tensor data, in bytes; of the first part.
     metadata: values by key, in file order: str, int, float, bool, list[str], or a read-only numpy array.
     metadata_types: GGUF value type per key, followed by the element type for arrays, so that a writer can keep them.
-    tensors: by name, in file order; inside the file, aligned, not overlapping.
+    tensors: by name, in file order; inside their file, aligned, not overlapping.
     """
 
     path: Path
+    paths: tuple[Path, ...]
     size: int
     version: int
     alignment: int
     metadata: dict[str, MetadataValue]
     metadata_types: dict[str, tuple[int, ...]]
     tensors: dict[str, TensorInfo]
-    _data: np.ndarray | None = field(repr=False)
-    _map: mmap.mmap = field(repr=False)
+    _data: list[np.ndarray] | None = field(repr=False)
+    _maps: list[mmap.mmap] = field(repr=False)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
-        """Map a file and check all of it but the weights' values.
+        """Map a file, with the other parts of its model if there are any, and check all of it but the weights' values.
 
-        Raises BadFile (missing, unreadable, not GGUF, truncated, inconsistent) or Unsupported (a GGUF that smidgen
-        cannot use), each with a one-line message.
+        Raises BadFile (missing, unreadable, not GGUF, truncated, inconsistent; a part missing or of another split) or
+        Unsupported (a GGUF that smidgen cannot use), each with a one-line message.
         """
         path = Path(path)
-        data = map_file(path, ".gguf", DAMAGED)
-        cursor = _Cursor(path, data)
-        version, tensor_count, pair_count = _read_preamble(cursor)
-        metadata, types = _read_metadata(cursor, pair_count)
-        alignment = _alignment(cursor, metadata, types)
-        tensors = _read_tensors(cursor, tensor_count, alignment)
-        _refuse_overlaps(cursor, tensors)
-        _refuse_split(cursor, metadata)
-        view = np.frombuffer(data, dtype=np.uint8)
+        part = _read_part(path)
+        parts = [part] if part.split is None else _read_all_parts(part, part.split)
+        first = parts[0]
+        # What the header says of its part does not hold of all of them together.
+        keys = [key for key in first.metadata if first.split is None or not key.startswith("split.")]
         return cls(
-            path, len(data), version, alignment, metadata, types, {info.name: info for info in tensors}, view, data
+            path=first.path,
+            paths=tuple(one.path for one in parts),
+            size=sum(len(one.map) for one in parts),
+            version=first.version,
+            alignment=first.alignment,
+            metadata={key: first.metadata[key] for key in keys},
+            metadata_types={key: first.types[key] for key in keys},
+            tensors={
+                info.name: info if not number else replace(info, part=number)
+                for number, one in enumerate(parts)
+                for info in one.tensors
+            },
+            _data=[np.frombuffer(one.map, dtype=np.uint8) for one in parts],
+            _maps=[one.map for one in parts],
         )
 
     def packed(self, name: str) -> np.ndarray:
@@ -130,27 +149,84 @@ class GGUFFile(Closing):
         if self._data is None:
             raise ValueError(f"{self.path} is closed")
         info = self.tensors[name]
-        rows = self._data[info.offset : info.offset + info.nbytes]
+        rows = self._data[info.part][info.offset : info.offset + info.nbytes]
         return rows.reshape(-1, info.kind.row_bytes(info.shape[-1]))
 
     def release(self) -> None:
         """Give the pages of weights that were read back to the system; they are read again when they are needed."""
         if self._data is not None:
-            give_back(self._map)
+            for one in self._maps:
+                give_back(one)
 
     def close(self) -> None:
-        """Let go of the map."""
+        """Let go of the maps."""
         self._data = None
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One file as it is.  header: bytes of it.  split: what it says of itself as a part; None for a whole model."""
+
+    path: Path
+    map: mmap.mmap
+    version: int
+    alignment: int
+    metadata: dict[str, MetadataValue]
+    types: dict[str, tuple[int, ...]]
+    tensors: list[TensorInfo]
+    header: int
+    split: Split | None
+
+
+def _read_part(path: Path, header_limit: int = MAX_HEADER_BYTES) -> _Part:
+    """One file, mapped and checked. header_limit: bytes that its header may have."""
+    data = map_file(path, ".gguf", DAMAGED)
+    cursor = _Cursor(path, data, header_limit)
+    version, tensor_count, pair_count = _read_preamble(cursor)
+    metadata, types = _read_metadata(cursor, pair_count)
+    alignment = _alignment(cursor, metadata, types)
+    tensors = _read_tensors(cursor, tensor_count, alignment)
+    _refuse_overlaps(cursor, tensors)
+    with said_of(path):
+        split = split_of(metadata, types)
+    return _Part(path, data, version, alignment, metadata, types, tensors, cursor.at, split)
+
+
+def _read_all_parts(named: _Part, split: Split) -> list[_Part]:
+    """All parts of a model, given one of them. Their headers have the limits of one header, all together."""
+    with said_of(named.path):
+        paths = part_paths(named.path, split)
+    parts: list[_Part] = []
+    room = MAX_HEADER_BYTES - named.header
+    for number, path in enumerate(paths):
+        if number == split.number:
+            parts.append(named)
+        else:
+            parts.append(_read_part(path, room))
+            room -= parts[-1].header
+    with said_of(named.path):
+        names = [[info.name for info in part.tensors] for part in parts]
+        refuse_other_split(split, paths, [part.split for part in parts], names)
+    return parts
+
+
+@contextmanager
+def said_of(path: Path) -> Iterator[None]:
+    """Errors inside begin with the name of a file."""
+    try:
+        yield
+    except SmidgenError as error:
+        raise type(error)(f"{printable(path)}: {error}") from error
 
 
 class _Cursor:
     """A place in the mapped header. Each step is checked against the end of file and header before it is taken."""
 
-    def __init__(self, path: Path, data: mmap.mmap) -> None:
+    def __init__(self, path: Path, data: mmap.mmap, header_limit: int) -> None:
         self.path = path
         self.data = data
         self.size = len(data)
-        self.limit = min(self.size, MAX_HEADER_BYTES)
+        self.limit = min(self.size, header_limit)
         self.at = 0
         self.strings_left = MAX_STRINGS
 
@@ -338,9 +414,8 @@ def _read_tensor_entry(cursor: _Cursor, index: int) -> tuple[str, tuple[int, ...
     type_id = cursor.u32(f"the type of {what}")
     offset = cursor.u64(f"the offset of {what}")
     if type_id not in BY_ID:
-        known = UNREADABLE_NAMES.get(type_id, f"number {type_id}")
-        readable = ", ".join(kind.name for kind in BY_ID.values())
-        cursor.unsupported(f"{what} has type {known}", f"smidgen reads {readable}: get the model in one of these")
+        known = ", ".join(kind.name for kind in BY_ID.values())
+        cursor.unsupported(f"{what} has type number {type_id}", f"known are {known}: get the model in one of these")
     kind = BY_ID[type_id]
     if not kind.fits(shape[-1]):
         cursor.bad(f"{what} has rows of {shape[-1]}, but {kind.name} needs a multiple of {kind.block}")
@@ -352,10 +427,3 @@ def _refuse_overlaps(cursor: _Cursor, tensors: list[TensorInfo]) -> None:
     for before, after in pairwise(ordered):
         if before.offset + before.nbytes > after.offset:
             cursor.bad(f"tensors {printable(before.name)} and {printable(after.name)} overlap at byte {after.offset}")
-
-
-def _refuse_split(cursor: _Cursor, metadata: dict[str, MetadataValue]) -> None:
-    """A model split over several files would show up much later as missing tensors."""
-    parts = metadata.get("split.count", 1)
-    if isinstance(parts, int) and parts > 1:
-        cursor.unsupported(f"is one of {parts} parts of a split model", "join them with `llama-gguf-split --merge`")

@@ -6,26 +6,26 @@ model only.
 """
 
 import os
-from functools import cache, cached_property
+import re
+from functools import cached_property
 from math import prod
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
-from smidgen.errors import Unsupported, printable
+from smidgen.errors import Unsupported
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.gguf.reader import DEFAULT_ALIGNMENT, MetadataValue, TensorInfo
 from smidgen.formats.gguf.writer import gguf_types
 from smidgen.formats.hf.contents import FolderContents, describe_folder
 from smidgen.formats.hf.folder import HFFolder
+from smidgen.formats.hf.safetensors_reader import F64, StoredTensor, narrowed
 from smidgen.formats.hf.tokenizer import tokenizer_metadata
 from smidgen.model.families import Transform
 from smidgen.model.parameters import is_matrix
 from smidgen.model.tokenizers.text_rules import STRIP_RIGHT
 from smidgen.numerics import block_types as types
 from smidgen.numerics.block_types import BlockType
-from smidgen.progress import say
 
 
 class FolderCheckpoint(Checkpoint):
@@ -48,8 +48,6 @@ class FolderCheckpoint(Checkpoint):
         except BaseException:
             folder.close()
             raise
-        if contents.own_head:
-            _say_own_head(folder.path)
         return cls(folder, contents)
 
     @property
@@ -83,20 +81,30 @@ class FolderCheckpoint(Checkpoint):
         """How a parameter stands to the one in the folder."""
         return self.family.hf_transform(name, self._contents.written)
 
+    def packed(self, name: str) -> np.ndarray:
+        """As `Checkpoint.packed`; what is stored as float64 as float32, a copy."""
+        rows = super().packed(name)
+        return narrowed(rows) if self._is_wide(name) else rows
+
+    def _packed_rows(self, name: str, numbers: np.ndarray) -> np.ndarray:
+        rows = super().packed(name)[numbers]
+        return narrowed(rows) if self._is_wide(name) else rows
+
+    def _is_wide(self, name: str) -> bool:
+        return self._stored(self.layout.places[name].tensor).kind is F64
+
     def _stored_kind(self, tensor: str) -> BlockType:
-        return self.folder.weights[self._contents.stored[tensor]].kind
+        kind = self._stored(tensor).kind
+        return types.F32 if kind is F64 else kind
 
     def _stored_rows(self, tensor: str) -> np.ndarray:
         return self.folder.packed(self._contents.stored[tensor])
 
+    def _stored(self, tensor: str) -> StoredTensor:
+        return self.folder.weights[self._contents.stored[tensor]]
+
     def _hash(self) -> str:
         return self.folder.sha256()
-
-
-@cache
-def _say_own_head(path: Path) -> None:
-    """Once for each model: what its settings say is not what its weights are."""
-    say(f"{printable(path.name)}: its settings tie the head to the embedding, but another head is stored, and used.")
 
 
 class FolderAsGGUF:
@@ -168,9 +176,7 @@ class FolderAsGGUF:
         model = self._checkpoint
         values: dict[str, Any] = {"general.architecture": model.family.gguf.architecture}
         tokenizer, tokenizer_types = model.tokenizer_header
-        name = model_name(model.path)
-        if STRIP_RIGHT in tokenizer and "phi-3" not in name.lower():
-            name = f"{name} (Phi-3)"  # how llama.cpp knows that white space after special tokens is swallowed
+        name = _name_for_llama_cpp(model.origin.name.rpartition("/")[2], strips=STRIP_RIGHT in tokenizer)
         values |= {"general.type": "model", "general.name": name} | self._architecture
         metadata: dict[str, MetadataValue] = {
             key: np.array(value) if isinstance(value, list) else value for key, value in values.items()
@@ -178,10 +184,13 @@ class FolderAsGGUF:
         return metadata | tokenizer, {key: gguf_types(value) for key, value in values.items()} | tokenizer_types
 
 
-def model_name(folder: Path) -> str:
-    """What to call the model of a folder: its name, or the repository's where the folder is one of the hub's cache."""
-    folder = folder.absolute()
-    repository = folder.parent.parent.name
-    if folder.parent.name == "snapshots" and repository.startswith("models--"):
-        return repository.rpartition("--")[2]
-    return folder.resolve().name
+def _name_for_llama_cpp(name: str, *, strips: bool) -> str:
+    """What `general.name` may be. llama.cpp reads how special tokens treat white space from it: of a model that is
+    called phi3 or phi-3 they swallow what follows, and one called modern-bert needs a mask. A folder's name is no such
+    statement, and llama.cpp fails where the tokens for it are missing; so it gets a space there.
+
+    strips: whether the model's tokens do swallow what follows.
+    """
+    if strips:
+        return name if re.search(r"phi-?3", name, re.IGNORECASE) else f"{name} (Phi-3)"
+    return re.sub(r"(phi)-?(?=3)|(modern)-(?=bert)", lambda word: f"{word[1] or word[2]} ", name, flags=re.IGNORECASE)

@@ -4,6 +4,7 @@ The counterpart of `formats.gguf.contents` for GGUF files: judged by config.json
 alone.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,15 +12,22 @@ from typing import Any
 from smidgen.errors import BadFile, SmidgenError, printable
 from smidgen.formats.expected import compare_shapes
 from smidgen.formats.hf.folder import HFFolder
+from smidgen.formats.hf.safetensors_reader import refuse_unread
 from smidgen.model.config import ModelConfig
 from smidgen.model.families import Family, HFMap, Layout, family_of_config
+from smidgen.progress import say_once
 
+_BLOCK = re.compile(r".*?\.\d+\.")  # the name of a tensor up to the number of its layer, "model.layers.3."
 #: Where a model that sees pictures too keeps its language model, old and new spelling; the rest of it is left out.
 _TEXT_PREFIXES = ("language_model.model.", "model.language_model.")
 _OTHER_PARTS = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
 _COMPARED_BYTES = 2**24
-#: Tensors that hold nothing but what follows from the configuration.
-_DERIVED = ("rotary_emb.inv_freq",)
+#: Tensors that hold nothing but what follows from the configuration: tables of positions, and masks of what a position
+#: sees, which savers kept until 2023.
+_DERIVED = (
+    "rotary_emb.inv_freq", "rotary_emb.original_inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached",
+    "attn.bias", "attn.masked_bias", "position_ids",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -27,7 +35,7 @@ class FolderContents:
     """What model a folder holds.
 
     written: the map of its model type.  layout: its tensors.  stored: tensor as the map names it → name in the folder.
-    own_head: the settings tie the head to the embedding, but another matrix is stored for it.
+    notes: what was passed over or read in another way than the files say, a line each.
     """
 
     family: Family
@@ -35,30 +43,57 @@ class FolderContents:
     config: ModelConfig
     layout: Layout
     stored: Mapping[str, str]
-    own_head: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def describe_folder(folder: HFFolder) -> FolderContents:
     """What model a folder holds, once it is known to hold exactly that model's parameters.
 
     Raises BadFile for missing or absurd settings and for missing or wrongly shaped tensors, Unsupported for an unknown
-    model type, features the decoder lacks, and tensors it has no use for.
+    model type, features the decoder lacks, and tensors that belong to a feature which the settings do not name. What is
+    passed over is said, once for each model.
     """
     try:
         settings, stored = text_part(folder.config, folder.weights)
         family, written = family_of_config(settings)
         config = family.config_from_hf(settings, written)
         stored = _with_prefix(stored, written.names["embedding.weight"])
-        own_head = config.tied_head and not _settle_tied_head(folder, stored, written)
-        if own_head:
+        notes = list(folder.notes)
+        if config.tied_head and not _settle_tied_head(folder, stored, written):
             config = replace(config, tied_head=False)
+            notes.append("the settings tie the head to the embedding, but another head is stored, and used")
         layout = Layout(config, written.names)
+        if unused := _take_unused(stored, layout, written):
+            more = f" (and {len(unused) - 1} more)" if len(unused) > 1 else ""
+            notes.append(f"the model has no use for {printable(unused[0], 80)}{more}; passed over")
         compare_shapes(
             layout.shapes, {name: folder.weights[there].shape for name, there in stored.items()}, family.name
         )
-        return FolderContents(family, written, config, layout, stored, own_head)
+        for there in stored.values():
+            refuse_unread("its weights", folder.weights[there])
+        contents = FolderContents(family, written, config, layout, stored, tuple(notes))
     except SmidgenError as error:
         raise type(error)(f"{printable(folder.path)}: {error}") from error
+    for note in contents.notes:
+        say_once(f"{printable(folder.path.name)}: {note}.", about=folder.path)
+    return contents
+
+
+def _take_unused(stored: dict[str, str], layout: Layout, written: HFMap) -> list[str]:
+    """Takes the tensors out of `stored` for which the model has no place at all, as transformers does: heads for
+    other tasks, layers beyond the last one, predictors of later tokens.
+
+    What belongs to a layer or module in use stays, and is refused: a bias, a norm or an adapter there would change what
+    the model computes, so that these settings are not the whole truth about these weights.
+    """
+    modules = {name.rpartition(".")[0] for name in (*layout.shapes, written.names["head.weight"])}
+    blocks = {match[0] for name in layout.shapes if (match := _BLOCK.match(name))}
+    unused = []
+    for name in [name for name in stored if name not in layout.shapes]:
+        block = _BLOCK.match(name)
+        if name.rpartition(".")[0] not in modules and (block is None or block[0] not in blocks):
+            unused.append(stored.pop(name))
+    return unused
 
 
 def _with_prefix(stored: dict[str, str], embedding: str) -> dict[str, str]:

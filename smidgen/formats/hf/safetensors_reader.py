@@ -5,8 +5,9 @@ shape and place of each tensor), then the tensors' bytes, without gaps.
 Specification: https://github.com/huggingface/safetensors#format
 
 As in `gguf_reader`, the file is memory-mapped, every length, offset and shape is compared with the bytes that are there
-before anything is made of it, and fixed limits keep any file within a few seconds and a few hundred megabytes. Types
-that are not plain floating-point numbers of 16 or 32 bits are `Unsupported`; all else that is wrong is `BadFile`.
+before anything is made of it, and fixed limits keep any file within a few seconds and a few hundred megabytes. A
+tensor of any of the format's types may be there (masks and counters that old savers left); one that is read must be of
+plain floating-point numbers, or it is `Unsupported`. All else that is wrong is `BadFile`.
 
 Torch-free. A file that another process shortens while it is mapped can still end this process (SIGBUS): that is how
 memory maps work.
@@ -15,6 +16,7 @@ memory maps work.
 import math
 import mmap
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, Self
@@ -28,7 +30,14 @@ from smidgen.formats.hf.json_text import parse_json
 from smidgen.formats.mapped import give_back, map_file
 from smidgen.numerics.block_types import BF16, F16, F32, BlockType
 
-KINDS: dict[str, BlockType] = {kind.name: kind for kind in (F32, F16, BF16)}  # both formats call them the same
+F64 = BlockType("F64", 28, 1, 8)  # in no GGUF file of ours: `narrowed` where it is read
+KINDS: dict[str, BlockType] = {kind.name: kind for kind in (F64, F32, F16, BF16)}  # both formats call them the same
+_NO_GGUF_TYPE = -1
+# Types of which there may be tensors that nobody needs, and the bytes of a number.
+_OTHERS = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "I16": 2, "U16": 2, "I32": 4, "U32": 4,
+    "I64": 8, "U64": 8, "C64": 8,
+}  # fmt: skip
 
 LENGTH_BYTES = 8
 # The format allows 100 MB; the headers of the largest models, mixtures of hundreds of experts, stay below 10.
@@ -47,7 +56,8 @@ DAMAGED = "the file is damaged or incomplete: download or copy it again"
 class StoredTensor:
     """Where one tensor lies in its file.
 
-    shape: row-major.  kind: F32, F16 or BF16.  offset: absolute position of its first byte.  nbytes: its length.
+    shape: row-major.  kind: one of `KINDS`, or a type that `refuse_unread` refuses.  offset: absolute position of its
+    first byte.  nbytes: its length.
     """
 
     name: str
@@ -75,14 +85,19 @@ class SafetensorsFile(Closing):
     def open(cls, path: str | os.PathLike[str]) -> Self:
         """Map a file and check all of it but the weights' values.
 
-        Raises BadFile (missing, unreadable, not safetensors, truncated, inconsistent) or Unsupported (types that
-        smidgen does not read), each with a one-line message.
+        Raises BadFile (missing, unreadable, not safetensors, truncated, inconsistent) or Unsupported (types that the
+        format had not when this was written), each with a one-line message.
         """
         path = Path(path)
         data = map_file(path, ".safetensors", DAMAGED)
         header = _read_header(path, data)
         tensors, metadata = _Header(path, len(data)).read(header, _header_end(data))
         return cls(path, len(data), tensors, metadata, data)
+
+    def refuse_unread(self, names: Iterable[str]) -> None:
+        """Raises Unsupported where one of these tensors has no numbers that smidgen reads."""
+        for name in names:
+            refuse_unread(printable(self.path), self.tensors[name])
 
     def packed(self, name: str) -> np.ndarray:
         """The stored bytes of a tensor: read-only uint8 [rows, row_bytes], little-endian, a view of the map.
@@ -105,6 +120,25 @@ class SafetensorsFile(Closing):
     def close(self) -> None:
         """Let go of the map."""
         self._map = None
+
+
+def refuse_unread(where: str, tensor: StoredTensor) -> None:
+    """Raises Unsupported for a tensor whose numbers smidgen does not read. where: its file or folder, for the error."""
+    if tensor.kind.name not in KINDS:
+        raise _unread(where, f"tensor {printable(tensor.name)}", tensor.kind.name)
+
+
+def _unread(where: str, what: str, kind: str) -> Unsupported:
+    return Unsupported(
+        f"{where}: {what} has type {printable(kind, 40)}; smidgen reads {', '.join(KINDS)}: get the model in one of "
+        "these, not quantized"
+    )
+
+
+def narrowed(packed: np.ndarray) -> np.ndarray:
+    """Rows of float64 as rows of float32, the nearest. Both uint8 [rows, row_bytes]."""
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as such
+        return np.ascontiguousarray(packed).view("<f8").astype("<f4").view(np.uint8)
 
 
 def _header_end(data: mmap.mmap) -> int:
@@ -192,11 +226,10 @@ class _Header:
     def kind(self, found: Any, what: str) -> BlockType:
         if not isinstance(found, str):
             self.bad(f"{what} has a dtype that is not a text")
+        if found in _OTHERS:
+            return BlockType(found, _NO_GGUF_TYPE, 1, _OTHERS[found])
         if found not in KINDS:
-            raise Unsupported(
-                f"{self.shown}: {what} has type {printable(found, 40)}; smidgen reads {', '.join(KINDS)}: get the "
-                f"model in one of these, not quantized"
-            )
+            raise _unread(self.shown, what, found)
         return KINDS[found]
 
     def refuse_gaps(self, tensors: list[StoredTensor], start: int) -> None:

@@ -5,6 +5,7 @@ are decoded and written a piece at a time, so a model need not fit in memory.
 """
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -19,19 +20,17 @@ from smidgen.atomic import refuse_full_disk, replacing, write_whole
 from smidgen.errors import SmidgenError, Unsupported, printable
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.hf.checkpoint import FolderCheckpoint
-from smidgen.formats.hf.folder import CONFIG, GENERATION_CONFIG, INDEX, SINGLE, TOKENIZER_FILES, member
+from smidgen.formats.hf.folder import CONFIG, GENERATION_CONFIG, INDEX, SINGLE, TOKENIZER_FILES, member, template_files
 from smidgen.formats.hf.safetensors_writer import Stored, write_safetensors
 from smidgen.formats.hf.tokenizer import write_tokenizer
 from smidgen.model.families import Layout
-from smidgen.model.parameters import Shape
-from smidgen.model.tokenizer import Tokenizer
+from smidgen.model.tokenizers.vocabulary import Vocabulary
 from smidgen.progress import Task, track
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _STORED = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _SHARD_BYTES = 5 * 10**9  # as transformers' save_pretrained
-_CHUNK_VALUES = 2**24  # decoded at once
 
 
 #: What is stored in place of a tensor: itself, or the tensors of some format.
@@ -81,24 +80,30 @@ def write_hf(
     if any(folder.iterdir()):
         raise SmidgenError(f"{printable(folder)} is not empty. Choose another folder with -o.")
     try:
-        _write_weights(checkpoint, folder, DTYPES[name], packing)
-        _write_tokenizer(checkpoint, folder)
+        _write_tokenizer(checkpoint, folder)  # first, since it may be refused
         if member(folder, GENERATION_CONFIG) is None:
             ids = {key: settings[key] for key in _TOKEN_IDS if settings[key] is not None}
             _write_json(folder / GENERATION_CONFIG, ids)
+        _write_weights(checkpoint, folder, DTYPES[name], packing)
         _write_json(folder / CONFIG, settings)  # last: with it, the folder is a model
     except BaseException:
-        for file in folder.iterdir():
-            file.unlink()
+        _empty(folder)
         raise
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _token_ids(checkpoint: Checkpoint) -> dict[str, Any]:
     """The ids that config.json states; null where there is none, since the classes have defaults of their own."""
-    metadata = checkpoint.file.metadata
-    tokenizer = Tokenizer.from_gguf(metadata)
-    padding = metadata.get("tokenizer.ggml.padding_token_id")
-    return dict(zip(_TOKEN_IDS, (tokenizer.bos_id, sorted(tokenizer.eos_ids) or None, padding), strict=True))
+    vocabulary = Vocabulary.from_gguf(checkpoint.file.metadata)
+    begin, padding = vocabulary.roles.get("bos_token"), vocabulary.roles.get("pad_token")
+    return dict(zip(_TOKEN_IDS, (begin, sorted(vocabulary.end_ids) or None, padding), strict=True))
 
 
 def _write_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
@@ -106,9 +111,10 @@ def _write_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
     if not isinstance(checkpoint, FolderCheckpoint):
         write_tokenizer(folder, checkpoint.file.metadata)
         return
-    for name in (*TOKENIZER_FILES, GENERATION_CONFIG):
+    for name in (*TOKENIZER_FILES, *template_files(checkpoint.path), GENERATION_CONFIG):
         if (source := member(checkpoint.path, name)) is not None:
             data = source.read_bytes()
+            (folder / name).parent.mkdir(exist_ok=True)
             with replacing(folder / name, len(data)) as file:
                 file.write(data)
 
@@ -142,7 +148,7 @@ def _members(checkpoint: Checkpoint, names: list[str], dtype: torch.dtype) -> It
     written = checkpoint.family.hf_map(checkpoint.config)
     for name in names:
         offset = checkpoint.family.hf_transform(name, written).offset
-        for values in value_pieces(checkpoint, name):
+        for values in checkpoint.pieces(name):
             stored = (values - offset if offset else values).to(dtype)
             if not torch.isfinite(stored).all():
                 raise Unsupported(
@@ -172,14 +178,3 @@ def _write_shard(checkpoint: Checkpoint, shard: _Shard, folder: Path, task: Task
         task.advance()
 
     write_safetensors(folder / shard.file, shard.tensors, {"format": "pt"}, written)
-
-
-def value_pieces(checkpoint: Checkpoint, name: str) -> Iterator[Tensor]:
-    """A parameter, decoded to float32 a run of rows at a time."""
-    shape: Shape = checkpoint.shape(name)
-    if len(shape) == 1:
-        yield checkpoint.tensor(name)
-        return
-    step = max(1, _CHUNK_VALUES // shape[1])
-    for start in range(0, shape[0], step):
-        yield checkpoint.rows(name, start, min(start + step, shape[0]))

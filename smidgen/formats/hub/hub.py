@@ -19,8 +19,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from smidgen.errors import BadFile, SmidgenError, Unsupported, printable
-from smidgen.formats.hf.folder import CONFIG, GENERATION_CONFIG, INDEX, INDEX_BYTES, SINGLE, TOKENIZER_FILES, read_json
+from smidgen.formats.hf.folder import (
+    CONFIG,
+    GENERATION_CONFIG,
+    INDEX,
+    INDEX_BYTES,
+    SINGLE,
+    TOKENIZER_FILES,
+    is_template,
+    read_json,
+)
 from smidgen.formats.hub.notices import README, is_notice
+from smidgen.formats.hub.origin import looks_like_a_file
 from smidgen.progress import say
 
 if TYPE_CHECKING:
@@ -31,13 +41,19 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when huggingface_
 DEFAULT_REVISION = "main"
 DEFAULT_QUANT = "Q4_K_M"  # as Ollama and llama.cpp's -hf choose
 _PATTERN = re.compile(
-    r"(?:(?:https?://)?(?:huggingface\.co|hf\.co)/)?"
+    r"(?P<address>(?:https?://)?(?:huggingface\.co|hf\.co)/)?"
     r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./+-]+))?(?::(?P<file>[\w./+ -]+))?",
     re.ASCII,
 )
 _PICKLE = re.compile(r"(pytorch_model.*\.bin|.*\.(pt|pth|ckpt))")
 _SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
 _NO_MODEL = re.compile(r"(^|[/._-])(mmproj|imatrix)", re.IGNORECASE)  # a vision projector, a table of importances
+
+
+def is_address(text: str) -> bool:
+    """Whether a name says itself that it is of the hub, as `hf.co/org/name` does."""
+    match = _PATTERN.fullmatch(text)
+    return match is not None and match["address"] is not None
 
 
 @dataclass(frozen=True)
@@ -56,7 +72,7 @@ class HubModel:
     def parse(cls, text: str) -> Self | None:
         """`org/name[@revision][:file or quantization]`, also as a web address of the repo; None for other text."""
         match = _PATTERN.fullmatch(text)
-        if match is None or (match["repo"].endswith(".gguf") and not match["file"]):
+        if match is None or (looks_like_a_file(match["repo"]) and not (match["address"] or match["file"])):
             return None
         if any(part in ("", ".", "..") for part in (match["revision"] or "-").split("/")):
             return None
@@ -118,7 +134,7 @@ def choose(model: HubModel, names: Collection[str]) -> str | list[str]:
     if model.file is not None or (ggufs and weights is None):
         return _choose_gguf(model, ggufs)
     if weights is not None and CONFIG in plain:
-        wanted = (CONFIG, GENERATION_CONFIG, *TOKENIZER_FILES)
+        wanted = (CONFIG, GENERATION_CONFIG, *TOKENIZER_FILES, *filter(is_template, sorted(plain)))
         return [*(name for name in wanted if name in plain), weights]
     pickles = [name for name in plain if _PICKLE.fullmatch(name)]
     if weights is None and pickles:
@@ -154,8 +170,8 @@ def _choose_gguf(model: HubModel, ggufs: list[str]) -> str:
     whole = [name for name in found if not _SPLIT.search(name)]
     if found and not whole:
         raise Unsupported(
-            f"{model.repo} has {found[0]} in {len(found)} parts, which smidgen does not join; choose another after "
-            f"':', or download them and join them with `llama-gguf-split --merge`"
+            f"{model.repo} has {found[0]} in {len(found)} parts, which smidgen does not download; choose another after "
+            f"':', or download all parts into one folder and give one of them"
         )
     if len(whole) == 1:
         return whole[0]

@@ -24,12 +24,12 @@ _NOTICE = re.compile(
     re.IGNORECASE,
 )
 _NOT_TEXT = (".safetensors", ".gguf", ".bin", ".json", ".py", ".exe", ".sh")
-_FRONT_KEY = re.compile(r"(license|license_name|license_link)\s*:\s*(.*)")
+_FRONT_KEY = re.compile(r"(license|license_name|license_link|base_model)\s*:\s*(.*)")
 
 
 def is_notice(name: str) -> bool:
     """Whether a file of this name is a licence or a notice that must travel with a model."""
-    return bool(_NOTICE.fullmatch(name)) and not name.lower().endswith(_NOT_TEXT)
+    return name.isprintable() and bool(_NOTICE.fullmatch(name)) and not name.lower().endswith(_NOT_TEXT)
 
 
 def notices_in(folder: Path) -> list[Path]:
@@ -79,18 +79,24 @@ def licence_in_card(folder: Path) -> Licence:
 
     Raises BadFile for a README.md that is a link out of the folder.
     """
+    found = card_of(folder)
+    return Licence(found.get("license") or None, found.get("license_name") or None, found.get("license_link") or None)
+
+
+def card_of(folder: Path) -> dict[str, str]:
+    """What the front matter of a folder's README.md says of the licence and of the base model; as `licence_in_card`."""
     path = None if (folder / README).is_dir() else member(folder, README)
     if path is None:
-        return Licence()
+        return {}
     with path.open("rb") as file:
-        return _licence_in(file.read(README_BYTES).decode(errors="replace"))
+        return _front_matter(file.read(README_BYTES).decode(errors="replace"))
 
 
-def _licence_in(text: str) -> Licence:
-    """Reads three plain keys of the YAML between the first two lines of `---`, and nothing else of YAML."""
+def _front_matter(text: str) -> dict[str, str]:
+    """Reads four plain keys of the YAML between the first two lines of `---`, and nothing else of YAML."""
     lines = text.lstrip("\ufeff").splitlines()
     if not lines or lines[0].strip() != "---":
-        return Licence()
+        return {}
     found: dict[str, str] = {}
     key = ""
     for line in lines[1:]:
@@ -104,7 +110,7 @@ def _licence_in(text: str) -> Licence:
             found[key] = _scalar(line.lstrip()[2:])  # a list of one, on its own line
         elif line[:1].strip():
             key = ""
-    return Licence(found.get("license") or None, found.get("license_name") or None, found.get("license_link") or None)
+    return found
 
 
 def _scalar(text: str) -> str:

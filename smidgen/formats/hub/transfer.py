@@ -32,6 +32,7 @@ from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import WeakFileLock, build_hf_headers, get_session, hf_raise_for_status
 
 from smidgen.errors import BadFile, SmidgenError, printable
+from smidgen.formats.hub.home import note_fetched
 from smidgen.progress import Task, track
 
 NO_NETWORK = (httpx2.TransportError,)
@@ -163,6 +164,8 @@ def fetch(repo: Repo, files: Sequence[RemoteFile], label: str | None = None) -> 
         for folder in (repo.folder / "blobs", _locks(repo)):
             folder.mkdir(parents=True, exist_ok=True)
         absent = [file for file in missing if _size(_blob(repo, file)) != file.size]
+        shown = [repo.snapshot / file.name for file in missing]
+        note_fetched(repo.folder, [*(_blob(repo, file) for file in absent), *shown])
         left = sum(max(0, (file.size or 0) - max(0, _size(_partial(repo, file)))) for file in absent)
         _refuse_full_disk(repo, left)
         with track(label, left, in_bytes=True) if label else nullcontext(Task("", left)) as task:

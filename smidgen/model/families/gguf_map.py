@@ -322,6 +322,8 @@ def _vocabulary(keys: Keys, metadata: Mapping[str, Any], shapes: Mapping[str, Sh
         raise BadFile(f"the file has no matrix {embedding}; get a complete GGUF of this model")
     rows = shapes[embedding][0]
     tokens = metadata.get("tokenizer.ggml.tokens")
+    if tokens is not None and not isinstance(tokens, list):
+        raise BadFile("tokenizer.ggml.tokens should be a list of texts; the file is damaged")
     if tokens is not None and len(tokens) != rows:
         raise BadFile(f"{embedding} has {rows} rows but the tokenizer lists {len(tokens)} tokens; the file is damaged")
     if keys.integer("vocab_size", rows, most=2**31) != rows:

@@ -2,8 +2,7 @@
 
 Radford et al. 2019 ("Language Models are Unsupervised Multitask Learners"): text is cut into words by
 regular expressions, each byte of a word becomes one printable character, and pairs merge by a ranked list.
-The expressions are not in the file, only the name of a set of them (tokenizer.ggml.pre); the table below has
-them as the models' own tokenizer.json and llama.cpp's src/llama-vocab.cpp give them.
+Which expressions these are says splitting.py.
 
 A vocabulary may lack bytes (SmolLM2 lacks 0x04 and seven others that occur in valid UTF-8). Like llama.cpp,
 `encode` leaves them out and merges nothing across the gap; `missing_bytes` names them.
@@ -11,87 +10,17 @@ A vocabulary may lack bytes (SmolLM2 lacks 0x04 and seven others that occur in v
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
-from smidgen.errors import BadFile, SmidgenError, Unsupported
+from smidgen.errors import BadFile, SmidgenError
+from smidgen.model.tokenizers.splitting import PreTokenizer
 from smidgen.model.tokenizers.vocabulary import MetadataValue, TokenKind, Vocabulary
 
 LONGEST_SPACE = (
     1_000_000  # white space in a row; the library's regular expressions give up (and crash) at ten times that
 )
 _SPACES = re.compile(r"\s+")
-
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
-_CONTRACTION = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
-# GPT-4's expression, and the same with at most so many digits to a word.
-_GPT4 = (
-    _CONTRACTION + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}DIGITS"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-# GPT-4o's: a word ends where a capital follows a small letter. This is how llama.cpp writes it, whose letters differ in
-# case only in ASCII and carry no combining marks; HF's own, with \p{Lu}, \p{Ll} and \p{M}, cuts some words elsewhere.
-_CAPITALS = r"((?=[\p{L}])([^a-z]))"
-_SMALL = r"((?=[\p{L}])([^A-Z]))"
-_GPT4O = (
-    rf"[^\r\n\p{{L}}\p{{N}}]?{_CAPITALS}*{_SMALL}+CONTRACTION|[^\r\n\p{{L}}\p{{N}}]?{_CAPITALS}+{_SMALL}*CONTRACTION"
-    r"|\p{N}DIGITS| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-
-
-@dataclass(frozen=True)
-class PreTokenizer:
-    """How text is cut into words.
-
-    patterns: applied one after another, each to what the one before left; matches and the text between them are words.
-    whole_words: a word that is a token as it stands is taken without merging.
-    adds_bos: what holds where the file has no tokenizer.ggml.add_bos_token.
-    """
-
-    patterns: tuple[str, ...]
-    whole_words: bool = False
-    adds_bos: bool = False
-
-
-_PLAIN_GPT2 = PreTokenizer((_GPT2,))
-_SINGLE_DIGITS = PreTokenizer((r"\p{N}", _GPT2))
-_LLAMA3 = PreTokenizer((_GPT4.replace("DIGITS", "{1,3}"),), whole_words=True, adds_bos=True)
-_QWEN2 = PreTokenizer((_GPT4.replace("DIGITS", ""),))
-_QWEN35 = PreTokenizer(
-    (_QWEN2.patterns[0].replace(r"?\p{L}+", r"?[\p{L}\p{M}]+").replace(r"[^\s\p{L}\p{N}]", r"[^\s\p{L}\p{M}\p{N}]"),)
-)
-_TEKKEN = PreTokenizer((_GPT4O.replace("CONTRACTION", "").replace("DIGITS", ""),), whole_words=True, adds_bos=True)
-_GPT_4O = PreTokenizer((_GPT4O.replace("CONTRACTION", _CONTRACTION + "?").replace("DIGITS", "{1,3}"),))
-_DEFAULT = PreTokenizer((r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"))
-
-PRE_TOKENIZERS = {
-    "default": _DEFAULT,
-    "gpt-2": _PLAIN_GPT2,
-    "phi-2": _PLAIN_GPT2,
-    "mpt": _PLAIN_GPT2,
-    "olmo": _PLAIN_GPT2,
-    "smollm": _SINGLE_DIGITS,
-    "starcoder": _SINGLE_DIGITS,
-    "refact": _SINGLE_DIGITS,
-    "command-r": _SINGLE_DIGITS,
-    "exaone": _SINGLE_DIGITS,
-    "llama-bpe": _LLAMA3,
-    "llama3": _LLAMA3,
-    "llama-v3": _LLAMA3,
-    "falcon3": _LLAMA3,
-    "lfm2": _LLAMA3,
-    "pixtral": _LLAMA3,
-    "tekken": _TEKKEN,
-    "gpt-4o": _GPT_4O,
-    "llama4": _GPT_4O,
-    "dbrx": PreTokenizer(_LLAMA3.patterns),
-    "smaug-bpe": PreTokenizer(_LLAMA3.patterns),
-    "qwen2": _QWEN2,
-    "stablelm2": _QWEN2,
-    "deepseek-r1-qwen": _QWEN2,
-    "qwen35": _QWEN35,
-}
 
 
 def _byte_characters() -> list[str]:
@@ -133,17 +62,6 @@ class ByteLevel:
     def spell(self, token_text: str) -> list[int]:
         """Token ids for the text of a token, as files write it, of this or another vocabulary: merged as one word."""
         return [token.id for token in self._tokenizer.model.tokenize(token_text) if token.id < self._size]
-
-
-def pre_tokenizer(metadata: Mapping[str, MetadataValue]) -> PreTokenizer:
-    """The expressions that tokenizer.ggml.pre names; a file without the key has the default ones."""
-    name = str(metadata.get("tokenizer.ggml.pre", "default"))
-    if name not in PRE_TOKENIZERS:
-        raise Unsupported(
-            f"pre-tokenizer {name[:40]!r} (tokenizer.ggml.pre) is not supported; "
-            f"smidgen knows {', '.join(PRE_TOKENIZERS)}."
-        )
-    return PRE_TOKENIZERS[name]
 
 
 def read_merges(metadata: Mapping[str, MetadataValue], vocabulary: Vocabulary) -> list[tuple[str, str]]:

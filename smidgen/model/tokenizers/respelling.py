@@ -17,6 +17,7 @@ import numpy as np
 
 from smidgen.errors import Unsupported, printable
 from smidgen.model.tokenizer import Tokenizer
+from smidgen.model.tokenizers.padding import first_difference
 from smidgen.shapes import Int
 
 NOT_KEPT = -1
@@ -26,14 +27,17 @@ NOT_KEPT = -1
 class Respelling:
     """Two vocabularies of which one is a part of the other.
 
-    kept: by id in the smaller vocabulary, the id in the larger.  dropped: ids in the larger of the tokens that are
-    spelled, in the alphabetical order of their spellings.  spellings: these, as ids of the smaller.
+    kept: by id in the smaller vocabulary, the id in the larger; NOT_KEPT for a row that no text becomes
+    (`model.tokenizers.padding`).  dropped: ids in the larger of the tokens that are spelled, in the alphabetical order
+    of their spellings.  spellings: these, as ids of the smaller.  same: whether the two have the same tokens, each with
+    the same id, whatever other rows they have.
     """
 
     kept: Int[np.ndarray, " kept"]
     dropped: Int[np.ndarray, " dropped"]
     spellings: list[tuple[int, ...]]
     larger: int
+    same: bool = False
 
     @classmethod
     def between(
@@ -46,6 +50,8 @@ class Respelling:
         place = {larger.token_text(token): token for token in range(len(larger))}
         kept = np.full(len(smaller), NOT_KEPT, dtype=np.int64)
         for token in range(len(smaller)):
+            if token in smaller.padding:
+                continue
             text = smaller.token_text(token)
             if text not in place or larger.piece(place[text]) != smaller.piece(token):
                 raise Unsupported(
@@ -54,27 +60,24 @@ class Respelling:
                 )
             kept[token] = place[text]
         gone = np.ones(len(larger), dtype=bool)
-        gone[kept] = False
+        gone[kept[kept != NOT_KEPT]] = False
         found = ((_spelled(token, larger, smaller), token) for token in np.flatnonzero(gone).tolist())
         spelled = sorted((spelling, token) for spelling, token in found if spelling)
         dropped = np.array([token for _, token in spelled], dtype=np.int64)
-        return cls(kept, dropped, [spelling for spelling, _ in spelled], len(larger))
+        same = first_difference(larger.tokens, smaller.tokens) is None
+        return cls(kept, dropped, [spelling for spelling, _ in spelled], len(larger), same)
 
     @property
     def smaller(self) -> int:
         """Tokens of the smaller vocabulary."""
         return len(self.kept)
 
-    @property
-    def same(self) -> bool:
-        """Whether the two vocabularies are one, token by token."""
-        return np.array_equal(self.kept, np.arange(self.larger))
-
     @cached_property
     def smaller_ids(self) -> Int[np.ndarray, " larger"]:
         """By id in the larger vocabulary, the id in the smaller, or NOT_KEPT."""
         ids = np.full(self.larger, NOT_KEPT, dtype=np.int64)
-        ids[self.kept] = np.arange(len(self.kept))
+        has = self.kept != NOT_KEPT
+        ids[self.kept[has]] = np.flatnonzero(has)
         return ids
 
     @cached_property
@@ -107,7 +110,7 @@ class Respelling:
 
 
 def _spelled(token: int, larger: Tokenizer, smaller: Tokenizer) -> tuple[int, ...]:
-    if token in larger.control:
+    if token in larger.control or token in larger.padding:
         return ()
     ids = smaller.spell(larger.token_text(token))
     exact = b"".join(smaller.piece(piece) for piece in ids) == larger.piece(token)

@@ -32,16 +32,19 @@ down to characters.
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from heapq import heappop, heappush
+from itertools import product
 
 import numpy as np
 
 from smidgen.errors import SmidgenError
-from smidgen.model.chat import Message, render_chat
-from smidgen.model.tokenizers.byte_level import BYTE_CHARACTERS, pre_tokenizer, read_merges
+from smidgen.model.chat import render_chat
+from smidgen.model.tokenizer import Tokenizer
+from smidgen.model.tokenizers.byte_level import BYTE_CHARACTERS, read_merges
 from smidgen.model.tokenizers.sentencepiece import SPACE, SentencePiece
 from smidgen.model.tokenizers.special_tokens import SpecialTokens
+from smidgen.model.tokenizers.splitting import pre_tokenizer
 from smidgen.model.tokenizers.text_rules import STRIP_LEFT, STRIP_RIGHT
-from smidgen.model.tokenizers.vocabulary import MetadataValue, TokenKind, Vocabulary, number_array
+from smidgen.model.tokenizers.vocabulary import END_IDS, MetadataValue, TokenKind, Vocabulary, number_array
 
 # By kind of tokenizer: so many first ids mean something where no key says otherwise, here or in llama.cpp (unknown, BOS
 # and EOS are 0, 1, 2 for SentencePiece; BOS and EOS are both 11, GPT-2's, for byte-level BPE). They stay in place.
@@ -50,14 +53,21 @@ DEFAULT_IDS = {"llama": 3, "gpt2": 12}
 _TOKENS, _SCORES, _KINDS = (f"tokenizer.ggml.{name}" for name in ("tokens", "scores", "token_type"))
 _MERGES = "tokenizer.ggml.merges"
 _TEMPLATE = "tokenizer.chat_template"
-_ID_ARRAYS = (STRIP_LEFT, STRIP_RIGHT, "tokenizer.ggml.suppress_tokens")
+_ID_ARRAYS = (STRIP_LEFT, STRIP_RIGHT, END_IDS, "tokenizer.ggml.suppress_tokens")
 _WHOLE_COPIES = ("tokenizer.huggingface.json",)  # of the whole vocabulary in another form: no longer true
 # Special tokens that are there for later use, as <unused12>, <|reserved_special_token_3|>, [control_8].
 _SPARE = re.compile(r"(?:unused|reserved|spare|extra|dummy|placeholder|special|control)\w*?\d+\W*$", re.IGNORECASE)
-_CHATS: tuple[list[Message], ...] = tuple(
-    [{"role": role, "content": "text"} for role in roles]
-    for roles in (("system", "user", "assistant", "user"), ("user", "assistant", "user"), ("user", "assistant", "tool"))
-)
+# Conversations that a template is asked to write, by the roles of their messages, and what these say: what is written
+# whatever they say is the template's own.
+_CHATS = (
+    ("user",), ("system", "user"), ("user", "assistant"), ("user", "assistant", "user"), ("user", "assistant", "tool"),
+    ("system", "user", "assistant", "user"),
+)  # fmt: skip
+_CONTENTS = ("text", "9")
+# What day it is, templates ask for with this name. It has to be the same on every day that a cut is made, so a macro of
+# the same name in front of the template answers for it, with days of all months.
+_TODAY = "strftime_now"
+_MONTHS = "January February March April May June July August September October November December".split()
 
 
 class Pieces:
@@ -215,7 +225,8 @@ def _pieces_by_pairs(text: str, ranks: Mapping[tuple[str, str], int]) -> list[st
 
 
 def _essential(vocabulary: Vocabulary, metadata: Mapping[str, MetadataValue]) -> Iterator[int]:
-    """Bytes; tokens with a role, by key, by text or by default; special tokens but those for later use."""
+    """Bytes; tokens with a role, by key, by text or by default; special tokens but those for later use; what chat
+    templates write."""
     yield from range(min(DEFAULT_IDS[vocabulary.model], len(vocabulary)))
     yield from (token for token, kind in enumerate(vocabulary.kinds) if kind == TokenKind.BYTE)
     spelling = BYTE_CHARACTERS if vocabulary.model == "gpt2" else [SPACE]
@@ -229,20 +240,44 @@ def _essential(vocabulary: Vocabulary, metadata: Mapping[str, MetadataValue]) ->
 
 
 def _in_templates(vocabulary: Vocabulary, metadata: Mapping[str, MetadataValue]) -> set[int]:
-    """Special tokens that a chat template spells, or puts together from parts as '<|' + role + '|>'."""
+    """Special tokens that a chat template spells, and the tokens of all that it writes beside the messages' own text.
+
+    The latter are in every conversation: names of roles, line ends, a system prompt where none is given. All templates
+    of the model count, those with names too.
+    """
+    templates = [
+        value for key, value in metadata.items() if key.startswith(_TEMPLATE) and isinstance(value, str) and value
+    ]
+    if not templates:
+        return set()
     special = SpecialTokens({vocabulary.texts[token]: token for token in sorted(vocabulary.special)})
-    names = {name: vocabulary.texts[token] for name, token in vocabulary.roles.items()}
-    found: set[int] = set()
-    for key, template in metadata.items():
-        if key.startswith(_TEMPLATE) and isinstance(template, str):
-            texts = [template, *_rendered(template, names)]
-            found |= {part for text in texts for part in special.split(text) if isinstance(part, int)}
+    found = {part for template in templates for part in special.split(template) if isinstance(part, int)}
+    tokenizer = Tokenizer.from_gguf(metadata)
+    for dated in (variant for template in templates for variant in _on_many_days(template)):
+        for roles, prompted in product(_CHATS, (True, False)):
+            found |= _written(dated, roles, prompted, tokenizer)
     return found
 
 
-def _rendered(template: str, names: Mapping[str, str]) -> Iterator[str]:
-    for chat in _CHATS:
+def _on_many_days(template: str) -> list[str]:
+    if _TODAY not in template:
+        return [template]
+    days = [
+        f"{day:02} {month[:length]} {2026 + day // 8}"
+        for length in (3, None)
+        for day, month in enumerate(_MONTHS, 1 if length else 13)
+    ]
+    return [f"{{% macro {_TODAY}(form) %}}{day}{{% endmacro %}}{template}" for day in days]
+
+
+def _written(template: str, roles: Sequence[str], prompted: bool, tokenizer: Tokenizer) -> set[int]:
+    """The tokens that a conversation has whatever its messages say. prompted: it ends where the next answer begins."""
+    found: list[set[int]] = []
+    for content in _CONTENTS:
+        chat = [{"role": role, "content": content} for role in roles]
         try:
-            yield render_chat(template, chat, names)
+            text = render_chat(template, chat, tokenizer.special_texts, add_generation_prompt=prompted)
         except SmidgenError:
-            continue  # a template may refuse roles, and what it does not write needs no token
+            return set()  # a template may refuse roles, and what it does not write needs no token
+        found.append(set(tokenizer.encode(text, add_bos=tokenizer.adds_bos, parse_special=True)))
+    return set.intersection(*found)

@@ -17,6 +17,7 @@ from smidgen.errors import BadFile, Unsupported
 MetadataValue = str | int | float | bool | list[str] | np.ndarray
 
 MODELS = ("llama", "gpt2")  # the values of tokenizer.ggml.model that we can read
+END_IDS = "tokenizer.smidgen.end_ids"  # ids that end generation, for which GGUF's own keys have no room
 LARGEST_VOCABULARY = 1 << 22  # sixteen times the largest vocabulary in use; more is a mistake or an attack
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -161,13 +162,15 @@ def flag(metadata: Mapping[str, MetadataValue], key: str, default: bool) -> bool
 
 
 def _special_id(metadata: Mapping[str, MetadataValue], role: str, size: int, default: int | None) -> int | None:
+    """The token that a key names; None for a number that is no token's, which is how many writers say that there is
+    none (-1, 2^32 - 1, the number of tokens)."""
     key = f"tokenizer.ggml.{role}_token_id"
     value = metadata.get(key)
     if value is None:
         return default if default is not None and default < size else None
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < size:
-        raise BadFile(f"{key} is {str(value)[:40]}, outside the vocabulary of {size} tokens.")
-    return value
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise BadFile(f"{key} is {str(value)[:40]!r}, which is not the id of a token.")
+    return value if 0 <= value < size else None
 
 
 def _roles(metadata: Mapping[str, MetadataValue], size: int, model: str) -> dict[str, int]:
@@ -186,4 +189,11 @@ def _end_ids(metadata: Mapping[str, MetadataValue], ids: dict[str, int], size: i
     for role, texts in FILL_END_TEXTS.items():
         by_text = next((ids[text] for text in texts if text in ids), None)
         found.add(_special_id(metadata, role, size, by_text))
-    return {token for token in found if token is not None}
+    return {token for token in found if token is not None} | set(_more_end_ids(metadata, size))
+
+
+def _more_end_ids(metadata: Mapping[str, MetadataValue], size: int) -> list[int]:
+    values = metadata.get(END_IDS, np.zeros(0, dtype=np.int32))
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "iu" or values.ndim != 1:
+        raise BadFile(f"{END_IDS} is not an array of token ids.")
+    return [token for token in values.tolist() if 0 <= token < size]

@@ -3,11 +3,12 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from smidgen.distillation.students.fresh import Beginning, FreshShape, fresh_student, plan_fresh
+from smidgen.distillation.students.fresh import Beginning, FreshShape, fresh_student, misfits, plan_fresh
 from smidgen.distillation.students.trainee import Plain
 from smidgen.errors import SmidgenError
 from smidgen.formats.derived import Derived, write_derived
@@ -98,7 +99,6 @@ def test_random_students_have_the_usual_spread(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shape", "beginning", "message"),
     [
-        (FreshShape(layers=0), "slices", "0 layers computes nothing"),
         (FreshShape(heads=5, kv_heads=2), "slices", "5 heads do not divide into 2"),
         (FreshShape(width=65), "slices", "--width 65 cannot be cut out of the teacher, which has 64"),
         (FreshShape(ffn=97), "slices", "--ffn 97 cannot be cut out of the teacher, which has 96"),
@@ -114,3 +114,23 @@ def test_impossible_shapes(shape: FreshShape, beginning: Beginning, message: str
     ):
         fresh_student(teacher, plan_fresh(teacher.config, teacher.family, shape), beginning, 0)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [{"layers": 0}, {"width": -1}, {"kv_heads": 2**21}])
+def test_what_is_no_size_is_refused(size: dict[str, Any]) -> None:
+    with pytest.raises(SmidgenError, match="must be a whole number from 1 to"):
+        FreshShape(**size)
+
+
+def test_widths_that_no_block_divides_are_said(tmp_path: Path) -> None:
+    with open_checkpoint(write_llama(tmp_path / "teacher.gguf")) as teacher:  # rows of 64 and 96
+
+        def said(**shape: int) -> list[str]:
+            return misfits(plan_fresh(teacher.config, teacher.family, FreshShape(**shape)), teacher.config)
+
+        assert said(layers=2) == []  # the teacher's own widths
+        assert said(width=512, ffn=1024) == []
+        (line,) = said(width=30, ffn=512)
+        assert line.startswith("Rows of 30 weights fit no block") and "16 bits only" in line
+        (line,) = said(width=288)
+        assert line.startswith("Rows of 288 weights do not fit blocks of 256") and "k-quants" in line

@@ -11,6 +11,7 @@ from smidgen.errors import BadFile, Unsupported
 from smidgen.formats.gguf.reader import GGUFFile
 from smidgen.formats.gguf.writer import TensorPlan, write_gguf
 from tests import tiny_models as tiny
+from tests.padded_models import padded
 
 TOKENS = ["<pad>", "</s>", "<s>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
 TOKENS += [*(chr(0x4E00 + i) for i in range(tiny.VOCABULARY - 261)), "▁"]
@@ -85,36 +86,9 @@ def test_a_model_drafts_for_itself_and_a_trimmed_one_does_not(gemma_path: Path, 
         LlamaCppEngine(gemma_path, 256, threads=1, draft=trimmed)
 
 
-def padded(source: Path, target: Path, rows: int) -> Path:
-    """The same file with rows of padding behind its tokens, which its embedding would like best."""
-    with GGUFFile.open(source) as file:
-        metadata, more = dict(file.metadata), rows - tiny.VOCABULARY
-        tokens, kinds, scores = (metadata[f"tokenizer.ggml.{key}"] for key in ("tokens", "token_type", "scores"))
-        assert isinstance(tokens, list)
-        metadata["tokenizer.ggml.tokens"] = [*tokens, *(f"[PAD{row}]" for row in range(len(tokens), rows))]
-        metadata["tokenizer.ggml.token_type"] = np.concatenate([kinds, np.full(more, 5, np.int32)])
-        metadata["tokenizer.ggml.scores"] = np.concatenate([scores, np.full(more, -1e4, np.float32)])
-        plans = [
-            TensorPlan(
-                info.name, (rows if info.name == "token_embd.weight" else info.shape[0], *info.shape[1:]), info.kind
-            )
-            for info in file.tensors.values()
-        ]
-
-        def packed(name: str) -> np.ndarray:
-            found = file.packed(name)
-            if name != "token_embd.weight":
-                return found
-            noise = np.random.default_rng(0).normal(scale=30, size=(more, found.shape[1] // 4)).astype(np.float32)
-            return np.concatenate([found, noise.view(np.uint8)])
-
-        write_gguf(target, metadata, file.metadata_types, plans, packed)
-    return target
-
-
 @pytest.mark.parametrize("rows", [310, 600])
 def test_padding_does_not_count(rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A draft that would propose its padding ends llama.cpp's process; one with many rows fewer is passed over by it."""
+    """A draft that proposes its padding ends llama.cpp's process; one with many rows fewer is passed over by it."""
     monkeypatch.setenv("SMIDGEN_HOME", str(tmp_path / "home"))
     model = write(tmp_path, "model.gguf", TOKENS)
     longer = padded(model, tmp_path / "longer.gguf", rows)

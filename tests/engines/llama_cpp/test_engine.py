@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from smidgen.engines.llama_cpp.engine import Facts, LlamaCppEngine, Sampling, choose_context, require_chat_template
+from smidgen.engines.llama_cpp.writer import LlamaCppWriter
 from smidgen.errors import SmidgenError, Unsupported
+from tests import tiny_models
 
 GREEDY = Sampling(temperature=0)
 CONTEXT = 128
@@ -74,6 +76,24 @@ def test_chat_uses_the_models_template(smollm: LlamaCppEngine) -> None:
     assert reply.text() == smollm.stream(written_out, 4, GREEDY).text()
 
 
+def test_a_reply_ends_at_every_end_token(tmp_path: Path) -> None:
+    """Also at those for which GGUF has no key, which llama.cpp passes over."""
+    plain = tiny_models.write_gemma3(tmp_path / "plain.gguf")
+    with LlamaCppEngine(plain, 256, threads=1) as engine:
+        written = engine._server.call(  # pyright: ignore[reportPrivateUsage]
+            "/completion", {"prompt": [2, 50, 60], "n_predict": 8, "temperature": 0, "return_tokens": True}
+        )["tokens"]
+    end = written[3]
+    ending = tiny_models.write_gemma3(tmp_path / "ending.gguf", {"tokenizer.smidgen.end_ids": [end]})
+    with LlamaCppEngine(ending, 256, threads=1) as engine:
+        reply = engine.stream([2, 50, 60], 8, GREEDY)
+        reply.text()
+        assert (reply.stop, reply.generated_tokens) == ("end", written.index(end) + 1)
+    with LlamaCppWriter(ending, 256, threads=1) as writer:
+        (tokens,) = writer.write([[2, 50, 60]], [8], seed=0, temperature=0)
+        assert tokens == written[: written.index(end) + 1]
+
+
 def test_a_base_model_does_not_chat(gemma: LlamaCppEngine) -> None:
     with pytest.raises(Unsupported, match="smidgen run"):
         gemma.chat([{"role": "user", "content": "Hi"}])
@@ -108,3 +128,18 @@ def test_context_choice() -> None:
         choose_context(facts, 8193)
     with pytest.raises(Unsupported):
         require_chat_template(facts)
+
+
+def test_a_template_by_name(tmp_path: Path) -> None:
+    path = tiny_models.write_gemma3(
+        tmp_path / "named.gguf",
+        {"tokenizer.chat_template.short": "{{ messages[0].content }}", "tokenizer.chat_template.long": "{{ 'x' * 9 }}"},
+    )
+    with LlamaCppEngine(path, 256, threads=1) as engine:
+        asked = [{"role": "user", "content": "Hi"}]
+        short = engine.chat(asked, 1, GREEDY, "short").prompt_tokens
+        assert short < engine.chat(asked, 1, GREEDY, "long").prompt_tokens
+        with pytest.raises(SmidgenError, match="no chat template 'other'.*short, long"):
+            engine.chat(asked, 1, GREEDY, "other")
+        with pytest.raises(SmidgenError, match="several chat templates and no default"):
+            engine.chat(asked, 1, GREEDY)

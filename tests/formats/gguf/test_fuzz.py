@@ -2,7 +2,8 @@
 
 Three starting points: a small valid file (mutations reach every part of it), the first kilobytes of a real Gemma header
 (real keys, cut off), and the whole of that header in front of a file of the right size (mutations behind the vocabulary
-too, where lengths and offsets are those of a real model). Seeded, so that a failure can be had again.
+too, where lengths and offsets are those of a real model). Then tiny real models whose metadata says something else
+(tests/mutated_gguf.py). Seeded, so that a failure can be had again.
 """
 
 import shutil
@@ -17,9 +18,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from smidgen.errors import SmidgenError
+from smidgen.formats.gguf.contents import refuse_damaged
 from smidgen.formats.gguf.reader import GGUFFile
 from smidgen.formats.gguf.writer import TensorPlan, write_gguf
+from smidgen.formats.summary import summarise
 from smidgen.numerics.block_types import F32, Q4_K, Q8_0
+from tests.mutated_gguf import mutated, mutations
 
 INTERESTING = (0, 1, 2, 7, 8, 9, 31, 32, 33, 63, 64, 255, 2**15, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**53,
                2**61, 2**62, 2**63 - 1, 2**63, 2**64 - 32, 2**64 - 1)  # fmt: skip
@@ -194,3 +198,36 @@ def test_a_whole_real_header(real_header: tuple[Path, int], damage: list[tuple[M
         finally:
             file.seek(start)
             file.write(original)
+
+
+def test_changed_values_are_accepted_or_refused(tmp_path: Path) -> None:
+    """Headers that are sound as GGUF and say something else: whatever looks at them says so in one line."""
+    path = tmp_path / "changed.gguf"
+    outcomes: set[tuple[bool, bool]] = set()
+    for seed in range(500):
+        changed = mutated(seed)
+        path.write_bytes(changed.as_bytes())
+        outcomes.add((is_clean(lambda: check(path), changed.notes), is_clean(lambda: summarise(path), changed.notes)))
+    assert outcomes == {(True, True), (False, False), (False, True)}  # what cannot be run is shown where it can be
+
+
+def check(path: Path) -> None:
+    with GGUFFile.open(path) as file:
+        refuse_damaged(file)
+
+
+def is_clean(look: Callable[[], object], notes: list[str]) -> bool:
+    """Whether it passes; a refusal is one printable line."""
+    try:
+        look()
+    except SmidgenError as error:
+        assert str(error).isprintable() and len(str(error)) < 700, (notes, str(error))
+        return False
+    except Exception as error:
+        raise AssertionError(f"{notes} ended in {error!r}") from error
+    return True
+
+
+def test_the_same_seed_gives_the_same_files() -> None:
+    first, again = list(mutations(3, 4)), list(mutations(3, 4))
+    assert first == again and len(set(first)) == 4

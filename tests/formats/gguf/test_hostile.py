@@ -84,6 +84,15 @@ def alignment(value: int, kind: int = U32) -> bytes:
     return gguf((pair("general.alignment", kind, payload),), (tensor("a", (8,)),), data=4096)
 
 
+def split(number: int, count: int) -> tuple[bytes, ...]:
+    """What a part says of itself."""
+    return (
+        pair("split.no", 2, struct.pack("<H", number)),
+        pair("split.count", 2, struct.pack("<H", count)),
+        pair("split.tensors.count", 5, struct.pack("<i", 2)),
+    )
+
+
 HUGE = (2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1)
 
 # name: (bytes of the file, error, part of its message)
@@ -143,8 +152,10 @@ MUTATIONS: dict[str, tuple[bytes, type[SmidgenError], str]] = {
     "block type whose bytes wrap": (one(dimensions=(2**63, 2), kind=TENSOR_Q8_0), BadFile, "ends at byte"),
     "row of 33 in Q8_0": (one(dimensions=(33,), kind=TENSOR_Q8_0), BadFile, "multiple of 32"),
     "row of 32 in Q4_K": (one(dimensions=(32, 8), kind=TENSOR_Q4_K), BadFile, "multiple of 256"),
-    "type IQ2_XXS": (one(kind=16), Unsupported, "IQ2_XXS"),
-    "type MXFP4": (one(kind=39), Unsupported, "MXFP4"),
+    "row of 32 in IQ2_XXS": (one(dimensions=(32, 8), kind=16), BadFile, "IQ2_XXS needs a multiple of 256"),
+    "row of 32 in NVFP4": (one(dimensions=(32, 8), kind=40), BadFile, "NVFP4 needs a multiple of 64"),
+    "one row too many in MXFP4": (one(dimensions=(32, 241), kind=39), BadFile, "ends at byte"),
+    "type that came later": (one(kind=43), Unsupported, "number 43"),
     "removed type": (one(kind=4), Unsupported, "number 4"),
     "type 2^32-1": (one(kind=2**32 - 1), Unsupported, "number 4294967295"),
     "one row too many": (one(dimensions=(8, 129)), BadFile, "ends at byte"),
@@ -156,8 +167,17 @@ MUTATIONS: dict[str, tuple[bytes, type[SmidgenError], str]] = {
     "overlap in reverse": (
         gguf((), (tensor("b", (8,), offset=32), tensor("a", (16,))), data=64), BadFile, "a and b overlap"),
     "same place": (gguf((), (tensor("a", (8,)), tensor("b", (8,))), data=64), BadFile, "overlap"),
-    "part of a split model": (
-        gguf((ARCHITECTURE, pair("split.count", 2, struct.pack("<H", 3)))), Unsupported, "one of 3 parts"),
+    "part of a split model without its number": (
+        gguf((ARCHITECTURE, pair("split.count", 2, struct.pack("<H", 3)))), BadFile, "no split.no"),
+    "part 4 of 3": (
+        gguf((ARCHITECTURE, *split(3, 3))), BadFile, "split.no is 3, but there are 3 parts"),
+    "part of too many": (gguf((ARCHITECTURE, *split(0, 65535))), BadFile, "65535, more parts than any"),
+    "part under another name": (
+        gguf((ARCHITECTURE, *split(0, 3))), BadFile, "its name must end in -00001-of-00003.gguf"),
+    "number of parts as text": (
+        gguf((ARCHITECTURE, pair("split.count", STRING, string("3")))), BadFile, "split.count must be a 16-bit"),
+    "number of parts in 32 bits": (
+        gguf((ARCHITECTURE, pair("split.count", U32, struct.pack("<I", 3)))), BadFile, "split.count must be a 16-bit"),
 }  # fmt: skip
 for number in HUGE:
     MUTATIONS |= {

@@ -1,6 +1,8 @@
 """Folders as savers and trainers leave them: read as transformers reads them, or said."""
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,10 +11,9 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import smidgen
-from smidgen.engines.llama_cpp.engine import Facts, LlamaCppEngine
-from smidgen.errors import Unsupported
+from smidgen.engines.llama_cpp.engine import LlamaCppEngine
+from smidgen.errors import BadFile, Unsupported
 from smidgen.formats.gguf.writer import TensorPlan, gguf_types, write_gguf
-from smidgen.formats.hf.checkpoint import _say_own_head
 from smidgen.formats.opening import open_checkpoint
 from tests.family_models import save_folder
 
@@ -26,9 +27,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def rewrite(folder: Path, change: dict[str, torch.Tensor | None], metadata: dict[str, str] | None = None) -> None:
+def rewrite(folder: Path, change: Mapping[str, torch.Tensor | None], metadata: dict[str, str] | None = None) -> None:
     """Tensors added, or removed where they are None."""
-    weights = load_file(folder / "model.safetensors") | change
+    weights = {**load_file(folder / "model.safetensors"), **change}
     kept = {name: value.contiguous() for name, value in weights.items() if value is not None}
     save_file(kept, folder / "model.safetensors", metadata={"format": "pt", **(metadata or {})})
 
@@ -51,7 +52,6 @@ def theirs(folder: Path) -> torch.Tensor:
 def test_a_head_trained_apart_is_a_head_of_its_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     embedding = load_file(folder / "model.safetensors")["model.embed_tokens.weight"]
     rewrite(folder, {"lm_head.weight": torch.randn_like(embedding) / 8})
-    _say_own_head.cache_clear()
     assert torch.allclose(ours(folder), theirs(folder), atol=1e-4)
     assert "another head is stored, and used" in capsys.readouterr().err
     smidgen.export(folder, "gguf", folder / "own.gguf")
@@ -136,7 +136,8 @@ def test_no_eos_behind_a_prompt(folder: Path, smollm_path: Path) -> None:
         assert model.checkpoint.file.metadata["tokenizer.ggml.add_eos_token"] is False
     with LlamaCppEngine(smollm_path, 128, threads=1) as engine:
         ids = engine.tokenize("Once upon a time")
-        engine.facts = Facts(8192, engine.facts.bos_id, ids[-1], True)
+        metadata = {**engine.facts.metadata, "tokenizer.ggml.eos_token_id": ids[-1]}
+        engine.facts = replace(engine.facts, tokenizer=None, appends_eos=True, metadata=metadata)
         assert engine.tokenize("Once upon a time") == ids[:-1]  # what the file appended is taken away, and no more
 
 
@@ -158,3 +159,105 @@ def test_bos_where_the_post_processor_puts_it(folder: Path) -> None:
     with smidgen.load(folder) as model:
         assert model.tokenizer.adds_bos
     assert transformers.AutoTokenizer.from_pretrained(folder)("a").input_ids[0] == bos
+
+
+def test_weights_of_64_bits(folder: Path) -> None:
+    """As transformers has them in float32; a GGUF file cannot hold more either."""
+    weights = load_file(folder / "model.safetensors")
+    rewrite(folder, {name: value.double() + 1e-12 for name, value in weights.items()})
+    assert torch.allclose(ours(folder), theirs(folder), atol=1e-4)
+    with smidgen.load(folder) as model:
+        assert model.checkpoint.kind("embedding.weight").name == "F32"
+        rows = model.checkpoint.rows("embedding.weight", 3, 9)
+        assert torch.equal(rows, model.checkpoint.tensor("embedding.weight")[3:9])
+    smidgen.export(folder, "gguf", folder / "wide.gguf")
+    smidgen.export(folder, "hf", folder / "again")
+    for written in (folder / "wide.gguf", folder / "again"):
+        assert torch.equal(ours(written), ours(folder))
+
+
+def test_buffers_of_old_savers_and_what_the_model_has_no_use_for(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = ours(folder)
+    buffers = {
+        "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8, dtype=torch.float64),
+        "model.layers.1.self_attn.masked_bias": torch.tensor(-1e4),
+        "model.layers.1.attn.bias": torch.ones(1, 1, 4, 4, dtype=torch.bool),
+        "model.embeddings.position_ids": torch.arange(9),
+    }
+    rewrite(folder, buffers)
+    assert torch.equal(ours(folder), before) and "use" not in capsys.readouterr().err
+    others = {
+        "v_head.summary.weight": torch.ones(1, 64),
+        "score.weight": torch.ones(2, 64, dtype=torch.int8),
+        "model.layers.4.self_attn.q_proj.weight": torch.ones(64, 64),
+    }
+    rewrite(folder, others)
+    assert torch.equal(ours(folder), before)
+    assert "the model has no use for" in (said := capsys.readouterr().err) and "(and 2 more); passed over" in said
+    assert torch.allclose(theirs(folder), before, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["mlp.up_proj.bias", "self_attn.q_norm.weight", "mlp.up_proj.lora_A.weight"])
+def test_a_part_of_a_layer_that_the_settings_do_not_know(name: str, folder: Path) -> None:
+    """It would change what the model computes; whether it is meant, the folder does not say."""
+    rewrite(folder, {f"model.layers.0.{name}": torch.ones(64)})
+    with pytest.raises(Unsupported, match=f"{name} is not used"):
+        smidgen.load(folder)
+
+
+def test_an_index_beside_the_shards_that_is_not_theirs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It names a tensor that nobody needs, and lacks one that is there; read as transformers reads it."""
+    before = ours(folder)
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(weights)
+    shards = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    for shard, part in zip(shards, (names[:9], names[9:]), strict=True):
+        save_file({name: weights[name] for name in part}, folder / shard, metadata={"format": "pt"})
+    assert torch.equal(ours(folder), before) and "there is no model.safetensors.index.json" in capsys.readouterr().err
+    where = {name: shards[place >= 9] for place, name in enumerate(names)} | {"lm_head.weight": shards[1]}
+    del where[names[0]]
+    index = {"metadata": {"total_size": 1}, "weight_map": where}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert torch.equal(ours(folder), before) and torch.allclose(theirs(folder), before, atol=1e-4)
+    said = capsys.readouterr().err
+    assert "the index names lm_head.weight, which is in no file; passed over" in said
+    assert f"{names[0]} is in {shards[0]}, but not in the index; read" in said
+    where[names[0]] = "model-00003-of-00002.safetensors"
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(BadFile, match="lacks 1 of its 3 weight files"):
+        smidgen.load(folder)
+
+
+def test_a_tensor_in_two_shards(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The last file counts, whatever the index says, as in transformers; and it is said."""
+    weights = load_file(folder / "model.safetensors")
+    name = "model.layers.1.mlp.up_proj.weight"
+    first, second = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+    (folder / "model.safetensors").unlink()
+    save_file(weights, folder / first, metadata={"format": "pt"})
+    save_file({name: weights[name] * 2}, folder / second, metadata={"format": "pt"})
+    index = {"metadata": {}, "weight_map": {**dict.fromkeys(weights, first), "more": second}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert torch.allclose(ours(folder), theirs(folder), atol=1e-4)
+    assert f"{name} is in {first} and in {second}; the last one is used" in capsys.readouterr().err
+
+
+def test_five_tokens_that_end_generation(folder: Path) -> None:
+    """All of them end it, in the folder that is written from the GGUF file too."""
+    edit(folder / "generation_config.json", eos_token_id=[257, 7, 40, 41, 300])
+    smidgen.export(folder, "gguf", folder / "five.gguf")
+    smidgen.export(folder / "five.gguf", "hf", folder / "again")
+    for path in (folder, folder / "five.gguf", folder / "again"):
+        with smidgen.load(path) as model:
+            assert model.tokenizer.eos_ids >= {257, 7, 40, 41, 300}
+    written = transformers.GenerationConfig.from_pretrained(folder / "again").eos_token_id
+    assert isinstance(written, list) and set(written) >= {257, 7, 40, 41, 300}
+
+
+def test_an_adapter_beside_the_weights_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "adapter_config.json").write_text("{}")
+    ours(folder)
+    assert "the adapter beside the weights (adapter_config.json) is not applied" in capsys.readouterr().err

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from smidgen.errors import BadFile, SmidgenError, Unsupported
+from smidgen.formats.hf.checkpoint import _name_for_llama_cpp
 from smidgen.formats.opening import open_checkpoint
 from smidgen.model.families import Layout
 from smidgen.numerics.block_types import BY_NAME
@@ -366,3 +367,20 @@ def test_stacked_parts_of_different_types(folder: Callable[..., Path]) -> None:
     with open_checkpoint(folder("mixtral", change=mix)) as checkpoint:
         with pytest.raises(Unsupported, match=r"the parts of blk\.\d\.ffn_gate_exps\.weight are stored as \['F16', 'F"):
             _ = checkpoint.file.tensors
+
+
+@pytest.mark.parametrize(
+    ("folder", "strips", "name"),
+    [
+        ("tiny", False, "tiny"),
+        ("phi3-mine", False, "phi 3-mine"),
+        ("My-Phi-3.5", False, "My-Phi 3.5"),
+        ("Modern-BERT-x", False, "Modern BERT-x"),
+        ("phi4-mini", False, "phi4-mini"),
+        ("Phi-3-mini", True, "Phi-3-mini"),
+        ("mine", True, "mine (Phi-3)"),
+    ],
+)
+def test_a_folders_name_is_no_statement_about_its_tokenizer(folder: str, strips: bool, name: str) -> None:
+    """llama.cpp takes a model called phi3 for one whose special tokens swallow white space, or fails."""
+    assert _name_for_llama_cpp(folder, strips=strips) == name

@@ -155,8 +155,6 @@ def test_folders_that_lack_something(sharded: Path, tmp_path: Path) -> None:
     (sharded / SECOND).rename(tmp_path / "away")
     refused(sharded, BadFile, f"lacks 1 of its 2 weight files ({SECOND})")
     (tmp_path / "away").rename(sharded / SECOND)
-    (sharded / INDEX).unlink()
-    refused(sharded, BadFile, f"has shards ({FIRST} …) but no {INDEX}")
     (sharded / "config.json").unlink()
     assert not is_hf_folder(sharded)
     refused(sharded, BadFile, "has no config.json")
@@ -164,18 +162,63 @@ def test_folders_that_lack_something(sharded: Path, tmp_path: Path) -> None:
     refused(tmp_path / "none\n", BadFile, "is not a folder")
 
 
-def test_shards_and_index_that_disagree(sharded: Path) -> None:
+def notes(folder: Path) -> str:
+    with HFFolder.open(folder) as opened:
+        for name, expected in WEIGHTS.items():
+            assert opened.packed(name).tobytes() == expected.view(torch.uint8).numpy().tobytes()
+        return "; ".join(opened.notes)
+
+
+def test_an_index_that_says_something_else(sharded: Path) -> None:
+    """The files count, and a note says what the index had of them."""
+    assert notes(sharded) == ""
     good = (sharded / INDEX).read_text()
-    reindex(sharded, extra=SECOND)
-    refused(sharded, BadFile, f"puts extra in {SECOND}, but it is in no file")
+    reindex(sharded, extra=SECOND, other=SECOND)
+    assert "the index names extra, which is in no file (and 1 more like it); passed over" in notes(sharded)
     (sharded / INDEX).write_text(good)
     reindex(sharded, **{"model.norm.weight": FIRST})
-    refused(sharded, BadFile, f"but it is in {SECOND}")
+    assert f"the index puts model.norm.weight in {FIRST}, but it is in {SECOND}; read from there" in notes(sharded)
     (sharded / INDEX).write_text(good)
     save_file({name: WEIGHTS[name] for name in list(WEIGHTS)[1:]} | {"more": torch.zeros(2)}, sharded / SECOND)
-    refused(sharded, BadFile, f"more is in {SECOND}, but not in the index")
+    assert f"more is in {SECOND}, but not in the index; read" in notes(sharded)
+    with HFFolder.open(sharded) as folder:
+        assert set(folder.weights) == {*WEIGHTS, "more"}
+    index = json.loads(good)
+    write_json(sharded / INDEX, {"metadata": {"total_size": 7}, "weight_map": index["weight_map"] | {"more": SECOND}})
+    assert notes(sharded) == ""
+
+
+def test_of_a_tensor_in_two_shards_the_last_counts(sharded: Path) -> None:
+    """As in transformers, which goes through the files in the order of their names."""
+    name = "model.embed_tokens.weight"
+    save_file({name: torch.zeros(6, 4)}, sharded / FIRST)
     save_file(WEIGHTS, sharded / SECOND)
-    refused(sharded, BadFile, f"model.embed_tokens.weight is in {FIRST} and in {SECOND}")
+    assert f"{name} is in {FIRST} and in {SECOND}; the last one is used" in notes(sharded)
+
+
+def test_shards_without_an_index(sharded: Path) -> None:
+    """All of them make the model; some of them do not."""
+    (sharded / INDEX).unlink()
+    assert f"there is no {INDEX}; the weights are read from {FIRST}, {SECOND}" in notes(sharded)
+    (sharded / FIRST).rename(sharded / "away")
+    refused(sharded, BadFile, f"has no {INDEX}, and 1 of 2 ({SECOND} …) is not a model")
+    save_file(WEIGHTS, sharded / "model-00001-of-00003.safetensors")
+    refused(sharded, BadFile, "shards of 2 models")
+
+
+def test_one_shard_without_an_index(single: Path) -> None:
+    (single / "model.safetensors").rename(single / "model-00001-of-00001.safetensors")
+    assert "read from model-00001-of-00001.safetensors" in notes(single)
+
+
+def test_files_that_are_left_aside(sharded: Path) -> None:
+    stale = "model-00003-of-00003.safetensors"
+    save_file({"model.norm.weight": torch.ones(4)}, sharded / stale)
+    assert f"left aside, since {INDEX} does not name it: {stale}" in notes(sharded)
+    save_file(WEIGHTS, sharded / "model.safetensors")
+    (sharded / "pytorch_model.bin").write_bytes(pickle.dumps({"a": 1}))
+    save_file({"norm.weight": torch.ones(4)}, sharded / "consolidated.safetensors")
+    assert f"read from model.safetensors; left aside: {INDEX}, {FIRST} …" in notes(sharded)
 
 
 INDEXES = {

@@ -14,6 +14,7 @@ from safetensors import safe_open
 
 from smidgen import atomic
 from smidgen.errors import SmidgenError, Unsupported
+from smidgen.formats import checkpoint as checkpoint_module
 from smidgen.formats.hf import writer as hf_writer
 from smidgen.formats.hf.folder import HFFolder
 from smidgen.formats.hf.writer import default_dtype, write_hf
@@ -103,7 +104,7 @@ def test_default_dtype_of_quantized_weights(gemma_path: Path) -> None:
 def test_pieces(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights written a few rows at a time are the same file."""
     whole = written(llama, tmp_path / "whole") / "model.safetensors"
-    monkeypatch.setattr(hf_writer, "_CHUNK_VALUES", 200)
+    monkeypatch.setattr(checkpoint_module, "_PIECE_VALUES", 200)
     assert (written(llama, tmp_path / "pieces") / "model.safetensors").read_bytes() == whole.read_bytes()
 
 

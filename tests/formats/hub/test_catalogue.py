@@ -9,7 +9,8 @@ import pytest
 
 from smidgen.errors import BadFile, SmidgenError, Unsupported
 from smidgen.formats.hub import catalogue
-from smidgen.formats.hub.catalogue import CATALOGUE, cached_file, entry_of, licence_files, locate
+from smidgen.formats.hub.catalogue import CATALOGUE, cached_file, entry_of, locate, model_word, origin_of
+from smidgen.formats.hub.origin import Origin
 
 GEMMA, SMOLLM = CATALOGUE["gemma-3-270m"], CATALOGUE["smollm2-135m-instruct"]
 
@@ -39,14 +40,14 @@ def test_the_real_models_are_whole(gemma_path: Path, smollm_path: Path) -> None:
         assert path.stat().st_size == entry.bytes
         with path.open("rb") as stream:
             assert hashlib.file_digest(stream, "sha256").hexdigest() == entry.sha256
-        assert entry_of(path) == entry_of(entry.name) == entry
+        assert entry_of(path) == entry
 
 
 def test_licences_travel(gemma_path: Path) -> None:
     names = ["GEMMA_TERMS.html", "NOTICE.md"]
-    assert [path.name for path in licence_files("gemma-3-270m")] == names
-    assert [path.name for path in licence_files(gemma_path)] == names
-    (licence,) = licence_files("smollm2-135m-instruct")
+    assert [path.name for path in origin_of("gemma-3-270m").notices] == names
+    assert [path.name for path in origin_of(gemma_path).notices] == names
+    (licence,) = origin_of("smollm2-135m-instruct").notices
     assert "Apache License" in licence.read_text()
 
 
@@ -54,8 +55,8 @@ def test_licences_beside_a_file_are_found(tmp_path: Path) -> None:
     for name in ("model.gguf", "LICENSE", "NOTICE.md", "GEMMA_TERMS.html", "README.md", "notes.txt"):
         (tmp_path / name).touch()
     expected = ["GEMMA_TERMS.html", "LICENSE", "NOTICE.md"]
-    assert [path.name for path in licence_files(tmp_path)] == expected
-    assert [path.name for path in licence_files(tmp_path / "model.gguf")] == expected
+    assert [path.name for path in Origin.of_path(tmp_path).notices] == expected
+    assert [path.name for path in Origin.of_path(tmp_path / "model.gguf").notices] == expected
 
 
 def test_parts_are_joined_once_and_again_when_damaged(in_parts: catalogue.Entry) -> None:
@@ -113,13 +114,72 @@ def test_files_and_folders(tmp_path: Path) -> None:
     ("wish", "kind", "message"),
     [
         ("missing.gguf", SmidgenError, "gemma-3-270m, smollm2-135m-instruct"),
-        ("folder/missing.gguf", SmidgenError, "no file, folder, hub repo or catalogue name"),
+        ("nothing-of-this-name", SmidgenError, "no file, folder, hub repo or catalogue name"),
+        ("", SmidgenError, "'' is no file"),
+        ("file:///models/x.gguf", SmidgenError, "without file://"),
         ("/dev/null", BadFile, "neither a file nor a folder"),
     ],
 )
 def test_anything_else_is_refused_with_advice(wish: str, kind: type[SmidgenError], message: str) -> None:
     with pytest.raises(kind, match=message):
         locate(wish)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "./x", "../x", "~/x", "~nobody-of-this-name/x", "/x", "x/", "models/x/y", "folder/missing.gguf", "out/x.GGUF",
+        "out/model.safetensors", "out/pytorch_model.bin", "out/config.json", "out\\model", "C:\\models\\x",
+        "C:/models/x", "my models/x", "models/my model", " org/name", "org/name/", ".cache/x", "-x/y",
+        "http://example.com/org/name",
+    ],
+)  # fmt: skip
+def test_what_looks_like_a_path_is_never_sent_to_the_hub(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(catalogue, "download", lambda model: pytest.fail(f"{model} was asked for"))
+    with pytest.raises(SmidgenError, match="looks like a path, so the hub was not asked") as caught:
+        locate(path)
+    assert str(caught.value).isprintable()
+
+
+def test_a_name_in_a_folder_that_is_here_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`outt/model` with a folder `outt` is a mistyped path; who means the hub says so."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(catalogue, "download", lambda model: pytest.fail(f"{model} was asked for"))
+    (tmp_path / "outt").mkdir()
+    for name in ("outt/model", "outt/model@v1", "outt/model:Q4_K_M"):
+        with pytest.raises(SmidgenError, match=f"the hub was not asked.*say hf.co/{name}"):
+            locate(name)
+    with pytest.raises(SmidgenError, match="no file or folder here"):
+        locate(Path("org/name"))  # a Path is a path
+    (tmp_path / "model.gguf").touch()
+    monkeypatch.setattr(catalogue, "download", lambda model: tmp_path / "model.gguf")
+    assert origin_of("hf.co/outt/model").repository == "outt/model"
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "broken link"])
+def test_what_is_here_under_a_catalogue_name_stops_on_the_doubt(
+    kind: str, in_parts: catalogue.Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    here = tmp_path / in_parts.name
+    if kind == "folder":
+        here.mkdir()
+        (here / "model.gguf").touch()
+    elif kind == "file":
+        here.touch()
+    else:
+        here.symlink_to("nowhere")
+    with pytest.raises(SmidgenError, match="Say ./two-parts for the one here, or catalogue:two-parts"):
+        locate(in_parts.name)
+    assert locate("catalogue:two-parts") == cached_file(in_parts)
+    if kind != "broken link":
+        local = here / "model.gguf" if kind == "folder" else here
+        for name in ("./two-parts", str(here), Path("two-parts")):
+            assert locate(name).resolve() == local
+    assert origin_of("catalogue:two-parts").given == in_parts.name
 
 
 def test_hugging_face_folders(tmp_path: Path) -> None:
@@ -160,4 +220,10 @@ def test_licences_of_a_hub_snapshot_are_found(tmp_path: Path) -> None:
         (snapshot / name).symlink_to(blob)
     (snapshot / "Q4_K_M" / "model.gguf").touch()
     for place in (snapshot, snapshot / "config.json", snapshot / "Q4_K_M" / "model.gguf", snapshot / "Q4_K_M"):
-        assert [path.name for path in licence_files(place)] == names
+        assert [path.name for path in Origin.of_path(place).notices] == names
+
+
+def test_a_printed_command_means_the_folder_that_is_spelled_like_a_catalogue_name() -> None:
+    assert model_word("gemma-3-270m") == "./gemma-3-270m"
+    assert model_word("gemma small") == "'gemma small'"
+    assert model_word("out/gemma-3-270m") == "out/gemma-3-270m"

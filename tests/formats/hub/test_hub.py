@@ -17,7 +17,7 @@ from huggingface_hub import constants, scan_cache_dir
 from smidgen import progress
 from smidgen.errors import BadFile, SmidgenError, Unsupported
 from smidgen.formats.hub import transfer as hub_transfer
-from smidgen.formats.hub.catalogue import licence_files, locate
+from smidgen.formats.hub.catalogue import locate, origin_of
 from smidgen.formats.hub.hub import HubModel, cached, download
 from tests.formats.hub.hub_stand_in import COMMIT, Hub
 
@@ -114,7 +114,16 @@ def test_only_what_is_needed_is_fetched(hub: Hub, own_cache: Path) -> None:
     assert all(agent.startswith("smidgen/") and "torch" not in agent and "agent/" not in agent for agent in agents)
     assert all("authorization" not in headers for _, _, headers in hub.log)
     names = ["GEMMA_TERMS.html", "LICENSE", "USE_POLICY.md"]
-    assert [path.name for path in licence_files(snapshot)] == [path.name for path in licence_files("org/name")] == names
+    for origin in (origin_of(snapshot), origin_of("org/name")):
+        assert [path.name for path in origin.notices] == names
+        assert (origin.repository, origin.revision, origin.name) == ("org/name", COMMIT, "org/name")
+
+
+def test_chat_templates_by_name_are_fetched(hub: Hub) -> None:
+    folder = "additional_chat_templates"
+    named = {f"{folder}/tool_use.jinja": b"tools", f"{folder}/notes.txt": b"no", f"{folder}/deep/x.jinja": b"no"}
+    hub.files = SINGLE | named
+    assert shown(download(MODEL)) == {name: hub.files[name] for name in (*NEEDED, f"{folder}/tool_use.jinja")}
 
 
 def test_a_second_time_asks_only_for_the_list(hub: Hub) -> None:
@@ -175,7 +184,7 @@ def test_repos_of_gguf_files(hub: Hub, wish: str | None, file: str) -> None:
     path = download(HubModel("org/name", None, wish))
     assert path.is_file() and path.as_posix().endswith(f"{COMMIT}/{file}")
     assert set(shown(path.parents[file.count("/")])) == {file, "LICENSE"}
-    assert [found.name for found in licence_files(path)] == ["LICENSE"]
+    assert [found.name for found in origin_of(path).notices] == ["LICENSE"]
     assert cached(HubModel("org/name", None, wish)) == path
 
 
@@ -195,7 +204,7 @@ def test_gguf_files_that_cannot_be_chosen(hub: Hub) -> None:
     hub.files = dict.fromkeys(("m-Q5_0.gguf", "m-Q8_0.gguf", *parts), b"")
     refused(MODEL, SmidgenError, "4 .gguf files", "org/name:FILE", "m-Q5_0.gguf, m-Q8_0.gguf")
     refused(HubModel("org/name", None, "Q2_K"), SmidgenError, "no .gguf file Q2_K", "m-Q5_0.gguf")
-    refused(HubModel("org/name", None, "F16"), Unsupported, "2 parts", "llama-gguf-split --merge")
+    refused(HubModel("org/name", None, "F16"), Unsupported, "2 parts", "give one of them")
     hub.files = dict(SINGLE)
     refused(HubModel("org/name", None, "Q4_0"), SmidgenError, "has no .gguf files")
 

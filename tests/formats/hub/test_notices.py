@@ -18,6 +18,7 @@ from smidgen.formats.hub.notices import (
     stated_licence,
     terms_of,
 )
+from smidgen.formats.hub.origin import Origin
 from smidgen.publishing import companions as outputs
 
 NOTICES = ["LICENSE", "LICENSE.txt", "LICENCE.md", "licenses.md", "LICENSE-APACHE", "NOTICE", "Notice.txt", "NOTICE.md",
@@ -25,7 +26,8 @@ NOTICES = ["LICENSE", "LICENSE.txt", "LICENCE.md", "licenses.md", "LICENSE-APACH
            "model_license.txt", "llama-LICENSE.txt", "ACCEPTABLE_USE_POLICY.md", "NOTICE.smidgen.txt",
            "Qwen LICENSE AGREEMENT"]  # fmt: skip
 OTHERS = ["README.md", "config.json", "model.safetensors", "license.json", "license.py", "noticeable.txt",
-          "terminal.txt", "unlicensed.gguf", "LICENSE.gguf", "policy.md", "determs.txt", ".gitattributes"]  # fmt: skip
+          "terminal.txt", "unlicensed.gguf", "LICENSE.gguf", "policy.md", "determs.txt", ".gitattributes",
+          "LICENSE\x1b[2J", "LICENSE \u202etxt"]  # fmt: skip
 
 
 def test_names_of_notices() -> None:
@@ -127,7 +129,7 @@ def test_no_other_file_of_this_machine_is_taken_for_a_licence(name: str, tmp_pat
     (tmp_path / "token").write_text("---\nlicense: secret\n---\n")
     (model / name).symlink_to(tmp_path / "token")
     with pytest.raises(BadFile, match="is a link out of the model's folder"):
-        licence_in_card(model) if name == "README.md" else outputs.write_notices(output, str(model), GEMMA)
+        licence_in_card(model) if name == "README.md" else outputs.write_notices(output, Origin.of_path(model), GEMMA)
     assert not any(output.iterdir())
 
 
@@ -142,7 +144,7 @@ def test_notices_travel_from_a_hub_snapshot_as_files(tmp_path: Path) -> None:
     model, output = snapshot(tmp_path, LICENSE="text", USE_POLICY="policy", NOTICE="theirs"), tmp_path / "out"
     output.mkdir()
     for _ in range(2):  # a second cut into the same folder changes nothing
-        names = outputs.write_notices(output, str(model), GEMMA)
+        names = outputs.write_notices(output, Origin.of_path(model), GEMMA)
         assert names == sorted(path.name for path in output.iterdir())
         assert names == ["LICENSE", "NOTICE", "NOTICE.smidgen.txt", "USE_POLICY"]
         assert not any(path.is_symlink() for path in output.iterdir())
@@ -157,8 +159,8 @@ def test_a_cut_of_a_cut_keeps_one_notice(tmp_path: Path) -> None:
     (first / "model.gguf").touch()
     (first / "NOTICE").write_text(notice_text(GEMMA, "model.gguf"))
     assert notice_name([first / "NOTICE"]) == "NOTICE"
-    assert outputs.write_notices(second, str(first), GEMMA) == ["NOTICE"]
-    assert outputs.write_notices(second, str(first), None) == ["NOTICE"]
+    assert outputs.write_notices(second, Origin.of_path(first), GEMMA) == ["NOTICE"]
+    assert outputs.write_notices(second, Origin.of_path(first), None) == ["NOTICE"]
 
 
 def card(tmp_path: Path, family: str, metadata: dict[str, Any], **files: str) -> str:
@@ -167,10 +169,11 @@ def card(tmp_path: Path, family: str, metadata: dict[str, Any], **files: str) ->
     output.mkdir()
     (output / "model.gguf").write_bytes(b"GGUF")
     checkpoint: Any = SimpleNamespace(
-        config=SimpleNamespace(family=family), file=SimpleNamespace(metadata=metadata, size=99)
-    )
+        config=SimpleNamespace(family=family), file=SimpleNamespace(metadata=metadata, size=99),
+        origin=Origin.of_path(model),
+    )  # fmt: skip
     recipe = {"model": "x", "sha256": "0", "threads": 1, "versions": {}, "steps": []}
-    outputs.write_companions(output, str(model), checkpoint, recipe, [{"step": "quantize"}], None)
+    outputs.write_companions(output, checkpoint, recipe, [{"step": "quantize"}], None)
     return (output / "README.md").read_text()
 
 
@@ -199,8 +202,8 @@ def test_the_model_card_of_others(tmp_path: Path) -> None:
 def test_a_hugging_face_folder_is_not_cut_into_itself(tmp_path: Path) -> None:
     folder = snapshot(tmp_path, **{"config.json": "{}", "README.md": "theirs"})
     with pytest.raises(SmidgenError, match="is the model to be cut"):
-        outputs.refuse_output(folder, folder)
-    outputs.refuse_output(tmp_path / "new", folder)
+        outputs.refuse_output(folder, Origin.of_path(folder))
+    outputs.refuse_output(tmp_path / "new", Origin.of_path(folder))
 
 
 def test_the_model_card_where_nothing_is_known(tmp_path: Path) -> None:

@@ -11,34 +11,19 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from smidgen.errors import BadFile, Unsupported, printable
-from smidgen.model.tokenizers.byte_level import PRE_TOKENIZERS, PreTokenizer
 from smidgen.model.tokenizers.sentencepiece import SPACE
+from smidgen.model.tokenizers.splitting import GPT2, name_of
 
 MOST_STEPS = 32  # of a sequence
 _SCHEMES = {"never": "never", "always": "missing", "first": "first"}  # Metaspace adds no second space to a first one
 
-# GPT-2's expression, which the ByteLevel step has built in.
-_GPT2 = PRE_TOKENIZERS["gpt-2"].patterns[0]
-# Sets of expressions that several names stand for are recognised as the first of these.
-_NAMES = ("gpt-2", "smollm", "llama-bpe", "dbrx", "qwen2", "qwen35", "tekken", "gpt-4o", "default")
 
-_CONTRACTIONS = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
-_UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
-_LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-# Spellings that mean the same in these expressions → the one of PRE_TOKENIZERS, applied in this order.
-_SPELLINGS = (
-    ("\r", r"\r"),
-    ("\n", r"\n"),
-    (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)", _CONTRACTIONS),
-    (r"'(?i:[sdmt]|ll|ve|re)", _CONTRACTIONS),
-    (r"[^\r\n\p{L}\p{N}]?+\p{L}", r"[^\r\n\p{L}\p{N}]?\p{L}"),
-    (r" ?[^\s\p{L}\p{N}]++", r" ?[^\s\p{L}\p{N}]+"),
-    (r"\p{N}{1}", r"\p{N}"),
-    (r"|\s*[\r\n]|", r"|\s*[\r\n]+|"),
-    (_UPPER, r"((?=[\p{L}])([^a-z]))"),  # llama.cpp's approximation of GPT-4o's letters, see PRE_TOKENIZERS
-    (_LOWER, r"((?=[\p{L}])([^A-Z]))"),
-    (r"|\s+(?!\S)|\s+", r"|\s+(?!\S)"),  # what no expression matches is a word too
-)
+@dataclass(frozen=True)
+class Words:
+    """How a byte-level tokenizer cuts text into words: the name of it in GGUF, and the expressions as published."""
+
+    name: str
+    patterns: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -77,8 +62,8 @@ def is_byte_level(tokenizer: Mapping[str, Any]) -> bool:
     return any(step["type"] == "ByteLevel" for step in steps(*_pre_tokenizer_of(tokenizer)))
 
 
-def byte_level_name(tokenizer: Mapping[str, Any], whole_words: bool) -> str:
-    """The name under which llama.cpp and PRE_TOKENIZERS know the pre-tokenizer of a byte-level tokenizer.json."""
+def byte_level_words(tokenizer: Mapping[str, Any], whole_words: bool) -> Words:
+    """The pre-tokenizer of a byte-level tokenizer.json, which llama.cpp and PRE_TOKENIZERS must know."""
     patterns: list[str] = []
     byte_level = False
     for step in steps(*_pre_tokenizer_of(tokenizer)):
@@ -89,17 +74,16 @@ def byte_level_name(tokenizer: Mapping[str, Any], whole_words: bool) -> str:
             if step.get("add_prefix_space", True) is not False:
                 refuse("pre-tokenizer", "ByteLevel with add_prefix_space")
             if step.get("use_regex", True) is not False:
-                patterns.append(_GPT2)
+                patterns.append(GPT2)  # which the step has built in
         elif step["type"] == "Digits" and step.get("individual_digits") is True:
             patterns.append(r"\p{N}")
         elif step["type"] == "Split":
             patterns.append(_split_pattern(step))
         else:
             refuse("pre-tokenizer", step["type"])
-    found = tuple(_spelled(pattern) for pattern in patterns)
-    for name in _NAMES:
-        if found == _spelled_all(PRE_TOKENIZERS[name]) and PRE_TOKENIZERS[name].whole_words == whole_words:
-            return name
+    name = name_of(tuple(patterns), whole_words)
+    if name is not None:
+        return Words(name, tuple(patterns))
     refuse("pre-tokenizer", f"{' then '.join(patterns) or 'without expressions'} (ignore_merges: {whole_words})")
 
 
@@ -190,13 +174,3 @@ def _split_pattern(step: Mapping[str, Any]) -> str:
     ):
         refuse("pre-tokenizer", f"Split with {pattern}, {step.get('behavior')}")
     return regex
-
-
-def _spelled_all(pre: PreTokenizer) -> tuple[str, ...]:
-    return tuple(_spelled(pattern) for pattern in pre.patterns)
-
-
-def _spelled(pattern: str) -> str:
-    for found, ours in _SPELLINGS:
-        pattern = pattern.replace(found, ours)
-    return pattern

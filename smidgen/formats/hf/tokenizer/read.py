@@ -4,9 +4,11 @@ The keys and their types are those that llama.cpp's converter writes, so that bo
 them, plus smidgen's own for what llama.cpp does not know (see `smidgen.model.tokenizers.text_rules`). The ids are those
 that the `tokenizers` library gives for the tokenizer.json as it is written. (transformers 5 builds some tokenizers anew
 from the vocabulary alone, with the rules of the class named in tokenizer_config.json; where these contradict the file,
-its ids differ. Without a tokenizer.json the rules are SentencePiece's, as llama.cpp has them.)
+its ids differ. Of a tokenizer.model alone the rules are SentencePiece's, as llama.cpp has them; of vocab.json and
+merges.txt those of the class.)
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,12 +17,23 @@ import numpy as np
 from smidgen.errors import BadFile, printable
 from smidgen.formats.hf.folder import member
 from smidgen.formats.hf.tokenizer.layout import Layout
-from smidgen.formats.hf.tokenizer.pipeline import Ends, refuse
+from smidgen.formats.hf.tokenizer.pipeline import Ends, Words, refuse
 from smidgen.formats.hf.tokenizer.sentencepiece_model import SentencePieceModel, read_sentencepiece
-from smidgen.formats.hf.tokenizer.settings import DEFAULT_TEMPLATE, Settings, read_settings
+from smidgen.formats.hf.tokenizer.settings import Settings, read_settings
 from smidgen.formats.hf.tokenizer.tokenizer_json import AddedToken, TokenizerJson, read_tokenizer_json
+from smidgen.formats.hf.tokenizer.vocab_and_merges import is_split, read_vocab_and_merges
+from smidgen.model.chat import DEFAULT_TEMPLATE, template_key
 from smidgen.model.tokenizers import text_rules
-from smidgen.model.tokenizers.vocabulary import END_TEXTS, LARGEST_VOCABULARY, MetadataValue
+from smidgen.model.tokenizers.splitting import PRE_TOKENIZERS, SPLITS
+from smidgen.model.tokenizers.vocabulary import (
+    END_IDS,
+    END_TEXTS,
+    FILL_END_TEXTS,
+    FILL_TEXTS,
+    LARGEST_VOCABULARY,
+    MetadataValue,
+)
+from smidgen.progress import say_once
 
 # GGUF value types (the specification's numbers): u32, i32, f32, bool, string, array.
 _U32, _I32, _F32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9
@@ -56,11 +69,18 @@ def tokenizer_metadata(folder: Path, rows: int) -> tuple[dict[str, MetadataValue
     path = member(folder, "tokenizer.json")
     tokenizer = read_tokenizer_json(path) if path else None
     pieces = None
-    if tokenizer is None or tokenizer.pre is None:
+    if tokenizer is None or tokenizer.words is None:
         path = member(folder, "tokenizer.model")
         pieces = read_sentencepiece(path) if path else None
+    if tokenizer is None and pieces is None and is_split(folder):
+        named, kind, prefix = settings.tokenizer_class, settings.model_type, settings.add_prefix_space
+        tokenizer, granted = read_vocab_and_merges(folder, named, kind, prefix)
+        settings = replace(settings, roles={**granted, **settings.roles})
     if tokenizer is None and pieces is None:
-        raise BadFile(f"{printable(folder)} has neither tokenizer.json nor tokenizer.model; add the model's tokenizer.")
+        raise BadFile(
+            f"{printable(folder)} has neither tokenizer.json nor tokenizer.model, nor vocab.json with merges.txt; "
+            "add the model's tokenizer."
+        )
     return _metadata(settings, tokenizer, pieces, rows)
 
 
@@ -75,16 +95,16 @@ def _metadata(
         tokenizer = replace(tokenizer, vocabulary=within)
     layout = _layout(tokenizer, pieces, added, rows)
     metadata = _Metadata()
-    byte_level = tokenizer is not None and tokenizer.pre is not None
+    byte_level = tokenizer is not None and tokenizer.words is not None
     metadata.put("ggml.model", "gpt2" if byte_level else "llama", _STRING)
-    metadata.put("ggml.pre", (tokenizer.pre if tokenizer else None) or "default", _STRING)
+    _put_words(metadata, tokenizer.words if tokenizer is not None else None)
     metadata.put("ggml.tokens", layout.texts, _ARRAY, _STRING)
     if not byte_level:
         metadata.put("ggml.scores", layout.scores, _ARRAY, _F32)
     metadata.put("ggml.token_type", np.array(layout.kinds, dtype=np.int32), _ARRAY, _I32)
     if tokenizer is not None and byte_level:
         metadata.put("ggml.merges", [f"{left} {right}" for left, right in tokenizer.merges], _ARRAY, _STRING)
-    roles = _roles(settings, tokenizer, pieces, layout)
+    roles = _roles(settings, tokenizer, pieces, layout, out_of_reach)
     for role, token in roles.items():
         metadata.put(f"ggml.{_ROLE_KEYS[role]}_token_id", token, _U32)
     _put_ends(metadata, settings, layout, roles)
@@ -92,6 +112,13 @@ def _metadata(
     _put_text_rules(metadata, settings, tokenizer, pieces, added)
     _put_templates(metadata, settings.templates)
     return metadata.values, metadata.types
+
+
+def _put_words(metadata: _Metadata, words: Words | None) -> None:
+    """The name of the expressions, and these themselves where the table that we have under it spells them otherwise."""
+    metadata.put("ggml.pre", words.name if words is not None else "default", _STRING)
+    if words is not None and words.patterns != PRE_TOKENIZERS[words.name].patterns:
+        metadata.put(SPLITS.removeprefix("tokenizer."), list(words.patterns), _ARRAY, _STRING)
 
 
 def _all_added(settings: Settings, tokenizer: TokenizerJson | None) -> list[AddedToken]:
@@ -106,6 +133,10 @@ def _all_added(settings: Settings, tokenizer: TokenizerJson | None) -> list[Adde
                 f"tokenizer.json gives {printable(token.text, 40)!r} the id {known.id}, tokenizer_config.json or "
                 f"added_tokens.json the id {token.id}; take all files from one copy of the model."
             )
+    for text in (*settings.roles.values(), *settings.special):
+        # As transformers does: what a file names as special is cut out of text, though it is in the vocabulary only.
+        if text not in described and text in tokenizer.vocabulary and text != tokenizer.unknown:
+            described[text] = AddedToken(tokenizer.vocabulary[text], text, special=True)
     return list(described.values())
 
 
@@ -120,11 +151,11 @@ def _layout(
         beyond = {text: token for text, token in tokenizer.vocabulary.items() if token >= len(pieces.pieces)}
         layout.put_vocabulary(beyond, None, bytes_spelled=False)
     elif tokenizer is not None:
-        layout.put_vocabulary(tokenizer.vocabulary, tokenizer.unknown, bytes_spelled=tokenizer.pre is None)
+        layout.put_vocabulary(tokenizer.vocabulary, tokenizer.unknown, bytes_spelled=tokenizer.words is None)
     for token in added:
-        layout.put_added(token, escaped=tokenizer is None or tokenizer.pre is None)
+        layout.put_added(token, escaped=tokenizer is None or tokenizer.words is None)
     layout.check_padding()
-    if tokenizer is not None and tokenizer.pre is None and pieces is None:
+    if tokenizer is not None and tokenizer.words is None and pieces is None:
         layout.score_by_merges(tokenizer.merges)
     return layout
 
@@ -143,25 +174,31 @@ def _check_agreement(tokenizer: TokenizerJson, pieces: SentencePieceModel, added
 
 
 def _roles(
-    settings: Settings, tokenizer: TokenizerJson | None, pieces: SentencePieceModel | None, layout: Layout
-) -> dict[str, int]:
-    """Ids of the tokens with a role: by text, then by the configs' ids, then as the tokenizer's own files say."""
+    settings: Settings, tokenizer: TokenizerJson | None, pieces: SentencePieceModel | None, layout: Layout,
+    out_of_reach: Collection[str],
+) -> dict[str, int]:  # fmt: skip
+    """Ids of the tokens with a role: by text, then by the configs' ids, then as the tokenizer's own files say.
+
+    A number that is no row's is no token: configs have the size of the vocabulary, or 2^32 - 1, for none.
+    out_of_reach: texts of added tokens beyond the rows.
+    """
     roles: dict[str, int] = {}
     for role in _ROLE_KEYS:
         text = settings.roles.get(role)
         if text is not None and text not in layout.ids:
-            if role in ("bos_token", "eos_token"):
+            if role in ("bos_token", "eos_token") and text not in out_of_reach:
                 raise BadFile(f"{role} is {printable(text, 40)!r}, which is not a token of this tokenizer.")
-            text = None  # a padding token that was made up for training, or an unknown token that nothing needs
+            text = None  # made up for training (padding), needed by nothing (unknown), or not of this model's rows
         own = pieces.ids.get(role) if pieces is not None else None
         if tokenizer is not None and role == "unk_token" and tokenizer.unknown is not None:
             own = layout.ids.get(tokenizer.unknown)
-        candidates = (layout.ids[text] if text is not None else None, settings.ids.get(role), own)
-        found = next((token for token in candidates if token is not None), None)
-        if found is not None and found < layout.rows:
+        candidates = [*([layout.ids[text]] if text is not None else []), *settings.ids.get(role, []), own]
+        found = next((token for token in candidates if token is not None and token < layout.rows), None)
+        if found is not None:
             roles[role] = found
-    if "eos_token" not in roles and settings.end_ids and settings.end_ids[0] < layout.rows:
-        roles["eos_token"] = settings.end_ids[0]
+    ends = [token for token in settings.end_ids if token < layout.rows]
+    if "eos_token" not in roles and ends:
+        roles["eos_token"] = ends[0]
     before = tokenizer.ends.before if tokenizer is not None else ()
     if "bos_token" not in roles and len(before) == 1 and before[0] in layout.ids:
         roles["bos_token"] = layout.ids[before[0]]
@@ -169,11 +206,23 @@ def _roles(
 
 
 def _put_ends(metadata: _Metadata, settings: Settings, layout: Layout, roles: dict[str, int]) -> None:
-    """GGUF has room for two more tokens that end generation, besides those that both engines know by their text."""
+    """The tokens that end generation, besides those that both engines know by their text.
+
+    llama.cpp ends at the tokens of two more keys, and of three that are meant for filling in the middle, which a
+    vocabulary without such tokens leaves free. What has no room there stands under a key of ours, and is said.
+    """
     ends = [token for token in settings.end_ids if token < layout.rows and token != roles.get("eos_token")]
     unknown = [token for token in dict.fromkeys(ends) if layout.texts[token] not in END_TEXTS]
-    for key, token in zip(("eot", "eom"), unknown, strict=False):
+    fills = FILL_TEXTS.union(*FILL_END_TEXTS.values())
+    keys = ["eot", "eom", *(FILL_END_TEXTS if fills.isdisjoint(layout.ids) else ())]
+    for key, token in zip(keys, unknown, strict=False):
         metadata.put(f"ggml.{key}_token_id", token, _U32)
+    if more := unknown[len(keys) :]:
+        metadata.put(END_IDS.removeprefix("tokenizer."), np.array(more, dtype=np.int32), _ARRAY, _I32)
+        say_once(
+            f"Generation ends at {len(unknown) + 1} tokens; llama.cpp has room for {len(keys) + 1} in a file, and will "
+            f"not end at {', '.join(printable(layout.texts[token], 40) for token in more[:3])}."
+        )
 
 
 def _put_added_ends(
@@ -221,13 +270,15 @@ def _put_text_rules(
 
 def _put_templates(metadata: _Metadata, templates: dict[str, str]) -> None:
     """The default template, and others under their names as llama.cpp's converter spells them."""
-    others = []
+    others: list[str] = []
     for name, template in templates.items():
-        plain = "".join(character if character.isascii() and character.isalnum() else "_" for character in name)
         if name == DEFAULT_TEMPLATE:
             metadata.put("chat_template", template, _STRING)
-        elif plain not in others:
-            metadata.put(f"chat_template.{plain}", template, _STRING)
-            others.append(plain)
+            continue
+        plain = template_key(name)
+        while plain in others:
+            plain += "_"
+        metadata.put(f"chat_template.{plain}", template, _STRING)
+        others.append(plain)
     if others:
         metadata.put("chat_templates", others, _ARRAY, _STRING)

@@ -1,7 +1,7 @@
 """What the files beside tokenizer.json and tokenizer.model say: which token has which role, and the chat templates.
 
 tokenizer_config.json comes first, then special_tokens_map.json, added_tokens.json, config.json and
-generation_config.json. A template in chat_template.jinja goes before one in tokenizer_config.json, as in transformers.
+generation_config.json. Templates in files of their own go before those in tokenizer_config.json, as in transformers.
 Templates are only carried here; they run in the sandbox of `smidgen.model.chat` and nowhere else.
 """
 
@@ -12,29 +12,43 @@ from pathlib import Path
 from typing import Any
 
 from smidgen.errors import BadFile, printable
-from smidgen.formats.hf.folder import member, read_json
+from smidgen.formats.hf.folder import (
+    TEMPLATE_ENDING,
+    TEMPLATE_FILE,
+    TEMPLATES,
+    member,
+    read_json,
+    template_files,
+)
 from smidgen.formats.hf.tokenizer.tokenizer_json import AddedToken, added_token, token_id
-from smidgen.model.chat import LONGEST_TEMPLATE
+from smidgen.model.chat import DEFAULT_TEMPLATE, LONGEST_TEMPLATE
+from smidgen.model.templates import MOST_TEMPLATES
 
 ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
-MOST_TEMPLATES = 32
-DEFAULT_TEMPLATE = "default"
+_SPECIAL = ("additional_special_tokens", "extra_special_tokens")  # until and since transformers 5
+LONGEST_TEMPLATE_NAME = 64
 
 
 @dataclass(frozen=True)
 class Settings:
-    """roles: texts of the tokens named bos_token and so on. ids: the same by id, from the model's own configs.
+    """roles: texts of the tokens named bos_token and so on. ids: the same by id, from the model's own configs, all
+    that they name.
     end_ids: all ids at which generation_config.json stops. added: further tokens by text. add_bos: None where
-    nothing is said. legacy: what transformers calls the space prefix before every stretch. templates: by name."""
+    nothing is said. legacy: what transformers calls the space prefix before every stretch. templates: by name.
+    special: texts that are special tokens without a role. tokenizer_class, model_type: names of transformers' classes,
+    None where nothing is said."""
 
     roles: dict[str, str]
-    ids: dict[str, int]
+    ids: dict[str, list[int]]
     end_ids: list[int]
     added: list[AddedToken]
     add_bos: bool | None
     legacy: bool
     add_prefix_space: bool | None
     templates: dict[str, str]
+    special: list[str]
+    tokenizer_class: str | None
+    model_type: str | None
 
 
 def read_settings(folder: Path) -> Settings:
@@ -42,13 +56,10 @@ def read_settings(folder: Path) -> Settings:
     config = _object(folder, "tokenizer_config.json")
     generation, model = _object(folder, "generation_config.json"), _object(folder, "config.json")
     ends = _ids(generation.get("eos_token_id")) or _ids(model.get("eos_token_id"))
-    ids = {
-        role: found[0]
-        for role in ROLES
-        if (found := _ids(model.get(f"{role}_id")) or _ids(generation.get(f"{role}_id")))
-    }
+    ids = {role: [*_ids(model.get(f"{role}_id")), *_ids(generation.get(f"{role}_id"))] for role in ROLES}
+    named = _object(folder, "special_tokens_map.json")
     return Settings(
-        roles=_roles(_object(folder, "special_tokens_map.json")) | _roles(config),
+        roles=_roles(named) | _roles(config),
         ids=ids,
         end_ids=ends,
         added=_added(config, _object(folder, "added_tokens.json")),
@@ -56,6 +67,9 @@ def read_settings(folder: Path) -> Settings:
         legacy=_flag(config, "legacy") is not False,
         add_prefix_space=_flag(config, "add_prefix_space"),
         templates=_templates(folder, config),
+        special=[text for file in (named, config) for key in _SPECIAL for text in _texts(file.get(key))],
+        tokenizer_class=_text(config.get("tokenizer_class")) or _text(model.get("tokenizer_class")),
+        model_type=_text(model.get("model_type")),
     )
 
 
@@ -65,6 +79,17 @@ def _object(folder: Path, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadFile(f"{name} is not a JSON object; download or copy the model again.")
     return value
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _texts(listed: Any) -> list[str]:
+    """The texts of tokens in a list, or by name in an object; each a string or an object with its content."""
+    values = list(listed.values()) if isinstance(listed, dict) else listed if isinstance(listed, list) else []
+    texts = [_text(value.get("content") if isinstance(value, dict) else value) for value in values]
+    return [text for text in texts if text is not None]
 
 
 def _roles(settings: Mapping[str, Any]) -> dict[str, str]:
@@ -110,33 +135,49 @@ def _ids(value: Any) -> list[int]:
 
 
 def _templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """Chat templates by name; the one that is used is called "default"."""
-    path = member(folder, "chat_template.jinja")
-    if path:
-        with path.open("rb") as file:
-            raw = file.read(4 * LONGEST_TEMPLATE + 1)
-        try:
-            return _checked({DEFAULT_TEMPLATE: raw.decode()})
-        except UnicodeDecodeError as error:
-            raise BadFile("chat_template.jinja is not UTF-8 text; download or copy the file again.") from error
-    found = _object(folder, "chat_template.json").get("chat_template") or config.get("chat_template")
+    """Chat templates by name; the one that is used is called "default".
+
+    As transformers' tokenizers read them: where there are files of templates, these alone count. chat_template.json is
+    for processors, and tokenizers do not read it; here it counts where nothing else is said.
+    """
+    files = {} if member(folder, TEMPLATE_FILE) is None else {DEFAULT_TEMPLATE: TEMPLATE_FILE}
+    for file in template_files(folder):
+        files[file.removeprefix(f"{TEMPLATES}/").removesuffix(TEMPLATE_ENDING)] = file
+    if files:
+        return _checked({name: _template(folder, file) for name, file in files.items()})
+    found = config.get("chat_template") or _object(folder, "chat_template.json").get("chat_template")
     if found is None or found == "":
         return {}
     if isinstance(found, str):
         return _checked({DEFAULT_TEMPLATE: found})
-    if not isinstance(found, list) or len(found) > MOST_TEMPLATES:
+    entries = [{"name": name, "template": text} for name, text in found.items()] if isinstance(found, dict) else found
+    if not isinstance(entries, list) or len(entries) > MOST_TEMPLATES:
         raise BadFile(f"the chat template is neither a text nor a list of at most {MOST_TEMPLATES} templates.")
     templates: dict[str, str] = {}
-    for entry in found:
+    for entry in entries:
         name, template = (entry.get("name"), entry.get("template")) if isinstance(entry, dict) else (None, None)
-        if not isinstance(name, str) or not isinstance(template, str) or not 0 < len(name) <= 64 or name in templates:
+        if not isinstance(name, str) or not isinstance(template, str) or name in templates:
             raise BadFile("the list of chat templates holds one without a text or a name of its own.")
         templates[name] = template
     return _checked(templates)
 
 
+def _template(folder: Path, name: str) -> str:
+    path = member(folder, name)
+    if path is None:
+        raise BadFile(f"{printable(name)} was there and is gone; download or copy the model again.")
+    with path.open("rb") as file:
+        raw = file.read(4 * LONGEST_TEMPLATE + 1)
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise BadFile(f"{printable(name)} is not UTF-8 text; download or copy the file again.") from error
+
+
 def _checked(templates: dict[str, str]) -> dict[str, str]:
-    longest = max(len(template) for template in templates.values()) if templates else 0
-    if longest > LONGEST_TEMPLATE:
-        raise BadFile(f"the chat template has more than {LONGEST_TEMPLATE} characters, which no real one needs.")
+    for name, template in templates.items():
+        if not 0 < len(name) <= LONGEST_TEMPLATE_NAME or not name.isprintable():
+            raise BadFile(f"a chat template is named {printable(name, 64)!r}, which is no name; get the model anew.")
+        if len(template) > LONGEST_TEMPLATE:
+            raise BadFile(f"the chat template has more than {LONGEST_TEMPLATE} characters, which no real one needs.")
     return templates

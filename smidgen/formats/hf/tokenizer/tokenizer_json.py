@@ -13,7 +13,7 @@ from typing import Any
 from smidgen.errors import BadFile, printable
 from smidgen.formats.hf.folder import read_json
 from smidgen.formats.hf.tokenizer import pipeline
-from smidgen.formats.hf.tokenizer.pipeline import Ends, refuse
+from smidgen.formats.hf.tokenizer.pipeline import Ends, Words, refuse
 from smidgen.model.tokenizers.vocabulary import LARGEST_VOCABULARY
 
 LARGEST_FILE = 128 * 2**20  # bytes; Gemma 3's, the largest known, has 33 million
@@ -37,14 +37,14 @@ class AddedToken:
 @dataclass(frozen=True)
 class TokenizerJson:
     """vocabulary: text → id of the model's tokens. merges: pairs, best first. unknown: text of the unknown token.
-    pre: name of a byte-level tokenizer's expressions, None for a SentencePiece-like one. nfc: it normalises.
+    words: how a byte-level tokenizer splits text, None for a SentencePiece-like one. nfc: it normalises.
     space_prefix: "never" or one of `text_rules.SPACE_PREFIXES`. ends: tokens that the post-processor adds."""
 
     vocabulary: dict[str, int]
     merges: list[tuple[str, str]]
     added: list[AddedToken]
     unknown: str | None
-    pre: str | None
+    words: Words | None
     nfc: bool
     space_prefix: str
     ends: Ends
@@ -52,7 +52,11 @@ class TokenizerJson:
 
 def read_tokenizer_json(path: Path) -> TokenizerJson:
     """Read and check. Raises BadFile for a file that contradicts itself, Unsupported for steps GGUF cannot name."""
-    tokenizer = read_json(path, LARGEST_FILE)
+    return checked_tokenizer(read_json(path, LARGEST_FILE))
+
+
+def checked_tokenizer(tokenizer: Any) -> TokenizerJson:
+    """What a tokenizer.json holds, checked; errors as of `read_tokenizer_json`."""
     model = tokenizer.get("model") if isinstance(tokenizer, dict) else None
     if not isinstance(model, dict):
         raise BadFile(f"tokenizer.json has no model{_BAD_MODEL}")
@@ -75,7 +79,7 @@ def read_tokenizer_json(path: Path) -> TokenizerJson:
         _merges(model.get("merges"), vocabulary),
         added,
         unknown if isinstance(unknown, str) else None,
-        pipeline.byte_level_name(tokenizer, bool(model.get("ignore_merges", False))) if byte_level else None,
+        pipeline.byte_level_words(tokenizer, bool(model.get("ignore_merges", False))) if byte_level else None,
         pipeline.normalizes_nfc(tokenizer) if byte_level else False,
         prefix,
         pipeline.added_ends(tokenizer),

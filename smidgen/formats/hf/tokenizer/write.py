@@ -1,9 +1,10 @@
 """From the tokenizer metadata of a GGUF file to a folder that transformers and others load.
 
-Writes tokenizer.json, tokenizer_config.json and chat_template.jinja (or, where there are several templates, the list of
-them in tokenizer_config.json). The class named there is PreTrainedTokenizerFast, which takes tokenizer.json as it
-stands; the classes of the families would build some steps anew. (transformers 5 uses Qwen's own class all the same
-where config.json says "qwen2"; it normalises to NFC, which a GGUF file of llama.cpp's converter does not say.)
+Writes tokenizer.json, tokenizer_config.json, chat_template.jinja and, where there are templates by name, a file for
+each in additional_chat_templates, as transformers does. The class in tokenizer_config.json is PreTrainedTokenizerFast,
+which takes tokenizer.json as it stands; the classes of the families would build some steps anew. (transformers 5 uses
+Qwen's own class all the same where config.json says "qwen2"; it normalises to NFC, which a GGUF file of llama.cpp's
+converter does not say.)
 
 The ids are the same as here, but for three things that the `tokenizers` library cannot do. Of several ways to make one
 token by merging it takes the first in its list, SentencePiece the leftmost in the text, and of two tokens with equal
@@ -16,16 +17,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from smidgen.errors import BadFile, printable
+from smidgen.formats.hf.folder import TEMPLATE_ENDING, TEMPLATE_FILE, TEMPLATES, is_plain
 from smidgen.formats.hf.tokenizer.layout import padding_text
-from smidgen.formats.hf.tokenizer.settings import DEFAULT_TEMPLATE
+from smidgen.formats.hf.tokenizer.settings import LONGEST_TEMPLATE_NAME
+from smidgen.model.chat import DEFAULT_TEMPLATE, chat_templates
 from smidgen.model.tokenizer import ADD_BOS, ADD_SPACE_PREFIX
-from smidgen.model.tokenizers.byte_level import pre_tokenizer, read_merges
+from smidgen.model.tokenizers.byte_level import read_merges
 from smidgen.model.tokenizers.sentencepiece import SPACE
+from smidgen.model.tokenizers.splitting import pre_tokenizer
 from smidgen.model.tokenizers.text_rules import TextRules
 from smidgen.model.tokenizers.vocabulary import MetadataValue, TokenKind, Vocabulary, flag, number_array
 
 _ADD_EOS = "tokenizer.ggml.add_eos_token"
-_TEMPLATE = "tokenizer.chat_template"
 _REPLACE_SPACES = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
 _SCHEMES = {"missing": "always", "first": "first"}  # of Metaspace, by text_rules.SPACE_PREFIXES
 
@@ -50,11 +54,9 @@ def write_tokenizer(folder: Path, metadata: Mapping[str, MetadataValue]) -> None
     tokenizer = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, **steps}
     tokenizer["post_processor"] = _post_processor(vocabulary, bos, eos)
     config = _config(vocabulary, added, bos is not None, eos is not None)
-    templates = _templates(metadata)
-    if len(templates) > 1:
-        config["chat_template"] = [{"name": name, "template": text} for name, text in templates.items()]
-    elif templates:
-        (folder / "chat_template.jinja").write_text(templates[DEFAULT_TEMPLATE], encoding="utf-8", newline="")
+    for name, text in _template_files(metadata).items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8", newline="")
     _write(folder / "tokenizer.json", tokenizer)
     _write(folder / "tokenizer_config.json", config, indent=2)
 
@@ -198,8 +200,11 @@ def _config(vocabulary: Vocabulary, added: list[dict[str, Any]], begins: bool, e
     }
 
 
-def _templates(metadata: Mapping[str, MetadataValue]) -> dict[str, str]:
-    """The chat templates by name, the default one first."""
-    found = {DEFAULT_TEMPLATE: metadata.get(_TEMPLATE)}
-    found |= {key.removeprefix(f"{_TEMPLATE}."): metadata[key] for key in metadata if key.startswith(f"{_TEMPLATE}.")}
-    return {name: text for name, text in found.items() if isinstance(text, str) and text}
+def _template_files(metadata: Mapping[str, MetadataValue]) -> dict[str, str]:
+    """The chat templates by the names of their files in the folder."""
+    files: dict[str, str] = {}
+    for name, text in chat_templates(metadata).items():
+        if not is_plain(name) or len(name) > LONGEST_TEMPLATE_NAME:
+            raise BadFile(f"the file has a chat template named {printable(name, 64)!r}, which no file can be named.")
+        files[TEMPLATE_FILE if name == DEFAULT_TEMPLATE else f"{TEMPLATES}/{name}{TEMPLATE_ENDING}"] = text
+    return files

@@ -11,6 +11,9 @@ from smidgen.formats.hf.tokenizer import tokenizer_metadata, write_tokenizer
 from smidgen.model.chat import chat_template, render_chat
 from smidgen.model.tokenizer import Tokenizer
 from smidgen.model.tokenizers import text_rules
+from smidgen.model.tokenizers.subset import Pieces, subset
+from smidgen.model.tokenizers.vocabulary import END_IDS
+from smidgen.progress import say_once
 from tests.tiny_tokenizers import (
     BYTE_LEVEL_CONFIG,
     CONFIG,
@@ -122,6 +125,86 @@ def test_tokens_that_end_generation(tmp_path: Path) -> None:
     assert metadata["tokenizer.ggml.eot_token_id"] == begin + 3 and metadata["tokenizer.ggml.eom_token_id"] == begin + 4
 
 
+STOPS = ("<|begin|>", "<|end|>", "<s1>", "<s2>", "<s3>", "<s4>", "<s5>", "<s6>", "<s7>")
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5, 6, 8])
+def test_any_number_of_tokens_that_end_generation(
+    count: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """None is lost; the keys of GGUF have room for six, and a word is said of the others."""
+    folder = byte_level(tmp_path, specials=STOPS)
+    begin = read(folder)[1].bos_id or 0
+    wanted = [begin + 1 + place for place in range(count)]
+    write_folder(folder, generation_config__json={"eos_token_id": wanted})
+    say_once.cache_clear()
+    metadata, tokenizer = read(folder)
+    assert tokenizer.eos_ids == {begin + 1, *wanted}
+    keys = [f"tokenizer.ggml.{key}_token_id" for key in ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")]
+    assert [metadata[key] for key in keys if key in metadata] == (wanted or [begin + 1])[:6]
+    assert list(metadata.get(END_IDS, [])) == wanted[6:]
+    assert ("has room for 6 in a file, and will not end at <s6>, <s7>" in capsys.readouterr().err) == (count == 8)
+    again = write_folder(tmp_path / "again")
+    write_tokenizer(again, metadata)
+    if wanted[6:]:
+        kept = Pieces(metadata).closed([])
+        smaller, _ = subset(metadata, tokenizer_metadata(folder, ROWS)[1], kept)
+        ended = Tokenizer.from_gguf(smaller)
+        assert sorted(map(ended.token_text, ended.eos_ids)) == sorted(STOPS[1:])
+
+
+def test_keys_of_tokens_that_fill_in_are_theirs(tmp_path: Path) -> None:
+    """A vocabulary that has such tokens keeps the keys for them."""
+    folder = byte_level(tmp_path, specials=(*STOPS[:6], "<fim_pad>"))
+    begin = read(folder)[1].bos_id or 0
+    write_folder(folder, generation_config__json={"eos_token_id": [begin + 1 + place for place in range(5)]})
+    metadata, tokenizer = read(folder)
+    assert "tokenizer.ggml.fim_pad_token_id" not in metadata and list(metadata[END_IDS]) == [begin + 4, begin + 5]
+    assert {tokenizer.token_text(token) for token in tokenizer.eos_ids} == {*STOPS[1:6], "<fim_pad>"}
+
+
+@pytest.mark.parametrize("value", [2**32 - 1, ROWS, ROWS + 7, -1, None])
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
+def test_an_id_that_is_no_rows_is_no_token(file: str, value: int | None, tmp_path: Path) -> None:
+    folder = byte_level(tmp_path, {"eos_token": None})
+    eos = read(folder)[1].bos_id or 0
+    ids = {"pad_token_id": value, "unk_token_id": value, "eos_token_id": [value, eos]}
+    write_folder(folder, **{file.replace(".", "__"): ids})
+    metadata, tokenizer = read(folder)
+    assert {"tokenizer.ggml.padding_token_id", "tokenizer.ggml.unknown_token_id"}.isdisjoint(metadata)
+    assert tokenizer.eos_id == eos and set(tokenizer.special_texts) == {"bos_token", "eos_token"}
+
+
+@pytest.mark.parametrize("value", [2**32 - 1, 600, -1])
+def test_the_same_in_the_metadata_of_a_file(value: int, tmp_path: Path) -> None:
+    metadata, tokenizer = read(byte_level(tmp_path))
+    for role in ("padding", "unknown", "eot", "bos"):
+        changed = Tokenizer.from_gguf(metadata | {f"tokenizer.ggml.{role}_token_id": value})
+        assert changed.eos_ids == tokenizer.eos_ids and changed.encode("the dog") == tokenizer.encode("the dog")
+        assert changed.bos_id == (None if role == "bos" else tokenizer.bos_id)
+    with pytest.raises(BadFile, match="not the id of a token"):
+        Tokenizer.from_gguf(metadata | {"tokenizer.ggml.padding_token_id": "2"})
+
+
+def test_a_bos_beyond_the_rows_is_none(tmp_path: Path) -> None:
+    folder = byte_level(tmp_path, {"bos_token": "<far>", "added_tokens_decoder": {"700": {"content": "<far>"}}})
+    metadata, tokenizer = read(folder)
+    assert tokenizer.bos_id is None and "tokenizer.ggml.bos_token_id" not in metadata
+
+
+def test_what_a_file_names_as_special_is_special(tmp_path: Path) -> None:
+    """Old layouts: in the vocabulary and special_tokens_map.json alone, or in added_tokens.json."""
+    plain = byte_level_json()
+    plain["model"]["vocab"] |= {"[STOP]": 338, "[TOOL]": 339}
+    names = {"bos_token": "<|begin|>", "eos_token": {"content": "[STOP]"}, "additional_special_tokens": ["[TOOL]"]}
+    folder = write_folder(
+        tmp_path, tokenizer__json=plain, special_tokens_map__json=names, added_tokens__json={"[MORE]": 340}
+    )
+    metadata, tokenizer = read(folder)
+    assert tokenizer.encode("a[STOP][TOOL][MORE]", parse_special=True)[1:] == [338, 339, 340]
+    assert {338, 339} <= tokenizer.control and 340 not in tokenizer.control and tokenizer.eos_id == 338
+
+
 @pytest.mark.parametrize("said", [None, True, False])
 def test_bos_by_the_post_processor_or_by_name(said: bool | None, tmp_path: Path) -> None:
     config = {} if said is None else {"add_bos_token": said}
@@ -210,8 +293,6 @@ def test_chat_templates(tmp_path: Path) -> None:
     assert {key: other[key] for key in other if "chat" in key} == {
         key: metadata[key] for key in metadata if "chat" in key
     }
-    write_folder(tmp_path, chat_template__json={"chat_template": "in JSON"})
-    assert chat_template(read(tmp_path)[0]) == "in JSON"
     write_folder(tmp_path, chat_template__jinja="in Jinja\r\n")
     assert chat_template(read(tmp_path)[0]) == "in Jinja\r\n"
 

@@ -1,0 +1,161 @@
+"""What smidgen keeps on this machine, and how it is removed: only files that smidgen put there. Torch-free.
+
+Downloads, which lie in the hub's shared cache; models that are joined from packages; conversions; and text that models
+wrote themselves. Files of other names, and downloads of other programs, are neither listed nor touched.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from smidgen.atomic import partial_path, remove_partial
+from smidgen.errors import SmidgenError, printable
+from smidgen.formats.convert import CONVERSION, conversions_folder
+from smidgen.formats.hub.catalogue import CATALOGUE, cached_file
+from smidgen.formats.hub.home import cache_folder, fetched, notes_folder
+
+Kind = Literal["download", "catalogue", "conversion", "text"]
+
+_EARLIER_CONVERSION = re.compile(r"[0-9a-f]{64}\.gguf")  # as it was called before its name said what it is
+_TEXT = re.compile(r"[0-9a-f]{16}-.+\.json")
+_TEXTS = "self-written text"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Something in the cache.  last_used: seconds since 1970.  files: all of it; of a download links too."""
+
+    name: str
+    kind: Kind
+    bytes: int
+    last_used: float
+    files: tuple[Path, ...]
+
+
+def kept(name: str | None = None) -> list[Kept]:
+    """What is there, of this name or at all; the largest first. Raises SmidgenError where nothing has the name."""
+    found = [*_downloads(), *_joined(), *_conversions(), *_texts()]
+    found.sort(key=lambda one: (-one.bytes, one.name))
+    if name is None:
+        return found
+    named = [one for one in found if one.name == name]
+    if not named:
+        known = ", ".join(dict.fromkeys(printable(one.name) for one in found)) or "nothing at all"
+        raise SmidgenError(f"the cache has no {printable(name)}; it has {known}.")
+    return named
+
+
+def remove(things: Iterable[Kept]) -> None:
+    """Remove them. What another process has open stays usable for it.
+
+    Raises SmidgenError at the end where something could not be removed.
+    """
+    failed: list[str] = []
+    for one in things:
+        for file in one.files:
+            try:
+                _remove(file)
+            except OSError as error:
+                failed.append(f"{printable(file)} ({error.strerror or error})")
+        if one.kind == "download":
+            _tidy_repo(one.name)
+    if failed:
+        raise SmidgenError(f"{failed[0]} cannot be removed, and {len(failed) - 1} more; all else was.")
+
+
+def _remove(file: Path) -> None:
+    if file.name.endswith(".partial"):
+        remove_partial(file.with_name(file.name.removeprefix(".").removesuffix(".partial")))
+    else:
+        file.unlink(missing_ok=True)
+
+
+def _thing(name: str, kind: Kind, files: Iterable[Path]) -> Iterator[Kept]:
+    """One entry of the files that are there; none where there are none."""
+    size, used, there = 0, 0.0, []
+    for file in files:
+        with suppress(OSError):
+            status = file.lstat()
+            size, used = size + (0 if file.is_symlink() else status.st_size), max(used, status.st_atime)
+            there.append(file)
+    if there:
+        yield Kept(name, kind, size, used, tuple(there))
+
+
+def _downloads() -> Iterator[Kept]:
+    for note in _files(notes_folder()):
+        if note.suffix == ".txt" and note.stem.startswith("models--"):
+            yield from _thing(_repo_name(note), "download", _of_download(note))
+
+
+def _repo_name(note: Path) -> str:
+    return note.stem.removeprefix("models--").replace("--", "/")
+
+
+def _of_download(note: Path) -> list[Path]:
+    """The files that a note names, and what an interrupted download left of them, as far as they are of its repo."""
+    found = []
+    for path in fetched(note):
+        parts = path.parts[path.parts.index(note.stem) + 1 :] if note.stem in path.parts else ()
+        if ".." not in parts and len(parts) > 1 and parts[0] in ("blobs", "snapshots"):
+            found += [path, path.with_name(f"{path.name}.incomplete")] if parts[0] == "blobs" else [path]
+    return found
+
+
+def _tidy_repo(name: str) -> None:
+    """Remove the note of a download, links that lead nowhere now, and the repo's folders where they are empty."""
+    note = notes_folder() / f"models--{name.replace('/', '--')}.txt"
+    repos = {Path(*path.parts[: path.parts.index(note.stem) + 1]) for path in _of_download(note)}
+    for repo in repos:
+        snapshots = repo / "snapshots"
+        for link in snapshots.rglob("*"):
+            if link.is_symlink() and not link.exists():
+                link.unlink()
+        for place in (snapshots, repo / "blobs"):
+            _remove_empty(place)
+        if not snapshots.exists() and not (repo / "blobs").exists():  # what a name stands for, of nothing
+            for reference in _files(repo / "refs", deep=True):
+                reference.unlink()
+            _remove_empty(repo)
+    note.unlink(missing_ok=True)
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove a folder and those in it, as far as they are empty."""
+    inner = [path for path in folder.rglob("*") if path.is_dir() and not path.is_symlink()]
+    for path in (*sorted(inner, reverse=True), folder):
+        with suppress(OSError):
+            path.rmdir()
+
+
+def _joined() -> Iterator[Kept]:
+    for entry in CATALOGUE.values():
+        file = cached_file(entry)
+        leftover = re.compile(rf"\.{re.escape(file.name)}\.[0-9a-f]{{8}}")
+        broken = [other for other in _files(file.parent) if leftover.fullmatch(other.name)]
+        yield from _thing(entry.name, "catalogue", [file, file.with_suffix(".verified"), *broken])
+
+
+def _conversions() -> Iterator[Kept]:
+    for file in _files(conversions_folder()):
+        whole = file.name.removeprefix(".").removesuffix(".partial") if file.name.startswith(".") else file.name
+        made, earlier = CONVERSION.fullmatch(whole), _EARLIER_CONVERSION.fullmatch(whole)
+        if not (made or earlier) or file.name not in (whole, partial_path(file.with_name(whole)).name):
+            continue
+        yield from _thing(made["name"] if made else whole[:16], "conversion", [file])
+
+
+def _texts() -> Iterator[Kept]:
+    files = [file for file in _files(cache_folder() / "self-written") if _TEXT.fullmatch(file.name)]
+    yield from _thing(_TEXTS, "text", files)
+
+
+def _files(folder: Path, deep: bool = False) -> list[Path]:
+    """The plain files in a folder, none where it is not there."""
+    try:
+        return sorted(path for path in (folder.rglob("*") if deep else folder.iterdir()) if path.is_file())
+    except OSError:
+        return []

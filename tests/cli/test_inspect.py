@@ -1,0 +1,54 @@
+"""`smidgen inspect` describes what smidgen cannot use, with the reason, and refuses what is damaged."""
+
+import json
+from pathlib import Path
+
+import pytest
+from gguf import GGMLQuantizationType
+
+from tests.gguf_forms import of_types, plain, write_parts
+from tests.mutated_gguf import ARRAY, STRING, renamed
+
+
+def test_what_only_llama_cpp_can_do(run_smidgen, tmp_path: Path) -> None:
+    (tmp_path / "other.gguf").write_bytes(renamed(plain(), "internlm2").as_bytes())
+    kinds = {"ffn_down.weight": GGMLQuantizationType.IQ3_S}
+    (tmp_path / "small.gguf").write_bytes(of_types(plain(), kinds).as_bytes())
+    done = run_smidgen("inspect", "other.gguf")
+    assert done.returncode == 0
+    assert "cannot cut, measure, export, distill or tune it: architecture 'internlm2' is not supported" in done.stdout
+    assert "run, chat, serve and bench hand it to llama.cpp as it is" in done.stdout
+    facts = json.loads(run_smidgen("inspect", "small.gguf", "--json").stdout)
+    assert "tensor blk.0.ffn_down.weight has type IQ3_S" in facts["cannot_cut"]
+    assert facts["cannot_run"] is None
+    assert facts["types"]["IQ3_S"] == {"parameters": 2 * 256 * 256, "bytes": 2 * 256 * 110, "tensors": 2}
+
+
+def test_all_parts_are_described_as_one(run_smidgen, tmp_path: Path) -> None:
+    paths = write_parts(plain(), tmp_path)
+    done = run_smidgen("inspect", paths[1].name)
+    assert f"{paths[0].name} (GGUF 3, 3 parts)" in done.stdout.splitlines()[0]
+    assert f"{sum(path.stat().st_size for path in paths) / 1e6:.1f} MB" in done.stdout
+    paths[2].unlink()
+    done = run_smidgen("run", paths[0].name, "Hi")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{paths[2].name} is not beside it" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", [["inspect"], ["run", "--max-tokens", "1"]])
+def test_two_ids_with_one_text_are_damage(run_smidgen, tmp_path: Path, command: list[str]) -> None:
+    parts = plain().copy()
+    texts = list(parts.metadata["tokenizer.ggml.tokens"][1])
+    parts.metadata["tokenizer.ggml.tokens"] = (ARRAY, STRING), [*texts[:-1], texts[-2]]
+    (tmp_path / "twins.gguf").write_bytes(parts.as_bytes())
+    done = run_smidgen(command[0], "twins.gguf", *command[1:], stdin="Hi")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "tokens 298 and 299 of its vocabulary have the same text" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_files_that_are_no_model_are_named(run_smidgen, tmp_path: Path) -> None:
+    parts = plain().copy()
+    parts.metadata["general.type"] = (STRING,), "adapter"
+    (tmp_path / "adapter.gguf").write_bytes(parts.as_bytes())
+    assert "cannot cut or run it: is an adapter, not a model" in run_smidgen("inspect", "adapter.gguf").stdout

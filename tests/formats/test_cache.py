@@ -1,0 +1,128 @@
+"""What smidgen keeps, listed and removed: its own files and no others."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from smidgen.cli import models
+from smidgen.errors import SmidgenError
+from smidgen.formats.cache import kept, remove
+from smidgen.formats.hub.catalogue import locate
+from tests.formats.hub.hub_stand_in import COMMIT, Hub
+
+TEXT = f"{'0' * 16}-0-calibration-512.json"
+CONVERSION = f"tiny.{'a' * 16}.{'b' * 32}.gguf"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache with a conversion, a text, half a conversion, and files of somebody else."""
+    monkeypatch.setenv("SMIDGEN_HOME", str(tmp_path / "home"))
+    for name in (
+        f"converted/{CONVERSION}", f"converted/.{CONVERSION}.partial", "converted/mine.gguf", "converted/notes.txt",
+        f"self-written/{TEXT}", "self-written/mine.json", "models/qwen2.5-coder-1.5b.gguf", "models/mine.gguf",
+        "downloads/mine.md", "mine.txt",
+    ):  # fmt: skip
+        path = tmp_path / "home" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("1234567890")
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    return tmp_path / "hub"
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+
+
+def test_what_is_there(home: Path) -> None:
+    found = {(one.name, one.kind, one.bytes) for one in kept()}
+    assert found == {
+        ("tiny", "conversion", 10), ("self-written text", "text", 10), ("qwen2.5-coder-1.5b", "catalogue", 10)
+    }  # fmt: skip
+
+
+def test_clearing_leaves_the_files_of_others(home: Path) -> None:
+    remove(kept())
+    assert files(home) == {
+        "converted/mine.gguf", "converted/notes.txt", "self-written/mine.json", "models/mine.gguf", "downloads/mine.md",
+        "mine.txt",
+    }  # fmt: skip
+    assert kept() == []
+
+
+def test_one_of_them(home: Path) -> None:
+    remove(kept("tiny"))
+    assert not (home / "converted" / CONVERSION).exists()
+    assert (home / "self-written" / TEXT).exists()
+    with pytest.raises(SmidgenError, match="the cache has no tiny; it has qwen2.5-coder-1.5b, self-written text"):
+        kept("tiny")
+
+
+def test_a_file_that_is_being_written_stays(home: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    partial = home / "converted" / f".{CONVERSION}.partial"
+    with partial.open("rb+") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        remove(kept())
+    assert partial.exists()
+    remove(kept())
+    assert not partial.exists()
+
+
+def test_downloads_go_and_what_others_fetched_stays(
+    home: Path, hub_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Hub({"config.json": b"{}", "model.safetensors": b"weights", "LICENSE": b"text"}) as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+        snapshot = locate("org/name")
+    repo = hub_cache / "models--org--name"
+    (repo / "blobs" / "theirs").write_text("of another program")
+    (snapshot / "theirs.txt").symlink_to("../../blobs/theirs")
+    (hub_cache / "models--other--name").mkdir()
+    (hub_cache / "models--other--name" / "x").touch()
+    (repo / "blobs" / "ours.incomplete").touch()
+    (home / "downloads" / "models--org--name.txt").open("a").write(f"{repo}/blobs/ours\n/etc/hosts\n{repo}/../x\n")
+    (download,) = kept("org/name")
+    assert (download.kind, download.bytes) == ("download", len(b"{}weightstext"))
+    remove([download])
+    assert files(hub_cache) - {name for name in files(hub_cache) if name.startswith(".locks")} == {
+        "models--org--name/blobs/theirs", f"models--org--name/snapshots/{COMMIT}/theirs.txt",
+        "models--org--name/refs/main", "models--other--name/x",
+    }  # fmt: skip
+    assert "org/name" not in {one.name for one in kept()}
+
+
+def test_a_repo_of_ours_alone_goes_as_a_whole(home: Path, hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Hub({"config.json": b"{}", "model.safetensors": b"weights"}) as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+        locate("org/name")
+        remove(kept("org/name"))
+        assert not (hub_cache / "models--org--name").exists()
+        assert (locate("org/name") / "model.safetensors").read_bytes() == b"weights"
+        assert kept("org/name")
+
+
+def test_the_command(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.utime(home / "converted" / CONVERSION, (0, 0))
+    models.command(cache=True)
+    shown = capsys.readouterr().out
+    assert "tiny" in shown and "last used 19" in shown and "in all" in shown
+    models.command(cache=True, json=True)
+    listed = json.loads(capsys.readouterr().out)
+    assert listed["bytes"] == sum(one["bytes"] for one in listed["cache"]) == 40
+    models.command("tiny", cache=True, clear=True)
+    assert "Removed: tiny, conversion" in capsys.readouterr().out
+    models.command(cache=True, clear=True, json=True)
+    assert json.loads(capsys.readouterr().out)["cleared"]
+    models.command(cache=True)
+    assert "The cache is empty" in capsys.readouterr().out
