@@ -28,6 +28,15 @@ Tokens = Annotated[int, typer.Option("--tokens", min=64, metavar="N", help="Toke
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="CARD.json", help="Write the card, and CARD.html beside it.")
 ]
+Tasks = Annotated[
+    str | None,
+    typer.Option(
+        "--tasks", metavar="mmlu,mbpp", help="Ask both models: mmlu, mbpp, xstest, crows_pairs, or a harness task."
+    ),
+]
+Data = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Local copies of the tasks' data.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Items of each task, drawn by --seed.")]
+Unsafe = Annotated[bool, typer.Option("--unsafe", help="Run programs that a model writes without a sandbox.")]
 Seed = Annotated[
     int,
     typer.Option("--seed", min=0, max=LARGEST_SEED, metavar="N", help="Chooses windows and self-written text."),
@@ -41,6 +50,10 @@ def command(
     text: Text = None,
     langs: Langs = None,
     tokens: Tokens = 8192,
+    tasks: Tasks = None,
+    data: Data = None,
+    limit: Limit = None,
+    unsafe: Unsafe = False,
     output: Output = None,
     seed: Seed = 0,
     threads: Threads = None,
@@ -60,6 +73,7 @@ def command(
       smidgen measure gemma-3-270m gemma-small --text notes.txt -o card.json
       smidgen measure gemma-3-270m gemma-small --text de=de.txt --text fr=fr.txt --json
       smidgen measure gemma-3-270m gemma-german --langs de,en
+      smidgen measure gemma-3-270m gemma-small --tasks mmlu,xstest --data evaluations --limit 200
     """
     from smidgen.data.languages import languages_of
     from smidgen.data.sources import read_texts
@@ -77,7 +91,7 @@ def command(
 
     card = measure(
         before, after, text or (), languages=codes, tokens=tokens, seed=seed, threads=threads,
-        with_speed=not no_speed, output=path,
+        with_speed=not no_speed, tasks=comma_list(tasks), data=data, limit=limit, unsafe=unsafe, output=path,
     )  # fmt: skip
     if json:
         print(json_format.dumps(card))
@@ -85,6 +99,16 @@ def command(
     _print_card(card)
     if path is not None:
         print(f"\nCard: {path} and {path.with_suffix('.html')}")
+
+
+def _print_answers(card: dict[str, Any]) -> None:
+    """What both models answered, a line for each task."""
+    from smidgen.measuring.answers_shown import answer_rows
+
+    for row in answer_rows(card):
+        print(f"\n{row.label}: {row.original} → {row.cut}, {row.difference} ({row.items})")
+        for note in row.notes:
+            print(f"  {note}")
 
 
 def _card_path(output: Path) -> Path:
@@ -112,6 +136,7 @@ def _print_card(card: dict[str, Any]) -> None:
             before, after = number(text["tokens_per_byte_original"]), number(text["tokens_per_byte_cut"])
             print(f"  tokens per byte  {before} → {after}")
             print(f"  mass dropped     {percent(text['dropped_mass'])} of the original's expectations")
+    _print_answers(card)
     for note in card["notes"]:
         print(f"\n{note}")
     speed = card["speed"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from smidgen.formats.hub.catalogue import ModelName
     from smidgen.measuring.card import Card
     from smidgen.measuring.run import Subject
+    from smidgen.measuring.tasks.questions import Questions
     from smidgen.model.tokenizer import Tokenizer
     from smidgen.shapes import Int
 
@@ -42,6 +44,10 @@ def measure(
     seed: int = 0,
     threads: int | None = None,
     with_speed: bool = True,
+    tasks: str | Sequence[str] = (),
+    data: str | os.PathLike[str] | None = None,
+    limit: int | None = None,
+    unsafe: bool = False,
     output: str | os.PathLike[str] | None = None,
     calibrated_on: Int[Tensor, "batch position"] | None = None,
     calibration: Sequence[Mapping[str, Any]] = (),
@@ -54,6 +60,9 @@ def measure(
     texts: `FILE`, `NAME=FILE`, or read already; one or several.  tokens: to score of each text.
     languages: codes of languages to measure in too; where no text has that name, the original writes one.
     other_languages: the same for languages that the cut was not asked to keep, with fewer tokens of each.
+    tasks: names of tasks to ask both models (`mmlu`, `mbpp`, `xstest`, `crows_pairs`, or one of
+        lm-evaluation-harness).  data: a folder with local copies of them.  limit: items of each, drawn with `seed`.
+        unsafe: run what a model writes for `mbpp` without a sandbox.
     Where neither texts nor languages are given, the original writes a text of its own.
     output: where to write card.json, with card.html beside it.
     calibrated_on, calibration, steps, cost, cut_name: from the cut, if it was just made; see `run.measure_subjects` and
@@ -80,6 +89,13 @@ def measure(
     tokens = DEFAULT_TOKENS if tokens is None else tokens
     languages, other_languages = several("languages", languages), several("other_languages", other_languages)
     sources = read_texts(several("texts", texts, TextSource))
+    within("limit", limit, 1)
+    names = several("tasks", tasks)
+    questions = None
+    if names:
+        from smidgen.measuring.tasks.questions import Questions
+
+        questions = Questions(names, None if data is None else Path(data), limit, seed, unsafe)
     with open_model(original) as before, open_model(cut) as after:
         engine = TorchEngine(before, threads)
         depths = len(before.config.layers), len(after.config.layers)
@@ -100,11 +116,31 @@ def measure(
             steps=steps, calibration=calibration, history=history(after.file.metadata), cost=cost,
             settings={"machine": machine_name(), "threads": torch.get_num_threads()},
         )  # fmt: skip
+        if questions is not None:
+            card["tasks"], card["safety"] = _ask(questions, before, after, threads)
     card["made"]["peak_ram_bytes"] = peak_memory()
     if output is not None:
         page = write_card(card, Path(output))
         renew(page.parent, (Path(output).name, page.name))
     return card
+
+
+def _ask(
+    questions: Questions, before: Checkpoint, after: Checkpoint, threads: int | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What both models answer."""
+    from smidgen.engines.answers import ModelAnswers
+    from smidgen.engines.torch import TorchEngine
+    from smidgen.model.tokenizer import Tokenizer
+
+    with ExitStack() as stack:
+        models = [
+            stack.enter_context(
+                ModelAnswers(TorchEngine(one), Tokenizer.from_gguf(one.tokenizer_metadata), one.path, threads)
+            )
+            for one in (before, after)
+        ]
+        return questions.ask(*models)
 
 
 class _Writer:

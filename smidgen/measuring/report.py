@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 
 from smidgen.curve import curve_svg
 from smidgen.errors import printable
+from smidgen.measuring.answers_shown import answer_rows
 from smidgen.measuring.figures import NOT_MEASURED, number, percent, size, whole
 from smidgen.measuring.report_pictures import damage_picture, pair_picture, type_picture, type_shares
 from smidgen.measuring.verdict import cut_name, is_trimmed, notes, verdict, worst_text
@@ -37,8 +38,14 @@ def render(card: Mapping[str, Any]) -> str:
         damages=damage_picture(picture, damage) if damage else None, made=_made(card), steps=_steps(card),
         not_measured=NOT_MEASURED, trimmed=trimmed, part=part_of_model,
         beside_tensors=card["cut"]["bytes"] - sum(tensor["bytes"] for tensor in tensors),
+        answers=answer_rows(card), changed=changed_answers(card),
         trims=[pair_picture(title, trimmed, key) for title, key in _TRIM_PICTURES], healings=healings(card),
     )  # fmt: skip
+
+
+def changed_answers(card: Mapping[str, Any]) -> list[Mapping[str, str]]:
+    """Items whose answer went from right to wrong, with both answers."""
+    return [item for score in card["tasks"].values() for item in score.get("changed", ())]
 
 
 def healings(card: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], Markup]]:

@@ -1,8 +1,10 @@
 """Two models on the same tasks: which items, whose answers, and what the card says of them."""
 
+import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,16 @@ def require_harness() -> None:
         raise SmidgenError(
             "tasks are asked by lm-evaluation-harness, which is not installed: pip install 'smidgen[eval]'"
         ) from error
+    _silence()
+
+
+def _silence() -> None:
+    """We show progress ourselves, and what the harness warns of is about its own files."""
+    from lm_eval.api import task
+    from tqdm import tqdm
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    task.tqdm = partial(tqdm, disable=True)
 
 
 class Tasks:

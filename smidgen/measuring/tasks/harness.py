@@ -8,13 +8,9 @@ of a comparison answer the very same items.
 This module is imported only when tasks are asked for: the harness is an extra (`pip install smidgen[eval]`).
 """
 
-import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
-
-os.environ.setdefault("TQDM_DISABLE", "1")  # we show progress ourselves; tqdm reads this when it is imported
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
@@ -26,8 +22,6 @@ from smidgen.progress import track
 
 _LONGEST_ANSWER = 512  # tokens, where a task names none
 _RIGHT = ("acc", "exact_match", "pass_at_1", "em")  # metrics that say right or wrong of each item, the first one counts
-
-logging.getLogger("lm_eval").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)
