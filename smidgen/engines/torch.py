@@ -27,10 +27,11 @@ class TorchEngine:
     """Runs a checkpoint with the PyTorch decoder on the CPU. Satisfies `engines.base.Scorer`.
 
     threads: for torch, in the whole process; None leaves its choice.
+    rounding: what leaves each block is rounded to this type, as where it is computed in 16 bits; None rounds nothing.
     """
 
-    def __init__(self, checkpoint: Checkpoint, threads: int | None = None) -> None:
-        self.checkpoint = checkpoint
+    def __init__(self, checkpoint: Checkpoint, threads: int | None = None, rounding: torch.dtype | None = None) -> None:
+        self.checkpoint, self._rounding = checkpoint, rounding
         if threads is not None:
             torch.set_num_threads(threads)
 
@@ -50,8 +51,11 @@ class TorchEngine:
         for index in range(len(self.config.layers)):
             block = load_block(self.checkpoint, index)
             for part in states.split(at_once):
-                part.copy_(block(part))
+                part.copy_(self._rounded(block(part)))
         return load_final_norm(self.checkpoint)(states)
+
+    def _rounded(self, states: Float[Tensor, "batch position hidden"]) -> Float[Tensor, "batch position hidden"]:
+        return states if self._rounding is None else states.to(self._rounding)
 
     def head_rows(self, start: int, stop: int) -> Float[Tensor, "rows hidden"]:
         """Rows start … stop-1 of the output head, float32, decoded on demand."""

@@ -1,7 +1,8 @@
 """What smidgen keeps on this machine, and how it is removed: only files that smidgen put there. Torch-free.
 
-Downloads, which lie in the hub's shared cache; models that are joined from packages; conversions; and text that models
-wrote themselves. Files of other names, and downloads of other programs, are neither listed nor touched.
+Downloads, which lie in the hub's shared cache; models that are joined from packages; conversions; copies of drafts with
+more rows; and text that models wrote themselves. Files of other names, and downloads of other programs, are neither
+listed nor touched.
 """
 
 import re
@@ -17,10 +18,12 @@ from smidgen.formats.convert import CONVERSION, conversions_folder
 from smidgen.formats.hub.catalogue import CATALOGUE, cached_file
 from smidgen.formats.hub.home import cache_folder, fetched, notes_folder
 
-Kind = Literal["download", "catalogue", "conversion", "text"]
+Kind = Literal["download", "catalogue", "conversion", "draft", "text"]
 
 _EARLIER_CONVERSION = re.compile(r"[0-9a-f]{64}\.gguf")  # as it was called before its name said what it is
 _TEXT = re.compile(r"[0-9a-f]{16}-.+\.json")
+_DRAFT = re.compile(r"[0-9a-f]{64}\.gguf|\.[0-9a-f]{64}\.gguf\.partial")
+_DRAFTS = "copies of drafts"
 _TEXTS = "self-written text"
 
 
@@ -37,7 +40,7 @@ class Kept:
 
 def kept(name: str | None = None) -> list[Kept]:
     """What is there, of this name or at all; the largest first. Raises SmidgenError where nothing has the name."""
-    found = [*_downloads(), *_joined(), *_conversions(), *_texts()]
+    found = [*_downloads(), *_joined(), *_conversions(), *_drafts(), *_texts()]
     found.sort(key=lambda one: (-one.bytes, one.name))
     if name is None:
         return found
@@ -146,6 +149,12 @@ def _conversions() -> Iterator[Kept]:
         if not (made or earlier) or file.name not in (whole, partial_path(file.with_name(whole)).name):
             continue
         yield from _thing(made["name"] if made else whole[:16], "conversion", [file])
+
+
+def _drafts() -> Iterator[Kept]:
+    """See engines/llama_cpp/draft.py."""
+    files = [file for file in _files(cache_folder() / "drafts") if _DRAFT.fullmatch(file.name)]
+    yield from _thing(_DRAFTS, "draft", files)
 
 
 def _texts() -> Iterator[Kept]:

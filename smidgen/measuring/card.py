@@ -7,7 +7,8 @@ takes, while it loads); `made`, where the card is from; `history`, the steps tha
 each text `windows`, `bytes`, `kl_standard_error`, `seen_in_calibration`, `asked`, `self_written`, and what became of
 its tokens: `dropped_mass`, `padding_mass_original`, `padding_mass_cut`, `aligned`, `tokens_dropped`,
 `tokens_per_byte_original`, `tokens_per_byte_cut` (measuring/divergence.py); `calibration`, how many tokens of each text
-the cut learned from; `verdict` and `notes`, the words of the page (measuring/verdict.py).
+the cut learned from; `kl_median`, `kl_p90` and `by_sureness` of each text; `noise_floor`, how far the original is from
+itself where it is computed in 16 bits; `verdict` and `notes`, the words of the page (measuring/verdict.py).
 
 `languages` has every text whose language is known, also those that the cut was not asked to keep (`asked` is false),
 which are not in `fidelity`.
@@ -128,6 +129,7 @@ def build_card(
     steps: Sequence[Mapping[str, Any]] = (),
     calibration: Sequence[Mapping[str, Any]] = (),
     history: Sequence[Mapping[str, Any]] = (),
+    noise_floor: Mapping[str, Any] | None = None,
     speed: Sequence[Mapping[str, Any]] | None = None,
     speed_reason: str = "not asked for",
     cost: Mapping[str, Any] | None = None,
@@ -139,6 +141,7 @@ def build_card(
     calibration: what the cut learned from, each {"text", "self_written", "tokens" that were used, "available",
     "too_short"}; empty where that is not known.
     history: the steps that the cut's file itself tells of, from this cut and from earlier ones.
+    noise_floor: the original against itself, computed in 16 bits; None where that was not measured.
     speed: of the original (if this machine can run it) and of the cut, as `engines.llama_cpp.bench.measure_speed` gives
     it; else `speed_reason`.
     cost: {"seconds", "peak_ram_bytes"} of the cut.  settings: of the measurement (seed, threads, …).
@@ -151,6 +154,7 @@ def build_card(
         "calibration": [dict(text) for text in calibration],
         "history": bounded_history(history),
         "fidelity": [text.entry() for text in fidelity if text.asked],
+        "noise_floor": None if noise_floor is None else dict(noise_floor),
         "languages": _languages(fidelity),
         "tasks": {},
         "safety": {},

@@ -21,9 +21,11 @@ Cost: both models' forward pass over the windows; memory: hidden states of one g
 head, never the logits.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -37,9 +39,23 @@ from smidgen.numerics.divergence import NO_TARGET, Restriction, StreamedDivergen
 from smidgen.progress import track
 from smidgen.shapes import Float, Int
 
+_SURENESS = (0.0, 0.25, 0.5, 0.75, 1.0)  # borders of the buckets
 _HEAD_ROWS = 8192  # vocabulary entries at a time
 _LOGIT_BYTES = 32 * 2**20  # of one chunk of logits of one model; about four such chunks exist at once
 _HIDDEN_BYTES = 96 * 2**20  # of the final hidden states of one model
+
+
+class Sureness(TypedDict):
+    """Positions at which the original gave its likeliest token a probability from `least` to below `most`.
+
+    kl_mean, same_top1: of these; None where there are none.
+    """
+
+    least: float
+    most: float
+    tokens: int
+    kl_mean: float | None
+    same_top1: float | None
 
 
 @dataclass(frozen=True)
@@ -50,6 +66,8 @@ class Divergence:
     dropped_mass: mean over those positions of the original's probability of tokens that the cut does not have.
     padding_mass_original, padding_mass_cut: the same for rows that no text becomes, where the models differ in them;
     0 where their vocabularies are one, row by row.
+    kl_median, kl_p90: most of the mean comes from few positions, which these leave out.
+    by_sureness: the same positions by how sure the original was.
     aligned: those positions as a share of all of the original's.  tokens_dropped: share of the original's tokens of
     this text that the cut does not have.
     """
@@ -59,6 +77,8 @@ class Divergence:
     bytes: int
     kl_mean: float
     kl_standard_error: float | None
+    kl_median: float
+    kl_p90: float
     kl_p99: float
     kl_p999: float
     same_top1: float
@@ -71,8 +91,9 @@ class Divergence:
     tokens_per_byte_original: float
     tokens_per_byte_cut: float
     tokens_dropped: float
+    by_sureness: list[Sureness]
 
-    def figures(self) -> dict[str, float | int | None]:
+    def figures(self) -> dict[str, Any]:
         """As in card.json."""
         return asdict(self)
 
@@ -119,6 +140,7 @@ class _GroupScores:
 
     kl: Float[Tensor, " position"]
     same_top: Tensor  # bool
+    sureness: Float[Tensor, " position"]
     dropped_mass: Float[Tensor, " position"]
     padding_mass: Float[Tensor, " position"]
     cut_padding_mass: Float[Tensor, " position"]
@@ -210,6 +232,7 @@ class _Stream:
         return _GroupScores(
             kl=kl,
             same_top=(found.original_top == found.cut_top)[self._is_text],
+            sureness=found.original_sureness[self._is_text],
             dropped_mass=whole.masses[0][self._is_text],
             padding_mass=whole.masses[1][self._is_text],
             cut_padding_mass=cut_whole.masses[0][self._is_text],
@@ -297,12 +320,14 @@ def _summary(scores: list[_GroupScores], pairs: PairedWindows) -> Divergence:
     if not scored_bytes:
         raise SmidgenError("The text is a single token, which nothing predicts. Give a longer one.")
     bits = 1 / math.log(2) / scored_bytes
-    tail = np.quantile(kl.numpy(), [0.99, 0.999])
+    same_top = torch.cat([part.same_top for part in scores])
+    middle, high, *tail = np.quantile(kl.numpy(), [0.5, 0.9, 0.99, 0.999])
     return Divergence(
         tokens=len(kl), windows=len(window_means), bytes=scored_bytes,
         kl_mean=float(kl.mean()), kl_standard_error=_standard_error(window_means),
+        kl_median=float(middle), kl_p90=float(high),
         kl_p99=float(tail[0]), kl_p999=float(tail[1]),
-        same_top1=float(torch.cat([part.same_top for part in scores]).double().mean()),
+        same_top1=float(same_top.double().mean()),
         bits_per_byte_original=nats_original * bits, bits_per_byte_cut=nats_cut * bits,
         dropped_mass=float(torch.cat([part.dropped_mass for part in scores]).mean()),
         padding_mass_original=float(torch.cat([part.padding_mass for part in scores]).mean()),
@@ -311,7 +336,25 @@ def _summary(scores: list[_GroupScores], pairs: PairedWindows) -> Divergence:
         tokens_per_byte_original=pairs.original.text_tokens / text_bytes,
         tokens_per_byte_cut=pairs.cut.text_tokens / text_bytes,
         tokens_dropped=_share_dropped(pairs),
+        by_sureness=_by_sureness(kl, same_top, torch.cat([part.sureness for part in scores])),
     )  # fmt: skip
+
+
+def _by_sureness(
+    kl: Float[Tensor, " position"], same_top: Tensor, sureness: Float[Tensor, " position"]
+) -> list[Sureness]:
+    found = []
+    for least, most in itertools.pairwise(_SURENESS):
+        here = (sureness >= least) & ((sureness < most) | (most == 1))
+        count = int(here.sum())
+        found.append(
+            Sureness(
+                least=least, most=most, tokens=count,
+                kl_mean=float(kl[here].mean()) if count else None,
+                same_top1=float(same_top[here].double().mean()) if count else None,
+            )
+        )  # fmt: skip
+    return found
 
 
 def _share_dropped(pairs: PairedWindows) -> float:

@@ -112,6 +112,7 @@ def measure(
             *pair, tokenizer, sources, not_asked=not_asked,
             cut_tokenizer=lambda: Tokenizer.from_gguf(after.tokenizer_metadata),
             tokens=tokens, seed=seed, calibrated_on=calibrated_on,
+            noisy=lambda: TorchEngine(before, rounding=torch.bfloat16),
             speed=(lambda: measure_speed(_runnable(before, after), threads)) if with_speed else None,
             steps=steps, calibration=calibration, history=history(after.file.metadata), cost=cost,
             settings={"machine": machine_name(), "threads": torch.get_num_threads()},

@@ -21,6 +21,7 @@ from smidgen.progress import say
 from smidgen.shapes import Int
 
 DEFAULT_TOKENS = 8192
+NOISE_TOKENS = 1024
 OTHER_TOKENS = 1024  # of a text in a language that the cut was not asked to keep
 
 
@@ -48,6 +49,7 @@ def measure_subjects(
     seed: int = 0,
     calibrated_on: Int[Tensor, "batch position"] | None = None,
     calibration: Sequence[Mapping[str, Any]] = (),
+    noisy: Callable[[], Scorer] | None = None,
     speed: Callable[[], Sequence[Mapping[str, Any]]] | None = None,
     steps: Sequence[Mapping[str, Any]] = (),
     history: Sequence[Mapping[str, Any]] = (),
@@ -60,6 +62,7 @@ def measure_subjects(
     not_asked: texts in languages that the cut was not asked to keep; about `OTHER_TOKENS` of each.
     calibrated_on: windows that the cut has seen, in the original's tokens; they are left out while others are left.
     calibration: what is said of the texts that it has seen, see `card.build_card`.
+    noisy: the original once more, computed in 16 bits: how far it is from itself is the floor of all figures.
     speed: measures the original's file and the cut's; None where it was not wanted. If it fails, the card says why.
     Raises Unsupported where the cut's tokens are not among the original's.
     """
@@ -68,6 +71,7 @@ def measure_subjects(
     fidelity = [_fidelity(reading, source, tokens, seed, calibrated_on) for source in sources]
     few = min(tokens, OTHER_TOKENS)
     fidelity += [_fidelity(reading, source, few, seed, calibrated_on, asked=False) for source in not_asked]
+    floor = None if noisy is None or not sources else _noise_floor(reading, sources[0], noisy(), seed)
     speeds, reason = _try(speed)
     made = {
         "seed": seed,
@@ -78,7 +82,8 @@ def measure_subjects(
     }
     return build_card(
         original.facts, cut.facts, fidelity,
-        steps=steps, calibration=calibration, history=history, speed=speeds, speed_reason=reason, cost=cost,
+        steps=steps, calibration=calibration, history=history, noise_floor=floor, speed=speeds, speed_reason=reason,
+        cost=cost,
         settings=made,
     )  # fmt: skip
 
@@ -126,6 +131,15 @@ class _Reading:
             return pairs
         shorter = max(2, windows.ids.shape[1] * known // longest)
         return self.pair(cut_again(windows, text, self.tokenizer, shorter), text)
+
+
+def _noise_floor(reading: _Reading, source: TextSource, noisy: Scorer, seed: int) -> dict[str, Any]:
+    """What computing in 16 bits alone does to the original, on some of the text: less than that is no difference."""
+    whole = cut_into_windows(source.text, reading.tokenizer, reading.length)
+    windows = spread(whole, NOISE_TOKENS, seed)
+    found = compare(reading.original.scorer, noisy, windows, "Comparing the original with itself")
+    figures = {key: getattr(found, key) for key in ("tokens", "kl_mean", "kl_median", "kl_p99", "same_top1")}
+    return {"text": source.name, "rounding": "bfloat16 after each layer", **figures}
 
 
 def refuse_other_vocabulary(original: Subject, cut: Subject) -> None:

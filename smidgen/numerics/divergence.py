@@ -34,6 +34,7 @@ class PositionScores:
     cut_top: Int[Tensor, " position"]
     original_log_total: Float[Tensor, " position"]  # log Σ eˣ
     cut_log_total: Float[Tensor, " position"]
+    original_sureness: Float[Tensor, " position"]  # probability of its most likely token
 
 
 NO_TARGET = -1
@@ -130,6 +131,7 @@ class StreamedDivergence:
             cut_top=self._cut.top,
             original_log_total=log_total,
             cut_log_total=cut_log_total,
+            original_sureness=(self._original.maximum.double() - log_total).exp(),
         )
 
 

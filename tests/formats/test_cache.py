@@ -51,6 +51,17 @@ def test_what_is_there(home: Path) -> None:
     }  # fmt: skip
 
 
+def test_copies_of_drafts_are_there_and_go(home: Path) -> None:
+    copies = home / "drafts" / f"{'c' * 64}.gguf", home / "drafts" / f".{'d' * 64}.gguf.partial"
+    (home / "drafts").mkdir()
+    for path in (*copies, home / "drafts" / "mine.gguf"):
+        path.write_text("1234567890")
+    (draft,) = kept("copies of drafts")
+    assert (draft.kind, draft.bytes) == ("draft", 20)
+    remove([draft])
+    assert files(home / "drafts") == {"mine.gguf"}
+
+
 def test_clearing_leaves_the_files_of_others(home: Path) -> None:
     remove(kept())
     assert files(home) == {

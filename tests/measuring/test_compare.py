@@ -202,3 +202,35 @@ class Renumbered(ByteTokenizer):
 
     def piece(self, token: int) -> bytes:
         return super().piece(self.own[token]) if token in self.own else b""
+
+
+def test_median_and_buckets_are_the_definition() -> None:
+    original, cut = TinyModel(0), TinyModel(1)
+    original.head *= 0.5  # sure of some tokens and not of others
+    windows = cut_into_windows(TEXT, ByteTokenizer(True), 64)
+    kl, sure, same = [], [], []
+    for row, length in zip(windows.ids.tolist(), windows.lengths.tolist(), strict=True):
+        p, q = original.log_probabilities(row[:length]), cut.log_probabilities(row[:length])
+        for place in range(1, length):
+            kl.append(float((p[place].exp() * (p[place] - q[place])).sum()))
+            sure.append(float(p[place].max().exp()))
+            same.append(bool(p[place].argmax() == q[place].argmax()))
+    result = compare(original, cut, windows)
+    assert result.kl_median == pytest.approx(float(torch.tensor(kl).quantile(0.5)), rel=1e-4)
+    assert result.kl_p90 == pytest.approx(float(torch.tensor(kl).quantile(0.9)), rel=1e-4)
+    borders = [(bucket["least"], bucket["most"]) for bucket in result.by_sureness]
+    assert borders == [(0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0)]
+    assert sum(bucket["tokens"] for bucket in result.by_sureness) == result.tokens
+    for bucket in result.by_sureness:
+        here = [
+            place
+            for place, one in enumerate(sure)
+            if bucket["least"] <= one < bucket["most"] or one == 1 == bucket["most"]
+        ]
+        assert bucket["tokens"] == len(here)
+        if here:
+            assert bucket["kl_mean"] == pytest.approx(sum(kl[place] for place in here) / len(here), rel=1e-4)
+            assert bucket["same_top1"] == pytest.approx(sum(same[place] for place in here) / len(here))
+        else:
+            assert bucket["kl_mean"] is bucket["same_top1"] is None
+    assert len([bucket for bucket in result.by_sureness if bucket["tokens"]]) > 1

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from smidgen import progress
+from smidgen.bounds import within
 from smidgen.closing import Closing
 from smidgen.engines.llama_cpp.server import BUILT_IN_TEMPLATE, DEFAULT_CONTEXT, LlamaServer
 from smidgen.errors import SmidgenError, Unsupported
@@ -45,12 +46,10 @@ class Sampling:
 
     def __post_init__(self) -> None:
         """Raises SmidgenError for what llama.cpp would take for something else."""
-        for name, value, least, most in (
-            ("temperature", self.temperature, 0, 1e6), ("top_k", self.top_k, 0, 2**31 - 1),
-            ("top_p", self.top_p, 0, 1), ("seed", self.seed, 0, _LARGEST_SEED),
-        ):  # fmt: skip
-            if value is not None and not least <= value <= most:
-                raise SmidgenError(f"{name} is {value}; it must be from {least} to {most:g}.")
+        within("temperature", self.temperature, 0, 1e6, whole=False)
+        within("top_k", self.top_k, 0)
+        within("top_p", self.top_p, 0, 1, whole=False)
+        within("seed", self.seed, 0, _LARGEST_SEED)
         if not all(self.stop):
             raise SmidgenError("an empty text cannot end a reply; leave it out.")
 

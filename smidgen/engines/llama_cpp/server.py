@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from smidgen.bounds import MOST_THREADS, within
 from smidgen.closing import Closing
 from smidgen.engines.llama_cpp.child import Settings
 from smidgen.engines.llama_cpp.draft import usable_draft
@@ -31,7 +32,6 @@ from smidgen.formats.gguf.contents import parts_of
 
 BUILT_IN_TEMPLATE = "chatml"  # llama.cpp's own, for those who send it no conversations
 DEFAULT_CONTEXT = 4096  # tokens, where the model allows more and nobody asked for more
-_MOST_THREADS = 512
 _CHECK_EVERY_S = 10
 _PATIENCE_S = 60  # for the answer of a loop that computes one batch at a time, and …
 _BYTES_A_SECOND = 10e6  # … longer for a large model: at such a rate a batch of 512 tokens is read on a weak machine
@@ -73,8 +73,7 @@ class LlamaServer(Closing):
             files += parts_of(draft)
         if lora is not None:
             refuse_other_adapter(path, lora)
-        if threads is not None and not 1 <= threads <= _MOST_THREADS:
-            raise SmidgenError(f"{threads} threads cannot be used; give 1 to {_MOST_THREADS}.")
+        within("threads", threads, 1, MOST_THREADS)
         key = secrets.token_urlsafe()
         self.threads = threads or default_threads()
         self.headers = {"Authorization": f"Bearer {key}"}

@@ -27,7 +27,7 @@ from smidgen.measuring.tasks.paired import PairedScore, compare_items
 from smidgen.progress import track
 
 SAFETY_TASKS = ("xstest", "crows_pairs")
-JUDGE = "rule: the first words of the answer"
+JUDGE = "judged by the first words of the answer"
 _ANSWER_TOKENS = 48  # a refusal shows itself at once
 _LARGEST_FILE = 16 << 20
 _OPENING = 200  # characters that are judged
