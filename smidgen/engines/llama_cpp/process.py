@@ -128,9 +128,9 @@ class EngineProcess(Closing):
         try:
             self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
-        except (BrokenPipeError, ValueError):
+            answer = self._process.stdout.readline()
+        except (BrokenPipeError, ValueError):  # it has ended, or was closed from another thread
             return None
-        answer = self._process.stdout.readline()
         return json.loads(answer) if answer else None
 
     def _read_messages(self) -> None:
