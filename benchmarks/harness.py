@@ -3,9 +3,9 @@
     python -m benchmarks.harness --data DIR [--items 100] [--rounds 2]
 
 DIR holds MMLU as `smidgen measure --data` wants it. Each model is exported to a folder in 16 bits, which both sides
-read; both compute in float32. The sides take turns. What is compared: which choice each item gets, the log probability of
-every choice, and the seconds from the first question to the last answer, loading left out. The harness's model is its
-`hf` with its usual batches of one and of eight, whichever is quicker.
+read; both compute in float32. The sides take turns. What is compared: which choice each item gets, the log probability
+of every choice, and the seconds from the first question to the last answer, loading left out. The harness's model is
+its `hf` with its usual batches of one and of eight, whichever is quicker.
 """
 
 import argparse
