@@ -170,7 +170,8 @@ COMPILED = {
     "longer than any": "a" * ((1 << 20) + 1),
 }
 RUN = """
-import json, resource, sys, time
+import json, sys
+from smidgen.engines.machine import peak_memory  # not ru_maxrss, which a process inherits
 from smidgen.errors import SmidgenError
 from smidgen.model import chat
 chat.MOST_WORK >>= 2
@@ -179,7 +180,7 @@ for name, template in json.load(sys.stdin).items():
         print(json.dumps([name, None, chat.render_chat(template, [{"role": "user", "content": "hi"}])]), flush=True)
     except SmidgenError as error:
         print(json.dumps([name, str(error), ""]), flush=True)
-print(json.dumps(["memory", str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss), ""]))
+print(json.dumps(["memory", str(peak_memory() // 1024), ""]))
 """
 
 
