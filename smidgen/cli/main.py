@@ -58,6 +58,8 @@ def application(invoked: str | None = None) -> typer.Typer:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the console script. Always leaves through SystemExit."""
+    if sys.stdout is None:  # closed by the caller
+        sys.stdout = open(os.devnull, "w")
     words = list(sys.argv[1:] if arguments is None else arguments)
     invoked = next((word for word in words if not word.startswith("-")), None)
     try:

@@ -6,6 +6,7 @@
 """
 
 import sys
+import unicodedata
 from pathlib import Path
 from typing import Annotated, Protocol
 
@@ -74,7 +75,7 @@ Draft = Annotated[
 def show_piece(piece: str) -> None:
     """Print a piece of what a model writes. On a terminal without the codes that would change the terminal itself."""
     if sys.stdout.isatty():
-        piece = "".join(character for character in piece if character.isprintable() or character in "\n\t")
+        piece = "".join(one for one in piece if unicodedata.category(one) != "Cc" or one in "\n\t")
     sys.stdout.write(piece)
     sys.stdout.flush()
 

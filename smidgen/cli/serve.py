@@ -1,5 +1,7 @@
 """`smidgen serve`: an OpenAI-compatible server, with safe defaults."""
 
+import os
+import sys
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,6 +72,13 @@ def command(
 
 def _announce(server: "Served", keyed: bool, quiet: bool) -> None:
     """The address, alone on the first line for programs, and how to use it."""
+    try:
+        _print_how_to_use(server, keyed, quiet)
+    except BrokenPipeError:  # `| head -1`: the reader has what it wanted, and the server goes on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _print_how_to_use(server: "Served", keyed: bool, quiet: bool) -> None:
     print(f"smidgen serves {server.name} on {server.address}/v1", flush=True)
     if quiet:
         return

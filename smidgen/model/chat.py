@@ -43,6 +43,7 @@ _LOOK_UP = {
     "parameters": {"type": "object", "properties": {"word": {"type": "string"}}, "required": ["word"]},
 }
 _NOTHING = {"messages": [], "tools": None, "documents": None, "add_generation_prompt": True}
+_SPECIALS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
 _PROBES: tuple[dict[str, Any], ...] = (
     {"messages": [_ASKED]},
     {"messages": [{"role": "system", "content": "a system message"}, _ASKED, _ANSWERED, _ASKED]},
@@ -76,7 +77,7 @@ def chat_template(metadata: Mapping[str, Any], name: str | None = None) -> str:
     listed = ", ".join(printable(there, 64) for there in found)
     if name is None:
         raise SmidgenError(f"this model has several chat templates and no default; choose one of them: {listed}.")
-    raise SmidgenError(f"this model has no chat template {printable(name, 64)!r}; there are: {listed}.")
+    raise SmidgenError(f"this model has no chat template {printable(repr(name), 64)}; there are: {listed}.")
 
 
 def template_key(name: str) -> str:
@@ -96,11 +97,32 @@ def refuse_hostile_template(template: str) -> None:
         raise BadFile(f"the model's chat template cannot be read: {_reason(error)}.") from None
     for chat in _PROBES:
         try:
-            _generate(template, {**_NOTHING, **chat}, _PROBE_WORK)
+            for more in ({}, _SPECIALS, {**_SPECIALS, "add_generation_prompt": False}):
+                _generate(template, {**_NOTHING, **chat, **more}, _PROBE_WORK)
         except (SecurityError, RecursionError, MemoryError) as error:
             raise BadFile(f"the model's chat template is refused: {_reason(error)}.") from None
         except Exception:  # a program's own errors, which end there as they end here
             continue
+
+
+def refuse_hostile_chat(
+    template: str, messages: Sequence[Message], specials: Mapping[str, str], tools: Sequence[Any] | None = None
+) -> bool:
+    """Refuse a conversation that makes a template do more than our bounds allow, before another program renders it.
+
+    What the template refuses by itself passes here, and is refused there. Raises SmidgenError, in one line.
+    Returns whether the tools make a difference to what it writes.
+    """
+    written = []
+    for given in (tools, None) if tools else (None,):
+        try:
+            all_given = {**specials, **_NOTHING, "messages": messages, "tools": given}
+            written.append(_generate(template, all_given, _work_for([*messages, {"tools": given}])))
+        except (SecurityError, RecursionError, MemoryError) as error:
+            raise SmidgenError(f"the model's chat template is stopped at this chat: {_reason(error)}.") from None
+        except Exception:  # a program's own errors, which end there as they end here
+            return True
+    return len(set(written)) > 1
 
 
 def render_chat(

@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import re
 import signal
 import socket
 import sys
@@ -61,7 +62,9 @@ def serve(
     within("port", port, 0, 65535)
     within("parallel", parallel, 1, _MOST_PARALLEL)
     within("threads", threads, 1, MOST_THREADS)
+    api_key = api_key or None
     check_exposure(host, api_key)
+    _refuse_unsendable(api_key)
     origin = origin_of(model)
     path, name = gguf_of(origin), origin.name
     facts = read_facts(path)
@@ -165,6 +168,14 @@ def check_exposure(host: str, api_key: str | None) -> None:
     if not api_key and not is_loopback(host):
         raise SmidgenError(
             f"--host {host} lets other machines in, which needs a key: add --api-key SECRET, or use --host 127.0.0.1."
+        )
+
+
+def _refuse_unsendable(api_key: str | None) -> None:
+    """Raises SmidgenError for a key that no client can send in a header."""
+    if api_key is not None and not re.fullmatch(r"[!-~]+", api_key):
+        raise SmidgenError(
+            "the API key has characters that cannot be sent; use letters, digits and signs without spaces."
         )
 
 

