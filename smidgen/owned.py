@@ -7,7 +7,7 @@ since, is never replaced without a word, and what an interrupted run left can be
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from smidgen.atomic import write_whole
@@ -18,14 +18,19 @@ _SCHEMA = 1
 _MANIFEST_BYTES = 2**20
 
 
-def refuse_others(folder: Path, names: Iterable[str]) -> None:
-    """Raises SmidgenError where a file of one of these names is there that smidgen did not write, or not so."""
+def refuse_others(folder: Path, names: Iterable[str], known: Callable[[Path], bool] | None = None) -> None:
+    """Raises SmidgenError where a file of one of these names is there that smidgen did not write, or not so.
+
+    known: tells by its content whether a file that is on no list is smidgen's; without it, none is.
+    """
     if not folder.is_dir():
         return
     ours = _read(folder)
     for name in names:
         path = folder / name
         if not (path.exists() or path.is_symlink()):
+            continue
+        if name not in ours and known is not None and known(path):
             continue
         if name not in ours:
             why = "smidgen did not write it"
@@ -34,7 +39,7 @@ def refuse_others(folder: Path, names: Iterable[str]) -> None:
         else:
             continue
         raise SmidgenError(
-            f"{printable(path)} is there, and {why}: it would be replaced. Move it, or choose another folder with -o."
+            f"{printable(path)} is there, and {why}: it would be replaced. Move it, or choose another place with -o."
         )
 
 

@@ -113,11 +113,14 @@ def _print_answers(card: dict[str, Any]) -> None:
 
 def _card_path(output: Path) -> Path:
     """Checked before the minutes of measuring, not after. A folder gets card.json."""
+    from smidgen.measuring.card import refuse_replacing
+
     path = output / "card.json" if output.is_dir() else output
     if path.suffix != ".json":
         raise SmidgenError(f"The card {path} must end in .json, since its page is written beside it as .html.")
     refuse_unwritable(path)
     refuse_unwritable(path.with_suffix(".html"))
+    refuse_replacing(path)
     return path
 
 

@@ -14,6 +14,7 @@ from smidgen.errors import SmidgenError, printable
 from smidgen.exporting.compressed_tensors import write_compressed
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.convert import WRITTEN_BY, write_as_gguf
+from smidgen.formats.gguf.contents import refuse_damaged
 from smidgen.formats.gguf.reader import GGUFFile
 from smidgen.formats.hf.writer import write_hf
 from smidgen.formats.history import HISTORY
@@ -51,6 +52,8 @@ def _export_gguf(checkpoint: Checkpoint, output: Path) -> None:
     """The file, and licence and notice files beside it: beside others, whose licences may have the same names."""
     if output.exists() and output.resolve() == checkpoint.path.resolve():
         raise SmidgenError(f"{printable(output)} is the model itself. Choose another file with -o.")
+    if isinstance(checkpoint.file, GGUFFile):
+        refuse_damaged(checkpoint.file)  # what llama.cpp cannot run would be copied as it is
     refuse_unwritable(output)
     notices = {output.with_name(f"{output.stem}.{notice.name}"): notice for notice in checkpoint.origin.notices}
     _refuse_others(output, notices)

@@ -26,6 +26,7 @@ from typing import Any
 from smidgen.atomic import write_whole
 from smidgen.errors import printable
 from smidgen.measuring.verdict import judged, notes
+from smidgen.owned import refuse_others
 
 SCHEMA = 1
 Card = dict[str, Any]
@@ -34,6 +35,9 @@ SPEED_KEYS = (
 )  # fmt: skip
 _HISTORY_LENGTH = 2**16  # characters of JSON
 _HISTORY_STEPS, _HISTORY_KEYS, _HISTORY_CHARACTERS, _LARGEST_NUMBER = 32, 16, 300, 1e18
+_OWN_KEYS = {"original", "cut", "fidelity", "languages", "speed", "made"}  # every card has these
+_OWN_PAGE = b'<meta name="generator" content="smidgen">'  # as in card.html.j2, near its beginning
+_LARGEST_CARD, _HEAD_OF_PAGE = 2**26, 2**12  # bytes
 _VERSIONS = ("smidgen", "torch", "xllamacpp", "gguf", "tokenizers", "numpy")
 
 
@@ -193,6 +197,30 @@ def _bounded(value: Any) -> str | int | float | bool | None:
     if value is None or isinstance(value, bool) or (isinstance(value, int | float) and abs(value) < _LARGEST_NUMBER):
         return value
     return printable(value, _HISTORY_CHARACTERS)
+
+
+def refuse_replacing(path: Path) -> None:
+    """Raises SmidgenError where a card at `path` would replace a file, there or at its page's, that is no such card.
+
+    Reads little and writes nothing, so it can be asked before the work.
+    """
+    refuse_others(path.parent, (path.name, path.with_suffix(".html").name), _is_card_or_page)
+
+
+def _is_card_or_page(path: Path) -> bool:
+    """Whether a file is what `write_card` writes, by its content."""
+    try:
+        if not path.is_file():
+            return False
+        if path.suffix == ".html":
+            with path.open("rb") as page:
+                return _OWN_PAGE in page.read(_HEAD_OF_PAGE)
+        if path.stat().st_size > _LARGEST_CARD:
+            return False
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(card, dict) and card.get("schema") == SCHEMA and card.keys() >= _OWN_KEYS
 
 
 def write_card(card: Card, path: Path) -> Path:

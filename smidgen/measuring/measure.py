@@ -78,7 +78,7 @@ def measure(
     from smidgen.engines.torch import TorchEngine
     from smidgen.formats.history import history, kept_layers
     from smidgen.formats.opening import open_model
-    from smidgen.measuring.card import write_card
+    from smidgen.measuring.card import refuse_replacing, write_card
     from smidgen.measuring.run import DEFAULT_TOKENS, measure_subjects, refuse_other_vocabulary
     from smidgen.model.tokenizer import Tokenizer
     from smidgen.owned import renew
@@ -87,6 +87,8 @@ def measure(
     within("seed", seed, 0, MOST_SEED)
     within("threads", threads, 1, MOST_THREADS)
     tokens = DEFAULT_TOKENS if tokens is None else tokens
+    if output is not None:
+        refuse_replacing(Path(output))
     languages, other_languages = several("languages", languages), several("other_languages", other_languages)
     sources = read_texts(several("texts", texts, TextSource))
     within("limit", limit, 1)

@@ -9,6 +9,7 @@ Texts to complete are encoded here, by the tokenizer that the model was measured
 """
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Collection
 from contextlib import AbstractContextManager, asynccontextmanager
@@ -28,8 +29,11 @@ from smidgen.engines.llama_cpp.engine import Facts, require_chat_template
 from smidgen.engines.llama_cpp.server import LlamaServer
 from smidgen.errors import BadFile, EngineEnded, SmidgenError
 from smidgen.formats.hf.json_text import parse_json
+from smidgen.model.chat import refuse_hostile_chat
 from smidgen.serving.admission import Admission, error_event, error_response
+from smidgen.serving.conversations import messages_of, tools_of
 from smidgen.serving.request_bounds import LONGEST_BODY, refuse_excess
+from smidgen.serving.schemas import refuse_unenforceable
 
 _ASKED = ("/v1/models", "/models")
 _COMPLETED = ("/v1/completions", "/completions", "/completion")
@@ -38,7 +42,9 @@ _CHATTED = (
     "/apply-template",
 )  # fmt: skip
 _WITH_MESSAGES = frozenset(_CHATTED) - {"/v1/responses"}
-_OTHER = ("/v1/embeddings", "/embeddings", "/v1/rerank", "/rerank", "/infill", "/detokenize")
+_OTHER = ("/infill", "/detokenize")
+_MISSING = ("/v1/embeddings", "/embeddings", "/v1/rerank", "/rerank")
+_NOT_KNOWN = ("echo", "suffix", "best_of", "response_format")  # of completions: llama.cpp would pass over them
 _T = TypeVar("_T")
 _PASSED_ON = ("content-type", "cache-control", "retry-after")
 
@@ -50,14 +56,20 @@ def build_front(
     origins: Collection[str] = (),
     api_key: str | None = None,
     any_address: bool = False,
+    template: str | None = None,
 ) -> Starlette:
-    """The application in front of one engine. See `Admission` for whom it lets in."""
-    front = _Front(server, facts)
+    """The application in front of one engine. See `Admission` for whom it lets in.
+
+    template: the name of the chat template that the engine was started with, None for the default.
+    """
+    front = _Front(server, facts, template)
     routes = [Route("/health", front.health), Route("/v1/health", front.health)]
     routes += [Route(path, front.ask) for path in _ASKED]
     routes += [Route(path, front.complete, methods=["POST"]) for path in _COMPLETED]
     routes += [Route(path, front.chat, methods=["POST"]) for path in _CHATTED]
     routes += [Route(path, front.other, methods=["POST"]) for path in _OTHER]
+    routes += [Route(path, front.missing, methods=["POST"]) for path in _MISSING]
+    routes += [Route("/v1/models/{name:path}", front.one_model)]
     routes += [Route("/tokenize", front.tokenize, methods=["POST"])]
     admission = Middleware(Admission, hosts=hosts, origins=origins, api_key=api_key, any_address=any_address)  # pyright: ignore[reportCallIssue]
     handlers: dict[Any, Any] = {
@@ -68,8 +80,11 @@ def build_front(
 
 
 class _Front:
-    def __init__(self, server: LlamaServer, facts: Facts) -> None:
-        self._server, self._facts = server, facts
+    def __init__(self, server: LlamaServer, facts: Facts, template: str | None) -> None:
+        self._server, self._facts, self._template = server, facts, template
+        tokenizer = facts.tokenizer
+        longest = 1 if tokenizer is None else max(len(tokenizer.piece(token)) for token in range(len(tokenizer)))
+        self._longest_text = (server.ctx_size + 1) * max(longest, 1)  # characters: more cannot fit the context
         self._client: httpx2.AsyncClient
 
     @asynccontextmanager
@@ -88,18 +103,45 @@ class _Front:
     async def other(self, request: Request) -> Response:
         return await self._forward(request, await _read_body(request))
 
+    async def missing(self, request: Request) -> Response:
+        return error_response(501, f"{request.url.path} is not served here.")
+
+    async def one_model(self, request: Request) -> Response:
+        known = json.loads(bytes((await self._forward(request, None, "/v1/models")).body))["data"]
+        found = next((one for one in known if one["id"] == request.path_params["name"]), None)
+        if found is None:
+            raise HTTPException(404, "there is no such model here; see /v1/models.")
+        return JSONResponse(found)
+
     async def chat(self, request: Request) -> Response:
-        require_chat_template(self._facts)
+        template = require_chat_template(self._facts, self._template)
         body = await _read_body(request)
         if request.url.path in _WITH_MESSAGES and not (isinstance(body.get("messages"), list) and body["messages"]):
             raise SmidgenError("messages must be a list of at least one message.")
         if "chat_template" in body:
             raise SmidgenError("the model's own chat template is used; leave chat_template out.")
+        refuse_unenforceable(body)
+        await anyio.to_thread.run_sync(self._refuse_bad_chat, template, body)
         return await self._forward(request, body)
+
+    def _refuse_bad_chat(self, template: str, body: dict[str, Any]) -> None:
+        """Messages that are none, tools that the template would drop, and what makes the template run without end."""
+        messages, tools = messages_of(body), tools_of(body)
+        specials = {} if self._facts.tokenizer is None else self._facts.tokenizer.special_texts
+        seen = refuse_hostile_chat(template, messages, specials, tools)
+        if tools and not seen and body.get("tool_choice") != "none":
+            raise SmidgenError("this model's chat template has no place for tools, so the model would not see them.")
 
     async def complete(self, request: Request) -> Response:
         body = await _read_body(request)
-        return await self._forward(request, body | {"prompt": self._encoded(body.get("prompt"))})
+        for key in _NOT_KNOWN:
+            if body.get(key) and not (key == "best_of" and body[key] == 1):
+                raise SmidgenError(f"{key} is not known to {request.url.path}; leave it out.")
+        refuse_unenforceable(body)
+        prompt = await anyio.to_thread.run_sync(self._encoded, body.get("prompt"))
+        if body.get("stream") and isinstance(prompt[0], list):
+            raise SmidgenError("several prompts cannot be streamed at once; send them one by one.")
+        return await self._forward(request, body | {"prompt": prompt})
 
     async def tokenize(self, request: Request) -> Response:
         body = await _read_body(request)
@@ -109,7 +151,8 @@ class _Front:
         if not isinstance(text, str) or body.get("with_pieces"):
             raise SmidgenError("content must be a text; with_pieces is not known here, /detokenize gives texts.")
         add_bos = bool(body.get("add_special", False)) and tokenizer.adds_bos
-        ids = tokenizer.encode(text, add_bos=add_bos, parse_special=bool(body.get("parse_special", True)))
+        special = bool(body.get("parse_special", True))
+        ids = await anyio.to_thread.run_sync(lambda: tokenizer.encode(text, add_bos=add_bos, parse_special=special))
         return JSONResponse({"tokens": ids})
 
     def _encoded(self, prompt: Any) -> Any:
@@ -118,27 +161,38 @@ class _Front:
         if not isinstance(texts, list) or not texts:
             raise SmidgenError("prompt must be a text, a list of texts, or token ids.")
         kinds = {type(text) for text in texts}
-        if kinds == {int}:
-            return texts
-        if kinds == {list} and all(type(token) is int for ids in texts for token in ids):
-            return texts
+        if kinds in ({int}, {list}):
+            return self._checked_ids(texts)
         if kinds != {str}:
             raise SmidgenError("prompt must be a text, a list of texts, or token ids, and not a mixture of them.")
         tokenizer = self._facts.tokenizer
         if tokenizer is None:
             return prompt
+        for text in texts:
+            if len(text) > self._longest_text:
+                raise SmidgenError(
+                    f"the prompt has {len(text)} characters: more than a context of {self._server.ctx_size} tokens has."
+                )
         ids = [tokenizer.encode(text, add_bos=tokenizer.adds_bos, parse_special=True) for text in texts]
         if not all(ids):
             raise SmidgenError("the prompt is empty; give at least one character.")
         return ids[0] if len(ids) == 1 else ids
 
-    async def _forward(self, request: Request, body: dict[str, Any] | None) -> Response:
+    def _checked_ids(self, ids: list[Any]) -> list[Any]:
+        """Ids that the model has. Raises SmidgenError for others."""
+        size = None if self._facts.tokenizer is None else len(self._facts.tokenizer)
+        for one in ids if isinstance(ids[0], list) else [ids]:
+            if not one or not all(type(token) is int and 0 <= token < (size or 2**31) for token in one):
+                raise SmidgenError(f"a prompt of token ids needs integers from 0 to {(size or 2**31) - 1}.")
+        return ids
+
+    async def _forward(self, request: Request, body: dict[str, Any] | None, path: str | None = None) -> Response:
         """Hand a request to the engine, and its answer back as it comes. A client that goes cancels the work."""
         lease = self._server.lend()
         address = await anyio.to_thread.run_sync(lease.__enter__)  # it may have to start again, which takes a while
         try:
             outgoing = self._client.build_request(
-                request.method, address + request.url.path, json=body, headers=self._server.headers
+                request.method, address + (path or request.url.path), json=body, headers=self._server.headers
             )
             try:
                 answer = await _unless_gone(request, self._client.send(outgoing, stream=True))
@@ -222,6 +276,8 @@ async def _ended(request: Request, error: EngineEnded) -> Response:
 
 
 async def _our_fault(request: Request, error: Exception) -> Response:
+    if type(error).__module__.startswith("h11"):  # what came was not HTTP
+        return error_response(400, "the request is not HTTP.")
     progress.say(f"A request to {request.url.path} failed with {type(error).__name__}: a fault of smidgen.")  # no text
     return error_response(500, "the server could not answer this request.")
 

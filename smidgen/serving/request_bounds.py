@@ -21,8 +21,11 @@ MOST_REPEATS = 2000  # of a symbol in a grammar, of an item or a character in a 
 LONGEST_PATTERN = 1000  # characters of a regular expression in a schema
 MOST_ENTRIES = {
     "stop": 64, "logit_bias": 10_000, "samplers": 64, "dry_sequence_breakers": 64, "tools": 256,
-    "grammar_triggers": 256, "preserved_tokens": 1024, "lora": 16, "messages": 10_000, "functions": 256,
+    "lora": 16, "messages": 10_000, "functions": 256,
 }  # fmt: skip
+LONGEST_LOOK_BACK = 65_536  # tokens that penalties look back on; llama.cpp takes memory for as many
+_LOOKING_BACK = ("repeat_last_n", "dry_penalty_last_n")
+_THE_SERVERS_OWN = ("grammar_lazy", "grammar_triggers", "preserved_tokens")
 LONGEST_STOP = 1024  # characters
 MOST_ALTERNATIVES = 100  # tokens whose probabilities are reported at each place
 
@@ -39,6 +42,14 @@ def refuse_excess(body: Mapping[str, Any]) -> None:
         entries = body.get(key)
         if isinstance(entries, list | dict) and len(entries) > most:
             raise SmidgenError(f"{key} has {len(entries)} entries; {most} are the most.")
+    _refuse_wide_numbers(body)
+    for key in _THE_SERVERS_OWN:
+        if body.get(key):
+            raise SmidgenError(f"{key} is set by the server itself; leave it out.")
+    for key in _LOOKING_BACK:
+        count = body.get(key)
+        if isinstance(count, int | float) and count > LONGEST_LOOK_BACK:
+            raise SmidgenError(f"{key} is {count}; {LONGEST_LOOK_BACK} is the most.")
     _refuse_bad_stop(body.get("stop"))
     for key in ("n_probs", "top_logprobs", "logprobs"):
         count = body.get(key)
@@ -51,6 +62,14 @@ def refuse_excess(body: Mapping[str, Any]) -> None:
         refuse_deep_grammar(grammar)
     for name, schema in _schemas(body):
         refuse_deep_schema(schema, name)
+
+
+def _refuse_wide_numbers(body: Mapping[str, Any]) -> None:
+    """llama.cpp counts in 32 bits, and takes a wider number for another one."""
+    for key, value in body.items():
+        most = 2**32 - 1 if key == "seed" else 2**31 - 1
+        if isinstance(value, int) and not isinstance(value, bool) and not -(2**31) <= value <= most:
+            raise SmidgenError(f"{key[:60]!r} is {str(value)[:30]}, which is beyond 32 bits.")
 
 
 def _refuse_bad_stop(stop: Any) -> None:
@@ -71,9 +90,7 @@ def refuse_deep_grammar(grammar: str) -> None:
         raise SmidgenError(f"the grammar nests parentheses deeper than {DEEPEST_GRAMMAR} levels.")
     if structure.count("::=") > MOST_RULES:
         raise SmidgenError(f"the grammar has more than {MOST_RULES} rules.")
-    for least, most in _REPEAT.findall(structure):
-        if max(_number(least), _number(most)) > MOST_REPEATS:
-            raise SmidgenError(f"the grammar repeats a symbol more than {MOST_REPEATS} times.")
+    _refuse_bad_repeats(structure, "the grammar")
 
 
 def refuse_deep_schema(schema: Any, name: str) -> None:
@@ -104,9 +121,16 @@ def _refuse_deep_pattern(pattern: str, name: str) -> None:
         raise SmidgenError(f"a pattern in {name} has {len(pattern)} characters; {LONGEST_PATTERN} are the most.")
     if _depth(pattern) > DEEPEST_GRAMMAR:
         raise SmidgenError(f"a pattern in {name} nests parentheses deeper than {DEEPEST_GRAMMAR} levels.")
-    for least, most in _REPEAT.findall(pattern):
+    _refuse_bad_repeats(pattern, f"a pattern in {name}")
+
+
+def _refuse_bad_repeats(text: str, what: str) -> None:
+    """Repetitions such as {3}, {2,} and {2,5}: not too many, and not more at least than at most."""
+    for least, most in _REPEAT.findall(text):
         if max(_number(least), _number(most)) > MOST_REPEATS:
-            raise SmidgenError(f"a pattern in {name} repeats more than {MOST_REPEATS} times.")
+            raise SmidgenError(f"{what} repeats a symbol more than {MOST_REPEATS} times.")
+        if most and _number(least) > _number(most):
+            raise SmidgenError(f"{what} repeats a symbol at least {least} and at most {most} times.")
 
 
 def _schemas(body: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

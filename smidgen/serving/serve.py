@@ -78,7 +78,7 @@ def serve(
             progress.say(f"Note: {line}")
         front = build_front(
             server, facts, hosts={*own_names(host), *allow_hosts}, origins=allow_origins, api_key=api_key,
-            any_address=not is_loopback(host),
+            any_address=not is_loopback(host), template=template,
         )  # fmt: skip
         address = _address(listener, host)
         say = announce or _print_address

@@ -10,12 +10,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
 
 KEY = "a-key-for-tests"
 QUESTION: list = [{"role": "user", "content": "Name one colour, and tell nobody about walrus7."}]
+
+
+TOOLS = [{"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}]
 
 
 def start(folder: Path, environment: dict[str, str], *words: str) -> "tuple[subprocess.Popen[str], str]":
@@ -114,6 +118,22 @@ def post(url: str, path: str, body: bytes, **headers: str) -> tuple[int, dict]:
         ("/v1/completions", {"prompt": ""}, "empty"),
         ("/v1/completions", {"prompt": "a", "stop": ["x"] * 5000}, "stop has 5000"),
         ("/v1/chat/completions", {"messages": QUESTION, "chat_template": "{{ 1 }}"}, "own chat template"),
+        ("/v1/completions", {"prompt": "a", "grammar": 'root ::= "a"{5,2}'}, "at least 5 and at most 2"),
+        ("/v1/completions", {"prompt": "a", "repeat_last_n": 2**31 - 1}, "65536 is the most"),
+        ("/v1/completions", {"prompt": "a", "max_tokens": 2**40}, "beyond 32 bits"),
+        ("/v1/completions", {"prompt": [2**40]}, "integers from 0"),
+        ("/v1/completions", {"prompt": "a", "echo": True}, "echo is not known"),
+        ("/v1/completions", {"prompt": "a", "response_format": {"type": "nonsense"}}, "response_format is not known"),
+        ("/v1/completions", {"prompt": "a", "json_schema": {"enum": []}}, "enum without values"),
+        ("/v1/completions", {"prompt": ["a", "b"], "stream": True}, "one by one"),
+        ("/v1/completions", {"prompt": "a", "grammar_triggers": [{"type": 77}]}, "set by the server"),
+        ("/v1/completions", {"prompt": "a" * 10_000_000}, "10000000 characters"),
+        ("/v1/chat/completions", {"messages": QUESTION, "response_format": {"type": "json_schema"}}, "needs a schema"),
+        ("/v1/chat/completions", {"messages": QUESTION, "tools": [None]}, "tool 1"),
+        ("/v1/chat/completions", {"messages": QUESTION, "tools": TOOLS}, "no place for tools"),
+        ("/v1/chat/completions", {"messages": [{"role": 5, "content": "a"}]}, "message 1 has no role"),
+        ("/v1/messages", {"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "reads text only"),
+        ("/v1/responses", {"input": []}, "at least one message"),
         ("/v1/completions", b"[" * 100_000, "nested deeper|not valid JSON|objects and lists"),
         ("/v1/completions", b'{"prompt": "a", "prompt": "b"}', "prompt"),
         ("/v1/completions", b'{"prompt": "\xff"}', "not valid JSON"),
@@ -126,6 +146,22 @@ def test_what_could_end_the_engine_is_refused(url: str, path: str, body: dict | 
         status, answer = post(url, path, raw, **{"Content-Type": kind})
         assert status == 400 and re.search(said, answer["error"]["message"]), answer
     assert get(url, "/health", {}).status == 200
+
+
+def test_one_model_and_what_is_not_served(url: str) -> None:
+    assert client(url).models.retrieve("smollm2-135m-instruct").id == "smollm2-135m-instruct"
+    with pytest.raises(openai.NotFoundError):
+        client(url).models.retrieve("other")
+    with pytest.raises(openai.APIStatusError, match="not served"):
+        client(url).embeddings.create(model="any", input="a")
+
+
+def test_a_schema_is_kept_to(url: str) -> None:
+    schema = {"type": "object", "properties": {"colour": {"enum": ["red", "blue"]}}, "required": ["colour"]}
+    wanted: Any = {"type": "json_schema", "json_schema": {"name": "c", "schema": schema}}
+    create = client(url).chat.completions.create
+    answer = create(model="any", messages=QUESTION, max_tokens=60, temperature=0, response_format=wanted)
+    assert json.loads(answer.choices[0].message.content or "")["colour"] in ("red", "blue")
 
 
 def test_a_page_cannot_send_anything(url: str) -> None:

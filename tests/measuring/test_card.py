@@ -9,8 +9,17 @@ from typing import Any
 import pytest
 
 from smidgen.errors import SmidgenError
-from smidgen.measuring.card import SPEED_KEYS, Fidelity, ModelFacts, TensorFacts, build_card, write_card
+from smidgen.measuring.card import (
+    SPEED_KEYS,
+    Fidelity,
+    ModelFacts,
+    TensorFacts,
+    build_card,
+    refuse_replacing,
+    write_card,
+)
 from smidgen.model.families import FAMILIES, Layout
+from smidgen.owned import claim, settle
 from tests.tiny_models import LLAMA_CONFIG
 
 LAYOUT = FAMILIES["llama"].gguf_layout(LLAMA_CONFIG)  # three layers, a head of its own
@@ -136,6 +145,24 @@ def test_json_and_page_are_written_side_by_side(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "card.json").read_text("utf-8")) == card
     assert page.read_text("utf-8").startswith("<!doctype html>")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["card.html", "card.json"]
+
+
+def test_a_card_replaces_a_card_and_nothing_else(tmp_path: Path) -> None:
+    card, page = tmp_path / "card.json", tmp_path / "card.html"
+    refuse_replacing(card)
+    write_card(full_card(), card)
+    refuse_replacing(card)
+    for file, other in ((card, '{"schema": 1, "name": "Anna"}'), (page, "<title>Report card: Anna</title>")):
+        kept = file.read_text("utf-8")
+        file.write_text(other)
+        with pytest.raises(SmidgenError, match=f"{file.name} is there, and smidgen did not write it"):
+            refuse_replacing(card)
+        file.write_text(kept, "utf-8")
+    claim(tmp_path, [card.name])
+    settle(tmp_path)
+    card.write_text(card.read_text("utf-8") + " ", "utf-8")
+    with pytest.raises(SmidgenError, match="it was changed since smidgen wrote it"):
+        refuse_replacing(card)
 
 
 def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:

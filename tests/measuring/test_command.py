@@ -20,6 +20,7 @@ def files(tmp_path: Path) -> Path:
     (tmp_path / "empty.txt").write_bytes(b"")
     (tmp_path / "good.txt").write_text("Some words to read. " * 10)
     (tmp_path / "no.gguf").write_bytes(b"not a model")
+    (tmp_path / "mine.json").write_text("{}")
     return tmp_path
 
 
@@ -32,6 +33,7 @@ def files(tmp_path: Path) -> Path:
         (["{0}/no.gguf", "{0}/no.gguf", "--text", "{0}/good.txt"], "no.gguf"),
         (["{0}/no.gguf", "{0}/no.gguf", "-o", "{0}/card.html"], "must end in .json"),
         (["{0}/no.gguf", "{0}/no.gguf", "-o", "{0}/missing/card.json"], "no folder"),
+        (["{0}/no.gguf", "{0}/no.gguf", "-o", "{0}/mine.json"], "mine.json is there, and smidgen did not write it"),
         (["{0}/no.gguf", "{0}/no.gguf", "--tokens", "0"], "--tokens"),
         (["{0}/no.gguf"], "CUT"),
     ],

@@ -13,6 +13,7 @@ from smidgen.model import chat
 from smidgen.model.chat import (
     chat_template,
     fold_system,
+    refuse_hostile_chat,
     refuse_hostile_template,
     render_chat,
     takes_system_role,
@@ -252,7 +253,7 @@ def test_good_templates_are_not_refused(template: str) -> None:
     refuse_hostile_template(template)
 
 
-LOOPS = "{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}"
+LOOPS = "".join(f"{{% for {name} in range(10000) %}}" for name in "abc") + "{% endfor %}" * 3
 REFUSED = {
     "length": "a" * ((1 << 20) + 1),
     "words": "{{x}}" * 20_000,
@@ -285,3 +286,27 @@ def test_depth_is_far_above_that_of_templates_in_use() -> None:
     refuse_hostile_template(
         "{% if x %}" * 30 + "{{ (((((a ~ b ~ c[0].d | trim | default('x')))))) }}" + "{% endif %}" * 30
     )
+
+
+LOOPS = "{% for a in range(10000) %}{% for b in range(10000) %}{% for c in range(10000) %}{% endfor %}{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize("condition", ["bos_token", "eos_token", "not add_generation_prompt", "tools"])
+def test_a_template_that_hides_what_it_does(condition: str) -> None:
+    with pytest.raises(BadFile, match="refused"):
+        refuse_hostile_template("{% if " + condition + " %}" + LOOPS + "{% endif %}{{ messages[0].content }}")
+
+
+def test_a_template_that_waits_for_one_chat_is_stopped_at_it() -> None:
+    template = "{% if messages | length == 9 %}" + LOOPS + "{% endif %}{{ messages[0].content }}"
+    refuse_hostile_template(template)
+    message = {"role": "user", "content": "a"}
+    assert refuse_hostile_chat(template, [message], {}) is False
+    with pytest.raises(SmidgenError, match="stopped at this chat"):
+        refuse_hostile_chat(template, [message] * 9, {})
+
+
+def test_whether_tools_are_seen() -> None:
+    message, tool = {"role": "user", "content": "a"}, {"type": "function", "function": {"name": "f"}}
+    assert refuse_hostile_chat("{% if tools %}{{ tools | tojson }}{% endif %}", [message], {}, [tool])
+    assert not refuse_hostile_chat("{{ messages[0].content }}", [message], {}, [tool])

@@ -6,8 +6,9 @@ a draft with a trimmed vocabulary breaks. llama.cpp says what it refuses in its 
 draft; here every token is compared, before anything is loaded.
 
 Rows of padding do not count (`model.tokenizers.padding`), but to llama.cpp they do: it takes no draft with more than
-128 rows more or fewer, or with other names for them, and ends its process where a draft proposes a row that the model
-has not. Such a draft is copied into the cache with the model's rows: its own for tokens, zeros for new padding.
+128 rows more or fewer, or with other names for them, and with any difference in number it ends its process once one
+model meets an id that it has not, whichever of the two. Such a draft is copied into the cache with the model's rows:
+its own for tokens, zeros for new padding.
 """
 
 import hashlib
@@ -24,7 +25,6 @@ from smidgen.model.tokenizers.padding import Tokens, first_difference, tokens_of
 from smidgen.progress import say
 from smidgen.sizes import format_size
 
-_MOST_ROWS_APART = 128  # of llama.cpp, SPEC_VOCAB_MAX_SIZE_DIFFERENCE
 _TOKENS = "tokenizer.ggml.tokens"
 _BY_ROW = (_TOKENS, "tokenizer.ggml.token_type", "tokenizer.ggml.scores")
 _KEYS = ("tokenizer.ggml.model", "tokenizer.ggml.bos_token_id")
@@ -81,9 +81,8 @@ def _rows(file: GGUFFile) -> list[str]:
 
 
 def _is_taken(rows: list[str], draft_rows: list[str]) -> bool:
-    """Whether llama.cpp takes such a draft, and can propose nothing that the model has not."""
-    fewer = len(rows) - len(draft_rows)
-    return 0 <= fewer <= _MOST_ROWS_APART and rows[: len(draft_rows)] == draft_rows
+    """Whether llama.cpp takes such a draft, and neither model can meet an id that it has not."""
+    return draft_rows == rows
 
 
 def _with_rows_of(model: GGUFFile, draft: GGUFFile) -> Path:

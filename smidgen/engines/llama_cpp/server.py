@@ -40,7 +40,7 @@ _BYTES_A_SECOND = 10e6  # … longer for a large model: at such a rate a batch o
 class LlamaServer(Closing):
     """A running server for one model; stop it with `close` or a `with` statement.
 
-    threads: CPU threads it computes with.
+    threads: CPU threads it computes with.  ctx_size: as it was given.
     Each of `parallel` requests at a time has a context of `ctx_size` tokens (llama.cpp rounds up to 256).
     name: what answers call the model; default the file's name.
     draft: a smaller model of the very same vocabulary, which proposes tokens (see draft.py).
@@ -76,6 +76,7 @@ class LlamaServer(Closing):
         within("threads", threads, 1, MOST_THREADS)
         key = secrets.token_urlsafe()
         self.threads = threads or default_threads()
+        self.ctx_size = ctx_size
         self.headers = {"Authorization": f"Bearer {key}"}
         self._settings = Settings(
             path=str(path),

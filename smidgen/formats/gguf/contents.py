@@ -1,4 +1,4 @@
-"""Is a GGUF file, which is sound as a file, sound as a model too? Judged by its header alone, torch-free.
+"""Is a GGUF file, which is sound as a file, sound as a model too? Judged by header and small vectors, torch-free.
 
 Checked before anything works with the weights: llama.cpp ends its whole process at a header with, say, no layers.
 """
@@ -8,7 +8,9 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from smidgen.errors import BadFile, Unsupported
+import numpy as np
+
+from smidgen.errors import BadFile, Unsupported, printable
 from smidgen.formats.expected import compare_shapes
 from smidgen.formats.gguf.fused import FUSED, separated
 from smidgen.formats.gguf.numbers import check_numbers, check_tensors, refuse_other_kinds
@@ -17,9 +19,10 @@ from smidgen.formats.gguf.split import may_be_part
 from smidgen.formats.gguf.vocabulary import check_vocabulary
 from smidgen.model.config import ModelConfig
 from smidgen.model.families import FAMILIES, SCALING_TENSORS, Family, Tensors, family_of_gguf
-from smidgen.numerics.block_types import READABLE
+from smidgen.numerics.block_types import F32, READABLE
 
 _LARGEST_VECTOR = 2**16  # bytes; the longest that belong to a configuration have some hundred numbers
+_MOST_SCANNED = 8 * 2**20  # bytes of vectors; a model of 70B has 5 MB, and this takes a few milliseconds
 
 
 def parts_of(path: Path) -> list[Path]:
@@ -49,8 +52,9 @@ def tensors_for(family: Family, file: GGUFFile) -> Mapping[str, TensorInfo]:
 def refuse_damaged(file: GGUFFile) -> None:
     """The gate before llama.cpp. What our decoder lacks, that engine may have.
 
-    Raises BadFile for a header at which llama.cpp would end its process, Unsupported for files that are no model to
-    run: adapters, encoders of pictures, models without a vocabulary.
+    Raises BadFile for a header at which llama.cpp would end its process, and for numbers that are not finite in norms,
+    biases and other float32 vectors (8 MB of them; matrices are not looked at, since that would mean to read the whole
+    file); Unsupported for files that are no model to run: adapters, encoders of pictures, models without a vocabulary.
     """
     with said_of(file.path):
         refuse_other_kinds(file.metadata)
@@ -61,6 +65,21 @@ def refuse_damaged(file: GGUFFile) -> None:
         if any(architecture == family.gguf.architecture for family in FAMILIES.values()):
             with suppress(Unsupported):
                 _describe(file)
+        _check_vectors(file)
+
+
+def _check_vectors(file: GGUFFile) -> None:
+    """Raises BadFile, naming the tensor, for float32 vectors that hold NaN or infinity, as far as they are read."""
+    left = _MOST_SCANNED
+    for name, tensor in file.tensors.items():
+        if len(tensor.shape) != 1 or tensor.kind is not F32 or tensor.nbytes > left:
+            continue
+        left -= tensor.nbytes
+        if not np.isfinite(file.packed(name).reshape(-1).view("<f4")).all():
+            raise BadFile(
+                f"{printable(name)} holds values that are not finite numbers; the file is damaged or was badly "
+                "converted: get it again"
+            )
 
 
 def _describe(file: GGUFFile) -> tuple[Family, ModelConfig]:

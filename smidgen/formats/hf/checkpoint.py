@@ -7,13 +7,14 @@ model only.
 
 import os
 import re
+from collections.abc import Collection
 from functools import cached_property
 from math import prod
 from typing import Any, Self
 
 import numpy as np
 
-from smidgen.errors import Unsupported
+from smidgen.errors import Unsupported, printable
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.gguf.reader import DEFAULT_ALIGNMENT, MetadataValue, TensorInfo
 from smidgen.formats.gguf.writer import gguf_types
@@ -26,6 +27,10 @@ from smidgen.model.parameters import is_matrix
 from smidgen.model.tokenizers.text_rules import STRIP_RIGHT
 from smidgen.numerics import block_types as types
 from smidgen.numerics.block_types import BlockType
+from smidgen.progress import say_once
+
+_PHI3 = re.compile(r"phi-?3", re.IGNORECASE)
+_PHI3_TOKENS = ("</s>", "<unk>", "<s>", "<|endoftext|>")  # which llama.cpp looks up in any model of that name
 
 
 class FolderCheckpoint(Checkpoint):
@@ -176,21 +181,29 @@ class FolderAsGGUF:
         model = self._checkpoint
         values: dict[str, Any] = {"general.architecture": model.family.gguf.architecture}
         tokenizer, tokenizer_types = model.tokenizer_header
-        name = _name_for_llama_cpp(model.origin.name.rpartition("/")[2], strips=STRIP_RIGHT in tokenizer)
-        values |= {"general.type": "model", "general.name": name} | self._architecture
+        name = model.origin.name.rpartition("/")[2]
+        strips, tokens = STRIP_RIGHT in tokenizer, tokenizer["tokenizer.ggml.tokens"]
+        shown = _name_for_llama_cpp(name, tokens if strips and isinstance(tokens, list) else ())
+        if strips and not _PHI3.search(shown):
+            say_once(
+                f"{printable(name)}: some special tokens swallow the white space after them. smidgen does that; "
+                "llama.cpp can do it for the vocabulary of Phi-3 only, and keeps that white space.",
+                about=model.path,
+            )
+        values |= {"general.type": "model", "general.name": shown} | self._architecture
         metadata: dict[str, MetadataValue] = {
             key: np.array(value) if isinstance(value, list) else value for key, value in values.items()
         }
         return metadata | tokenizer, {key: gguf_types(value) for key, value in values.items()} | tokenizer_types
 
 
-def _name_for_llama_cpp(name: str, *, strips: bool) -> str:
+def _name_for_llama_cpp(name: str, stripping: Collection[str]) -> str:
     """What `general.name` may be. llama.cpp reads how special tokens treat white space from it: of a model that is
     called phi3 or phi-3 they swallow what follows, and one called modern-bert needs a mask. A folder's name is no such
     statement, and llama.cpp fails where the tokens for it are missing; so it gets a space there.
 
-    strips: whether the model's tokens do swallow what follows.
+    stripping: the vocabulary of a model whose tokens do swallow what follows; of others nothing.
     """
-    if strips:
-        return name if re.search(r"phi-?3", name, re.IGNORECASE) else f"{name} (Phi-3)"
+    if all(token in stripping for token in _PHI3_TOKENS):
+        return name if _PHI3.search(name) else f"{name} (Phi-3)"
     return re.sub(r"(phi)-?(?=3)|(modern)-(?=bert)", lambda word: f"{word[1] or word[2]} ", name, flags=re.IGNORECASE)

@@ -22,6 +22,8 @@ _BLOCK = re.compile(r".*?\.\d+\.")  # the name of a tensor up to the number of i
 _TEXT_PREFIXES = ("language_model.model.", "model.language_model.")
 _OTHER_PARTS = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
 _COMPARED_BYTES = 2**24
+_LOOKED_FOR = 16  # parameters under another prefix: in layers that an adapter changes some have other names altogether
+_OF_PEFT = "base_model.model."
 #: Tensors that hold nothing but what follows from the configuration: tables of positions, and masks of what a position
 #: sees, which savers kept until 2023.
 _DERIVED = (
@@ -63,6 +65,7 @@ def describe_folder(folder: HFFolder) -> FolderContents:
             config = replace(config, tied_head=False)
             notes.append("the settings tie the head to the embedding, but another head is stored, and used")
         layout = Layout(config, written.names)
+        _refuse_wrapped(stored, layout, written)
         if unused := _take_unused(stored, layout, written):
             more = f" (and {len(unused) - 1} more)" if len(unused) > 1 else ""
             notes.append(f"the model has no use for {printable(unused[0], 80)}{more}; passed over")
@@ -77,6 +80,28 @@ def describe_folder(folder: HFFolder) -> FolderContents:
     for note in contents.notes:
         say_once(f"{printable(folder.path.name)}: {note}.", about=folder.path)
     return contents
+
+
+def _refuse_wrapped(stored: Mapping[str, str], layout: Layout, written: HFMap) -> None:
+    """Raises Unsupported where every tensor of the layers has a name with something before it that is not the model's:
+    what trainers wrapped the model in. transformers finds none of them then, and draws the weights at random."""
+    ends = (written.names["embedding.weight"], written.names["head.weight"])
+    inner = [name for name in layout.shapes if name not in ends]
+    if any(name in stored for name in inner):
+        return
+    for name in inner[:_LOOKED_FOR]:
+        bare = name.split(".", 1)[1]
+        there = next((there for there in stored if there.endswith(f".{bare}")), None)
+        if there is None:
+            continue
+        wrapped = there.endswith(f".{name}")
+        found, wanted = there.removesuffix(name if wrapped else bare), "" if wrapped else name.removesuffix(bare)
+        instead = f"instead of {wanted}" if wanted else "which is not the model's"
+        how = "merge the adapter (merge_and_unload in PEFT) and save" if found.startswith(_OF_PEFT) else "save"
+        raise Unsupported(
+            f"its tensors begin with {printable(found, 60)}, {instead}: a wrapper around the model was saved too; "
+            f"{how} the model inside it, or remove that from the names"
+        )
 
 
 def _take_unused(stored: dict[str, str], layout: Layout, written: HFMap) -> list[str]:

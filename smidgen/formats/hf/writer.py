@@ -7,6 +7,7 @@ are decoded and written a piece at a time, so a model need not fit in memory.
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -61,7 +62,7 @@ def write_hf(
     packing: Packing = lambda dense: [dense],
     more_settings: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the whole folder; it must not exist or be empty. If that fails, no file of it is left.
+    """Write the whole folder; it must not exist or be empty. If that fails, nothing of it is left.
 
     dtype: of the weights, a key of `DTYPES`; None for `default_dtype`.  packing: how weights are stored, if not
     plainly.  more_settings: what config.json says about that.
@@ -72,6 +73,7 @@ def write_hf(
         raise SmidgenError(f"{name!r} is no dtype for weights. Choose from {', '.join(DTYPES)}.")
     settings = checkpoint.family.to_hf(checkpoint.config) | _token_ids(checkpoint) | {"torch_dtype": name}
     settings |= more_settings or {}
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -88,6 +90,9 @@ def write_hf(
         _write_json(folder / CONFIG, settings)  # last: with it, the folder is a model
     except BaseException:
         _empty(folder)
+        for path in made:
+            with suppress(OSError):  # somebody else put something into it meanwhile
+                path.rmdir()
         raise
 
 

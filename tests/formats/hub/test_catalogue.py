@@ -131,7 +131,8 @@ def test_anything_else_is_refused_with_advice(wish: str, kind: type[SmidgenError
         "./x", "../x", "~/x", "~nobody-of-this-name/x", "/x", "x/", "models/x/y", "folder/missing.gguf", "out/x.GGUF",
         "out/model.safetensors", "out/pytorch_model.bin", "out/config.json", "out\\model", "C:\\models\\x",
         "C:/models/x", "my models/x", "models/my model", " org/name", "org/name/", ".cache/x", "-x/y",
-        "http://example.com/org/name",
+        "http://example.com/org/name", "cut/model.ggfu", "cut/model.guff", "cut/model.GUF", "cut/model.safetensor",
+        "cut/config.jsn",
     ],
 )  # fmt: skip
 def test_what_looks_like_a_path_is_never_sent_to_the_hub(
@@ -157,6 +158,24 @@ def test_a_name_in_a_folder_that_is_here_is_a_path(tmp_path: Path, monkeypatch: 
     (tmp_path / "model.gguf").touch()
     monkeypatch.setattr(catalogue, "download", lambda model: tmp_path / "model.gguf")
     assert origin_of("hf.co/outt/model").repository == "outt/model"
+
+
+def test_capitals_that_differ_are_a_mistyped_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(catalogue, "download", lambda model: pytest.fail(f"{model} was asked for"))
+    (tmp_path / "cuts").mkdir()
+    with pytest.raises(SmidgenError, match="no Cuts/good in .uts, and the hub was not asked.*hf.co/Cuts/good"):
+        locate("Cuts/good")
+
+
+@pytest.mark.parametrize(
+    "name", ["Qwen/Qwen2.5-0.5B", "org/phi-1.5", "org/name-GGUF", "org/model.v2", "org/gguf", "a/x.ggfu:Q4_0"]
+)
+def test_repositories_are_asked_for(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.gguf").touch()
+    monkeypatch.setattr(catalogue, "download", lambda model: tmp_path / "model.gguf")
+    assert origin_of(name).repository == name.partition(":")[0]
 
 
 @pytest.mark.parametrize("kind", ["folder", "file", "broken link"])

@@ -229,10 +229,12 @@ def test_repos_without_a_model(hub: Hub, files: list[str], fragment: str) -> Non
 
 
 def test_a_repo_that_is_not_there(hub: Hub) -> None:
-    refused(HubModel("org/other"), SmidgenError, "no path here", hub.address, "HF_TOKEN")
+    refused(HubModel("org/other"), SmidgenError, "has no model org/other", hub.address, "HF_TOKEN")
     refused(HubModel("org/na--me"), SmidgenError, "not a name that the hub allows")
-    with pytest.raises(SmidgenError, match="no such model"):
+    with pytest.raises(SmidgenError, match="If you meant a file or folder here: there is no org/other"):
         locate("org/other")
+    with pytest.raises(SmidgenError, match="set HF_TOKEN$"):
+        locate("hf.co/org/other")
 
 
 def test_a_revision_that_is_not_there(hub: Hub) -> None:

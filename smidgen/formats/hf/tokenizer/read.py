@@ -68,6 +68,8 @@ def tokenizer_metadata(folder: Path, rows: int) -> tuple[dict[str, MetadataValue
     settings = read_settings(folder)
     path = member(folder, "tokenizer.json")
     tokenizer = read_tokenizer_json(path) if path else None
+    if tokenizer is not None:
+        settings = _with_bos_of(tokenizer, settings, folder)
     pieces = None
     if tokenizer is None or tokenizer.words is None:
         path = member(folder, "tokenizer.model")
@@ -82,6 +84,20 @@ def tokenizer_metadata(folder: Path, rows: int) -> tuple[dict[str, MetadataValue
             "add the model's tokenizer."
         )
     return _metadata(settings, tokenizer, pieces, rows)
+
+
+def _with_bos_of(tokenizer: TokenizerJson, settings: Settings, folder: Path) -> Settings:
+    """The settings with BOS where the post-processor of tokenizer.json puts it, whatever tokenizer_config.json says of
+    it, as transformers 5 does for every class."""
+    begins = bool(tokenizer.ends.before)
+    if settings.add_bos is not None and settings.add_bos != begins:
+        does = "adds it" if begins else "does not add it"
+        say_once(
+            f"{printable(folder.name)}: tokenizer_config.json says add_bos_token: {str(settings.add_bos).lower()}, but "
+            f"tokenizer.json {does}; that counts, as in transformers 5.",
+            about=folder,
+        )
+    return replace(settings, add_bos=begins)
 
 
 def _metadata(
@@ -228,16 +244,15 @@ def _put_ends(metadata: _Metadata, settings: Settings, layout: Layout, roles: di
 def _put_added_ends(
     metadata: _Metadata, settings: Settings, tokenizer: TokenizerJson | None, layout: Layout, roles: dict[str, int]
 ) -> None:
-    """Whether texts begin with BOS: where the post-processor puts it, whatever tokenizer_config.json says of it, as
-    transformers and llama.cpp's converter do; else as that says. They never end with EOS: trainers leave that on in
-    their folders, and a model that reads EOS behind a prompt has nothing to answer.
+    """Whether texts begin with BOS. They never end with EOS: trainers leave that on in their folders, and a model that
+    reads EOS behind a prompt has nothing to answer.
     """
     ends = tokenizer.ends if tokenizer is not None else Ends()
     for names, role in ((ends.before, "bos_token"), (ends.after, "eos_token")):
         if names and [layout.ids.get(name) for name in names] != [roles.get(role)]:
             refuse("post-processor", f"that adds {', '.join(names)}")
     spelled = tokenizer is None  # a tokenizer.model has no post-processor: BOS it is, as SentencePiece models have it
-    bos = bool(ends.before) or (spelled if settings.add_bos is None else settings.add_bos)
+    bos = spelled if settings.add_bos is None else settings.add_bos
     metadata.put("ggml.add_bos_token", bos and "bos_token" in roles, _BOOL)
     metadata.put("ggml.add_eos_token", False, _BOOL)
 
