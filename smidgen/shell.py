@@ -1,7 +1,10 @@
-"""Commands that are printed, or written into a README, for people to paste into a shell. Torch-free."""
+"""Between people and their shell: paths as people say them, and commands for them to paste. Torch-free."""
 
 import os
 import shlex
+from pathlib import Path
+
+from smidgen.errors import SmidgenError, printable
 
 
 def as_word(path: str | os.PathLike[str]) -> str:
@@ -13,3 +16,22 @@ def as_word(path: str | os.PathLike[str]) -> str:
     if not text.isprintable():
         return "DIR"
     return shlex.quote(f"./{text}" if text.startswith("-") else text)
+
+
+def path_of(said: str | os.PathLike[str]) -> Path:
+    """The path that a person says: `~` and `~name` at its beginning are a home folder, as in a shell; `./~` is a name.
+
+    Such a name comes back as an absolute path, since a `Path` drops the `./`. Raises SmidgenError for the home of a
+    user that is not known here.
+    """
+    text = os.fspath(said)
+    if not text.startswith("~"):
+        path = Path(text)
+        return Path(os.path.abspath(text)) if str(path).startswith("~") else path
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise SmidgenError(
+            f"{printable(text)} begins with the home folder of a user that is not known here; say "
+            f"./{printable(text)} for something of that name."
+        ) from error

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from smidgen.cli import options
+from smidgen.shell import path_of
 from smidgen.sizes import parse_size
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ def command(
         typer.Option(
             "--text",
             metavar="FILE",
-            help="Calibration text, repeatable; de=FILE for a language.  [default: text by the model itself]",
+            help="Calibration text, repeatable; de=FILE for a language; with --recipe, where its texts are.  "
+            "[default: text by the model itself]",
         ),
     ] = None,
     tokens: Annotated[
@@ -90,7 +92,10 @@ def command(
         ),
     ] = None,
     recipe: Annotated[
-        Path | None, typer.Option("--recipe", metavar="FILE", help="Carry out this recipe.toml, of a cut or your own.")
+        Path | None,
+        typer.Option(
+            "--recipe", metavar="FILE", parser=path_of, help="Carry out this recipe.toml, of a cut or your own."
+        ),
     ] = None,
     measure: Annotated[bool, typer.Option("--measure/--no-measure", help="Write the report card.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its expected cost, and stop.")] = False,
@@ -139,7 +144,7 @@ def command(
     from smidgen.cutting.recipe import DEFAULT_TOKENS, CutOptions, Pruning, read_recipe
 
     if recipe is not None:
-        wanted = read_recipe(recipe)
+        wanted = read_recipe(recipe, text or ())
     else:
         method: dict[str, Any] = {"method": sparsity_method} if sparsity_method else {}
         pruning = Pruning(
@@ -156,8 +161,9 @@ def command(
 
 
 def _refuse_contradictions(said: dict[str, Any], recipe: Path | None) -> None:
-    if recipe is not None and said:
-        raise typer.BadParameter(f"--recipe already says what --{next(iter(said))} would; give one of them")
+    if recipe is not None and (told := said.keys() - {"text"}):
+        first = next(name for name in said if name in told)
+        raise typer.BadParameter(f"--recipe already says what --{first} would; give one of them")
     if recipe is None and not said.keys() & {
         "fit", "speed", "ram", "langs", "vocab", "layers", "ffn", "heads", "kv-heads", "hidden", "experts", "sparsity",
         "steps",

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from smidgen.cli import options
+from smidgen.shell import path_of
 
 _FRESH, _TRAINING, _LOSS = "Fresh students", "Training", "Loss"
 
@@ -31,7 +32,9 @@ def command(
     ] = None,
     data: Annotated[
         list[Path] | None,
-        typer.Option("--data", metavar="FILE", help="JSON Lines (repeatable), or a corpus of `smidgen data`."),
+        typer.Option(
+            "--data", metavar="FILE", parser=path_of, help="JSON Lines (repeatable), or a corpus of `smidgen data`."
+        ),
     ] = None,
     layers: Annotated[int | None, _size("--layers", "Layers.")] = None,
     width: Annotated[int | None, _size("--width", "Width of the residual stream.")] = None,

@@ -8,6 +8,7 @@ import typer
 
 from smidgen.cli import options
 from smidgen.errors import Unsupported
+from smidgen.shell import path_of
 
 _FORMATS = ("hf", "gguf", "compressed-tensors")
 _LATER = ("vllm", "onnx", "openvino")
@@ -27,7 +28,10 @@ def command(
         str, typer.Option("--to", metavar="hf|gguf|compressed-tensors", help="Format to write.", show_default=False)
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="PATH", help="File for gguf, else a folder.", show_default=False)
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="PATH", parser=path_of, help="File for gguf, else a folder.", show_default=False
+        ),
     ],
     dtype: Annotated[
         Dtype | None,

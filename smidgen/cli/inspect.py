@@ -40,7 +40,8 @@ def _facts(summary: "Summary") -> list[tuple[str, str]]:
     head = "tied to the embedding" if summary.tied_head else "of its own"
     bits = "" if summary.bits_per_weight is None else f", {summary.bits_per_weight:.2f} bits a weight"
     padding = f" ({summary.padding} of them padding that no text becomes)" if summary.padding else ""
-    template = "yes" if summary.chat_template else "no (a base model: it completes text)"
+    template = ", ".join(summary.chat_templates) or "no (a base model: it completes text)"
+    template = "yes" if summary.chat_templates == ["default"] else template
     heads = f"{summary.heads}, {summary.kv_heads} key/value" if summary.heads and summary.kv_heads else None
     parts = f", {summary.files} parts" if summary.files > 1 else ""
     facts: list[tuple[str, object]] = [

@@ -9,6 +9,7 @@ import typer
 from smidgen.atomic import refuse_unwritable
 from smidgen.cli.options import LARGEST_SEED, MODEL_HELP, Debug, Json, Quiet, Threads, comma_list
 from smidgen.errors import SmidgenError
+from smidgen.shell import path_of
 
 Original = Annotated[str, typer.Argument(metavar="ORIGINAL", help=MODEL_HELP, show_default=False)]
 Cut = Annotated[
@@ -26,7 +27,10 @@ Langs = Annotated[
 ]
 Tokens = Annotated[int, typer.Option("--tokens", min=64, metavar="N", help="Tokens to compare on, of each text.")]
 Output = Annotated[
-    Path | None, typer.Option("--output", "-o", metavar="CARD.json", help="Write the card, and CARD.html beside it.")
+    Path | None,
+    typer.Option(
+        "--output", "-o", metavar="CARD.json", parser=path_of, help="Write the card, and CARD.html beside it."
+    ),
 ]
 Tasks = Annotated[
     str | None,
@@ -34,7 +38,9 @@ Tasks = Annotated[
         "--tasks", metavar="mmlu,mbpp", help="Ask both models: mmlu, mbpp, xstest, crows_pairs, or a harness task."
     ),
 ]
-Data = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Local copies of the tasks' data.")]
+Data = Annotated[
+    Path | None, typer.Option("--data", metavar="DIR", parser=path_of, help="Local copies of the tasks' data.")
+]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Items of each task, drawn by --seed.")]
 Unsafe = Annotated[bool, typer.Option("--unsafe", help="Run programs that a model writes without a sandbox.")]
 Seed = Annotated[

@@ -98,10 +98,12 @@ def _cache(name: str | None, clear: bool, json: bool) -> None:
         print(f"{total / 1e6:.1f} MB are free again.")
         return
     for one in things:
-        print(f"{printable(one.name, 48):<40}  {one.kind:<11}{one.bytes / 1e6:>10.1f} MB  last used {_day(one)}")
+        print(f"{printable(one.name, 64):<40}  {one.kind:<11}{one.bytes / 1e6:>10.1f} MB  last used {_day(one)}")
     print(f"{'in all':<40}  {'':<11}{total / 1e6:>10.1f} MB")
     print(f"\nConversions and texts are in {printable(cache_folder())}, downloads in the hub's cache.")
     print("`smidgen models --cache --clear` removes all of it, with a name behind it only that.")
+    if any(one.name != one.group for one in things):
+        print("What follows the last dot tells things of one name apart; the name without it means all of them.")
 
 
 def _figures(one: "Kept") -> dict[str, str | int]:

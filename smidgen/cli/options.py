@@ -13,6 +13,7 @@ from typing import Annotated, Protocol
 import typer
 
 from smidgen import progress
+from smidgen.shell import path_of
 
 MODEL_HELP = (
     "Catalogue name (see `smidgen models`), .gguf file, folder (of a cut, or in Hugging Face layout), or repository on "
@@ -86,10 +87,13 @@ Template = Annotated[
 ]
 Lora = Annotated[
     Path | None,
-    typer.Option("--lora", metavar="ADAPTER", help="Adapter of `smidgen tune`: its folder, or an adapter.gguf."),
+    typer.Option(
+        "--lora", metavar="ADAPTER", parser=path_of, help="Adapter of `smidgen tune`: its folder, or an adapter.gguf."
+    ),
 ]
 Output = Annotated[
-    Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the result.", show_default=False)
+    Path,
+    typer.Option("--output", "-o", metavar="DIR", parser=path_of, help="Folder for the result.", show_default=False),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where the same run was interrupted.")]
 EverySeed = Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, metavar="N", help="Of every random choice.")]

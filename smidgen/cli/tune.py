@@ -8,6 +8,7 @@ import typer
 
 from smidgen.cli import options
 from smidgen.errors import SmidgenError
+from smidgen.shell import path_of
 
 _TRAINING, _ADAPTER = "Training", "Adapter"
 
@@ -24,10 +25,14 @@ def command(
     model: options.Model,
     output: options.Output,
     data: Annotated[
-        list[Path] | None, typer.Option("--data", metavar="FILE", help="Examples, one JSON object a line; repeatable.")
+        list[Path] | None,
+        typer.Option("--data", metavar="FILE", parser=path_of, help="Examples, one JSON object a line; repeatable."),
     ] = None,
     valid: Annotated[
-        Path | None, typer.Option("--valid", metavar="FILE", help="Examples to measure on.  [default: held-out ones]")
+        Path | None,
+        typer.Option(
+            "--valid", metavar="FILE", parser=path_of, help="Examples to measure on.  [default: held-out ones]"
+        ),
     ] = None,
     held_out: Annotated[
         float | None,
@@ -79,7 +84,12 @@ def command(
     ] = None,
     adapter: Annotated[
         Path | None,
-        _of_adapter("--adapter", metavar="DIR|FILE", help="Go on from this one: PEFT's folder, or adapter.gguf."),
+        _of_adapter(
+            "--adapter",
+            metavar="DIR|FILE",
+            parser=path_of,
+            help="Go on from this one: PEFT's folder, or adapter.gguf.",
+        ),
     ] = None,
     merge: Annotated[bool, _of_adapter("--merge", help="Write model.gguf with the adapter in it, too.")] = False,
     resume: options.Resume = False,

@@ -22,7 +22,6 @@ from smidgen.cutting.plan import Choice, refuse_impossible
 from smidgen.cutting.quantize import Quantization, plan_types
 from smidgen.cutting.recipe import CutOptions
 from smidgen.cutting.steps import Material, prune
-from smidgen.data.drawing import Used
 from smidgen.data.held_out import CalibrationText
 from smidgen.data.languages import languages_named, languages_of
 from smidgen.data.self_written import self_written, self_written_in
@@ -44,6 +43,7 @@ from smidgen.owned import settle
 from smidgen.progress import say
 from smidgen.publishing.companions import WORK, claim_output, refuse_output, remove_outdated, write_companions
 from smidgen.quantization.workspace import QuantWorkspace
+from smidgen.shell import path_of
 
 #: Languages whose cost is reported when the vocabulary is trimmed, asked for or not.
 _REPORTED = ("en", "de", "fr", "es", "ru", "ar", "hi", "zh", "ja", "code")
@@ -108,7 +108,7 @@ def cut(
     unwritable or full disk, and for `resume` with other settings than the interrupted cut had.
     """
     started = time.monotonic()
-    output = Path(output).expanduser()
+    output = path_of(output)
     options = CutOptions.of(**given) if options is None else options.changed(**given)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -129,7 +129,7 @@ def cut(
         pruned = prune(material, stack)
         result, planned = _plan(pruned, material, workspace)
         result.calibration = _calibration(material)
-        result.notes.append(_calibrated_on(material.used))
+        result.notes.append(_learned_from(material))
         if dry_run:
             result.seconds = effort.seconds
             return result
@@ -215,14 +215,17 @@ def _calibration(material: Material) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _calibrated_on(used: Sequence[Used]) -> str:
+def _learned_from(material: Material) -> str:
     """The same in a line."""
+    used = material.used
     parts = [
         f"{one.tokens:,} tokens of {printable(one.text)}"
         + (f" (too short for its share of {one.share:,})" if one.too_short else "")
         for one in used
     ]
     rest = len(used) > 1 and any(one.too_short for one in used)
+    if not material.is_calibrated:
+        return f"The vocabulary was chosen by all text that is not kept for measuring: {', '.join(parts)}."
     return f"Calibrated on {', '.join(parts)}.{' The other texts gave the rest.' if rest else ''}"
 
 

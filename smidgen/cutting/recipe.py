@@ -25,6 +25,7 @@ from smidgen.numerics.grids import GRIDS
 from smidgen.pruning.masks import Pattern
 from smidgen.pruning.sparsity import METHODS, Method
 from smidgen.quantization.survey import TARGET_TYPES
+from smidgen.shell import path_of
 from smidgen.sizes import parse_size
 from smidgen.version import __version__
 
@@ -245,16 +246,24 @@ class CutOptions:
         }  # fmt: skip
 
 
-def read_recipe(path: Path) -> CutOptions:
+def read_recipe(
+    path: str | os.PathLike[str], texts: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = ()
+) -> CutOptions:
     """The options that a `recipe.toml` says. A cut wrote it, or a person: then sha256 and threads may be missing.
 
-    Raises BadFile for anything that is not one.
+    texts: where texts of the recipe are, as `FILE` or `NAME=FILE`. They are told apart by their sha256, by name alone
+    where the recipe has none. The others are looked for beside the recipe. A file with another name than in the recipe
+    gives the same weights; the history in the result has the new name.
+    Raises BadFile for anything that is not a recipe, and for a text that is none of its texts.
     """
+    path = path_of(path)
+    shown = read_texts(several("texts", texts))
     try:
         recipe = tomllib.loads(path.read_text(encoding="utf-8"))
         given = [dict(step) for step in recipe["steps"]]
-        texts = tuple(_find_text(dict(text), path) for text in recipe.get("texts", []))
-        options = _options(recipe, given, texts)
+        said = [dict(text) for text in recipe.get("texts", [])]
+        _refuse_other_texts(shown, said, path)
+        options = _options(recipe, given, tuple(_find_text(text, path, shown) for text in said))
     except OSError as error:
         raise BadFile(f"The recipe {path} cannot be read: {error.strerror}. Give the recipe.toml of a cut.") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -269,14 +278,40 @@ def _file_named(source: TextSource) -> str:
     return file if source.language is None else f"{source.language}={file}"
 
 
-def _find_text(said: Mapping[str, Any], recipe: Path) -> str:
-    """The text that a recipe names, as `--text` takes it: looked for where the person is, beside the recipe, and beside
-    the recipe's folder; where the recipe has a hash, only a file with it counts.
+def _refuse_other_texts(shown: Sequence[TextSource], said: Sequence[Mapping[str, Any]], recipe: Path) -> None:
+    for source in shown:
+        if any(_is_text(source, text) for text in said):
+            continue
+        if not said:
+            raise BadFile(f"{printable(recipe)} was made without a text of its own: leave --text out.")
+        named = ", ".join(printable(text["file"], 60) for text in said[:8])
+        raise BadFile(
+            f"The text {printable(source.path)} is none of those that {printable(recipe)} was made with: {named} "
+            f"(by their sha256; this one's begins with {source.sha256[:12]}). Give that file, or cut with --fit."
+        )
+
+
+def _is_text(source: TextSource, said: Mapping[str, Any]) -> bool:
+    """Whether a file is the text that a recipe means: by its hash; by name where the recipe has no hash."""
+    if "sha256" in said:
+        return source.sha256 == said["sha256"]
+    language, _, name = str(said["file"]).partition("=")
+    file = None if source.path is None else source.path.name
+    return source.name in (said["file"], language) or file in (said["file"], name)
+
+
+def _find_text(said: Mapping[str, Any], recipe: Path, shown: Sequence[TextSource]) -> str:
+    """The text that a recipe names, as `--text` takes it: the one that the person shows, else looked for where the
+    person is, beside the recipe, and beside the recipe's folder; where the recipe has a hash, only a file with it
+    counts.
 
     Raises BadFile where there is no such file.
     """
     given, wanted = str(said["file"]), said.get("sha256")
-    language, _, name = given.partition("=")
+    language, equals, name = given.partition("=")
+    found = next((source.path for source in shown if _is_text(source, said)), None)
+    if found is not None:
+        return f"{language}={found}" if equals else str(found)
     another = False
     for folder in (Path(), recipe.absolute().parent, recipe.absolute().parent.parent):
         for prefix, file in (("", given), (f"{language}=", name)):
@@ -286,9 +321,12 @@ def _find_text(said: Mapping[str, Any], recipe: Path) -> str:
                     return found
                 another = True
     if another:
-        what = f"The text {printable(given)} is not the one that {recipe} was made with."
-        raise BadFile(f"{what} Restore it, or cut with --fit.")
-    raise BadFile(f"The text {printable(given)} that {recipe} was made with is not here. Put it beside the recipe.")
+        what = f"The text {printable(given)} is not the one that {printable(recipe)} was made with."
+        raise BadFile(f"{what} Say with --text where that one is, or cut with --fit.")
+    raise BadFile(
+        f"The text {printable(given)} that {printable(recipe)} was made with is not here. Put it beside the recipe, or "
+        "say with --text where it is."
+    )
 
 
 def _options(recipe: Mapping[str, Any], steps: Sequence[dict[str, Any]], texts: tuple[str, ...]) -> CutOptions:

@@ -72,6 +72,11 @@ class Material:
         return [Used(text.source.name, text.runs.tokens, text.runs.tokens, 0) for text in self.texts]
 
     @property
+    def is_calibrated(self) -> bool:
+        """Whether a step was calibrated. Choosing a vocabulary is none: it counts all of the text, in no windows."""
+        return self.workspace.load_json(_USED) is not None
+
+    @property
     def room(self) -> int | None:
         """Bytes that the file may have before it is healed, which makes its history longer; None: no quantization."""
         if self.budget is None or "heal" not in self.options.chain:

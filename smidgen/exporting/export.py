@@ -23,6 +23,7 @@ from smidgen.formats.opening import open_model
 from smidgen.model.tokenizers.splitting import llama_cpp_splits_otherwise
 from smidgen.progress import say
 from smidgen.publishing.companions import write_export_notes
+from smidgen.shell import path_of
 
 Format = Literal["hf", "compressed-tensors", "gguf"]
 
@@ -36,7 +37,7 @@ def export(model: ModelName, to: Format, output: str | os.PathLike[str], dtype: 
     are quantized.
     Raises Unsupported for what the format cannot hold, SmidgenError where it cannot be written.
     """
-    output = Path(output).expanduser()
+    output = path_of(output)
     if to not in get_args(Format):
         raise SmidgenError(f"{to!r} is no format to export to; choose from {', '.join(get_args(Format))}.")
     with open_model(model) as checkpoint:

@@ -6,9 +6,10 @@ listed nor touched.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -29,9 +30,14 @@ _TEXTS = "self-written text"
 
 @dataclass(frozen=True)
 class Kept:
-    """Something in the cache.  last_used: seconds since 1970.  files: all of it; of a download links too."""
+    """Something in the cache.
+
+    name: of this thing and no other: where several have one, with an ending that tells them apart and never changes.
+    group: the name without that ending.  last_used: seconds since 1970.  files: all of it; of a download links too.
+    """
 
     name: str
+    group: str
     kind: Kind
     bytes: int
     last_used: float
@@ -39,16 +45,28 @@ class Kept:
 
 
 def kept(name: str | None = None) -> list[Kept]:
-    """What is there, of this name or at all; the largest first. Raises SmidgenError where nothing has the name."""
-    found = [*_downloads(), *_joined(), *_conversions(), *_drafts(), *_texts()]
+    """What is there, of this name or at all; the largest first. The name of a group is that of all its things.
+
+    Raises SmidgenError where nothing has the name.
+    """
+    found = _told_apart([*_downloads(), *_joined(), *_conversions(), *_drafts(), *_texts()])
     found.sort(key=lambda one: (-one.bytes, one.name))
     if name is None:
         return found
-    named = [one for one in found if one.name == name]
+    named = [one for one in found if name in (one.name, one.group)]
     if not named:
-        known = ", ".join(dict.fromkeys(printable(one.name) for one in found)) or "nothing at all"
-        raise SmidgenError(f"the cache has no {printable(name)}; it has {known}.")
+        there = {0: "it is empty", 1: "it has one other thing"}.get(len(found), f"it has {len(found)} other things")
+        listed = "; `smidgen models --cache` lists what there is" if found else ""
+        raise SmidgenError(f"the cache has no {printable(name)}: {there}{listed}.")
     return named
+
+
+def _told_apart(things: Sequence[Kept]) -> list[Kept]:
+    """With the ending left out of the names that need none."""
+    names: defaultdict[str, set[str]] = defaultdict(set)
+    for one in things:
+        names[one.group].add(one.name)
+    return [one if len(names[one.group]) > 1 else replace(one, name=one.group) for one in things]
 
 
 def remove(things: Iterable[Kept]) -> None:
@@ -64,7 +82,7 @@ def remove(things: Iterable[Kept]) -> None:
             except OSError as error:
                 failed.append(f"{printable(file)} ({error.strerror or error})")
         if one.kind == "download":
-            _tidy_repo(one.name)
+            _tidy_repo(one.group)
     if failed:
         raise SmidgenError(f"{failed[0]} cannot be removed, and {len(failed) - 1} more; all else was.")
 
@@ -76,8 +94,11 @@ def _remove(file: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def _thing(name: str, kind: Kind, files: Iterable[Path]) -> Iterator[Kept]:
-    """One entry of the files that are there; none where there are none."""
+def _thing(name: str, kind: Kind, files: Iterable[Path], ending: str | None = None) -> Iterator[Kept]:
+    """One entry of the files that are there; none where there are none.
+
+    ending: what tells it from others of its name; its kind where nothing else does.
+    """
     size, used, there = 0, 0.0, []
     for file in files:
         with suppress(OSError):
@@ -85,7 +106,7 @@ def _thing(name: str, kind: Kind, files: Iterable[Path]) -> Iterator[Kept]:
             size, used = size + (0 if file.is_symlink() else status.st_size), max(used, status.st_atime)
             there.append(file)
     if there:
-        yield Kept(name, kind, size, used, tuple(there))
+        yield Kept(f"{name}.{ending or kind}", name, kind, size, used, tuple(there))
 
 
 def _downloads() -> Iterator[Kept]:
@@ -148,7 +169,9 @@ def _conversions() -> Iterator[Kept]:
         made, earlier = CONVERSION.fullmatch(whole), _EARLIER_CONVERSION.fullmatch(whole)
         if not (made or earlier) or file.name not in (whole, partial_path(file.with_name(whole)).name):
             continue
-        yield from _thing(made["name"] if made else whole[:16], "conversion", [file])
+        yield from _thing(
+            made["name"] if made else whole[:16], "conversion", [file], made["content"][:8] if made else whole[16:24]
+        )
 
 
 def _drafts() -> Iterator[Kept]:

@@ -17,12 +17,14 @@ from smidgen.formats.folder_facts import folder_facts, role_of
 from smidgen.formats.gguf.contents import describe, refuse_damaged
 from smidgen.formats.gguf.reader import GGUFFile, TensorInfo
 from smidgen.formats.hf.contents import FolderContents, describe_folder
-from smidgen.formats.hf.folder import HFFolder, is_hf_folder, member, read_json
+from smidgen.formats.hf.folder import HFFolder, is_hf_folder
 from smidgen.formats.hf.safetensors_reader import StoredTensor
 from smidgen.formats.hf.tokenizer.kind import NEAR, tokenizer_kind
+from smidgen.formats.hf.tokenizer.settings import templates_in
 from smidgen.formats.history import history
 from smidgen.formats.hub.catalogue import ModelName, origin_of
 from smidgen.formats.hub.origin import Origin
+from smidgen.model.chat import chat_templates
 from smidgen.model.config import ModelConfig
 from smidgen.model.tokenizers.padding import padding_of
 from smidgen.model.tokenizers.splitting import llama_cpp_splits_otherwise
@@ -61,6 +63,7 @@ class Summary:
     parts, types: shares by role of the tensor and by how its weights are stored.
     history: what smidgen did to it, a line for each step.
     tied_head: the embedding is the output head too.
+    chat_templates: the names of its chat templates; "default" is the one that is used where none is named.
     """
 
     path: str
@@ -92,6 +95,7 @@ class Summary:
     tokenizer: str | None
     adds_bos: bool | None
     chat_template: bool
+    chat_templates: list[str]
     parts: dict[str, Share] = field(default_factory=dict)
     types: dict[str, Share] = field(default_factory=dict)
     history: list[str] = field(default_factory=list)
@@ -151,7 +155,7 @@ def _of_file(file: GGUFFile, origin: Origin) -> Summary:
         tied_head="output.weight" not in file.tensors,
         tokenizer=_tokenizer(file),
         adds_bos=adds_bos if isinstance(adds_bos, bool) else None,
-        chat_template=any(key.startswith("tokenizer.chat_template") and value for key, value in metadata.items()),
+        **_templates(chat_templates(metadata)),
         parts=parts,
         types=types,
         history=[_in_words(step) for step in history(metadata)],
@@ -208,7 +212,7 @@ def _of_folder(folder: HFFolder, contents: FolderContents, origin: Origin) -> Su
         tied_head=config.tied_head,
         tokenizer=tokenizer_kind(folder.path),
         adds_bos=None,
-        chat_template=has_chat_template(folder.path),
+        **_templates(templates_in(folder.path)),
         parts=parts,
         types=types,
     )
@@ -239,11 +243,16 @@ def _of_unsupported_folder(folder: HFFolder, reason: str, origin: Origin) -> Sum
         tied_head="head" not in parts,
         tokenizer=tokenizer_kind(folder.path),
         adds_bos=None,
-        chat_template=has_chat_template(folder.path),
+        **_templates(templates_in(folder.path)),
         parts=parts,
         types=types,
         **facts.numbers,
     )
+
+
+def _templates(found: Mapping[str, str]) -> dict[str, Any]:
+    """The facts about chat templates."""
+    return {"chat_template": bool(found), "chat_templates": [printable(name, 64) for name in found]}
 
 
 def _pattern(config: ModelConfig | None) -> dict[str, Any]:
@@ -307,16 +316,6 @@ def _tokenizer(file: GGUFFile) -> str | None:
     named = f", {before}" if before and before != "default" else ""
     near = f" ({NEAR})" if llama_cpp_splits_otherwise(file.metadata) else ""
     return _TOKENIZERS.get(kind, kind) + named + near
-
-
-def has_chat_template(folder: Path) -> bool:
-    """Whether a folder comes with a chat template, in a file of its own or among the tokenizer's settings."""
-    if any(member(folder, name) is not None for name in ("chat_template.jinja", "chat_template.json")):
-        return True
-    if (folder / "additional_chat_templates").is_dir():
-        return True
-    path = member(folder, "tokenizer_config.json")
-    return path is not None and bool(read_json(path).get("chat_template"))
 
 
 def _text(value: Any) -> str | None:

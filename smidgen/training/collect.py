@@ -11,6 +11,7 @@ from smidgen.data.corpus.prepare import CorpusOptions, prepare
 from smidgen.data.corpus.shards import INDEX, Index
 from smidgen.formats.hub.catalogue import ModelName
 from smidgen.formats.opening import open_model
+from smidgen.shell import path_of
 from smidgen.sizes import format_size
 
 
@@ -54,6 +55,6 @@ def collect(
     within("workers", workers, 1, MOST_THREADS)
     with open_model(model) as checkpoint:
         metadata = dict(checkpoint.file.metadata)
-    output = Path(output).expanduser()
+    output = path_of(output)
     index = prepare(several("sources", sources), metadata, output, options, workers=workers, resume=resume)
     return CollectResult(output, index, time.monotonic() - started)

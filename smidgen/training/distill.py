@@ -38,6 +38,7 @@ from smidgen.formats.workspace import Workspace
 from smidgen.owned import settle
 from smidgen.progress import say
 from smidgen.publishing.companions import claim_output, refuse_output, write_distilling_notes
+from smidgen.shell import path_of
 from smidgen.sizes import format_size
 from smidgen.training.lesson import DistillOptions, Lesson
 from smidgen.training.together import run_together
@@ -107,7 +108,7 @@ def distill(
     teacher, student, output = (
         os.fspath(teacher),
         None if student is None else os.fspath(student),
-        Path(output).expanduser(),
+        path_of(output),
     )
     options = DistillOptions(**given) if options is None else replace(options, **given)
     if options.threads is not None:

@@ -52,6 +52,7 @@ from smidgen.model.tokenizers.respelling import Respelling
 from smidgen.numerics.grids import GRIDS
 from smidgen.numerics.precision import is_quick
 from smidgen.publishing.companions import WORK
+from smidgen.shell import path_of
 from smidgen.training.text import read_training_text
 
 
@@ -101,7 +102,7 @@ class DistillOptions:
         for name, choices in (("beginning", Beginning), ("optimizer", OptimizerKind), ("schedule", Schedule)):
             one_of(name, getattr(self, name), get_args(choices))
         object.__setattr__(self, "texts", several("texts", self.texts, TextSource))
-        object.__setattr__(self, "data", tuple(Path(path).expanduser() for path in several("data", self.data)))
+        object.__setattr__(self, "data", tuple(map(path_of, several("data", self.data))))
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ from smidgen.numerics.precision import is_quick
 from smidgen.owned import settle
 from smidgen.progress import say
 from smidgen.publishing.companions import WORK, claim_output, refuse_output, write_tuning_notes
+from smidgen.shell import path_of
 from smidgen.training.examples import read_training_examples
 from smidgen.training.merging import MergeOptions, fits_in_memory, is_on_lattice, trained_in
 from smidgen.training.together import run_together
@@ -92,7 +93,7 @@ class TuneOptions:
         for name, least, most in (("epochs", 0.01, 1e6), ("learning_rate", 1e-9, 1), ("held_out", 0, 0.9)):
             within(name, getattr(self, name), least, most, whole=False)
         if self.adapter is not None:
-            object.__setattr__(self, "adapter", Path(self.adapter).expanduser())
+            object.__setattr__(self, "adapter", path_of(self.adapter))
 
 
 @dataclass
@@ -166,8 +167,8 @@ def tune(
     skipped, an unwritable or full disk, and for `resume` with other settings than the interrupted tuning had.
     """
     started = time.monotonic()
-    output = Path(output).expanduser()
-    files = [Path(file).expanduser() for file in several("data", data)]
+    output = path_of(output)
+    files = [path_of(file) for file in several("data", data)]
     options = TuneOptions(**given) if options is None else replace(options, **given)
     _refuse_contradictions(files, options)
     if options.threads is not None:

@@ -102,6 +102,29 @@ def test_a_recipe_names_no_folder_and_finds_its_texts(tmp_path: Path, monkeypatc
         read_recipe(output / "recipe.toml")
 
 
+def test_a_person_shows_where_the_texts_of_a_recipe_are(tmp_path: Path) -> None:
+    away = tmp_path / "away"
+    away.mkdir()
+    for name in ("renamed.txt", "de.txt", "byhand.txt", "other.txt"):
+        (away / name).write_text(f"The text of {name}.")
+    hashes = [read_texts([away / name])[0].sha256 for name in ("renamed.txt", "de.txt")]
+    (tmp_path / "r.toml").write_text(
+        '[[steps]]\nstep = "quantize"\nfit = 9000\n'
+        f'[[texts]]\nfile = "notes.txt"\nsha256 = "{hashes[0]}"\n'
+        f'[[texts]]\nfile = "german=de.txt"\nsha256 = "{hashes[1]}"\n[[texts]]\nfile = "byhand.txt"\n'
+    )
+    texts = [away / "byhand.txt", f"x={away / 'de.txt'}", str(away / "renamed.txt")]
+    again = read_recipe(tmp_path / "r.toml", texts).texts
+    assert again == (str(away / "renamed.txt"), f"german={away / 'de.txt'}", str(away / "byhand.txt"))
+    with pytest.raises(BadFile, match=r"other.txt is none of those that .*r.toml was made with: notes.txt, german=de"):
+        read_recipe(tmp_path / "r.toml", away / "other.txt")
+    with pytest.raises(BadFile, match="notes.txt that .* is not here. Put it beside the recipe, or say with --text"):
+        read_recipe(tmp_path / "r.toml", away / "de.txt")
+    (tmp_path / "r.toml").write_text('[[steps]]\nstep = "quantize"\nfit = 9000\n')
+    with pytest.raises(BadFile, match="made without a text of its own: leave --text out"):
+        read_recipe(tmp_path / "r.toml", away / "de.txt")
+
+
 def test_a_recipe_names_the_commit_of_a_repository(tmp_path: Path) -> None:
     place = tmp_path / "models--org--name" / "snapshots" / ("0" * 40)
     recipe = CutOptions(fit=10**6).as_recipe(Origin.of_path(place), "0" * 64, [], 10**6, None, {})

@@ -122,3 +122,20 @@ def test_the_card_says_that_the_model_measured_itself_on_its_own_text(
     (note,) = [note for note in card["notes"] if "two texts of one author" in note]
     assert note.endswith("A text of another kind may lose more.")
     assert note in whole_page(tiny / "out").sections["fidelity"]
+
+
+def test_choosing_a_vocabulary_reads_all_of_the_text_and_says_so(tiny: Path) -> None:
+    """And the recipe of that cut, elsewhere, is told where its text is."""
+    model = write_gemma3(tiny / "tiny.gguf")
+    done = run(arguments(model, "out", "--vocab", "280", "--no-measure"))
+    assert done.code == 0, done.err
+    assert "The vocabulary was chosen by all text that is not kept for measuring: " in done.out
+    assert "tokens of own.txt" in done.out and "Calibrated on" not in done.out
+    (tiny / "away").mkdir()
+    (tiny / "own.txt").rename(tiny / "away/own.txt")
+    words = ["cut", str(model), "--recipe", "out/recipe.toml", "-o", "again", "--no-measure"]
+    assert "say with --text where it is" in run(words).err
+    assert "--recipe already says what --seed would" in run([*words, "--seed", "1"]).err
+    done = run([*words, "--text", "away/own.txt"])
+    assert done.code == 0, done.err
+    assert (tiny / "again/model.gguf").read_bytes() == (tiny / "out/model.gguf").read_bytes()

@@ -133,7 +133,7 @@ def test_numbers_that_are_none_are_refused(value: float, to: Format, folder: Pat
         save_file(weights | {tensor: spoiled}, folder / "model.safetensors", metadata={"format": "pt"})
         with pytest.raises(BadFile, match=f"{tensor} holds values that are not finite numbers"):
             export(folder, to, tmp_path / "out")
-        assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+        assert not (tmp_path / "out").exists()
         save_file(good, folder / "model.safetensors", metadata={"format": "pt"})
 
 
@@ -148,7 +148,7 @@ def test_they_are_refused_in_a_gguf_file_too(to: Format, tmp_path: Path) -> None
     model.write_bytes(data)
     with pytest.raises(BadFile, match=r"blk\.0\.ffn_up\.weight holds values that are not finite"):
         export(model, to, tmp_path / "out")
-    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_tokenizer_that_cannot_be_written_is_refused_before_the_weights(
@@ -164,7 +164,27 @@ def test_a_tokenizer_that_cannot_be_written_is_refused_before_the_weights(
     monkeypatch.setattr(writer, "write_safetensors", write)
     with pytest.raises(Unsupported, match="cannot be written"):
         export(write_llama(tmp_path / "tiny.gguf"), "hf", tmp_path / "out")
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("first", "message"), [("</s>", "tokens 0 and 1 .* have the same text"), (None, "no tokenizer")]
+)
+def test_a_gguf_file_that_llama_cpp_cannot_run_is_not_copied(first: str | None, message: str, tmp_path: Path) -> None:
+    """Of a vocabulary with a doubled text, and of none at all."""
+    with open_checkpoint(write_llama(tmp_path / "tiny.gguf")) as checkpoint:
+        view = checkpoint.file
+        tokens = view.metadata["tokenizer.ggml.tokens"]
+        assert isinstance(tokens, list)
+        metadata = dict(view.metadata)
+        metadata["tokenizer.ggml.tokens"] = [first or tokens[0], *tokens[1:]]
+        kept = {key: value for key, value in metadata.items() if first or not key.startswith("tokenizer.")}
+        types = {key: view.metadata_types[key] for key in kept}
+        plans = [TensorPlan(tensor.name, tensor.shape, tensor.kind) for tensor in view.tensors.values()]
+        write_gguf(tmp_path / "broken.gguf", kept, types, plans, view.packed)
+    with pytest.raises(BadFile, match=message):
+        export(tmp_path / "broken.gguf", "gguf", tmp_path / "out.gguf")
+    assert not (tmp_path / "out.gguf").exists()
 
 
 def test_named_templates_without_a_default(tmp_path: Path) -> None:

@@ -75,8 +75,23 @@ def test_one_of_them(home: Path) -> None:
     remove(kept("tiny"))
     assert not (home / "converted" / CONVERSION).exists()
     assert (home / "self-written" / TEXT).exists()
-    with pytest.raises(SmidgenError, match="the cache has no tiny; it has qwen2.5-coder-1.5b, self-written text"):
+    with pytest.raises(SmidgenError, match="no tiny: it has 2 other things; `smidgen models --cache` lists"):
         kept("tiny")
+
+
+def test_things_of_one_name_are_told_apart(home: Path) -> None:
+    other, namesake = f"tiny.{'a' * 16}.{'c' * 32}.gguf", f"qwen2.5-coder-1.5b.{'a' * 16}.{'d' * 32}.gguf"
+    for name in (other, namesake):
+        (home / "converted" / name).write_text("12345678901")
+    assert [one.name for one in kept()] == [
+        "qwen2.5-coder-1.5b.dddddddd", "tiny.cccccccc", "qwen2.5-coder-1.5b.catalogue", "self-written text",
+        "tiny.bbbbbbbb", "tiny.bbbbbbbb",
+    ]  # fmt: skip
+    assert len(kept("tiny")) == 3
+    remove(kept("tiny.cccccccc"))
+    assert not (home / "converted" / other).exists() and (home / "converted" / CONVERSION).exists()
+    remove(kept("qwen2.5-coder-1.5b.catalogue"))
+    assert [one.name for one in kept("qwen2.5-coder-1.5b")] == ["qwen2.5-coder-1.5b"]
 
 
 def test_a_file_that_is_being_written_stays(home: Path) -> None:

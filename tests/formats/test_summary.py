@@ -6,6 +6,7 @@ import pytest
 
 from smidgen.formats.gguf.reader import GGUFFile
 from smidgen.formats.summary import part_of, summarise
+from tests.tiny_models import write_gemma3
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,16 @@ from smidgen.formats.summary import part_of, summarise
 )
 def test_parts(tensor: str, part: str) -> None:
     assert part_of(tensor) == part
+
+
+def test_chat_templates_are_named(tmp_path: Path) -> None:
+    key, text = "tokenizer.chat_template", "{{ messages[0].content }}"
+    write_gemma3(tmp_path / "none.gguf")
+    write_gemma3(tmp_path / "one.gguf", {key: text})
+    write_gemma3(tmp_path / "two.gguf", {f"{key}.tool_use": text, key: text})
+    found = {name: summarise(tmp_path / f"{name}.gguf") for name in ("none", "one", "two")}
+    assert [one.chat_template for one in found.values()] == [False, True, True]
+    assert [one.chat_templates for one in found.values()] == [[], ["default"], ["default", "tool_use"]]
 
 
 def test_shares_add_up(smollm_path: Path) -> None:

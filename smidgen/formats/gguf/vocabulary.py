@@ -24,6 +24,8 @@ _USUAL_IDS: dict[str, dict[str, int]] = {
 _USUALLY_ADDED: dict[str, tuple[str, ...]] = {"llama": ("bos",), "bert": ("bos", "seperator"), "t5": ("eos",)}
 #: The kinds that put them there whatever a file says.
 _ALWAYS_ADDED: dict[str, tuple[str, ...]] = {"bert": ("bos", "seperator")}
+#: What llama.cpp looks up in any model that is called Phi-3, and fails without.
+PHI3_NAMES, PHI3_TOKENS = ("phi-3", "phi3"), ("</s>", "<unk>", "<s>", "<|endoftext|>")
 
 
 def check_vocabulary(metadata: Mapping[str, Any]) -> None:
@@ -39,6 +41,7 @@ def check_vocabulary(metadata: Mapping[str, Any]) -> None:
     if not isinstance(tokens, list) or not tokens:
         raise BadFile(f"{_KEY}tokens is missing, empty or not a list of texts; get a file with a vocabulary")
     _refuse_doubles(tokens)
+    _refuse_another_phi3(str(metadata.get("general.name", "")), tokens)
     for name in ("scores", "token_type"):
         values = metadata.get(f"{_KEY}{name}")
         if values is not None and (not isinstance(values, np.ndarray) or len(values) < len(tokens)):
@@ -64,6 +67,16 @@ def _refuse_doubles(tokens: list[str]) -> None:
                 f"tokens {other} and {token} of its vocabulary have the same text, {printable(repr(text), 60)}, so "
                 "nobody can tell which of them is meant; convert the model again, or get another file of it"
             )
+
+
+def _refuse_another_phi3(name: str, tokens: list[str]) -> None:
+    """Raises Unsupported for a model that is called Phi-3 without having its tokens."""
+    lacking = [token for token in PHI3_TOKENS if token not in tokens]
+    if lacking and any(phi3 in name.lower() for phi3 in PHI3_NAMES):
+        raise Unsupported(
+            f"is called {printable(name, 60)!r} (general.name), so llama.cpp takes it for Phi-3 and cannot load it "
+            f"without the token {lacking[0]}; convert the model again under another name"
+        )
 
 
 def _refuse_missing_ends(metadata: Mapping[str, Any], kind: str, count: int) -> None:

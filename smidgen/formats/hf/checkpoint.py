@@ -17,6 +17,7 @@ import numpy as np
 from smidgen.errors import Unsupported, printable
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.gguf.reader import DEFAULT_ALIGNMENT, MetadataValue, TensorInfo
+from smidgen.formats.gguf.vocabulary import PHI3_NAMES, PHI3_TOKENS
 from smidgen.formats.gguf.writer import gguf_types
 from smidgen.formats.hf.contents import FolderContents, describe_folder
 from smidgen.formats.hf.folder import HFFolder
@@ -29,8 +30,7 @@ from smidgen.numerics import block_types as types
 from smidgen.numerics.block_types import BlockType
 from smidgen.progress import say_once
 
-_PHI3 = re.compile(r"phi-?3", re.IGNORECASE)
-_PHI3_TOKENS = ("</s>", "<unk>", "<s>", "<|endoftext|>")  # which llama.cpp looks up in any model of that name
+_PHI3 = re.compile("|".join(PHI3_NAMES), re.IGNORECASE)
 
 
 class FolderCheckpoint(Checkpoint):
@@ -204,6 +204,6 @@ def _name_for_llama_cpp(name: str, stripping: Collection[str]) -> str:
 
     stripping: the vocabulary of a model whose tokens do swallow what follows; of others nothing.
     """
-    if all(token in stripping for token in _PHI3_TOKENS):
+    if all(token in stripping for token in PHI3_TOKENS):
         return name if _PHI3.search(name) else f"{name} (Phi-3)"
     return re.sub(r"(phi)-?(?=3)|(modern)-(?=bert)", lambda word: f"{word[1] or word[2]} ", name, flags=re.IGNORECASE)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from smidgen.errors import BadFile, SmidgenError, printable
+from smidgen.errors import BadFile, SmidgenError, Unsupported, printable
 from smidgen.formats.expected import compare_shapes
 from smidgen.formats.hf.folder import HFFolder
 from smidgen.formats.hf.safetensors_reader import refuse_unread
@@ -83,8 +83,8 @@ def describe_folder(folder: HFFolder) -> FolderContents:
 
 
 def _refuse_wrapped(stored: Mapping[str, str], layout: Layout, written: HFMap) -> None:
-    """Raises Unsupported where every tensor of the layers has a name with something before it that is not the model's:
-    what trainers wrapped the model in. transformers finds none of them then, and draws the weights at random."""
+    """Raises Unsupported where the layers are there, but under names that begin with what a trainer wrapped the model
+    in. transformers finds none of them then, and draws the weights at random."""
     ends = (written.names["embedding.weight"], written.names["head.weight"])
     inner = [name for name in layout.shapes if name not in ends]
     if any(name in stored for name in inner):
@@ -94,13 +94,11 @@ def _refuse_wrapped(stored: Mapping[str, str], layout: Layout, written: HFMap) -
         there = next((there for there in stored if there.endswith(f".{bare}")), None)
         if there is None:
             continue
-        wrapped = there.endswith(f".{name}")
-        found, wanted = there.removesuffix(name if wrapped else bare), "" if wrapped else name.removesuffix(bare)
-        instead = f"instead of {wanted}" if wanted else "which is not the model's"
-        how = "merge the adapter (merge_and_unload in PEFT) and save" if found.startswith(_OF_PEFT) else "save"
+        found = there.removesuffix(bare)
+        first = "merge the adapter (PEFT's merge_and_unload) and " if found.startswith(_OF_PEFT) else ""
         raise Unsupported(
-            f"its tensors begin with {printable(found, 60)}, {instead}: a wrapper around the model was saved too; "
-            f"{how} the model inside it, or remove that from the names"
+            f"the names of its tensors begin with {printable(found, 60)!r} instead of {name.removesuffix(bare)!r}: "
+            f"the model was saved inside a wrapper; {first}save the model alone, or rename its tensors"
         )
 
 

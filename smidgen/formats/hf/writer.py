@@ -73,8 +73,8 @@ def write_hf(
         raise SmidgenError(f"{name!r} is no dtype for weights. Choose from {', '.join(DTYPES)}.")
     settings = checkpoint.family.to_hf(checkpoint.config) | _token_ids(checkpoint) | {"torch_dtype": name}
     settings |= more_settings or {}
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         reason = f"{printable(folder)} cannot be written: {error.strerror}."

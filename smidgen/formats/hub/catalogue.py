@@ -26,7 +26,7 @@ from smidgen.formats.hf.folder import CONFIG, explain_missing_weights, is_hf_fol
 from smidgen.formats.hub.home import cache_folder, mark_used
 from smidgen.formats.hub.hub import HubModel, download, is_address
 from smidgen.formats.hub.origin import MODEL_FILE, Origin
-from smidgen.shell import as_word
+from smidgen.shell import as_word, path_of
 
 __all__ = [
     "CATALOGUE", "MODEL_FILE", "Entry", "ModelName", "cache_folder", "cached_file", "entry_of", "is_ready", "locate",
@@ -202,8 +202,8 @@ def _as_path(text: str) -> Path | None:
     """Text as a path; None where it cannot be one, as the home of a user that does not exist."""
     if not text.strip():
         return None
-    with suppress(RuntimeError):
-        return Path(text).expanduser()
+    with suppress(SmidgenError):
+        return path_of(text)
     return None
 
 

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from smidgen.shell import path_of
+
 _NOTES = "downloads"
 _NOTE_BYTES = 2**24
 
@@ -18,7 +20,7 @@ def cache_folder() -> Path:
     """The folder for files that smidgen makes for itself: `SMIDGEN_HOME`, else the platform's cache folder."""
     home = os.environ.get("SMIDGEN_HOME")
     if home:
-        return Path(home).expanduser()
+        return path_of(home)
     from platformdirs import user_cache_path
 
     return user_cache_path("smidgen")

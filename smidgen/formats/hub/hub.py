@@ -245,8 +245,8 @@ def _explained(model: HubModel) -> Iterator[None]:
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise SmidgenError(
-            f"{transfer.endpoint()} has no model {model.repo} that it would show; check the name, and for a private one "
-            f"set HF_TOKEN"
+            f"{transfer.endpoint()} has no model {model.repo} that it would show; check the name, and for a private "
+            f"one set HF_TOKEN"
         ) from error
     except errors.HFValidationError as error:
         raise SmidgenError(f"{model.repo} is not a name that the hub allows ({printable(error)})") from error

@@ -43,6 +43,18 @@ def test_a_model_without_some_of_its_tensors_never_reaches_llama_cpp(tmp_path: P
         read_facts(write_model(tmp_path / "model.gguf", "gemma3", GEMMA3_KEYS, some))
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("architecture", ["gemma3", "mamba9"])
+def test_vectors_that_are_not_finite_never_reach_llama_cpp(tmp_path: Path, architecture: str, value: float) -> None:
+    """It would write nonsense without a word."""
+    norm = TENSORS["blk.3.attn_norm.weight"].copy()
+    norm[5] = value
+    path = write_model(tmp_path / "m.gguf", architecture, GEMMA3_KEYS, TENSORS | {"blk.3.attn_norm.weight": norm})
+    for look in (read_facts, lambda path: measure_speed([path])):
+        with pytest.raises(BadFile, match=r"m\.gguf: blk\.3\.attn_norm\.weight holds values that are not finite"):
+            look(path)
+
+
 def test_what_only_llama_cpp_can_do_is_left_to_it(tmp_path: Path) -> None:
     assert read_facts(write(tmp_path, "mamba9")).context_length == 4096
     assert read_facts(write(tmp_path, unheard_of=1)).context_length == 4096

@@ -70,6 +70,16 @@ ABSURD: dict[str, tuple[dict[str, Any], type[SmidgenError], str]] = {
 }  # fmt: skip
 
 
+def test_a_model_called_phi_3_has_its_tokens() -> None:
+    """llama.cpp looks them up in any model of that name, and fails."""
+    phi3 = ["<unk>", "<s>", "</s>", "<|endoftext|>", *TOKENS[4:]]
+    check_vocabulary(header(tokens=phi3) | {"general.name": "Phi-3 mini"})
+    check_vocabulary(header() | {"general.name": "phi 3"})
+    for name in ("my-PHI3", "tiny (Phi-3)"):
+        with pytest.raises(Unsupported, match=r"takes it for Phi-3 and cannot load it without the token <\|endoftext"):
+            check_vocabulary(header(tokens=["<unk>", "<s>", "</s>", *TOKENS[3:]]) | {"general.name": name})
+
+
 @pytest.mark.parametrize("name", ABSURD)
 def test_absurd_ones_are_refused(name: str) -> None:
     changes, error, message = ABSURD[name]

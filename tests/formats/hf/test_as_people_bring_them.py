@@ -15,6 +15,7 @@ from smidgen.engines.llama_cpp.engine import LlamaCppEngine
 from smidgen.errors import BadFile, Unsupported
 from smidgen.formats.gguf.writer import TensorPlan, gguf_types, write_gguf
 from smidgen.formats.opening import open_checkpoint
+from smidgen.formats.summary import summarise
 from tests.family_models import save_folder
 
 IDS = torch.tensor([[5, 9, 2, 7, 3, 8, 11, 40, 41, 300]])
@@ -141,24 +142,87 @@ def test_no_eos_behind_a_prompt(folder: Path, smollm_path: Path) -> None:
         assert engine.tokenize("Once upon a time") == ids[:-1]  # what the file appended is taken away, and no more
 
 
-def test_bos_where_the_post_processor_puts_it(folder: Path) -> None:
-    """`add_bos_token: false` beside a post-processor that adds it: what the tokenizer really does counts."""
+@pytest.mark.parametrize("asked", [True, False, None])
+@pytest.mark.parametrize("added", [True, False])
+@pytest.mark.parametrize("named", ["PreTrainedTokenizerFast", "LlamaTokenizer", "GPT2Tokenizer", "GemmaTokenizer"])
+def test_bos_where_the_post_processor_puts_it(
+    named: str, added: bool, asked: bool | None, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And nowhere else, whatever the class and its `add_bos_token`: what the tokenizer really does counts."""
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     with smidgen.load(folder) as model:
         bos = model.tokenizer.bos_id
         assert bos is not None
         text = model.tokenizer.token_text(bos)
-    tokenizer["post_processor"] = {
+    capsys.readouterr()
+    template = {
         "type": "TemplateProcessing",
         "single": [{"SpecialToken": {"id": text, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
         "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
         "special_tokens": {text: {"id": text, "ids": [bos], "tokens": [text]}},
     }
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    edit(folder / "tokenizer_config.json", add_bos_token=False)
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer | {"post_processor": template if added else None}))
+    edit(folder / "tokenizer_config.json", add_bos_token=asked, tokenizer_class=named, bos_token=text)
     with smidgen.load(folder) as model:
-        assert model.tokenizer.adds_bos
-    assert transformers.AutoTokenizer.from_pretrained(folder)("a").input_ids[0] == bos
+        assert model.tokenizer.adds_bos is added
+    assert ("add_bos_token" in capsys.readouterr().err) is (asked not in (None, added))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    if asked is None:  # not there at all, as transformers sees it
+        del config["add_bos_token"]
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    assert (transformers.AutoTokenizer.from_pretrained(folder)("a").input_ids[0] == bos) is added
+
+
+@pytest.mark.parametrize(
+    ("before", "instead", "words"),
+    [
+        ("base_model.model.model.", "model.", "merge the adapter"),
+        ("module.model.", "model.", "save the model alone"),
+        ("_orig_mod.model.", "model.", "save the model alone"),
+        ("transformer.", "model.", "rename its tensors"),
+        ("language_model.model.", "model.", "rename its tensors"),
+    ],
+)
+def test_a_model_saved_inside_a_wrapper(before: str, instead: str, words: str, folder: Path) -> None:
+    """transformers would draw its weights at random; the line says what is before the names."""
+    weights = load_file(folder / "model.safetensors")
+    rewrite(
+        folder, dict.fromkeys(weights) | {before + name.removeprefix("model."): one for name, one in weights.items()}
+    )
+    with pytest.raises(Unsupported, match=f"begin with '{before}' instead of '{instead}'.*{words}"):
+        smidgen.load(folder)
+    summary = summarise(folder)
+    assert summary.parameters == sum(one.numel() for one in weights.values()) and before in (summary.cannot_run or "")
+    drawn = transformers.AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    query = "model.layers.0.self_attn.q_proj.weight"
+    assert not torch.equal(drawn[query], weights[query])
+
+
+def test_layers_that_are_missing_are_no_wrapper(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    rewrite(folder, {name: None for name in weights if ".layers.1." in name})
+    with pytest.raises(BadFile, match=r"model\.layers\.1\..* missing; get the complete files"):
+        smidgen.load(folder)
+
+
+def test_tokens_that_swallow_white_space_in_another_vocabulary(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """llama.cpp does that for a model called Phi-3 alone, and cannot load one that lacks the tokens of Phi-3."""
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    for token in tokenizer["added_tokens"]:
+        token["rstrip"] = True
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    smidgen.export(folder, "gguf", folder / "strips.gguf")
+    assert "keeps that white space" in capsys.readouterr().err
+    with (
+        smidgen.load(folder / "strips.gguf") as model,
+        LlamaCppEngine(folder / "strips.gguf", 128, threads=1) as engine,
+    ):
+        text = f"{tokenizer['added_tokens'][0]['content']} a"
+        ids = model.tokenizer.encode(text, parse_special=True)
+        theirs = transformers.AutoTokenizer.from_pretrained(folder)(text).input_ids
+        assert engine.tokenize(text) == ids == theirs
 
 
 def test_weights_of_64_bits(folder: Path) -> None:

@@ -370,17 +370,19 @@ def test_stacked_parts_of_different_types(folder: Callable[..., Path]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("folder", "strips", "name"),
+    ("folder", "stripping", "name"),
     [
-        ("tiny", False, "tiny"),
-        ("phi3-mine", False, "phi 3-mine"),
-        ("My-Phi-3.5", False, "My-Phi 3.5"),
-        ("Modern-BERT-x", False, "Modern BERT-x"),
-        ("phi4-mini", False, "phi4-mini"),
-        ("Phi-3-mini", True, "Phi-3-mini"),
-        ("mine", True, "mine (Phi-3)"),
+        ("tiny", [], "tiny"),
+        ("phi3-mine", [], "phi 3-mine"),
+        ("My-Phi-3.5", [], "My-Phi 3.5"),
+        ("Modern-BERT-x", [], "Modern BERT-x"),
+        ("phi4-mini", [], "phi4-mini"),
+        ("Phi-3-mini", ["</s>", "<unk>", "a", "<s>", "<|endoftext|>"], "Phi-3-mini"),
+        ("mine", ["</s>", "<unk>", "a", "<s>", "<|endoftext|>"], "mine (Phi-3)"),
+        ("mine", ["<unk>", "a", "<s>", "<|endoftext|>"], "mine"),
+        ("Phi-3-mini", ["<unk>", "<s>", "</s>"], "Phi 3-mini"),
     ],
 )
-def test_a_folders_name_is_no_statement_about_its_tokenizer(folder: str, strips: bool, name: str) -> None:
+def test_a_folders_name_is_no_statement_about_its_tokenizer(folder: str, stripping: list[str], name: str) -> None:
     """llama.cpp takes a model called phi3 for one whose special tokens swallow white space, or fails."""
-    assert _name_for_llama_cpp(folder, strips=strips) == name
+    assert _name_for_llama_cpp(folder, stripping) == name

@@ -128,7 +128,7 @@ def test_what_float16_cannot_hold(tmp_path: Path) -> None:
         model.model.layers[2].mlp.up_proj.weight[3, 5] = 70_000.0
     model.save_pretrained(tmp_path)
     error = refused(tmp_path, tmp_path / "new", "blocks.2.feed_forward.up.weight has values that float16", "float16")
-    assert isinstance(error, Unsupported) and os.listdir(tmp_path / "new") == []
+    assert isinstance(error, Unsupported) and not (tmp_path / "new").exists()
     written(tmp_path, tmp_path / "new", "bfloat16")
 
 
@@ -158,13 +158,16 @@ def test_a_model_that_transformers_cannot_have(llama: Path, tmp_path: Path, monk
 def test_too_little_room(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = atomic.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(atomic.shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    refused(llama, tmp_path / "new", "but its disk has 1000 free")
-    assert os.listdir(tmp_path / "new") == []
+    refused(llama, tmp_path / "new" / "below", "but its disk has 1000 free")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "mine").mkdir()  # what was there before stays, as it was
+    refused(llama, tmp_path / "mine", "but its disk has 1000 free")
+    assert os.listdir(tmp_path / "mine") == []
 
 
 @pytest.mark.parametrize("limit", [5_000, 200_000])
 def test_a_disk_that_fills_up(limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the first shard and in a later one: no half file, and without config.json nobody takes the rest for a model.
+    """In the first shard and in a later one: nothing is left.
 
     A limit on file sizes stands for the full disk: the system refuses the same write in the same way.
     """
@@ -180,12 +183,12 @@ def test_a_disk_that_fills_up(limit: int, tmp_path: Path, monkeypatch: pytest.Mo
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, old)
     assert str(caught.value).isprintable()
-    assert all(name.startswith("model-") for name in os.listdir(tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json"])
 def test_small_files_that_cannot_be_written(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The weights are there by then, but nothing half-written, and config.json is not."""
+    """The weights are there by then; they go too."""
     save_folder("llama2", tmp_path)
     (tmp_path / "generation_config.json").unlink()
     real = os.replace
@@ -197,9 +200,7 @@ def test_small_files_that_cannot_be_written(name: str, tmp_path: Path, monkeypat
 
     monkeypatch.setattr(os, "replace", replace)
     refused(tmp_path, tmp_path / "new", f"{name} cannot be written (No space left on device)")
-    left = os.listdir(tmp_path / "new")
-    assert name not in left and not any(file.startswith(".") for file in left)
-    assert "config.json" not in left or name == "generation_config.json"
+    assert not (tmp_path / "new").exists()
 
 
 # -- the real model ----------------------------------------------------------------------------------------------------

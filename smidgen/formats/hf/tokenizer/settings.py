@@ -73,6 +73,14 @@ def read_settings(folder: Path) -> Settings:
     )
 
 
+def templates_in(folder: Path) -> dict[str, str]:
+    """The chat templates of a folder by name, "default" for the one that is used; nothing else of it is read.
+
+    Raises BadFile where they are damaged.
+    """
+    return _templates(folder, _object(folder, "tokenizer_config.json"))
+
+
 def _object(folder: Path, name: str) -> dict[str, Any]:
     path = member(folder, name)
     value = read_json(path) if path else {}

@@ -11,7 +11,7 @@ import pytest
 from smidgen.errors import BadFile, SmidgenError
 from smidgen.formats.hf.folder import member, template_files
 from smidgen.formats.hf.tokenizer import tokenizer_metadata, write_tokenizer
-from smidgen.formats.hf.tokenizer.settings import read_settings
+from smidgen.formats.hf.tokenizer.settings import read_settings, templates_in
 from smidgen.model.chat import chat_template, chat_templates
 from tests.tiny_tokenizers import BYTE_LEVEL_CONFIG, byte_level_json, write_folder
 
@@ -49,6 +49,7 @@ def test_read_as_transformers_reads_them(layout: str, tmp_path: Path) -> None:
     folder = folder_of(tmp_path, *LAYOUTS[layout])
     theirs = import_module("transformers").PreTrainedTokenizerFast.from_pretrained(folder).chat_template
     assert read_settings(folder).templates == (theirs if isinstance(theirs, dict) else {"default": theirs})
+    assert templates_in(folder) == read_settings(folder).templates
 
 
 def test_a_processors_template_is_better_than_none(tmp_path: Path) -> None:
