@@ -88,7 +88,7 @@ def test_a_model_drafts_for_itself_and_a_trimmed_one_does_not(gemma_path: Path, 
 
 @pytest.mark.parametrize("rows", [310, 600])
 def test_padding_does_not_count(rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A draft that proposes its padding ends llama.cpp's process; and so does a model where the draft has fewer rows."""
+    """A draft that proposes its padding ends llama.cpp, and so does a model of more rows than its draft has."""
     monkeypatch.setenv("SMIDGEN_HOME", str(tmp_path / "home"))
     model = write(tmp_path, "model.gguf", TOKENS)
     longer = padded(model, tmp_path / "longer.gguf", rows)
