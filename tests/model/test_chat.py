@@ -288,9 +288,6 @@ def test_depth_is_far_above_that_of_templates_in_use() -> None:
     )
 
 
-LOOPS = "{% for a in range(10000) %}{% for b in range(10000) %}{% for c in range(10000) %}{% endfor %}{% endfor %}{% endfor %}"
-
-
 @pytest.mark.parametrize("condition", ["bos_token", "eos_token", "not add_generation_prompt", "tools"])
 def test_a_template_that_hides_what_it_does(condition: str) -> None:
     with pytest.raises(BadFile, match="refused"):
