@@ -5,7 +5,8 @@
 DIR holds MMLU as `smidgen measure --data` wants it. Each model is exported to a folder in 16 bits, which both sides
 read; both compute in float32. The sides take turns. What is compared: which choice each item gets, the log probability
 of every choice, and the seconds from the first question to the last answer, loading left out. The harness's model is
-its `hf` with its usual batches of one and of eight, whichever is quicker.
+its `hf`, with the batch sizes of `--batch`, whichever is quicker (a batch of eight holds six gigabytes of Gemma's
+logits).
 """
 
 import argparse
@@ -29,7 +30,6 @@ from smidgen.measuring.tasks.harness import EngineLM, Item, answer_items
 from smidgen.model.tokenizer import Tokenizer
 
 MODELS = ("gemma-3-270m", "smollm2-135m-instruct")
-BATCHES = (1, 8)
 
 
 class _Watched:
@@ -62,19 +62,21 @@ def compare(name: str, folder: Path, options: argparse.Namespace) -> dict[str, A
         with ModelAnswers(TorchEngine(checkpoint, options.threads), tokenizer, folder) as model:
             settings: dict[str, Any] = {"pretrained": str(folder), "device": "cpu", "dtype": "float32"}
             sides = {"smidgen": _Watched(EngineLM(model, name))}
-            sides |= {f"hf, batch {size}": _Watched(HFLM(**settings, batch_size=size)) for size in BATCHES}
+            sides |= {f"hf, batch {size}": _Watched(HFLM(**settings, batch_size=size)) for size in options.batch}
             seconds: dict[str, list[float]] = {label: [] for label in sides}
             answers: dict[str, list[Item]] = {}
             for _ in range(options.rounds):
                 for label, side in sides.items():
                     answers[label] = side.turn(options)
                     seconds[label].append(side.seconds)
-    ours, theirs = sides["smidgen"].scores, sides[f"hf, batch {BATCHES[0]}"].scores
+    ours, theirs = sides["smidgen"].scores, sides[f"hf, batch {options.batch[0]}"].scores
     quickest = min(median(times) for label, times in seconds.items() if label != "smidgen")
     return {
         "model": name,
         "items": len(answers["smidgen"]),
-        "same_choice": sum(a == b for a, b in zip(answers["smidgen"], answers["hf, batch 1"], strict=True)),
+        "same_choice": sum(
+            a == b for a, b in zip(answers["smidgen"], answers[f"hf, batch {options.batch[0]}"], strict=True)
+        ),
         "right": {label: sum(item.right for item in items) for label, items in answers.items()},
         "largest_difference_nats": max(abs(a - b) for a, b in zip(ours, theirs, strict=True)),
         "seconds": seconds,
@@ -99,6 +101,7 @@ def main() -> None:
     parser = shared.parser_of(__doc__, "harness.json")
     parser.add_argument("--data", type=Path, required=True, help="folder above mmlu/")
     parser.add_argument("--items", type=int, default=100, help="of MMLU, drawn by --seed")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1], help="rows that `hf` computes at once")
     parser.add_argument("--rounds", type=int, default=2)
     shared.add_seed(parser)
     options = parser.parse_args()
