@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smidgen.bounds import MOST_SEED, MOST_THREADS, several, within
+from smidgen.errors import SmidgenError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,13 +92,7 @@ def measure(
         refuse_replacing(Path(output))
     languages, other_languages = several("languages", languages), several("other_languages", other_languages)
     sources = read_texts(several("texts", texts, TextSource))
-    within("limit", limit, 1)
-    names = several("tasks", tasks)
-    questions = None
-    if names:
-        from smidgen.measuring.tasks.questions import Questions
-
-        questions = Questions(names, None if data is None else Path(data), limit, seed, unsafe)
+    questions = _read_questions(several("tasks", tasks), data, limit, seed, unsafe)
     with open_model(original) as before, open_model(cut) as after:
         engine = TorchEngine(before, threads)
         depths = len(before.config.layers), len(after.config.layers)
@@ -126,6 +121,20 @@ def measure(
         page = write_card(card, Path(output))
         renew(page.parent, (Path(output).name, page.name))
     return card
+
+
+def _read_questions(
+    names: Sequence[str], data: str | os.PathLike[str] | None, limit: int | None, seed: int, unsafe: bool
+) -> Questions | None:
+    """What both models are to be asked, checked; None where no task is named."""
+    within("limit", limit, 1)
+    if not names:
+        if data is not None or limit is not None or unsafe:
+            raise SmidgenError("data, limit and unsafe are for tasks: name some, such as --tasks mmlu.")
+        return None
+    from smidgen.measuring.tasks.questions import Questions
+
+    return Questions(names, None if data is None else Path(data), limit, seed, unsafe)
 
 
 def _ask(

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("lm_eval")
-
+from smidgen.errors import SmidgenError
 from smidgen.measuring.answers_shown import answer_rows
 from smidgen.measuring.measure import measure
 from smidgen.measuring.report import render
@@ -43,6 +42,13 @@ def test_a_real_model_is_asked_and_the_page_shows_it(smollm_path: Path, tmp_path
         "Finds the stereotype likelier", "Judged by the first words", "By how sure the original was", "The floor:",
     ):  # fmt: skip
         assert words in page, words
+
+
+def test_options_of_tasks_without_a_task_are_no_silent_nothing(smollm_path: Path, tmp_path: Path) -> None:
+    with pytest.raises(SmidgenError, match="--tasks mmlu"):
+        measure(smollm_path, smollm_path, data=tmp_path)
+    with pytest.raises(SmidgenError, match="--tasks mmlu"):
+        measure(smollm_path, smollm_path, limit=5)
 
 
 def test_what_was_not_finished_has_its_reason_and_strangers_answers_stay_text() -> None:

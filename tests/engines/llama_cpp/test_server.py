@@ -127,6 +127,18 @@ def test_a_request_cannot_fill_the_memory(server: LlamaServer, hungry: dict[str,
     assert server.memory()["peak_ram_bytes"] < before + (3 << 30)
 
 
+def ends_with_the_program(program: str) -> bool:
+    """Whether the process whose number a program prints before it kills itself is gone soon after."""
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert answer.returncode == -signal.SIGKILL, answer.stderr
+    child = Path("/proc") / str(int(answer.stdout))
+    for _ in range(100):
+        if not child.exists():
+            return True
+        time.sleep(0.1)
+    return False
+
+
 @linux
 def test_the_engine_ends_with_its_parent_while_it_loads(smollm_path: Path) -> None:
     """The wheel holds Python's lock then; a process beside it looks after that."""
@@ -145,13 +157,7 @@ signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
 process.subprocess.Popen = popen
 LlamaServer(Path({str(smollm_path)!r}), ctx_size=4096, threads=1)
 """
-    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    child = Path("/proc") / answer.stdout.strip()
-    for _ in range(100):
-        if not child.exists():
-            return
-        time.sleep(0.1)
-    pytest.fail("the engine's process is still there")
+    assert ends_with_the_program(program)
 
 
 @linux
@@ -193,13 +199,7 @@ server = LlamaServer(Path({str(tiny)!r}), ctx_size=256, threads=1)
 print(server._process._process.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    child = Path("/proc") / answer.stdout.strip()
-    for _ in range(100):
-        if not child.exists():
-            return
-        time.sleep(0.1)
-    pytest.fail("the engine's process is still there")
+    assert ends_with_the_program(program)
 
 
 @linux
@@ -226,6 +226,8 @@ with LlamaServer(Path({str(gemma_path)!r}), ctx_size=256, threads=1) as server:
 def test_a_template_that_ends_llama_cpp_is_never_given_to_it(tmp_path: Path, template: str) -> None:
     path = tiny_models.write_gemma3(tmp_path / "hostile.gguf", {"tokenizer.chat_template": template})
     with LlamaCppEngine(path, 256, threads=1) as engine:
-        assert engine.stream("abc", 4, Sampling(temperature=0)).text() is not None
+        reply = engine.stream("abc", 4, Sampling(temperature=0))
+        reply.text()
+        assert reply.generated_tokens > 0 and reply.stop is not None
         with pytest.raises(SmidgenError, match="template"):
             engine.chat([{"role": "user", "content": "Hi"}])

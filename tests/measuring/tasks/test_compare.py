@@ -5,8 +5,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("lm_eval")
-
 from smidgen.errors import SmidgenError
 from smidgen.formats.gguf.reader import GGUFFile
 from smidgen.measuring.tasks import compare

@@ -5,9 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-pytest.importorskip("lm_eval")
-
 from lm_eval.api.instance import Instance
 
 from smidgen.engines.answers import ModelAnswers

@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("lm_eval")
-
 from smidgen.errors import SmidgenError
 from smidgen.measuring.tasks.local_data import local_tasks
 from smidgen.measuring.tasks.sandbox import Sandbox
