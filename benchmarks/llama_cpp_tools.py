@@ -1,4 +1,4 @@
-"""Builds llama.cpp's own llama-quantize and llama-imatrix, which smidgen is compared with.
+"""Builds llama.cpp's own llama-quantize, llama-imatrix and llama-perplexity, which smidgen is compared with.
 
     python -m benchmarks.llama_cpp_tools [--tools DIR]
 
@@ -26,7 +26,7 @@ from smidgen.progress import say
 
 PACKAGE, VERSION = "llama-cpp-python", "0.3.36"
 SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
-NAMES = ("llama-quantize", "llama-imatrix")
+NAMES = ("llama-quantize", "llama-imatrix", "llama-perplexity")
 _BUILD_OPTIONS = (
     "CMAKE_BUILD_TYPE=Release", "BUILD_SHARED_LIBS=OFF", "LLAMA_CURL=OFF", "LLAMA_OPENSSL=OFF",
     "LLAMA_BUILD_TESTS=OFF", "LLAMA_BUILD_EXAMPLES=OFF", "LLAMA_BUILD_SERVER=OFF",
@@ -35,7 +35,7 @@ _BUILD_OPTIONS = (
 
 @dataclass(frozen=True)
 class Tools:
-    """A folder with the two executables."""
+    """A folder with the executables."""
 
     folder: Path
 
@@ -49,6 +49,11 @@ class Tools:
         """llama-imatrix."""
         return self.folder / "llama-imatrix"
 
+    @property
+    def perplexity(self) -> Path:
+        """llama-perplexity, which also measures KL divergence."""
+        return self.folder / "llama-perplexity"
+
     def version(self) -> str:
         """What the tools say of themselves, such as `0.5.0-dev (build 1, commit 0c1e570)`."""
         answer = subprocess.run([self.imatrix, "--version"], capture_output=True, text=True, check=True)
@@ -58,9 +63,7 @@ class Tools:
 
 def add_option(parser: argparse.ArgumentParser) -> None:
     """The option that every benchmark with llama.cpp in it has."""
-    parser.add_argument(
-        "--tools", type=Path, metavar="DIR", help="folder with llama-quantize and llama-imatrix already built"
-    )
+    parser.add_argument("--tools", type=Path, metavar="DIR", help="folder with llama.cpp's tools already built")
 
 
 def find_or_build(folder: Path | None = None) -> Tools:

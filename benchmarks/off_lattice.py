@@ -14,6 +14,9 @@ The noise of a tensor depends on the seed and its name only (NumPy's PCG64), not
 How large a step is, is found without knowing the formats: decode each block with all its code bits cleared and with all
 set, scales untouched; the difference divided by the number of steps between them is the step. For IQ4_NL and IQ4_XS,
 whose 16 values are unevenly spread, it is the average step.
+
+Some files hold one matrix twice, as head and as embedding, each rounded in its own way (Qwen2.5-Coder 1.5B from PyPI).
+Noise would make two matrices of it. `--tie-head` keeps the head alone and lets it be the embedding, as published.
 """
 
 import argparse
@@ -24,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
+from smidgen.errors import SmidgenError
 from smidgen.formats.gguf.reader import GGUFFile
 from smidgen.formats.gguf.writer import TensorPlan, write_gguf
 from smidgen.formats.hub.catalogue import locate
@@ -31,6 +35,7 @@ from smidgen.numerics.block_types import F16, F32, BlockType
 from smidgen.numerics.decode import as_bytes_tensor, decode
 from smidgen.progress import track
 
+_EMBEDDING, _HEAD = "token_embd.weight", "output.weight"
 _ROWS_AT_ONCE = 8192
 _FILE_TYPE = {F32: 0, F16: 1}  # values of general.file_type
 
@@ -104,21 +109,25 @@ def off_lattice(
     return np.concatenate(pieces), noise_energy, rounding_energy
 
 
-def make(source: Path, destination: Path, seed: int = 0, target: BlockType = F16) -> float:
+def make(source: Path, destination: Path, seed: int = 0, target: BlockType = F16, *, tie_head: bool = False) -> float:
     """Write `source` moved off its lattice to `destination`.
 
+    tie_head: the head of the source is the embedding of what is written, which has no head of its own.
     Returns the rounding error of storing as `target`, as a share of the noise (root mean square over all weights).
     """
     energies: list[tuple[float, float]] = []
     with GGUFFile.open(source) as file:
-        moved = [info.name for info in file.tensors.values() if info.kind.name in CODES]
-        plans = [
-            TensorPlan(info.name, info.shape, target if info.name in moved else info.kind)
-            for info in file.tensors.values()
-        ]
+        if tie_head and _HEAD not in file.tensors:
+            raise SmidgenError(f"{source.name} has no head of its own: leave --tie-head out.")
+        kept = [info for info in file.tensors.values() if not (tie_head and info.name == _EMBEDDING)]
+        names = {info.name: _EMBEDDING if tie_head and info.name == _HEAD else info.name for info in kept}
+        sources = {written: name for name, written in names.items()}
+        moved = [info.name for info in kept if info.kind.name in CODES]
+        plans = [TensorPlan(names[info.name], info.shape, target if info.name in moved else info.kind) for info in kept]
         with track("moving off the lattice", len(moved)) as task:
 
-            def packed(name: str) -> np.ndarray:
+            def packed(written: str) -> np.ndarray:
+                name = sources[written]
                 if name not in moved:
                     return file.packed(name)
                 stored, noise, rounding = off_lattice(file.packed(name), file.tensors[name].kind, name, seed, target)
@@ -138,10 +147,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("model", help="a catalogue name or a GGUF file")
     parser.add_argument("destination", type=Path, help="the GGUF file to write")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tie-head", action="store_true", help="the head becomes the embedding, too")
     parser.add_argument("--float32", action="store_true", help="store as F32 instead of F16")
     options = parser.parse_args(arguments)
     target = F32 if options.float32 else F16
-    share = make(locate(options.model), options.destination, options.seed, target)
+    share = make(locate(options.model), options.destination, options.seed, target, tie_head=options.tie_head)
     size = options.destination.stat().st_size
     print(f"{options.destination}: {size:,} bytes; rounding to {target.name} is {share:.2%} of the noise")
 

@@ -140,18 +140,19 @@ def _read_questions(
 def _ask(
     questions: Questions, before: Checkpoint, after: Checkpoint, threads: int | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What both models answer."""
+    """What both models answer; what they have answered before is not asked again."""
     from smidgen.engines.answers import ModelAnswers
     from smidgen.engines.torch import TorchEngine
+    from smidgen.formats.hub.home import answers_folder
+    from smidgen.measuring.tasks.remembered import RememberedAnswers
     from smidgen.model.tokenizer import Tokenizer
 
     with ExitStack() as stack:
-        models = [
-            stack.enter_context(
-                ModelAnswers(TorchEngine(one), Tokenizer.from_gguf(one.tokenizer_metadata), one.path, threads)
-            )
-            for one in (before, after)
-        ]
+        models = []
+        for one in (before, after):
+            tokenizer = Tokenizer.from_gguf(one.tokenizer_metadata)
+            model = stack.enter_context(ModelAnswers(TorchEngine(one), tokenizer, one.path, threads))
+            models.append(RememberedAnswers(model, one.sha256(), answers_folder()))
         return questions.ask(*models)
 
 

@@ -51,6 +51,17 @@ def test_what_is_there(home: Path) -> None:
     }  # fmt: skip
 
 
+def test_answers_to_tasks_are_there_and_go(home: Path) -> None:
+    ours, other = home / "answers" / f"{'e' * 16}.jsonl", home / "answers" / "mine.jsonl"
+    ours.parent.mkdir()
+    for path in (ours, other):
+        path.write_text("1234567890")
+    (answers,) = kept("answers to tasks")
+    assert (answers.kind, answers.bytes) == ("answers", 10)
+    remove([answers])
+    assert not ours.exists() and other.exists()
+
+
 def test_copies_of_drafts_are_there_and_go(home: Path) -> None:
     copies = home / "drafts" / f"{'c' * 64}.gguf", home / "drafts" / f".{'d' * 64}.gguf.partial"
     (home / "drafts").mkdir()

@@ -26,6 +26,11 @@ def cache_folder() -> Path:
     return user_cache_path("smidgen")
 
 
+def answers_folder() -> Path:
+    """Where what models answered to tasks is kept, a file for each model (measuring/tasks/remembered.py)."""
+    return cache_folder() / "answers"
+
+
 def notes_folder() -> Path:
     """Where the notes of downloads are."""
     return cache_folder() / _NOTES

@@ -1,0 +1,154 @@
+"""Answers are kept as they come, so that nothing is asked of a model twice.
+
+A task takes minutes to hours. An engine that dies in the middle, a machine that is switched off, or a second cut of
+the same original need not ask again what was answered: an answer depends on the model's file, on what was asked and on
+the programs that computed it, and their hash is its key. Only keys and answers are kept, never the questions.
+
+Each model has one file of JSON lines, to which each answer is added at once. A line that is not whole, because a
+machine went off while it was written, is passed over.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from math import isfinite
+from pathlib import Path
+from typing import Any, TypeVar
+
+from smidgen.engines.base import Answering, Ids, Score
+from smidgen.model.tokenizer import Tokenizer
+from smidgen.progress import Task
+
+_Asked = TypeVar("_Asked")
+_SCORED_AT_ONCE, _WRITTEN_AT_ONCE = 512, 16  # so many answers at most are lost
+_LARGEST_FILE, _LONGEST_LINE = 1 << 28, 1 << 20  # bytes
+_SCORING, _WRITING = ("smidgen", "torch"), ("smidgen", "xllamacpp")  # programs that an answer depends on
+
+
+class RememberedAnswers:
+    """A model that answers what it has answered before from a file. Satisfies `engines.base.Answering`.
+
+    sha256: of the model's file.  folder: where the answers are kept; made when there is one to keep.
+    """
+
+    def __init__(self, model: Answering, sha256: str, folder: Path) -> None:
+        self._model, self._sha256 = model, sha256
+        self._path = folder / f"{sha256[:16]}.jsonl"
+        self._known = _read(self._path)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """See `Answering`."""
+        return self._model.tokenizer
+
+    @property
+    def context(self) -> int:
+        """See `Answering`."""
+        return self._model.context
+
+    def ask(self, question: str) -> Ids:
+        """See `Answering`."""
+        return self._model.ask(question)
+
+    def score(self, pairs: Sequence[tuple[Ids, Ids]], progress: Task) -> list[Score]:
+        """See `Answering`."""
+        keys = [self._key(_SCORING, begin, rest) for begin, rest in pairs]
+        self._complete(keys, pairs, _SCORED_AT_ONCE, lambda some: self._model.score(some, progress), progress)
+        return [Score(float(value[0]), bool(value[1])) for value in self._answers(keys)]
+
+    def write(self, prompts: Sequence[Ids], stops: Sequence[str], tokens: int, progress: Task) -> list[str]:
+        """See `Answering`."""
+        keys = [self._key(_WRITING, prompt, list(stops), tokens, self.context) for prompt in prompts]
+
+        def write(some: Sequence[Ids]) -> list[str]:
+            return self._model.write(some, stops, tokens, progress)
+
+        self._complete(keys, prompts, _WRITTEN_AT_ONCE, write, progress)
+        return [str(value) for value in self._answers(keys)]
+
+    def _key(self, programs: Iterable[str], *asked: Any) -> str:
+        versions = [f"{name} {_version(name)}" for name in programs]
+        text = json.dumps([self._sha256, versions, *(list(part) if _is_ids(part) else part for part in asked)])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _answers(self, keys: Iterable[str]) -> list[Any]:
+        return [self._known[key] for key in keys]
+
+    def _complete(
+        self, keys: Sequence[str], asked: Sequence[_Asked], at_once: int,
+        answer: Callable[[Sequence[_Asked]], Sequence[Any]], progress: Task,
+    ) -> None:  # fmt: skip
+        """Ask what is not known, some at a time, and keep each answer."""
+        missing = {key: one for key, one in zip(keys, asked, strict=True) if key not in self._known}
+        for _ in range(len(keys) - len(missing)):
+            progress.advance()
+        left = list(missing.items())
+        for start in range(0, len(left), at_once):
+            some = left[start : start + at_once]
+            answers = answer([one for _, one in some])
+            self._keep(dict(zip((key for key, _ in some), answers, strict=True)))
+
+    def _keep(self, answers: dict[str, Any]) -> None:
+        """Add them to the file. Where that is not possible they are there for this run alone."""
+        self._known |= answers
+        lines = "".join(json.dumps([key, answer], ensure_ascii=True) + "\n" for key, answer in answers.items())
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            place = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            with open(place, "ab") as file:
+                file.write(b"\n" * _is_broken_off(self._path) + lines.encode())
+        except OSError:
+            return
+
+
+def _is_ids(part: Any) -> bool:
+    return isinstance(part, Sequence) and not isinstance(part, str)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _is_broken_off(path: Path) -> bool:
+    """Whether the file's last line has no end."""
+    with path.open("rb") as file:
+        if not file.seek(0, os.SEEK_END):
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The answers of a file; none where it is not there or too large to be one of ours."""
+    known: dict[str, Any] = {}
+    try:
+        if path.stat().st_size > _LARGEST_FILE:
+            return known
+        with path.open("rb") as file:
+            for line in file:
+                if len(line) <= _LONGEST_LINE and (entry := _entry(line)) is not None:
+                    known[entry[0]] = entry[1]
+    except OSError:
+        return known
+    return known
+
+
+def _entry(line: bytes) -> tuple[str, Any] | None:
+    """Key and answer of a line: a text, or a log probability and whether it was the likeliest."""
+    try:
+        found: Any = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, list) or len(found) != 2 or not isinstance(found[0], str):
+        return None
+    answer = found[1]
+    if isinstance(answer, str):
+        return found[0], answer
+    if isinstance(answer, list) and len(answer) == 2 and isinstance(answer[0], float) and isfinite(answer[0]):
+        return found[0], answer
+    return None
