@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from smidgen.cutting.cut import cut
     from smidgen.cutting.recipe import CutOptions, Pruning
     from smidgen.exporting.export import export
+    from smidgen.measuring.arena.arena import arena
     from smidgen.measuring.measure import measure
     from smidgen.running.load import Model, load
     from smidgen.serving.serve import serve
@@ -31,6 +32,7 @@ __all__ = [
     "Pruning",
     "TuneOptions",
     "__version__",
+    "arena",
     "cut",
     "distill",
     "export",
@@ -46,6 +48,7 @@ _HOMES = {
     "Model": "smidgen.running.load",
     "Pruning": "smidgen.cutting.recipe",
     "TuneOptions": "smidgen.training.tune",
+    "arena": "smidgen.measuring.arena.arena",
     "cut": "smidgen.cutting.cut",
     "distill": "smidgen.training.distill",
     "export": "smidgen.exporting.export",

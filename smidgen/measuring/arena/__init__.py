@@ -1,0 +1,1 @@
+"""Which of several models do people (or a judge model) prefer? See arena.py."""
