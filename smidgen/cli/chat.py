@@ -1,7 +1,10 @@
-"""`smidgen chat`: a conversation on the terminal, or line by line from a pipe."""
+"""`smidgen chat`: a conversation on the terminal, or message by message from a pipe."""
 
+import signal
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,21 +19,29 @@ from smidgen.cli.options import (
     Model,
     Quiet,
     Seed,
+    System,
     Temperature,
     Template,
     Threads,
     TopK,
     TopP,
 )  # fmt: skip
-from smidgen.errors import EngineEnded, SmidgenError
+from smidgen.errors import SmidgenError
+from smidgen.shell import path_of
 
 if TYPE_CHECKING:
-    from smidgen.engines.llama_cpp.engine import LlamaCppEngine, Message, Reply, Sampling
+    from smidgen.cli.terminal.talking import Asking
 
-System = Annotated[str | None, typer.Option("--system", metavar="TEXT", help="Instruction the model sees first.")]
 MaxTokens = Annotated[
     int | None,
-    typer.Option("--max-tokens", "-n", min=1, metavar="N", help="Longest reply, in tokens.  [default: no limit]"),
+    typer.Option("--max-tokens", "-n", min=1, metavar="N", help="Longest answer, in tokens.  [default: no limit]"),
+]
+Plain = Annotated[bool, typer.Option("--plain", help="Show answers as they are written, not as rendered Markdown.")]
+History = Annotated[
+    Path | None,
+    typer.Option(
+        "--history", metavar="FILE", parser=path_of, help="Keep what you type in FILE.  [default: in memory only]"
+    ),
 ]
 
 
@@ -47,12 +58,15 @@ def command(
     lora: Lora = None,
     template: Template = None,
     threads: Threads = None,
+    plain: Plain = False,
+    history: History = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Talk with a model on the terminal. It remembers the conversation until /reset.
+    """Talk with a model. It remembers the conversation until /clear; /help shows all commands.
 
-    Type /exit or Ctrl-D to leave, /reset to start over; Ctrl-C stops a reply. Piped lines are taken one by one.
+    A pasted text is one message. Ctrl-C stops an answer, Ctrl-D leaves. From a pipe each line is a message, or the
+    lines between \"\"\" and \"\"\"; a whole file as one message is what `smidgen run` takes.
 
     \b
     Examples:
@@ -60,94 +74,52 @@ def command(
       smidgen chat smollm2-135m-instruct --system "Answer in one sentence."
       echo "Why is the sky blue?" | smidgen chat smollm2-135m-instruct --temperature 0
     """
-    from smidgen.engines.llama_cpp.engine import Sampling
-    from smidgen.running.open import open_engine
+    from smidgen.cli.terminal.showing import answer_stdout
 
-    sampling = Sampling(temperature, top_k, top_p, seed)
-    with open_engine(
-        model, ctx_size=ctx_size, threads=threads, draft=draft, lora=lora, chatting=True, template=template,
-        verbose=options.debug_wanted(),
-    ) as engine:  # fmt: skip
-        _Conversation(engine, sampling, max_tokens, system, template).run()
+    answer_stdout()
+    interactive = sys.stdin is not None and sys.stdin.isatty()
+    with _terminal_given_back() if interactive else nullcontext():
+        from smidgen.cli.terminal.talking import NO_SYSTEM_ROLE, Talk
+        from smidgen.engines.llama_cpp.engine import Sampling
+        from smidgen.running.conversation import Conversation
+        from smidgen.running.open import open_engine
 
-
-class _Conversation:
-    """The messages so far and the loop that adds to them."""
-
-    def __init__(
-        self, engine: "LlamaCppEngine", sampling: "Sampling", max_tokens: int | None, system: str | None,
-        template: str | None,
-    ) -> None:  # fmt: skip
-        self._engine, self._sampling, self._max_tokens, self._template = engine, sampling, max_tokens, template
-        self._start: list[Message] = [{"role": "system", "content": system}] if system else []
-        self._messages = list(self._start)
-        self._interactive = sys.stdin.isatty()
-
-    def run(self) -> None:
-        if self._interactive:
-            progress.say("Type a message; /reset starts over, /exit leaves, Ctrl-C stops a reply.")
-        for line in self._lines():
-            if line == "/exit":
-                return
-            if line == "/reset":
-                self._messages = list(self._start)
-                progress.say("The conversation starts over.")
-            elif line.startswith("/") and self._interactive:
-                progress.say(f"There is no {line.split()[0]}; /reset and /exit are all.")
-            elif line:
-                self._answer(line)
-
-    def _lines(self) -> Iterator[str]:
-        while True:
-            try:
-                line = _ask() if self._interactive else sys.stdin.readline()
-            except EOFError:
-                print()
-                return
-            except UnicodeDecodeError as error:
-                raise SmidgenError(f"a line on stdin is not UTF-8 text ({error.reason}).") from error
-            if not line and not self._interactive:
-                return
-            yield line.strip()
-
-    def _answer(self, line: str) -> None:
-        """Print the reply to `line` as it comes. A message that does not fit is taken back, on a terminal."""
-        messages: list[Message] = [*self._messages, {"role": "user", "content": line}]
-        try:
-            reply = self._engine.chat(messages, self._max_tokens, self._sampling, self._template)
-            pieces = self._show(reply)
-        except SmidgenError as error:
-            if not self._interactive:
-                raise
-            advice = "" if isinstance(error, EngineEnded) else " Or /reset the conversation."
-            progress.say(f"smidgen: {error}{advice}")
-            return
-        print()
-        if reply.stop == "context":
-            progress.say(f"smidgen: the context of {self._engine.ctx_size} tokens is full; /reset, or use --ctx-size.")
-        self._messages = [*messages, {"role": "assistant", "content": "".join(pieces)}]
-
-    def _show(self, reply: "Reply") -> list[str]:
-        """Print a reply as it comes; its pieces, up to Ctrl-C."""
-        pieces: list[str] = []
-        try:
-            for piece in reply:
-                pieces.append(piece)
-                options.show_piece(piece)
-        except KeyboardInterrupt:
-            reply.close()
-            if not self._interactive:
-                raise
-        except SmidgenError:
-            print()  # the line that says why stands alone
-            raise
-        return pieces
+        asking = _asking(interactive, history)
+        sampling = Sampling(temperature, top_k, top_p, seed)
+        with open_engine(
+            model, ctx_size=ctx_size, threads=threads, draft=draft, lora=lora, chatting=True, template=template,
+            verbose=options.debug_wanted(),
+        ) as engine:  # fmt: skip
+            conversation = Conversation(engine, sampling, max_tokens, system, template)
+            if system and not conversation.has_system_role:
+                progress.say(NO_SYSTEM_ROLE)
+            if interactive:
+                progress.say(f"The context is {engine.ctx_size} tokens. /help lists the commands, Ctrl-D leaves.")
+            Talk(conversation, asking, Path(model).name if Path(model).exists() else model, interactive, plain).run()
 
 
-def _ask() -> str:
-    """One line from the terminal, with the usual line editing where Python has it; Ctrl-C at the prompt leaves."""
-    try:
-        import readline  # noqa: F401  (importing it gives input() line editing and history)
-    except ImportError:
-        pass
-    return input("> ") or " "
+def _asking(interactive: bool, history: Path | None) -> "Asking":
+    if interactive:
+        from smidgen.cli.terminal.keyboard import TypedMessages
+
+        return TypedMessages(history)
+    if history is not None:
+        raise SmidgenError("--history keeps what is typed at a terminal; messages come from a pipe here.")
+    from smidgen.cli.terminal.piped import PipedMessages
+
+    return PipedMessages()
+
+
+@contextmanager
+def _terminal_given_back() -> Iterator[None]:
+    """Keys wait from the start, and the terminal is as it was also after a signal that ends the program."""
+    from smidgen.cli.terminal.keyboard import keys_wait
+
+    def end(number: int, _: object) -> None:
+        sys.exit(128 + number)
+
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), end)
+    with keys_wait():
+        yield

@@ -5,8 +5,6 @@
 `quiet` and `debug` act when they are parsed; a command declares them and need not look at them.
 """
 
-import sys
-import unicodedata
 from pathlib import Path
 from typing import Annotated, Protocol
 
@@ -73,14 +71,9 @@ Draft = Annotated[
 ]
 
 
-def show_piece(piece: str) -> None:
-    """Print a piece of what a model writes. On a terminal without the codes that would change the terminal itself."""
-    if sys.stdout.isatty():
-        piece = "".join(one for one in piece if unicodedata.category(one) != "Cc" or one in "\n\t")
-    sys.stdout.write(piece)
-    sys.stdout.flush()
-
-
+System = Annotated[
+    str | None, typer.Option("--system", metavar="TEXT", help="Instruction that a chat model sees first.")
+]
 Template = Annotated[
     str | None,
     typer.Option("--template", metavar="NAME", help="One of the model's chat templates, where it has several."),

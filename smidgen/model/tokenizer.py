@@ -24,6 +24,7 @@ from smidgen.model.tokenizers.vocabulary import MetadataValue, Vocabulary, flag,
 ADD_BOS = "tokenizer.ggml.add_bos_token"
 ADD_SPACE_PREFIX = "tokenizer.ggml.add_space_prefix"
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_DISARMED = "\U0010fffd"  # Unicode's last private character, which no text has a use for
 
 
 class Tokenizer:
@@ -59,6 +60,8 @@ class Tokenizer:
         always = sorted(vocabulary.user_defined - vocabulary.control)
         self._always = SpecialTokens({vocabulary.texts[i]: i for i in always})
         self._all_special = SpecialTokens({vocabulary.texts[i]: i for i in sorted(self._special)})
+        spelled = {vocabulary.texts[i]: i for i in sorted(vocabulary.control)}
+        self._control = SpecialTokens({text: token for text, token in spelled.items() if len(text) > 1})
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, MetadataValue]) -> "Tokenizer":
@@ -111,13 +114,31 @@ class Tokenizer:
         """
         return self._coder.spell(token_text)
 
-    def encode(self, text: str, *, add_bos: bool = False, parse_special: bool = False) -> list[int]:
+    def disarm(self, text: str) -> str:
+        """Text from people, changed so that no control token is found in it within a rendered chat template.
+
+        A private character stands after the first letter of each one that it spells; `encode(…, disarmed=True)` takes
+        it out again.
+        """
+        text = text.replace(_DISARMED, "\ufffd")
+        parts = list(self._control.split(text))
+        while any(isinstance(part, int) for part in parts):
+            texts = [part if isinstance(part, str) else self.token_text(part) for part in parts]
+            marked = zip(parts, texts, strict=True)
+            text = "".join(text if isinstance(part, str) else text[0] + _DISARMED + text[1:] for part, text in marked)
+            parts = list(self._control.split(text))  # one may have overlapped with another
+        return text
+
+    def encode(
+        self, text: str, *, add_bos: bool = False, parse_special: bool = False, disarmed: bool = False
+    ) -> list[int]:
         """Token ids of a text.
 
         add_bos: begin with exactly one BOS, also where the text itself begins with it (a rendered chat template).
         parse_special: control tokens spelled out in the text, such as "<bos>", become those tokens; keep it off for
             text from people. (Tokens that the model's makers defined as plain text, like Gemma's runs of newlines,
             are found either way.)
+        disarmed: parts of the text come from `disarm`, and stay text.
         Lone surrogates, which are not text, are replaced by U+FFFD.
         """
         text = _SURROGATE.sub("\ufffd", text)
@@ -127,7 +148,7 @@ class Tokenizer:
             if isinstance(part, int):
                 ids.append(part)
             else:
-                stretch = self._rules.normalize(part)
+                stretch = self._rules.normalize(part.replace(_DISARMED, "") if disarmed else part)
                 ids += self._coder.encode(
                     self._rules.prefixed(stretch, not place) if self._add_space_prefix else stretch
                 )

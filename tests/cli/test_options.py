@@ -13,6 +13,7 @@ NEEDED = {
     "distill": ["teacher", "student", "-o", "folder"],
     "tune": ["model", "-o", "folder"],
     "measure": ["original", "cut"],
+    "arena": ["--votes", "votes.csv"],
     "run": ["model", "prompt"],
     "chat": ["model"],
 }

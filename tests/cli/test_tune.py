@@ -244,7 +244,7 @@ def test_the_command(run_smidgen, model: Path, data: Path, tmp_path: Path) -> No
     assert done.returncode == 0 and done.stderr == "", done.stderr
     told = json.loads(done.stdout)
     assert told["loss_after"] < told["loss_before"] and "adapter.gguf" in told["written"]
-    asked = ("run", str(model), "the rain", "--temperature", "0", "-n", "4", "--json")
+    asked = ("run", str(model), "the rain", "--raw", "--temperature", "0", "-n", "4", "--json")
     plain, tuned = (run_smidgen(*asked, *more) for more in ((), ("--lora", "tuned")))
     assert plain.returncode == tuned.returncode == 0, tuned.stderr
     assert json.loads(plain.stdout)["text"] != json.loads(tuned.stdout)["text"]

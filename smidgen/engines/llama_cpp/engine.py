@@ -9,25 +9,25 @@ A prompt that does not fit the context is refused before any computing, and ther
 person may write one that the tokenizer then adds once more.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from smidgen import progress
 from smidgen.bounds import within
 from smidgen.closing import Closing
+from smidgen.engines.llama_cpp.reply import Reply, Written
 from smidgen.engines.llama_cpp.server import BUILT_IN_TEMPLATE, DEFAULT_CONTEXT, LlamaServer
 from smidgen.errors import SmidgenError, Unsupported
 from smidgen.formats.gguf.contents import refuse_damaged
 from smidgen.formats.gguf.reader import GGUFFile
-from smidgen.model.chat import Message, chat_template, chat_templates, render_chat
+from smidgen.model.chat import Message, chat_template, chat_templates, render_chat, takes_system_role
 from smidgen.model.tokenizer import Tokenizer
 
 _LEAST_CONTEXT = 16  # llama.cpp ends its process at next to nothing
-_LARGEST_SEED = 2**32 - 2  # llama.cpp's are 32 bits wide, and the last one means "any"
-StopReason = Literal["end", "max_tokens", "context", "stop_text", "closed"]
-_STOP_REASONS: dict[str, StopReason] = {"eos": "end", "none": "end", "word": "stop_text"}  # llama.cpp's words for ours
+LARGEST_SEED = 2**32 - 2  # llama.cpp's are 32 bits wide, and the last one means "any"
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,14 @@ class Sampling:
         within("temperature", self.temperature, 0, 1e6, whole=False)
         within("top_k", self.top_k, 0)
         within("top_p", self.top_p, 0, 1, whole=False)
-        within("seed", self.seed, 0, _LARGEST_SEED)
+        within("seed", self.seed, 0, LARGEST_SEED)
         if not all(self.stop):
             raise SmidgenError("an empty text cannot end a reply; leave it out.")
 
     def as_request(self) -> dict[str, Any]:
-        """The fields of llama.cpp's request that were set."""
+        """The fields of llama.cpp's request that were set; texts that end a reply are looked for in `Reply`."""
         fields = {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p, "seed": self.seed}
-        return {key: value for key, value in fields.items() if value is not None} | {"stop": list(self.stop)}
+        return {key: value for key, value in fields.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -121,66 +121,11 @@ def choose_context(facts: Facts, wanted: int | None) -> int:
 def require_chat_template(facts: Facts, name: str | None = None) -> str:
     """The model's chat template of this name, or its default. Raises Unsupported for a model that cannot chat."""
     if not facts.has_chat_template:
-        raise Unsupported("this model has no chat template (a base model); complete text with `smidgen run`.")
+        raise Unsupported(
+            "this model has no chat template (a base model): it cannot answer messages. `smidgen run` continues text, "
+            "without --system and --template."
+        )
     return chat_template(facts.metadata, name)
-
-
-class Reply(Iterator[str]):
-    """A reply as it is written: iterate for the pieces of text; the counts are final when it has ended.
-
-    prompt_tokens, generated_tokens; tokens_per_s: while generating, None for fewer than two tokens.
-    stop: why it ended, None before.
-    """
-
-    def __init__(
-        self,
-        pieces: Iterator[dict[str, Any]],
-        prompt_tokens: int,
-        limit: StopReason,
-        end_ids: frozenset[int] = frozenset(),
-    ) -> None:
-        """end_ids: tokens that end a reply; llama.cpp knows the first few of them itself."""
-        self.prompt_tokens = prompt_tokens
-        self.generated_tokens = 0
-        self.tokens_per_s: float | None = None
-        self.stop: StopReason | None = None
-        self._pieces = pieces
-        self._limit: StopReason = limit
-        self._end_ids = end_ids
-
-    def __next__(self) -> str:
-        for piece in self._pieces:
-            self.generated_tokens = piece.get("tokens_predicted", self.generated_tokens)
-            if piece.get("stop"):
-                self._finish(piece)
-            elif not self._end_ids.isdisjoint(piece.get("tokens") or ()):
-                self.stop = "end"
-                self.close()
-                break
-            if piece["content"]:
-                return piece["content"]
-        raise StopIteration
-
-    def text(self) -> str:
-        """The rest of the reply as one text."""
-        return "".join(self)
-
-    def close(self) -> None:
-        """Stop early: llama.cpp ends the computation, and `stop` is "closed"."""
-        close = getattr(self._pieces, "close", None)
-        if close is not None:
-            close()
-        self.stop = self.stop or "closed"
-
-    def _finish(self, last: dict[str, Any]) -> None:
-        self.stop = self._limit if last["stop_type"] == "limit" else _STOP_REASONS[last["stop_type"]]
-        self.tokens_per_s = decode_rate(last["timings"])
-
-
-def decode_rate(timings: dict[str, float]) -> float | None:
-    """Tokens a second while decoding: llama.cpp's clock starts when the first token is there, so it is not counted."""
-    steps = timings["predicted_n"] - 1
-    return 1000 * steps / timings["predicted_ms"] if steps > 0 and timings["predicted_ms"] > 0 else None
 
 
 class LlamaCppEngine(Closing):
@@ -249,13 +194,13 @@ class LlamaCppEngine(Closing):
         if room < 1:
             raise self._too_long(len(ids))
         fits = max_tokens is not None and max_tokens <= room
-        request = (sampling or Sampling()).as_request() | {
-            "prompt": ids,
-            "n_predict": max_tokens if fits else room,
-            "stream": True,
-        }
-        events = self._server.events("/completion", request | {"return_tokens": bool(self._end_ids)})
-        return Reply(events, len(ids), "max_tokens" if fits else "context", self._end_ids)
+        drawn = sampling or Sampling()
+        request = drawn.as_request() | {"prompt": ids, "n_predict": max_tokens if fits else room}
+        events = self._server.events(
+            "/completion", request | {"stream": True, "return_tokens": True, "timings_per_token": True}
+        )
+        held_back = None if self.facts.tokenizer is None else partial(self._held_back, request)
+        return Reply(events, len(ids), "max_tokens" if fits else "context", self._end_ids, drawn.stop, held_back)
 
     def chat(
         self,
@@ -270,14 +215,42 @@ class LlamaCppEngine(Closing):
         Raises Unsupported for a model without a template, SmidgenError for a template that it does not have and if the
         conversation does not fit the context.
         """
+        return self.stream(self.chat_prompt(messages, template), max_tokens, sampling)
+
+    def chat_prompt(self, messages: Sequence[Message], template: str | None = None) -> list[int]:
+        """Token ids of a conversation up to where its next answer begins.
+
+        A message that spells a control token has its letters, not the token: tokens come from the template alone.
+        (Not where only llama.cpp knows the tokenizer.)  Raises as `chat`.
+        """
         chosen = require_chat_template(self.facts, template)
-        specials = {} if self.facts.tokenizer is None else self.facts.tokenizer.special_texts
-        prompt = render_chat(chosen, messages, specials)
-        return self.stream(prompt, max_tokens, sampling)
+        tokenizer = self.facts.tokenizer
+        if tokenizer is None:
+            return self.tokenize(render_chat(chosen, messages))
+        plain = [_with_plain_text(message, tokenizer) for message in messages]
+        prompt = render_chat(chosen, plain, tokenizer.special_texts)
+        return tokenizer.encode(prompt, add_bos=tokenizer.adds_bos, parse_special=True, disarmed=True)
+
+    def takes_system_role(self, template: str | None = None) -> bool:
+        """Whether the chat template has a place for a system message; `chat` puts it into the first message if not."""
+        tokenizer = self.facts.tokenizer
+        specials = {} if tokenizer is None else tokenizer.special_texts
+        return takes_system_role(require_chat_template(self.facts, template), specials)
 
     def close(self) -> None:
         """Stop what is being written and free the model. Safe to call twice."""
         self._server.close()
+
+    def _held_back(self, request: Mapping[str, Any], written: Sequence[Written], tokens: int) -> str:
+        """The text of the last tokens of a reply, which a stream of llama.cpp's leaves out where a byte is missing.
+
+        They are drawn once more, and are the same ones at temperature 0.
+        """
+        assert self.facts.tokenizer is not None
+        ids = list(request["prompt"])
+        for part in written:
+            ids += self.facts.tokenizer.encode(part) if isinstance(part, str) else part
+        return self._server.call("/completion", {**request, "prompt": ids, "n_predict": tokens})["content"]
 
     def _too_long(self, tokens: int) -> SmidgenError:
         wanted = tokens + 256
@@ -286,3 +259,17 @@ class LlamaCppEngine(Closing):
         else:
             advice = f"shorten it: this model allows --ctx-size {self.facts.context_length} at most"
         return SmidgenError(f"the prompt has {tokens} tokens: no room in a context of {self.ctx_size}; {advice}.")
+
+
+def _with_plain_text(message: Message, tokenizer: Tokenizer) -> Message:
+    """The message with its text kept from becoming control tokens."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return {**message, "content": tokenizer.disarm(content)}
+    if isinstance(content, list | tuple):  # the parts of a message to a multimodal model
+        parts = [
+            {**part, "text": tokenizer.disarm(part["text"])} if isinstance(part, Mapping) and "text" in part else part
+            for part in content
+        ]
+        return {**message, "content": parts}
+    return message
