@@ -8,8 +8,11 @@ of a comparison answer the very same items.
 This module is imported only when tasks are asked for: the harness is an extra (`pip install smidgen[eval]`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from math import isfinite
+from threading import Lock
 from typing import Any, cast
 
 from lm_eval.api.instance import Instance
@@ -18,8 +21,11 @@ from lm_eval.evaluator import evaluate
 
 from smidgen.engines.base import Answering
 from smidgen.errors import SmidgenError, printable
-from smidgen.progress import track
+from smidgen.progress import Task, track
 
+UNPARSED = "unparsed"  # the metric of a task of ours that says so itself
+_NO_MATCH = "[invalid]"  # what the harness's filters give where an answer holds nothing of their pattern
+_LENIENT = "flexible-extract"  # of several filters the one that published results go by: the last number anywhere
 _LONGEST_ANSWER = 512  # tokens, where a task names none
 _RIGHT = ("acc", "exact_match", "pass_at_1", "em")  # metrics that say right or wrong of each item, the first one counts
 
@@ -28,24 +34,56 @@ _RIGHT = ("acc", "exact_match", "pass_at_1", "em")  # metrics that say right or 
 class Item:
     """One answered item. key: the task's name and the number of the item in it.  right: whether the answer was.
 
-    answer: what the model said, for people to read.
+    answer: what the model said, for people to read.  unparsed: it said nothing that can be right or wrong; it is wrong.
     """
 
     key: tuple[str, int]
     right: bool
     answer: str
+    unparsed: bool
+
+
+class _InItems(Task):
+    """Progress in items of a task, where the engine counts its own requests, in several threads."""
+
+    def __init__(self, outer: Task, items: int, requests: int) -> None:
+        super().__init__(outer.label, requests)
+        self._outer, self._items, self._told = outer, items, 0
+        self._counting = Lock()
+
+    def advance(self, steps: int = 1) -> None:
+        with self._counting:
+            super().advance(steps)
+            finished = min(self._items, self.done * self._items // max(1, self.total))
+            if finished > self._told:
+                self._outer.advance(finished - self._told)
+                self._told = finished
 
 
 class EngineLM(TemplateLM):
     """The harness's view of one model.
 
+    label: of its own bar.  progress: a bar to advance instead, a step for each item.
     cut_off: beginnings so far that were longer than the model's context and lost their first tokens.
     """
 
-    def __init__(self, model: Answering, label: str) -> None:
+    def __init__(self, model: Answering, label: str, progress: Task | None = None) -> None:
         super().__init__()
-        self._model, self._label = model, label
+        self._model, self._label, self._progress = model, label, progress
+        self._items = 0
         self.cut_off = 0
+
+    def expect(self, items: int) -> None:
+        """How many items the next requests are of."""
+        self._items = items
+
+    @contextmanager
+    def _track(self, requests: int) -> Iterator[Task]:
+        if self._progress is not None:
+            yield _InItems(self._progress, self._items, requests)
+            return
+        with track(f"Tasks, {self._label}", requests) as task:
+            yield task
 
     @property
     def eot_token_id(self) -> int:
@@ -72,7 +110,7 @@ class EngineLM(TemplateLM):
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
     ) -> list[tuple[float, bool]]:
         pairs = [self._fitted(begin, rest) for _, begin, rest in requests]
-        with track(f"Tasks, {self._label}", len(pairs)) as task:
+        with self._track(len(pairs)) as task:
             return [(score.log_probability, score.greedy) for score in self._model.score(pairs, task)]
 
     def _fitted(self, begin: list[int], rest: list[int]) -> tuple[list[int], list[int]]:
@@ -95,7 +133,7 @@ class EngineLM(TemplateLM):
                 pairs.append((list(window[0]), list(window[1])))
                 owners.append(number)
         totals = [0.0] * len(requests)
-        with track(f"Tasks, {self._label}", len(pairs)) as task:
+        with self._track(len(pairs)) as task:
             for owner, score in zip(owners, self._model.score(pairs, task), strict=True):
                 totals[owner] += score.log_probability
         return totals
@@ -103,7 +141,7 @@ class EngineLM(TemplateLM):
     def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = True) -> list[str]:
         """What the model writes, greedily, up to a stop text of the task."""
         found: list[str] = []
-        with track(f"Tasks, {self._label}", len(requests)) as task:
+        with self._track(len(requests)) as task:
             for stops, tokens, prompts in self._alike(requests):
                 found += self._model.write(prompts, stops, tokens, task)
         return found
@@ -140,6 +178,8 @@ def answer_items(lm: EngineLM, tasks: Mapping[str, Any], chosen: Mapping[str, Se
     Raises SmidgenError for a task whose items are not right or wrong.
     """
     tasks = {name: task for name, task in tasks.items() if chosen.get(name)}
+    if isinstance(lm, EngineLM):
+        lm.expect(sum(len(chosen[name]) for name in tasks))
     results = evaluate(
         lm, {"tasks": tasks, "groups": {}, "group_map": {}}, samples={name: list(chosen[name]) for name in tasks},
         bootstrap_iters=0, log_samples=True, confirm_run_unsafe_code=True,
@@ -147,9 +187,29 @@ def answer_items(lm: EngineLM, tasks: Mapping[str, Any], chosen: Mapping[str, Se
     assert results is not None
     items = []
     for name in tasks:
-        for sample in cast("dict[str, Any]", results)["samples"][name]:
-            items.append(Item((name, sample["doc_id"]), _is_right(name, sample), _said(sample)))
+        samples = cast("dict[str, Any]", results)["samples"][name]
+        kept = filter_of([sample["filter"] for sample in samples])
+        for sample in samples:
+            if sample["filter"] == kept:  # the harness gives each item once for each of its filters
+                unparsed = _is_unparsed(sample)
+                right = not unparsed and _is_right(name, sample)
+                items.append(Item((name, sample["doc_id"]), right, _said(sample), unparsed))
     return items
+
+
+def filter_of(names: Sequence[str]) -> str:
+    """Which of a task's filters decides what an answer says: the lenient one where there is one, else the first."""
+    return _LENIENT if _LENIENT in names else names[0]
+
+
+def _is_unparsed(sample: Mapping[str, Any]) -> bool:
+    """Whether there is no answer: of choices one that is no number, of texts one that is empty or matches nothing."""
+    if UNPARSED in sample["metrics"]:
+        return bool(sample[UNPARSED])
+    answers = sample["filtered_resps"]
+    if isinstance(answers[0], tuple | list):
+        return not all(isfinite(answer[0]) for answer in answers)
+    return str(answers[0]).strip() in ("", _NO_MATCH)
 
 
 def _is_right(name: str, sample: Mapping[str, Any]) -> bool:

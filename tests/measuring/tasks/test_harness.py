@@ -16,6 +16,7 @@ from smidgen.formats.gguf.reader import GGUFFile
 from smidgen.formats.opening import open_model
 from smidgen.measuring.tasks.harness import EngineLM, answer_items
 from smidgen.measuring.tasks.local_data import local_tasks
+from smidgen.measuring.tasks.local_files import LocalFiles
 from smidgen.measuring.tasks.sandbox import Sandbox
 from smidgen.model.tokenizer import Tokenizer
 from tests.measuring.tasks.little_data import write_data
@@ -29,8 +30,12 @@ class Remembering:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer, self.pairs, self.prompts = tokenizer, [], []
 
+    def ask(self, question: str) -> Ids:
+        return self.tokenizer.encode(question)
+
     def score(self, pairs: Sequence[tuple[Ids, Ids]], progress: Any) -> list[Score]:
         self.pairs += pairs
+        progress.advance(len(pairs))
         return [Score(-float(rest[0] % 7), False) for _, rest in pairs]
 
     def write(self, prompts: Sequence[Ids], stops: Sequence[str], tokens: int, progress: Any) -> list[str]:
@@ -87,7 +92,7 @@ def test_chosen_items_of_local_data(gemma_tokenizer: Tokenizer, tmp_path: Path) 
     write_data(tmp_path)
     lm = EngineLM(Remembering(gemma_tokenizer), "it")
     lm._model.context = 2048  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
-    tasks = local_tasks("mmlu", tmp_path, Sandbox)
+    tasks = local_tasks("mmlu", LocalFiles(tmp_path), Sandbox)
     items = answer_items(lm, tasks, {"mmlu_colours": [1, 3], "mmlu_sums": [0]})
     assert [item.key for item in items] == [("mmlu_colours", 1), ("mmlu_colours", 3), ("mmlu_sums", 0)]
     assert all(item.answer in ("A", "B", "C", "D") for item in items)
@@ -102,7 +107,7 @@ def test_programs_are_run(gemma_tokenizer: Tokenizer, tmp_path: Path) -> None:
     write_data(tmp_path)
     model = Remembering(gemma_tokenizer)
     model.context = 4096
-    items = answer_items(EngineLM(model, "it"), local_tasks("mbpp", tmp_path, Sandbox), {"mbpp": [0, 1]})
+    items = answer_items(EngineLM(model, "it"), local_tasks("mbpp", LocalFiles(tmp_path), Sandbox), {"mbpp": [0, 1]})
     assert [item.right for item in items] == [True, False]
     prompt, stops, _ = model.prompts[0]
     text = gemma_tokenizer.decode(prompt)
@@ -116,7 +121,7 @@ def test_the_harness_own_model_says_the_same(smollm_path: Path, tmp_path: Path) 
     folder = tmp_path / "smollm"
     export(smollm_path, "hf", folder)
     write_data(tmp_path)
-    tasks = local_tasks("mmlu", tmp_path, Sandbox)
+    tasks = local_tasks("mmlu", LocalFiles(tmp_path), Sandbox)
     chosen = {"mmlu_colours": [0, 1, 2], "mmlu_sums": [0, 3]}
     written = [ask("generate_until", "The capital of France is", {"until": ["\n"], "max_gen_toks": 8})]
     rolling = [ask("loglikelihood_rolling", "Paris is the capital of France. " * 20)]
@@ -130,6 +135,6 @@ def test_the_harness_own_model_says_the_same(smollm_path: Path, tmp_path: Path) 
     scored: list[list[tuple[float, bool]]] = []
     original = theirs.loglikelihood
     theirs.loglikelihood = lambda requests, **settings: scored.append(original(requests, True)) or scored[-1]  # type: ignore
-    assert answer_items(theirs, local_tasks("mmlu", tmp_path, Sandbox), chosen) == ours  # type: ignore[arg-type]
+    assert answer_items(theirs, local_tasks("mmlu", LocalFiles(tmp_path), Sandbox), chosen) == ours  # type: ignore[arg-type]
     assert theirs.generate_until(written, disable_tqdm=True) == our_words
     assert theirs.loglikelihood_rolling(rolling, disable_tqdm=True) == pytest.approx(our_rolling, rel=1e-4)

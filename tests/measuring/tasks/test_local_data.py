@@ -8,6 +8,7 @@ import pytest
 
 from smidgen.errors import SmidgenError
 from smidgen.measuring.tasks.local_data import local_tasks
+from smidgen.measuring.tasks.local_files import LocalFiles
 from smidgen.measuring.tasks.sandbox import Sandbox
 from tests.measuring.tasks.little_data import CHOICES, write_data
 
@@ -22,8 +23,8 @@ GOOD = ["What?", *CHOICES, "A"]
         ("sums_test.csv", [[*GOOD[:5], "E"]], "row 1: .*ending in 'E'"),
         ("sums_test.csv", [[*GOOD[:5], ""]], "row 1"),
         ("sums_dev.csv", [GOOD] * 3, "has 3 questions; 5 are needed"),
-        ("mbpp.jsonl", [{"task_id": 2}], "line 1: task_id, text"),
-        ("mbpp.jsonl", ["text"], "line 1"),
+        ("mbpp.jsonl", [{"task_id": 2}], "line 1: an object with task_id, text"),
+        ("mbpp.jsonl", ["text"], "line 1: a JSON object"),
         ("mbpp.jsonl", [{"task_id": 2, "text": "a", "code": "b", "test_list": ["c", "d", 5]}], "line 1"),
         (
             "mbpp.jsonl",
@@ -40,28 +41,28 @@ GOOD = ["What?", *CHOICES, "A"]
 def test_what_is_wrong_is_named(tmp_path: Path, name: str, rows: list[Any], said: str) -> None:
     write_data(tmp_path, **{name: rows})
     with pytest.raises(SmidgenError, match=said) as caught:
-        local_tasks("mbpp" if name.startswith("mbpp") else "mmlu", tmp_path, Sandbox)
+        local_tasks("mbpp" if name.startswith("mbpp") else "mmlu", LocalFiles(tmp_path), Sandbox)
     assert str(caught.value).isprintable()
 
 
 def test_missing_files_and_other_bytes(tmp_path: Path) -> None:
     with pytest.raises(SmidgenError, match="holds no <subject>_test.csv"):
-        local_tasks("mmlu", tmp_path, Sandbox)
+        local_tasks("mmlu", LocalFiles(tmp_path), Sandbox)
     with pytest.raises(SmidgenError, match="cannot be read"):
-        local_tasks("mbpp", tmp_path, Sandbox)
+        local_tasks("mbpp", LocalFiles(tmp_path), Sandbox)
     write_data(tmp_path)
     (tmp_path / "mmlu/dev/sums_dev.csv").unlink()
     with pytest.raises(SmidgenError, match="sums_dev.csv cannot be read"):
-        local_tasks("mmlu", tmp_path, Sandbox)
+        local_tasks("mmlu", LocalFiles(tmp_path), Sandbox)
     (tmp_path / "mbpp/mbpp.jsonl").write_bytes(b"\xff\xfe")
     with pytest.raises(SmidgenError, match="not UTF-8"):
-        local_tasks("mbpp", tmp_path, Sandbox)
+        local_tasks("mbpp", LocalFiles(tmp_path), Sandbox)
 
 
 def test_a_file_of_training_items_is_used_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     row = {"text": "a", "code": "b", "test_list": ["c"] * 3}
     write_data(tmp_path, **{"mbpp.jsonl": [row | {"task_id": number} for number in (2, 3, 4, 601, 602)]})
-    assert len(local_tasks("mbpp", tmp_path, Sandbox)["mbpp"].test_docs()) == 2
+    assert len(local_tasks("mbpp", LocalFiles(tmp_path), Sandbox)["mbpp"].test_docs()) == 2
     assert "lacks the test items" in capsys.readouterr().err
 
 
@@ -70,4 +71,16 @@ def test_blank_lines_are_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "mbpp/mbpp.jsonl"
     path.write_text("\n" + path.read_text().replace("\n", "\n \n"))
     assert [json.loads(line)["task_id"] for line in path.read_text().splitlines() if line.strip()] == [2, 3, 4, 11, 12]
-    assert len(local_tasks("mbpp", tmp_path, Sandbox)["mbpp"].test_docs()) == 2
+    assert len(local_tasks("mbpp", LocalFiles(tmp_path), Sandbox)["mbpp"].test_docs()) == 2
+
+
+def test_what_is_there_twice_is_asked_once_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = ["Other?", *CHOICES, "B"]
+    write_data(tmp_path, **{"sums_test.csv": [GOOD, other, GOOD, GOOD]})
+    files = LocalFiles(tmp_path)
+    assert [doc["question"] for doc in local_tasks("mmlu", files, Sandbox)["mmlu_sums"].test_docs()] == [
+        "What?",
+        "Other?",
+    ]
+    assert files.notes == ["2 rows of sums_test.csv repeat others and were not asked again"]
+    assert "2 rows of sums_test.csv repeat others" in capsys.readouterr().err
