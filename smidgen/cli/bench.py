@@ -1,85 +1,139 @@
-"""`smidgen bench`: speed and memory of one model, or of two taking turns."""
+"""`smidgen bench`: speed, memory and energy of one model, or of two taking turns."""
 
 import json as json_format
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from smidgen.cli.options import Debug, Json, Model, Quiet, Threads
 
 if TYPE_CHECKING:
-    from smidgen.engines.llama_cpp.bench import SpeedResult
+    from smidgen.measuring.speed_shown import Row
 
 Versus = Annotated[str | None, typer.Option("--vs", metavar="MODEL", help="A second model to compare with.")]
 Repeats = Annotated[int, typer.Option("--repeats", min=1, metavar="N", help="Runs of each kind; the median counts.")]
+Seconds = Annotated[
+    float | None,
+    typer.Option(
+        "--seconds", min=10, max=86400, metavar="N",
+        help="About how long it may take. Default 120, and 60 for each GB of the models.",
+    ),
+]  # fmt: skip
+Grid = Annotated[
+    float | None,
+    typer.Option(
+        "--grid", min=0, max=5000, metavar="G",
+        help="Grams of CO2 that a kilowatt hour of your electricity causes: says grams per 1000 tokens.",
+    ),
+]  # fmt: skip
+_LONGEST_NAME = 24
 
 
 def command(
     model: Model,
     vs: Versus = None,
     repeats: Repeats = 5,
+    seconds: Seconds = None,
+    grid: Grid = None,
     threads: Threads = None,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Speed, memory and share of the memory bandwidth limit, in llama.cpp.
+    """Speed, memory, energy and share of the memory bandwidth limit, in llama.cpp.
 
-    Reads a prompt of 256 tokens and writes 64, five times. Two models take turns, so that they meet the same moods of
-    the machine. The limit is the speed at which all weights can be read from memory once per token.
+    Reads a prompt of 256 tokens and writes 64, five times; then reads prompts of 128, 512 and 2048 tokens and writes 32
+    after each, three times or fewer. Two models take turns, so that they meet the same moods of the machine. The limit
+    is the speed at which all weights can be read from memory once per token. On a machine that is busy with other work
+    the figures are marked, or left out where they would say nothing.
 
     \b
     Examples:
       smidgen bench gemma-3-270m
       smidgen bench gemma-small --vs gemma-3-270m
-      smidgen bench gemma-small --json
+      smidgen bench gemma-small --grid 380 --json
     """
+    from smidgen.bounds import within
+    from smidgen.engines.energy import grams_of_co2
     from smidgen.engines.llama_cpp.bench import measure_speed
     from smidgen.formats.convert import gguf_of
     from smidgen.formats.hub.catalogue import origin_of
 
+    within("--grid", grid, 0, 5000, whole=False)  # typer lets NaN pass
     names = [model] if vs is None else [model, vs]
     origins = [origin_of(name) for name in names]
-    results = measure_speed([gguf_of(origin) for origin in origins], threads, repeats)
+    found = measure_speed([gguf_of(origin) for origin in origins], threads, repeats, seconds=seconds)
+    results: list[dict[str, Any]] = [
+        {"name": origin.name} | {key: value for key, value in one.items() if key != "path"}
+        for origin, one in zip(origins, found, strict=True)
+    ]
+    if grid is not None:
+        for result, one in zip(results, found, strict=True):
+            result["energy"] = {**one["energy"], "co2": grams_of_co2(one["energy"], grid)}
     if json:
-        figures = [{key: value for key, value in result.items() if key != "path"} for result in results]
-        named = [{"name": origin.name, **one} for origin, one in zip(origins, figures, strict=True)]
-        print(json_format.dumps({"models": named}))
-        return
-    for name, result in zip(names, results, strict=True):
-        _print_result(name, result)
-    if vs is not None:
-        _print_ratio(names, results)
+        print(json_format.dumps({"models": results}))
+    else:
+        _print_results(names, results, grid)
+
+
+def _print_results(names: Sequence[str], results: Sequence[dict[str, Any]], grid: float | None) -> None:
+    from smidgen.measuring.figures import number
+    from smidgen.measuring.speed_shown import (
+        co2_rows,
+        context_rows,
+        energy_rows,
+        energy_words,
+        memory_rows,
+        remarks,
+        speed_rows,
+    )
+
+    tables = [("", [*speed_rows(results), *memory_rows(results)])]
+    tables += [
+        (f"with a prompt of {row.context} tokens", [row.read, row.first, row.write]) for row in context_rows(results)
+    ]
+    tables += [
+        ("energy", energy_rows(results)),
+        (f"with {number(grid)} g of CO2 for a kilowatt hour", co2_rows(results)),
+    ]
+    _print_tables(names, tables)
+    print()
     first = results[0]
-    print(f"Median of {repeats} (slowest to quickest), {first['threads']} threads, {first['engine']},")
+    for name, result in zip(names, results, strict=True):
+        if result["share_of_bandwidth_limit"] is not None:
+            print(
+                f"{name} reaches {result['share_of_bandwidth_limit']:.0%} of the limit: it reads "
+                f"{result['bytes_per_token'] / 1e6:.0f} MB of weights for each token, at "
+                f"{result['read_bandwidth_bytes_per_s'] / 1e9:.1f} GB/s."
+            )
+    for line in (*remarks(results), energy_words(results)):
+        print(line)
+    if grid is not None and not co2_rows(results):
+        print("CO2 is not known, since energy was not measured.")
+    rounds = "one round" if first["repeats"] == 1 else f"median of {first['repeats']} rounds (slowest to quickest)"
+    threads = "1 thread" if first["threads"] == 1 else f"{first['threads']} threads"
+    print(f"In {first['seconds']:.0f} s: {rounds}, {threads}, {first['engine']},")
     print(f"{first['machine']}.")
-    if first["energy"]["joules_per_token"] is None:
-        print(f"Energy: not measured ({first['energy']['reason']}).")
 
 
-def _print_result(name: str, result: "SpeedResult") -> None:
-    print(name)
-    for label, key in (("prompt", "prompt_tokens_per_s"), ("decode", "decode_tokens_per_s")):
-        slowest, quickest = result[f"{key}_range"]
-        print(f"  {label:<10}{result[key]:>8.1f} tokens/s  ({slowest:.1f} to {quickest:.1f})")
-    print(
-        f"  {'limit':<10}{result['bandwidth_limit_tokens_per_s']:>8.1f} tokens/s  decode reaches "
-        f"{result['share_of_bandwidth_limit']:.0%} of it: {result['bytes_per_token'] / 1e6:.0f} MB per token at "
-        f"{result['read_bandwidth_bytes_per_s'] / 1e9:.1f} GB/s"
-    )
-    print(
-        f"  {'memory':<10}{result['resident_bytes'] / 1e6:>8.0f} MB while it writes, "
-        f"{result['peak_ram_bytes'] / 1e6:.0f} MB at most, while it loads"
-    )
-    joules = result["energy"]["joules_per_token"]
-    if joules is not None:
-        print(f"  {'energy':<10}{joules:>8.2f} J/token, the whole processor")
+def _print_tables(names: Sequence[str], tables: "Sequence[tuple[str, Sequence[Row]]]") -> None:
+    """Rows below each other, models beside each other; of two the first against the second."""
+    lines = [["", *(_short(name) for name in names), *(["ratio"] if len(names) > 1 else [])]]
+    for title, rows in tables:
+        if rows and title:
+            lines.append([title])
+        for row in rows:
+            cells = [
+                f"{cell} ({spread})" if spread else cell for cell, spread in zip(row.cells, row.ranges, strict=True)
+            ]
+            ratio = [row.ratio(0, 1)] if len(names) > 1 else []
+            lines.append([f"{'  ' if title else ''}{row.title}", *cells, *ratio])
+    table = [line for line in lines if len(line) > 1]
+    widths = [max(len(line[place]) for line in table) for place in range(len(table[0]))]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=False)).rstrip())
 
 
-def _print_ratio(names: list[str], results: "list[SpeedResult]") -> None:
-    one, other = results
-    print(
-        f"{names[0]} against {names[1]}: decode {one['decode_tokens_per_s'] / other['decode_tokens_per_s']:.2f} times, "
-        f"prompt {one['prompt_tokens_per_s'] / other['prompt_tokens_per_s']:.2f} times, "
-        f"memory {one['resident_bytes'] / other['resident_bytes']:.2f} times."
-    )
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"…{name[1 - _LONGEST_NAME :]}"

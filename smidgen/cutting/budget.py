@@ -25,24 +25,32 @@ _MARGIN = 0.93  # small files do not reach the rate of large ones: a token also 
 def budget_of(checkpoint: Checkpoint, options: CutOptions) -> int:
     """Bytes of a file that meets all limits of `options`. Runs the original once, for about 10 s.
 
-    Raises BudgetError where the engine alone takes the memory.
+    Raises BudgetError where the engine alone takes the memory, or where a speed is wanted and the machine is too busy
+    to measure one.
     """
-    (measured,) = measure_speed([gguf_of(checkpoint.path)], options.threads, repeats=3)
+    (measured,) = measure_speed([gguf_of(checkpoint.path)], options.threads, repeats=3, contexts=())
     limits = {"--fit": options.fit, "--speed": _for_speed(checkpoint, options.speed, measured)}
     limits["--ram"] = _for_memory(checkpoint, options.ram, measured)
     given = {name: limit for name, limit in limits.items() if limit is not None}
     name = min(given, key=lambda one: given[one])
     rate = measured["decode_tokens_per_s"]
+    speed = "" if rate is None else f"decodes {rate:.1f} tokens/s here and "
     say(
-        f"The original decodes {rate:.1f} tokens/s here and takes {format_size(measured['resident_bytes'])}; "
+        f"The original {speed}takes {format_size(measured['resident_bytes'])}; "
         f"{name} allows a file of {format_size(given[name])}."
     )
+    if options.speed is not None and measured["busy"]["sentence"] is not None:
+        say(f"{measured['busy']['sentence']} So the file may become smaller than it had to be.")
     return given[name]
 
 
 def _for_speed(checkpoint: Checkpoint, wanted: float | None, measured: SpeedResult) -> int | None:
     if wanted is None:
         return None
+    if measured["decode_tokens_per_s"] is None:
+        raise BudgetError(
+            f"How quick the original is here cannot be told: {measured['reason']}. Or say --fit instead of --speed."
+        )
     rate = measured["decode_tokens_per_s"] * measured["bytes_per_token"]
     unread = checkpoint.file.size - measured["bytes_per_token"]
     return int(_MARGIN * rate / wanted) + unread

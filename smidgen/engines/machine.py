@@ -1,4 +1,4 @@
-"""Facts about the machine that runs a model: cores, name, memory, energy counters.
+"""Facts about the machine that runs a model: cores, name, memory, who has the processors.
 
 Light, because the process of an engine loads it, and that counts as the engine's memory.
 """
@@ -8,18 +8,16 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
 from pathlib import Path
 from typing import TypedDict
 
 from smidgen.memory import total_memory
 
-_RAPL = Path("/sys/class/powercap")
-
 
 def default_threads() -> int:
     """Physical cores that this process may use, never more than its container allows: the quickest number."""
-    cores = {_core_of(cpu) for cpu in _allowed_cpus()}
+    cores = {_core_of(cpu) for cpu in allowed_cpus()}
     return max(1, _container_limit(len(cores)))
 
 
@@ -64,27 +62,53 @@ def resident_memory(status: Path = Path("/proc/self/status")) -> tuple[int, Resi
     return anonymous + sum(mapped), ResidentParts(anonymous=anonymous, mapped=sum(mapped))
 
 
-def energy_microjoules(root: Path = _RAPL) -> int | None:
-    """The processors' energy counters (RAPL, Intel and AMD) added up, or None if there are none or none is readable."""
+class ProcessorTime(TypedDict):
+    """Seconds of processor time that a process has had so far, all its threads added up.
+
+    waited_seconds: how long threads that could have computed had no processor; None where the system does not tell.
+    """
+
+    cpu_seconds: float
+    waited_seconds: float | None
+
+
+def processor_time(tasks: Path = Path("/proc/self/task")) -> ProcessorTime:
+    """That of this process. Linux tells how long each thread has waited (`schedstat`: had, waited, turns)."""
     try:
-        return sum(int(counter.read_text()) for counter in _package_counters(root)) or None
-    except OSError:
+        counted = [[int(word) for word in (task / "schedstat").read_text().split()] for task in tasks.iterdir()]
+        had, waited, _turns = map(sum, zip(*counted, strict=True))
+    except (OSError, ValueError):
+        had = waited = 0
+    return ProcessorTime(cpu_seconds=time.process_time(), waited_seconds=waited / 1e9 if had else None)
+
+
+def busy_seconds(stat: Path = Path("/proc/stat")) -> float | None:
+    """Seconds that the processors this process may use have computed since the system began, whoever for.
+
+    What a virtual machine was not given (`steal`) counts: another has had it. None where the system does not tell.
+    """
+    allowed, ticks = {f"cpu{cpu}" for cpu in allowed_cpus()}, 0
+    try:
+        for line in stat.read_text().splitlines():
+            name, *fields = line.split()
+            if name in allowed:
+                user, nice, system, _idle, _waiting_for_disks, irq, softirq, steal = map(int, fields[:8])
+                ticks += user + nice + system + irq + softirq + steal
+    except (OSError, ValueError):
+        return None
+    return ticks / os.sysconf("SC_CLK_TCK") if ticks else None
+
+
+def load_average() -> float | None:
+    """How many threads on this machine computed or wanted to, on average over the last minute."""
+    try:
+        return os.getloadavg()[0]
+    except (AttributeError, OSError):
         return None
 
 
-def energy_reason(root: Path = _RAPL) -> str:
-    """Why `energy_microjoules` gives None."""
-    if not any(_package_counters(root)):
-        return "this machine shows no RAPL energy counter"
-    return "the RAPL energy counter is readable by root only"
-
-
-def _package_counters(root: Path) -> Iterator[Path]:
-    """One counter per package, `intel-rapl:0`; its parts, `intel-rapl:0:1`, are contained in it."""
-    return (folder / "energy_uj" for folder in root.glob("intel-rapl:*") if folder.name.count(":") == 1)
-
-
-def _allowed_cpus() -> list[int]:
+def allowed_cpus() -> list[int]:
+    """The logical processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))

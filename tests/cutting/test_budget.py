@@ -18,9 +18,10 @@ def original(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkpoint:
     checkpoint = open_checkpoint(write_gemma3(tmp_path / "tiny.gguf"))
     size = checkpoint.file.size
     answer: dict[str, Any] = {
-        "decode_tokens_per_s": 50.0, "bytes_per_token": size - 1000, "resident_bytes": size + 30_000
+        "decode_tokens_per_s": 50.0, "bytes_per_token": size - 1000, "resident_bytes": size + 30_000,
+        "busy": {"sentence": None}, "reason": None,
     }  # fmt: skip
-    monkeypatch.setattr(budget, "measure_speed", lambda paths, threads, repeats: [answer])
+    monkeypatch.setattr(budget, "measure_speed", lambda paths, threads, repeats, contexts: [answer])
     return checkpoint
 
 
@@ -35,6 +36,19 @@ def test_memory_is_the_file_and_what_the_engine_takes(original: Checkpoint) -> N
     assert budget.budget_of(original, CutOptions(ram=130_000, fit=90_000)) == 90_000
     with pytest.raises(BudgetError, match="leaves nothing"):
         budget.budget_of(original, CutOptions(ram=30_000))
+
+
+def test_on_a_machine_that_is_too_busy_there_is_no_speed_to_go_by(
+    original: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = {
+        "decode_tokens_per_s": None, "bytes_per_token": 1000, "resident_bytes": original.file.size + 30_000,
+        "busy": {"sentence": "busy"}, "reason": "the machine was too busy",
+    }  # fmt: skip
+    monkeypatch.setattr(budget, "measure_speed", lambda paths, threads, repeats, contexts: [answer])
+    with pytest.raises(BudgetError, match="the machine was too busy.*--fit"):
+        budget.budget_of(original, CutOptions(speed=100.0))
+    assert budget.budget_of(original, CutOptions(ram=130_000)) == 100_000
 
 
 def test_promises_are_met_missed_or_not_measured() -> None:

@@ -64,7 +64,7 @@ def run(words: Sequence[str]) -> Done:
 
 
 def card_of(original: Path, cut: Path) -> dict[str, Any]:
-    return measure(original, cut, ["own.txt"], tokens=512, with_speed=False)
+    return measure(original, cut, ["own.txt"], tokens=512, with_speed=False, with_answers=False)
 
 
 def steps_of(path: Path) -> list[str]:

@@ -10,6 +10,7 @@ import pytest
 
 import smidgen
 from smidgen.formats.opening import open_checkpoint
+from tests.measuring.browser import Browser, assert_looks_right, browser_or_skip
 from tests.measuring.test_report import whole_page
 
 FIT = 165_000_000
@@ -19,7 +20,7 @@ from functools import partial
 from smidgen.cli.main import main
 from smidgen.engines.llama_cpp import bench
 from smidgen.measuring import run
-run.DEFAULT_TOKENS, bench.measure_speed = 1000, partial(bench.measure_speed, repeats=1)
+run.DEFAULT_TOKENS, bench.measure_speed = 1000, partial(bench.measure_speed, repeats=1, contexts=(64,))
 main()
 """
 
@@ -57,6 +58,16 @@ def test_the_page_has_all_its_parts(result: Path) -> None:
     inside = whole_page(result).sections["types"]
     for said in ("embedding and head: ", "blk.17.ffn_down.weight layer 17: down ", "109 others: F32"):
         assert said in inside
+
+
+def test_the_page_is_seen_in_a_browser_on_a_phone_and_on_a_desktop(result: Path) -> None:
+    headings = ("Where the bytes went", "How faithful it is", "How the divergence is spread", "Tasks", "Languages")
+    headings += ("Safety and fairness", "Side by side", "Speed and memory", "Energy", "What is inside")
+    answers = json.loads((result / "card.json").read_text())["answers"]
+    with Browser(browser_or_skip()) as browser:
+        assert_looks_right(browser, result / "card.html", (*headings, "How it was cut", "Where this card comes from"))
+        said = f"{answers['same']} of {answers['prompts']} answers are the same"
+        assert said in browser.ask("document.body.innerText")
 
 
 def test_llama_cpp_runs_it(result: Path) -> None:

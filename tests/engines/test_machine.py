@@ -3,22 +3,37 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from smidgen.engines import machine
 from smidgen.engines.bandwidth import BandwidthMeter
 from smidgen.memory import total_memory, usable_memory
 
 
-def test_energy_counts_packages_once(tmp_path: Path) -> None:
-    for folder, value in (("intel-rapl:0", 5), ("intel-rapl:1", 7), ("intel-rapl:0:0", 1000)):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "energy_uj").write_text(f"{value}\n")
-    assert machine.energy_microjoules(tmp_path) == 12
+def test_threads_that_wait_for_a_processor_are_counted(tmp_path: Path) -> None:
+    for thread, counted in (("11", "5000000000 2000000000 7"), ("12", "1000000000 500000000 3")):
+        (tmp_path / thread).mkdir()
+        (tmp_path / thread / "schedstat").write_text(f"{counted}\n")
+    assert machine.processor_time(tmp_path)["waited_seconds"] == 2.5
+    assert machine.processor_time()["cpu_seconds"] > 0
 
 
-def test_no_energy_counter_has_a_reason(tmp_path: Path) -> None:
-    assert machine.energy_microjoules(tmp_path) is None
-    assert "no RAPL" in machine.energy_reason(tmp_path)
+def test_where_waiting_is_not_counted_it_is_not_known(tmp_path: Path) -> None:
+    assert machine.processor_time(tmp_path / "no such folder")["waited_seconds"] is None
+    (tmp_path / "11").mkdir()
+    (tmp_path / "11" / "schedstat").write_text("0 0 0\n")  # a kernel that was built without the counters
+    assert machine.processor_time(tmp_path)["waited_seconds"] is None
+
+
+def test_only_processors_that_we_may_use_count_and_not_while_they_idle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "allowed_cpus", lambda: [0, 10])
+    ticks = machine.os.sysconf("SC_CLK_TCK")
+    lines = [f"{name} {ticks} {ticks} 0 {99 * ticks} 5 0 0 {ticks} 0 0" for name in ("cpu", "cpu0", "cpu1", "cpu10")]
+    (tmp_path / "stat").write_text("\n".join([*lines, "intr 5 0 0", "ctxt 7"]))
+    assert machine.busy_seconds(tmp_path / "stat") == 6.0
+    assert machine.busy_seconds(tmp_path / "none") is None
 
 
 def test_peak_memory_counts_what_was_touched() -> None:

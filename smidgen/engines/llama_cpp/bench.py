@@ -1,4 +1,4 @@
-"""How quick a model is in llama.cpp, and how much memory it takes.
+"""How quick a model is in llama.cpp, how much memory it takes, and how much energy.
 
 Each model runs in a process of its own (see child.py), so that its memory is its own. The processes take turns, so that
 several models meet the same moods of the machine; the median counts. Decoding is compared with its bound: every
@@ -8,69 +8,42 @@ read bandwidth / bytes per token.
 Two figures of memory. What stays resident while it writes is what a device needs to have: each weight once, the
 context, buffers, vocabulary, the engine and the Python that starts it. The peak comes while the model loads, when the
 mapped file and repacked copies are resident at once (see loading.py); the system may drop the mapped part of it.
+
+All of it has a time limit. A first, small request tells how long a round takes: fewer rounds and fewer lengths of
+prompts are measured where not all of them fit, and the result says which were left out. On a machine that is busy with
+other work the rates are marked or left out (see ../busy.py), and then nothing more is tried.
 """
 
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
-from typing import TypedDict
 
 from smidgen import progress
-from smidgen.closing import Closing
+from smidgen.bounds import within
+from smidgen.engines import time_limit
 from smidgen.engines.bandwidth import BandwidthMeter
+from smidgen.engines.busy import Busy, is_nonsense, judge, why_left_out, worse
+from smidgen.engines.energy import EnergyMeter, energy_of, not_said
+from smidgen.engines.llama_cpp.by_context import CONTEXTS, ContextRounds, Known, measure_contexts
 from smidgen.engines.llama_cpp.loading import Loading, choose_loading
 from smidgen.engines.llama_cpp.process import Memory
-from smidgen.engines.llama_cpp.server import BUILT_IN_TEMPLATE, LlamaServer
-from smidgen.engines.llama_cpp.wheel import engine_version
-from smidgen.engines.machine import ResidentParts, default_threads, energy_microjoules, energy_reason, machine_name
-from smidgen.errors import SmidgenError, printable
-from smidgen.formats.gguf.contents import parts_of, refuse_damaged
-from smidgen.formats.gguf.reader import GGUFFile
-from smidgen.formats.gguf.traffic import bytes_per_token
+from smidgen.engines.llama_cpp.speed_result import Rounds, SpeedResult, result_of
+from smidgen.engines.llama_cpp.timed import TimedModel, read_header
+from smidgen.engines.machine import default_threads
+from smidgen.engines.time_limit import TimeLimit
+from smidgen.formats.gguf.contents import parts_of
 
 PROMPT_TOKENS = 256
 DECODE_TOKENS = 64
+LEAST_SECONDS, MOST_SECONDS = 10, 86400
 _CONTEXT = 512
-_FIRST_ID, _ID_STEP = 1000, 7  # prompt ids: ordinary tokens in every vocabulary of practical size, wrapped in others
-
-
-class Energy(TypedDict):
-    """joules_per_token: of the whole processor while decoding, or null with a reason."""
-
-    joules_per_token: float | None
-    reason: str | None
-
-
-class SpeedResult(TypedDict):
-    """Speed of one model. Rates are medians, `…_range` the slowest and the quickest run.
-
-    resident_bytes: memory of the engine's process while it writes: mapped weights that it reads and a context of 512
-    tokens included.  resident_parts: of which so much; None where the system does not tell.
-    peak_ram_bytes: the most it ever had, which is while it loads.  loading: how it was loaded (see loading.py).
-    bytes_per_token: weights read for each token, of a mixture's experts those that are used.
-    bandwidth_limit_tokens_per_s: read bandwidth / bytes_per_token.
-    """
-
-    path: str
-    prompt_tokens_per_s: float
-    prompt_tokens_per_s_range: list[float]
-    decode_tokens_per_s: float
-    decode_tokens_per_s_range: list[float]
-    resident_bytes: int
-    resident_parts: ResidentParts | None
-    peak_ram_bytes: int
-    loading: dict[str, bool]
-    bytes_per_token: int
-    read_bandwidth_bytes_per_s: float
-    bandwidth_limit_tokens_per_s: float
-    share_of_bandwidth_limit: float
-    energy: Energy
-    repeats: int
-    threads: int
-    machine: str
-    engine: str
+_PROBE_PROMPT, _PROBE_DECODE = 32, 4
+_LEAST_PROMPT, _LEAST_DECODE = 16, 8  # tokens, where a usual round would take too long
+_SECONDS, _SECONDS_PER_BYTE = 120.0, 60e-9  # the default limit: so long, and a minute for each GB
+_PATIENCE_S = 15.0  # on a machine that is far too busy
+_IDLE_S = 1.5
 
 
 def measure_speed(
@@ -78,135 +51,162 @@ def measure_speed(
     threads: int | None = None,
     repeats: int = 5,
     loadings: Sequence[Loading] | None = None,
+    *,
+    contexts: Sequence[int] = CONTEXTS,
+    seconds: float | None = None,
 ) -> list[SpeedResult]:
-    """Measure prompt processing (256 tokens) and decoding (64 tokens) of each model, `repeats` times in turns;
-    half the context where that is shorter.
+    """Measure prompt processing (256 tokens) and decoding (64 tokens) of each model, `repeats` times in turns, half the
+    context where that is shorter; then both with prompts of other lengths.
 
     threads: default the physical cores.  loadings: one for each path; default as `run` and `serve` load it.
-    Takes about 10 s for a model of 270M parameters on two cores.
+    contexts: lengths of these prompts, tokens; none if empty.
+    seconds: about how long all of it may take, loading included; default two minutes, and one more for each GB. It may
+    take one round longer.
+    Takes about a minute for a model of 270M parameters on two cores, a quarter of that without `contexts`.
     Raises BadFile or Unsupported for a file that our reader refuses, SmidgenError if llama.cpp does.
     """
+    within("repeats", repeats, 1)
+    within("seconds", seconds, LEAST_SECONDS, MOST_SECONDS, whole=False)
     threads = threads or default_threads()
-    headers = [_read_header(path) for path in paths]
+    headers = [read_header(path) for path in paths]
     loadings = loadings or [choose_loading(parts_of(path)) for path in paths]
-    with ExitStack() as stack:
-        workers = [
-            stack.enter_context(_Worker(path, threads, header, loading))
-            for path, header, loading in zip(paths, headers, loadings, strict=True)
-        ]
-        with progress.track("Measuring speed", 1 + repeats) as task:
-            for worker in workers:
-                worker.warm_up()
-            memory = BandwidthMeter(threads)  # large, so made only when all models are known to run
+    if seconds is None:
+        seconds = _SECONDS + _SECONDS_PER_BYTE * sum(part.stat().st_size for path in paths for part in parts_of(path))
+    limit, what = TimeLimit(seconds), list(zip(paths, headers, loadings, strict=True))
+
+    @contextmanager
+    def start(ctx_size: int) -> Iterator[list[TimedModel]]:
+        with ExitStack() as stack:
+            yield [stack.enter_context(TimedModel(path, header, threads, ctx_size, loading))
+                   for path, header, loading in what]  # fmt: skip
+
+    with start(_CONTEXT) as models, EnergyMeter(models[0].on_gpu) as meter:
+        short = _measure_rounds(models, meter, threads, repeats, TimeLimit((0.5 if contexts else 1.0) * limit.left))
+        energies = [energy_of(rounds.read(), rounds.written(), meter) for rounds in short.rounds]
+    lengths = _measure_lengths(start, models, short, threads, contexts, repeats, limit)
+    busy = [worse(*both) for both in zip(short.busy(threads), lengths.busy(threads), strict=True)]
+    reason = _why_left_out(busy)
+    if reason is not None:
+        energies = [not_said("the machine was too busy") for _ in models]
+    return [
+        result_of(
+            model, memory, rounds, short.bandwidth, threads, energy=energy, busy=one_busy, reason=reason,
+            by_context=more.figures(), left_out=[*short.left_out, *lengths.left_out], seconds=seconds - limit.left,
+        )
+        for model, memory, rounds, energy, one_busy, more in zip(
+            models, short.memory, short.rounds, energies, busy, lengths.rounds, strict=True
+        )
+    ]  # fmt: skip
+
+
+def _why_left_out(busy: Sequence[Busy]) -> str | None:
+    """The reason if one of these measurements is nonsense. Models take turns, so then all of them are."""
+    nonsense = [one for one in busy if is_nonsense(one)]
+    return why_left_out(min(nonsense, key=lambda one: one["share"] or 0.0)) if nonsense else None
+
+
+@dataclass
+class _Short:
+    """What was measured with a short context, of each model.  bandwidth: bytes a second that memory is read."""
+
+    rounds: list[Rounds]
+    memory: list[Memory]
+    bandwidth: float
+    left_out: list[str]
+
+    def busy(self, threads: int) -> list[Busy]:
+        """How busy the machine was, while each model computed."""
+        return [judge(rounds.efforts(), threads, rounds.comparable_rates()) for rounds in self.rounds]
+
+
+def _measure_rounds(
+    models: Sequence[TimedModel], meter: EnergyMeter, threads: int, repeats: int, limit: TimeLimit
+) -> _Short:
+    """Rounds in which all models take turns, as many as the time allows, but one."""
+    prompt_tokens, decode_tokens, left_out = _sizes(models, limit)
+    short = _Short([Rounds() for _ in models], [], 0.0, left_out)
+    with progress.track("Measuring speed", 1 + repeats) as task:
+        for model in models:
+            model.time(prompt_tokens, 0)  # what comes first is slower
+        bandwidth = BandwidthMeter(threads)  # large, so made only when all models are known to run
+        _watch_idle(meter)
+        task.advance()
+        began = time_limit.now()
+        for turn in range(repeats):
+            started = time_limit.now()
+            for model, rounds in zip(models, short.rounds, strict=True):
+                rounds.prompt.append(model.time(prompt_tokens, 0, meter))
+                rounds.decode.append(model.time(1, decode_tokens, meter))
+            bandwidth.take_turn()
             task.advance()
-            for _ in range(repeats):
-                for worker in workers:
-                    worker.take_turn()
-                memory.take_turn()
-                task.advance()
-        return [worker.result(memory.best, repeats) for worker in workers]
+            ended = time_limit.now()
+            hopeless = ended - began > _PATIENCE_S and _why_left_out(short.busy(threads)) is not None
+            if turn + 1 < repeats and (hopeless or limit.left < ended - started):
+                why = "the machine is too busy" if hopeless else f"more do not fit into {limit.seconds:.0f} s"
+                short.left_out.append(f"Only {turn + 1} of {repeats} rounds: {why}.")
+                task.advance(repeats - turn - 1)
+                break
+        short.memory = [model.memory() for model in models]
+    short.bandwidth = bandwidth.best
+    return short
 
 
-@dataclass(frozen=True)
-class _Header:
-    """bytes_per_token: of the weights that decoding one token reads.  vocabulary: tokens.
+def _sizes(models: Sequence[TimedModel], limit: TimeLimit) -> tuple[int, int, list[str]]:
+    """Tokens to read and write in each round: as many as usual, half of a shorter context, or what there is time for.
 
-    prompt_tokens, decode_tokens: what is timed: as many as usual, or half of a shorter context.
+    A first small request of each model tells how long that takes.
     """
-
-    bytes_per_token: int
-    vocabulary: int
-    prompt_tokens: int
-    decode_tokens: int
-
-
-def _read_header(path: Path) -> _Header:
-    """What is asked of a model depends on its header. Refuses a file that llama.cpp should not see."""
-    with GGUFFile.open(path) as file:
-        refuse_damaged(file)
-        embedding = file.tensors.get("token_embd.weight")
-        context = file.metadata.get(f"{file.metadata.get('general.architecture')}.context_length")
-        half = max(1, context // 2) if isinstance(context, int) else PROMPT_TOKENS
-        return _Header(
-            bytes_per_token(file),
-            1 if embedding is None else embedding.shape[0],
-            min(PROMPT_TOKENS, half),
-            min(DECODE_TOKENS, half),
-        )
+    half = min(max(1, (model.header.context or 2 * PROMPT_TOKENS) // 2) for model in models)
+    prompt, decode = min(PROMPT_TOKENS, half), min(DECODE_TOKENS, half)
+    probes = [model.time(min(_PROBE_PROMPT, half), min(_PROBE_DECODE, half)) for model in models]
+    expected = sum(2 * prompt / one.prompt_rate + decode / one.decode_rate for one in probes)
+    if expected <= limit.left:
+        return prompt, decode, []
+    share = max(0.0, limit.left / expected)
+    fewer = max(min(prompt, _LEAST_PROMPT), int(share * prompt)), max(min(decode, _LEAST_DECODE), int(share * decode))
+    return *fewer, [
+        f"Rounds are shorter: {fewer[0]} tokens read and {fewer[1]} written, since usual ones take {expected:.0f} s."
+    ]
 
 
-class _Worker(Closing):
-    """The engine of one model, and what it has measured so far."""
+@dataclass
+class _Lengths:
+    """What was measured with prompts of several lengths, of each model."""
 
-    def __init__(self, path: Path, threads: int, header: _Header, loading: Loading) -> None:
-        self._path, self._threads, self._header, self._loading = path, threads, header, loading
-        self._prompt: list[float] = []
-        self._decode: list[float] = []
-        self._joules: list[float] = []
-        try:
-            self._server = LlamaServer(
-                path, ctx_size=_CONTEXT, threads=threads, loading=loading, warm_up=True, template=BUILT_IN_TEMPLATE
-            )
-        except SmidgenError as error:
-            raise SmidgenError(f"cannot measure {printable(path.name)}: {error}") from error
-        self._memory: Memory = self._server.memory()
+    rounds: list[ContextRounds]
+    left_out: list[str]
 
-    def close(self) -> None:
-        """End the process."""
-        self._server.close()
+    def busy(self, threads: int) -> list[Busy]:
+        """How busy the machine was, while each model computed."""
+        return [judge(rounds.efforts(), threads, []) for rounds in self.rounds]
 
-    def warm_up(self) -> None:
-        """Touch all of the model's weights."""
-        self._run(self._header.prompt_tokens, 1)
 
-    def take_turn(self) -> None:
-        """One run of each kind: a prompt, then decoding."""
-        self._prompt.append(self._run(self._header.prompt_tokens, 1)["prompt_per_second"])
-        before = energy_microjoules()
-        timings = self._run(1, self._header.decode_tokens + 1)
-        after = energy_microjoules()
-        if before is not None and after is not None and after > before:  # the counter wraps around now and then
-            self._joules.append((after - before) / 1e6 / self._header.decode_tokens)
-        # Its clock starts when the first token is there.
-        self._decode.append(1000 * (timings["predicted_n"] - 1) / timings["predicted_ms"])
-        self._memory = self._server.memory()
+def _measure_lengths(
+    start: Callable[[int], AbstractContextManager[Sequence[TimedModel]]],
+    models: Sequence[TimedModel],
+    short: _Short,
+    threads: int,
+    contexts: Sequence[int],
+    repeats: int,
+    limit: TimeLimit,
+) -> _Lengths:
+    """Prompts of other lengths, as far as the time allows; nothing where the machine is too busy, before or now."""
+    nothing = [ContextRounds() for _ in models]
+    if not contexts or _why_left_out(short.busy(threads)):
+        return _Lengths(nothing, [])
+    known = [
+        Known(model.header.context, rounds.prompt_rate, rounds.decode_rate, model.load_s)
+        for model, rounds in zip(models, short.rounds, strict=True)
+    ]
+    found = _Lengths(*measure_contexts(start, known, contexts, repeats, limit))
+    reason = _why_left_out(found.busy(threads))
+    return found if reason is None else _Lengths(nothing, [f"Prompts of other lengths were left out: {reason}."])
 
-    def result(self, bandwidth: float, repeats: int) -> SpeedResult:
-        decode, limit = median(self._decode), bandwidth / self._header.bytes_per_token
-        return SpeedResult(
-            path=str(self._path),
-            prompt_tokens_per_s=median(self._prompt),
-            prompt_tokens_per_s_range=[min(self._prompt), max(self._prompt)],
-            decode_tokens_per_s=decode,
-            decode_tokens_per_s_range=[min(self._decode), max(self._decode)],
-            **self._memory,
-            loading=asdict(self._loading),
-            bytes_per_token=self._header.bytes_per_token,
-            read_bandwidth_bytes_per_s=bandwidth,
-            bandwidth_limit_tokens_per_s=limit,
-            share_of_bandwidth_limit=decode / limit,
-            energy=self._energy(),
-            repeats=repeats,
-            threads=self._threads,
-            machine=machine_name(),
-            engine=engine_version(),
-        )
 
-    def _energy(self) -> Energy:
-        if self._joules:
-            return Energy(joules_per_token=median(self._joules), reason=None)
-        return Energy(joules_per_token=None, reason=energy_reason())
-
-    def _run(self, prompt_tokens: int, decode_tokens: int) -> dict[str, float]:
-        """llama.cpp's own timings of one request."""
-        request = {
-            "prompt": [(_FIRST_ID + _ID_STEP * place) % self._header.vocabulary for place in range(prompt_tokens)],
-            "n_predict": decode_tokens,
-            "ignore_eos": True,
-            "cache_prompt": False,
-            "temperature": 0,
-        }
-        try:
-            return self._server.call("/completion", request)["timings"]
-        except SmidgenError as error:
-            raise SmidgenError(f"cannot measure {printable(self._path.name)}: {error}") from error
+def _watch_idle(meter: EnergyMeter) -> None:
+    """What the machine takes while the loaded engines wait; nothing to wait for where it has no counter."""
+    before = meter.read()
+    if before is not None:
+        began = time_limit.now()
+        time.sleep(_IDLE_S)
+        meter.watch_idle(before, time_limit.now() - began)

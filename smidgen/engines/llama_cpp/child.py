@@ -5,8 +5,9 @@ it is mapped), and what it takes in memory is its own. So it is never loaded int
 started: `process.py` starts `python -m smidgen.engines.llama_cpp.child`, and `server.py` supervises it.
 
 The parent writes one line of JSON to stdin, the `Settings`, and reads one line from stdout: `{"address": …}`, or
-`{"refused": …}` before the process ends. From then on each line `memory` is answered with the process's memory. The end
-of stdin, which comes with the end of the parent however it ends, ends the process.
+`{"refused": …}` before the process ends. From then on each line `memory` is answered with the process's memory, each
+line `processor` with the processor time that it has had and whether it computes on a graphics card. The end of stdin,
+which comes with the end of the parent however it ends, ends the process.
 
 Settings that matter for safety are made here, once: no web interface, no state endpoints, no prompts in logs, browsers
 of other sites not invited, and never a silent shift of the context.
@@ -25,7 +26,7 @@ from typing import IO, Any
 
 from smidgen.engines.llama_cpp.loading import Loading, give_back
 from smidgen.engines.llama_cpp.wheel import xllamacpp
-from smidgen.engines.machine import peak_memory, resident_memory
+from smidgen.engines.machine import peak_memory, processor_time, resident_memory
 from smidgen.memory import usable_memory
 
 _LOADING_SHARE = 0.8  # of the memory that this machine has, or this container may use
@@ -94,6 +95,8 @@ def main() -> None:
         if line == "memory\n":
             resident, parts = resident_memory()
             _answer(answers, {"resident_bytes": resident, "resident_parts": parts, "peak_ram_bytes": peak_memory()})
+        elif line == "processor\n":
+            _answer(answers, {**processor_time(), "on_gpu": _on_gpu()})
     os._exit(0)  # at once: llama.cpp would wait for the requests under way
 
 
@@ -127,6 +130,11 @@ def _parameters(settings: Settings) -> Any:
     params.ctx_shift = False
     params.cache_ram_mib = 0  # llama.cpp's default keeps up to 8 GiB of earlier prompts in memory
     return params
+
+
+def _on_gpu() -> bool:
+    """Whether llama.cpp has a graphics card here: then it computes there as far as the card's memory goes."""
+    return any("GPU" in str(device["type"]) for device in xllamacpp().get_device_info())
 
 
 def _take_stdout() -> IO[str]:

@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 from smidgen.closing import Closing
 from smidgen.engines.llama_cpp.child import Settings
 from smidgen.engines.llama_cpp.wheel import engine_version
-from smidgen.engines.machine import ResidentParts
+from smidgen.engines.machine import ProcessorTime, ResidentParts
 from smidgen.errors import SmidgenError, printable
 
 _LAST_LINES = 20  # of llama.cpp's messages while it loads
@@ -32,6 +32,12 @@ class Memory(TypedDict):
     resident_bytes: int
     resident_parts: ResidentParts | None
     peak_ram_bytes: int
+
+
+class Processor(ProcessorTime):
+    """Processor time that the engine's process has had.  on_gpu: whether it computes on a graphics card, too."""
+
+    on_gpu: bool
 
 
 class EngineProcess(Closing):
@@ -82,6 +88,11 @@ class EngineProcess(Closing):
         """What it takes now; None if it has ended."""
         answer = self._ask("memory")
         return None if answer is None else Memory(**answer)
+
+    def processor(self) -> Processor | None:
+        """The processor time that it has had so far; None if it has ended."""
+        answer = self._ask("processor")
+        return None if answer is None else Processor(**answer)
 
     @property
     def runs(self) -> bool:

@@ -24,7 +24,7 @@ from smidgen.closing import Closing
 from smidgen.engines.llama_cpp.child import Settings
 from smidgen.engines.llama_cpp.draft import usable_draft
 from smidgen.engines.llama_cpp.loading import Loading, choose_loading
-from smidgen.engines.llama_cpp.process import EngineProcess, Memory
+from smidgen.engines.llama_cpp.process import EngineProcess, Memory, Processor
 from smidgen.engines.machine import default_threads
 from smidgen.errors import EngineEnded, SmidgenError, printable
 from smidgen.formats.gguf.adapter import refuse_other_adapter
@@ -140,6 +140,8 @@ class LlamaServer(Closing):
             for line in response:
                 if line.startswith(b"data: "):
                     event = json.loads(line[len(b"data: ") :])
+                    if "error" in event:
+                        raise _refusal(line[len(b"data: ") :])
                     complete = bool(event.get("stop"))
                     yield event
                 elif line.startswith(b"error: "):
@@ -153,6 +155,13 @@ class LlamaServer(Closing):
         if memory is None:
             raise self.why_it_broke()
         return memory
+
+    def processor(self) -> Processor:
+        """The processor time that the engine's process has had. Raises EngineEnded if it has ended."""
+        processor = self._process.processor()
+        if processor is None:
+            raise self.why_it_broke()
+        return processor
 
     def why_it_broke(self) -> EngineEnded:
         """What to tell a person whose request got no whole answer."""
