@@ -2,21 +2,19 @@
 
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from smidgen.atomic import write_whole
 from smidgen.curve import write_curve
 from smidgen.errors import SmidgenError, printable
-from smidgen.formats.hub.notices import Licence, Terms, is_agreement, notice_name, notice_text, terms_of
 from smidgen.formats.hub.origin import MODEL_FILE, Origin
 from smidgen.owned import claim, refuse_others
-from smidgen.publishing.wording import front_matter, in_markdown, licence_in_front, licence_in_words
+from smidgen.publishing.licence import Licensed
+from smidgen.publishing.model_card import base_model, model_card, title
+from smidgen.publishing.wording import front_matter, in_markdown
 from smidgen.shell import as_word
-from smidgen.sizes import format_size
 
 if TYPE_CHECKING:
     from smidgen.formats.checkpoint import Checkpoint
@@ -93,18 +91,19 @@ def write_companions(
     card: Mapping[str, Any] | None,
 ) -> None:
     """Write everything but the model and the card into `output`. steps: what was done, as on the card."""
-    licence = _Licensed.beside(output, checkpoint)
+    licence = Licensed.beside(output, checkpoint)
     write_whole(output / "recipe.toml", _toml(recipe))
-    write_whole(output / "README.md", _model_card(output, checkpoint, licence, steps, card))
+    size = (output / MODEL_FILE).stat().st_size
+    write_whole(output / "README.md", model_card(checkpoint, licence, recipe, steps, card, size))
 
 
 def write_export_notes(output: Path, checkpoint: "Checkpoint") -> None:
     """README.md, licence and notice files beside a model that was written in Hugging Face layout."""
-    licence, base = _Licensed.beside(output, checkpoint, "model.safetensors"), _title(checkpoint)
+    licence, base = Licensed.beside(output, checkpoint, "model.safetensors"), title(checkpoint)
     what = f"The weights of {base} in Hugging Face layout, written by `smidgen export`."
     lines = [
-        *front_matter({**licence.in_front(), **_base(checkpoint)}), f"# {base}", "", what, "",
-        "## Licence", "", licence.in_words(),
+        *front_matter({**licence.in_front(), **base_model(checkpoint)}), f"# {base}", "", what, "",
+        "## Licence", "", licence.in_words(), "", licence.on_use(),
     ]  # fmt: skip
     write_whole(output / "README.md", "\n".join(lines) + "\n")
 
@@ -121,9 +120,9 @@ def write_tuning_notes(
     done: what was learned, in sentences.  evaluations: step, and loss on held-out examples before it.
     """
     made = MODEL_FILE if MODEL_FILE in written else "adapter.gguf"
-    licence = _Licensed.beside(output, checkpoint, made)
+    licence = Licensed.beside(output, checkpoint, made)
     tags = ["smidgen", "gguf", *(["lora"] if "adapter.gguf" in written else [])]
-    front = {**licence.in_front(), **_base(checkpoint), "tags": tags}
+    front = {**licence.in_front(), **base_model(checkpoint), "tags": tags}
     uses = []
     if "adapter.gguf" in written:
         front["library_name"] = "peft"
@@ -134,9 +133,9 @@ def write_tuning_notes(
     if made == MODEL_FILE:
         uses += ["smidgen chat .", "llama-cli -m model.gguf"]
     lines = [
-        *front_matter(front), f"# {_title(checkpoint)}, tuned", "", *_paragraph(done), "",
+        *front_matter(front), f"# {title(checkpoint)}, tuned", "", *_paragraph(done), "",
         *_curve(output, evaluations, "examples"), "```", *uses, "```", "",
-        "## Licence", "", licence.in_words(),
+        "## Licence", "", licence.in_words(), "", licence.on_use(),
     ]  # fmt: skip
     write_whole(output / "README.md", "\n".join(lines) + "\n")
 
@@ -152,27 +151,19 @@ def write_distilling_notes(
     models: what the student was made of, and the teacher where that is another: the terms of both may bind it.
     done: what was learned, in sentences.  evaluations: step, and loss on held-out text before it.
     """
-    licences = [_Licensed.beside(output, checkpoint) for checkpoint in models]
-    front = {**licences[0].in_front(), **_base(models[0]), "tags": ["smidgen", "gguf"]}
-    of_each = [f"Of {_title(model)}: {licence.in_words()}" for model, licence in zip(models, licences, strict=True)]
+    licences = [Licensed.beside(output, checkpoint) for checkpoint in models]
+    front = {**licences[0].in_front(), **base_model(models[0]), "tags": ["smidgen", "gguf"]}
+    of_each = [
+        f"Of {title(model)}: {licence.in_words()}\n\n{licence.on_use()}"
+        for model, licence in zip(models, licences, strict=True)
+    ]
     lines = [
-        *front_matter(front), f"# A student of {_title(models[-1])}", "",
+        *front_matter(front), f"# A student of {title(models[-1])}", "",
         *_paragraph(done), "", *_curve(output, evaluations, "text"), "```",
         'smidgen run . "Once upon a time"',
         "llama-cli -m model.gguf", "```", "", "## Licence", "", "\n\n".join(of_each),
     ]  # fmt: skip
     write_whole(output / "README.md", "\n".join(lines) + "\n")
-
-
-def _title(checkpoint: "Checkpoint") -> str:
-    """What to call the original, inside a line of Markdown."""
-    return in_markdown(checkpoint.origin.title(checkpoint.file.metadata))
-
-
-def _base(checkpoint: "Checkpoint") -> dict[str, str]:
-    """`base_model` in the front matter, where it is known: Hugging Face takes it for a repository."""
-    base = checkpoint.origin.base_model(checkpoint.file.metadata)
-    return {} if base is None else {"base_model": base}
 
 
 def _paragraph(lines: Sequence[str]) -> list[str]:
@@ -184,24 +175,9 @@ def _curve(output: Path, evaluations: Sequence[tuple[int, float]], held_out: str
     """Draw the loss over the steps, where it was measured; lines that show it."""
     if len(evaluations) < 2:
         return []
-    title = f"Loss on held-out {held_out}"
-    write_curve(output / CURVE, title, evaluations, "steps", f"{title}, nats per token", from_zero=False)
-    return [f"![{title} over the steps of training]({CURVE})", ""]
-
-
-def write_notices(output: Path, origin: Origin, terms: Terms | None, made: str = MODEL_FILE) -> list[str]:
-    """Copy the original's licence and notice files into `output`, and add the notice that its terms ask for about the
-    file `made`; their names."""
-    originals = origin.notices
-    for original in originals:
-        if original.parent.resolve() != output.resolve():
-            shutil.copyfile(original, output / original.name)  # what a link of the hub's cache leads to
-    names = [original.name for original in originals]
-    if terms is None:
-        return names
-    ours = notice_name(originals)
-    write_whole(output / ours, notice_text(terms, made))
-    return sorted({*names, ours})
+    named = f"Loss on held-out {held_out}"
+    write_curve(output / CURVE, named, evaluations, "steps", f"{named}, nats per token", from_zero=False)
+    return [f"![{named} over the steps of training]({CURVE})", ""]
 
 
 def _toml(recipe: Mapping[str, Any]) -> str:
@@ -222,86 +198,3 @@ def _literal(value: Any) -> str:
         return "[" + ", ".join(_literal(part) for part in value) + "]"
     shown = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return shown.encode("utf-8", "replace").decode()  # names of files may hold what UTF-8 does not
-
-
-@dataclass(frozen=True)
-class _Licensed:
-    """What is known of an original's licence, and the names of the files that were written beside the model for it."""
-
-    stated: Licence
-    terms: Terms | None
-    notices: Sequence[str]
-
-    @classmethod
-    def beside(cls, output: Path, checkpoint: "Checkpoint", made: str = MODEL_FILE) -> Self:
-        """Writes these files into `output`, for the model file `made`."""
-        stated = checkpoint.origin.stated_licence(checkpoint.file.metadata)
-        terms = terms_of(checkpoint.config.family, stated)
-        return cls(stated, terms, write_notices(output, checkpoint.origin, terms, made))
-
-    def in_words(self) -> str:
-        """What the model card says of the licence: no more than is known."""
-        terms, notices = self.terms, self.notices
-        named = terms.agreement if terms else licence_in_words(self.stated)
-        known = f"The licence of the original applies: {named}." if named else "The original states no licence."
-        if notices:
-            known += f" These files go with it: {', '.join(map(in_markdown, notices))}."
-        if terms is None:
-            unknown = "No licence file came with it: look at the original's source before you pass this on."
-            return known if notices else f"{known} {unknown}"
-        if not any(map(is_agreement, notices)):
-            known += f" The text of the {terms.agreement} did not come with it. Get it from {terms.text} and add it to"
-            known += " this folder before you pass the model on."
-        known += f" Uses that it forbids: {terms.policy}."
-        return f"{terms.label}. {known}" if terms.label else known
-
-    def in_front(self) -> dict[str, str]:
-        """What the front matter says of it."""
-        return {"license": self.terms.identifier} if self.terms else licence_in_front(self.stated, self.notices)
-
-
-def _model_card(
-    output: Path,
-    checkpoint: "Checkpoint",
-    licence: _Licensed,
-    steps: Sequence[Mapping[str, Any]],
-    card: Mapping[str, Any] | None,
-) -> str:
-    """Hugging Face's model card: front matter, then what this is and what it cost."""
-    base = _title(checkpoint)
-    front = {
-        **licence.in_front(),
-        **_base(checkpoint),
-        "tags": ["gguf", "smidgen"],
-        "quantized_by": "smidgen",
-    }
-    size = (output / "model.gguf").stat().st_size
-    lines = [
-        *front_matter(front),
-        f"# {base}, cut to {format_size(size)}", "",
-        f"`model.gguf` is {base} ({format_size(checkpoint.file.size)}), cut by smidgen to {size} bytes.",
-        "It runs in llama.cpp, Ollama, LM Studio and other programs that read GGUF.", "",
-        "What was done:", "", *(f"- {_step_in_words(step)}" for step in steps), "",
-        "```", "smidgen run . \"Once upon a time\"", "llama-cli -m model.gguf", "```", "",
-        "## What it cost", "", *_costs(card), "", "## Licence", "", licence.in_words(), "",
-        "`recipe.toml` makes the same file again.",
-    ]  # fmt: skip
-    return "\n".join(lines) + "\n"
-
-
-def _step_in_words(step: Mapping[str, Any]) -> str:
-    return in_markdown(step.get("summary", "Quantized, with error compensation."), 1000)
-
-
-def _costs(card: Mapping[str, Any] | None) -> list[str]:
-    if card is None:
-        return ["Not measured. `smidgen measure ORIGINAL CUT` does it."]
-    lines = ["| text | KL divergence (nats) | same top token | bits per byte before | after |", "|---|---|---|---|---|"]
-    lines += [
-        f"| {in_markdown(text['text'])} | {text['kl_mean']:.4f} | {100 * text['same_top1']:.1f}% | "
-        f"{text['bits_per_byte_original']:.4f} | {text['bits_per_byte_cut']:.4f} |"
-        for text in card["fidelity"]
-    ]
-    said = [card["verdict"]["sentence"], *card["notes"]] if "verdict" in card else []
-    words = [line for sentence in said for line in ("", in_markdown(sentence, 1000))]
-    return [*lines, *words, "", "The whole report: `card.html`; as data: `card.json`."]

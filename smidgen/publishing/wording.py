@@ -5,6 +5,7 @@ HTML, no link, no fence, no second line of front matter. Whatever is written the
 """
 
 import json
+import math
 import re
 from collections.abc import Collection
 from typing import Any
@@ -28,14 +29,28 @@ def in_markdown(text: object, longest: int = _LONGEST) -> str:
 
 
 def front_matter(front: dict[str, Any]) -> list[str]:
-    """The YAML that Hugging Face reads, and an empty line. JSON's values are YAML's, on one line each."""
-    return ["---", *(f"{key}: {_value(value)}" for key, value in front.items()), "---", ""]
+    """The YAML that Hugging Face reads, and an empty line."""
+    return ["---", *(front_line(key, value) for key, value in front.items()), "---", ""]
+
+
+def front_line(key: str, value: Any) -> str:
+    """One key of it. JSON's values are YAML's, on one line each; but YAML reads numbers like 1e-05 as text."""
+    return f"{key}: {_value(value)}"
 
 
 def _value(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_value, value))}]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)}: {_value(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, float):
+        return f"{value:.6f}".rstrip("0").removesuffix(".") if math.isfinite(value) else "null"
     return json.dumps(printable(value, _LONGEST) if isinstance(value, str) else value, ensure_ascii=False)
+
+
+def plain_name(text: str) -> str:
+    """A name for the front matter, of letters, digits and a few marks: no program takes it for HTML, a link or code."""
+    return " ".join(_NOT_IN_A_NAME.sub(" ", text).split())[:_LONGEST_NAME]
 
 
 def licence_in_words(licence: Licence) -> str:
@@ -58,7 +73,7 @@ def licence_in_front(licence: Licence, files: Collection[str]) -> dict[str, str]
     if identifier is None and not name:
         return {"license": "unknown"}
     found = {"license": identifier or "other"}
-    if plain := " ".join(_NOT_IN_A_NAME.sub(" ", name or "").split())[:_LONGEST_NAME]:
+    if plain := plain_name(name or ""):
         found["license_name"] = plain
     if licence.link and (_LINK.fullmatch(licence.link) or licence.link in files):
         found["license_link"] = licence.link
