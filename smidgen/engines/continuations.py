@@ -2,10 +2,11 @@
 
 Questions of one subject share their examples, and the choices of one question share the question. So texts are grouped
 by the beginning that they share, each group's beginning goes through a block once, and the rests follow against its
-keys and values. All groups go through one block before the next is decoded, as in torch.py: memory is their hidden
-states, one block, and the keys and values of one layer.
+keys and values. Groups go through one block before the next is decoded, as in torch.py: memory is the hidden states of
+some thousand tokens, one block, and the keys and values of one layer, however many texts there are.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -13,18 +14,20 @@ import torch
 from torch import Tensor
 
 from smidgen.engines.base import Ids, Score
-from smidgen.engines.torch import TorchEngine
-from smidgen.formats.parts import embed, load_block, load_final_norm
-from smidgen.model.attention import LayerCache, soft_cap
+from smidgen.engines.torch import TorchEngine, tokens_at_once
+from smidgen.formats.parts import embed, load_final_norm
+from smidgen.model.attention import LayerCache
 from smidgen.model.config import LayerConfig
 from smidgen.model.decoder import Block
+from smidgen.numerics.divergence import StreamedSoftmax, soft_cap_
+from smidgen.numerics.products import product
 from smidgen.progress import Task
 from smidgen.shapes import Float, Int
 
 _TOKENS_IN_MEMORY = 1 << 14  # of hidden states, between two decodings of all blocks; progress is seen as often
-_TOKENS_AT_ONCE = 4096  # through one block
+_KEYS_AT_ONCE = 4096  # positions with keys and values in one layer
 _ROWS_AT_ONCE = 512  # positions whose logits are asked for
-_HEAD_ROWS = 16_384  # decoded at once
+_HEAD_ROWS = 4096  # decoded at once
 
 
 @dataclass
@@ -48,15 +51,16 @@ def score_continuations(
     asked: list[list[int]] = [[] for _ in texts]
     for number, (begin, rest) in enumerate(pairs):
         asked[places[*begin, *rest[:-1]]].append(number)
+    wanted = [min(len(pairs[number][0]) - 1 for number in numbers) for numbers in asked]
     scores: dict[int, Score] = {}
     for groups in _batches(_grouped(texts), texts):
-        found = _hidden_states(engine, texts, groups)
+        found = _hidden_states(engine, texts, groups, wanted)
         numbers = [number for group in groups for member in group.members for number in asked[member]]
         rows, targets = [], []
         for number in numbers:
             begin, rest = pairs[number]
-            states = found[places[*begin, *rest[:-1]]]
-            rows.append(states[len(begin) - 1 :])
+            place = places[*begin, *rest[:-1]]
+            rows.append(found[place][len(begin) - 1 - wanted[place] :])
             targets.append(torch.tensor(rest))
         for number, score in zip(numbers, _scores(engine, rows, targets), strict=True):
             scores[number] = score
@@ -93,10 +97,10 @@ def _common(one: Ids, other: Ids) -> int:
 
 
 def _batches(groups: Sequence[_Group], texts: Sequence[Ids]) -> Iterator[list[_Group]]:
-    """Groups whose hidden states are in memory together; a large group is one alone."""
+    """Groups whose hidden states are in memory together."""
     batch: list[_Group] = []
     size = 0
-    for group in groups:
+    for group in itertools.chain.from_iterable(_parts(group, texts) for group in groups):
         tokens = group.shared + sum(len(texts[member]) - group.shared for member in group.members)
         if batch and size + tokens > _TOKENS_IN_MEMORY:
             yield batch
@@ -105,6 +109,20 @@ def _batches(groups: Sequence[_Group], texts: Sequence[Ids]) -> Iterator[list[_G
         size += tokens
     if batch:
         yield batch
+
+
+def _parts(group: _Group, texts: Sequence[Ids]) -> Iterator[_Group]:
+    """A group in parts that fit into memory; each part reads again what is shared."""
+    part = _Group(group.shared)
+    size = group.shared
+    for member in group.members:
+        rest = len(texts[member]) - group.shared
+        if part.members and size + rest > _TOKENS_IN_MEMORY:
+            yield part
+            part, size = _Group(group.shared), group.shared
+        part.members.append(member)
+        size += rest
+    yield part
 
 
 @dataclass
@@ -116,22 +134,23 @@ class _States:
 
 
 def _hidden_states(
-    engine: TorchEngine, texts: Sequence[Ids], groups: Sequence[_Group]
+    engine: TorchEngine, texts: Sequence[Ids], groups: Sequence[_Group], wanted: Sequence[int]
 ) -> dict[int, Float[Tensor, "position hidden"]]:
-    """What the head reads at each position of each text of these groups."""
-    checkpoint = engine.checkpoint
+    """What the head reads in each text of these groups, from the position in `wanted` on."""
     inputs = [_embedded(engine, texts, group) for group in groups]
+    at_once = tokens_at_once(engine.config)
     for index, layer in enumerate(engine.config.layers):
-        block = load_block(checkpoint, index)
+        block = engine.block(index)
         for group, states in zip(groups, inputs, strict=True):
-            _through(block, layer, group.shared, states)
-    norm = load_final_norm(checkpoint)
+            _through(block, layer, group.shared, states, at_once)
+        del block  # before the next is decoded beside it
+    norm = load_final_norm(engine.checkpoint)
     found = {}
     for group, states in zip(groups, inputs, strict=True):
         rows = [row for rest in states.rests for row in rest]
         for member, row in zip(group.members, rows, strict=True):
-            whole = torch.cat([states.shared[0], row[: len(texts[member]) - group.shared]])
-            found[member] = norm(whole)
+            own = row[max(0, wanted[member] - group.shared) : len(texts[member]) - group.shared]
+            found[member] = norm(torch.cat([states.shared[0, wanted[member] :], own]))
     return found
 
 
@@ -139,7 +158,7 @@ def _embedded(engine: TorchEngine, texts: Sequence[Ids], group: _Group) -> _Stat
     rests = [texts[member][group.shared :] for member in group.members]
     longest = max(map(len, rests))
     padded = torch.tensor([[*rest, *[0] * (longest - len(rest))] for rest in rests])  # nothing before sees the padding
-    at_once = max(1, _TOKENS_AT_ONCE // (longest + group.shared))
+    at_once = max(1, min(tokens_at_once(engine.config) // longest, _KEYS_AT_ONCE // (longest + group.shared)))
     shared = torch.tensor([texts[group.members[0]][: group.shared]], dtype=torch.long)
     states = engine.config.hidden
     return _States(
@@ -148,13 +167,12 @@ def _embedded(engine: TorchEngine, texts: Sequence[Ids], group: _Group) -> _Stat
     )
 
 
-def _through(block: Block, layer: LayerConfig, shared: int, states: _States) -> None:
+def _through(block: Block, layer: LayerConfig, shared: int, states: _States, at_once: int) -> None:
     """One block: what is shared first, then the rests against its keys and values."""
     first = LayerCache(layer, 1, shared)
-    if shared:
-        for start in range(0, shared, _TOKENS_AT_ONCE):
-            part = states.shared[:, start : start + _TOKENS_AT_ONCE]
-            part.copy_(block(part, start, first))
+    for start in range(0, shared, at_once):
+        part = states.shared[:, start : start + at_once]
+        part.copy_(block(part, start, first))
     for rest in states.rests:
         cache = LayerCache(layer, len(rest), shared + rest.shape[1])
         cache.keys[:, :, :shared], cache.values[:, :, :shared] = first.keys, first.values
@@ -166,33 +184,15 @@ def _scores(
 ) -> Iterator[Score]:
     """The score of each continuation; `rows` are the states that predict its tokens."""
     states, wanted = torch.cat(list(rows)), torch.cat(list(targets))
-    parts = [
-        _predictions(engine, *both) for both in zip(*(t.split(_ROWS_AT_ONCE) for t in (states, wanted)), strict=True)
-    ]
-    log_probabilities, greedy = (torch.cat(part) for part in zip(*parts, strict=True))
+    stream = StreamedSoftmax(wanted)
+    for first in range(0, engine.config.vocabulary, _HEAD_ROWS):
+        head = engine.head_rows(first, min(first + _HEAD_ROWS, engine.config.vocabulary))
+        for at in range(0, len(states), _ROWS_AT_ONCE):
+            where = slice(at, at + _ROWS_AT_ONCE)
+            stream.add(where, first, soft_cap_(product(states[where], head), engine.config.logit_cap))
+    log_probabilities, greedy = stream.log_likelihood(), stream.top == wanted
     start = 0
     for target in targets:
         end = start + len(target)
         yield Score(float(log_probabilities[start:end].sum()), bool(greedy[start:end].all()))
         start = end
-
-
-def _predictions(
-    engine: TorchEngine, states: Float[Tensor, "row hidden"], targets: Int[Tensor, " row"]
-) -> tuple[Float[Tensor, " row"], Int[Tensor, " row"]]:
-    """Log probability of each target, and whether it is the likeliest; logits are there for some tokens at a time."""
-    vocabulary = engine.config.vocabulary
-    normalizer = torch.full((len(states),), -torch.inf)
-    best = torch.full((len(states),), -torch.inf)
-    likeliest = torch.zeros(len(states), dtype=torch.long)
-    wanted = torch.empty(len(states))
-    for start in range(0, vocabulary, _HEAD_ROWS):
-        stop = min(start + _HEAD_ROWS, vocabulary)
-        logits = soft_cap(states @ engine.head_rows(start, stop).T, engine.config.logit_cap)
-        normalizer = torch.logaddexp(normalizer, logits.logsumexp(1))
-        top, place = logits.max(1)
-        likeliest = torch.where(top > best, place + start, likeliest)
-        best = torch.maximum(best, top)
-        here = (targets >= start) & (targets < stop)
-        wanted[here] = logits[here, targets[here] - start]
-    return wanted - normalizer, likeliest == targets

@@ -12,15 +12,22 @@ from smidgen.formats.parts import embed, head_name, load_block, load_final_norm
 from smidgen.memory import total_memory
 from smidgen.model.attention import soft_cap
 from smidgen.model.config import ModelConfig
-from smidgen.model.decoder import Cache
+from smidgen.model.decoder import Block, Cache
 from smidgen.numerics.precision import fast_product_dtype
 from smidgen.numerics.sampling import draw
 from smidgen.progress import Task
 from smidgen.shapes import Float, Int
 
-_TOKENS_AT_ONCE = 4096  # through one block; bounds attention and feed-forward activations
+_ACTIVATION_BYTES = 24 * 2**20  # of the widest activations in a block; a few such tensors exist at once. With much more
+# than this the allocator asks the system for new pages each time, which costs more than it saves.
 _HEAD_ROWS = 16_384  # decoded at once
 _MEMORY_SHARE = 0.8  # of the machine's memory that sampling may take
+
+
+def tokens_at_once(config: ModelConfig) -> int:
+    """How many tokens may go through one block together: bounds its activations."""
+    widest = max(max(layer.ffn_width, layer.heads * layer.head_dim) for layer in config.layers)
+    return max(1, _ACTIVATION_BYTES // (4 * widest))
 
 
 class TorchEngine:
@@ -44,22 +51,32 @@ class TorchEngine:
     def hidden_states(self, windows: Int[Tensor, "batch position"]) -> Float[Tensor, "batch position hidden"]:
         """What the head reads, after the final norm, float32. Windows are independent texts from position 0.
 
-        All windows go through one block before the next is decoded: memory is their hidden states and one block.
+        All windows go through one block before the next is decoded: memory is their hidden states and one block. Of the
+        file no more is resident than one block either.
         """
         states = embed(self.checkpoint, windows)
-        at_once = max(1, _TOKENS_AT_ONCE // windows.shape[1])
+        at_once = max(1, tokens_at_once(self.config) // windows.shape[1])
         for index in range(len(self.config.layers)):
-            block = load_block(self.checkpoint, index)
+            block = self.block(index)
             for part in states.split(at_once):
                 part.copy_(self._rounded(block(part)))
+            del block  # before the next is decoded beside it
         return load_final_norm(self.checkpoint)(states)
+
+    def block(self, index: int) -> Block:
+        """A block with its weights in float32; the pages of the file that they came from are given back."""
+        block = load_block(self.checkpoint, index)
+        self.checkpoint.release()
+        return block
 
     def _rounded(self, states: Float[Tensor, "batch position hidden"]) -> Float[Tensor, "batch position hidden"]:
         return states if self._rounding is None else states.to(self._rounding)
 
     def head_rows(self, start: int, stop: int) -> Float[Tensor, "rows hidden"]:
         """Rows start … stop-1 of the output head, float32, decoded on demand."""
-        return self.checkpoint.rows(head_name(self.config), start, stop)
+        rows = self.checkpoint.rows(head_name(self.config), start, stop)
+        self.checkpoint.release()
+        return rows
 
     @torch.no_grad()
     def sample(
@@ -87,7 +104,7 @@ class TorchEngine:
         """
         self._refuse_too_large()
         generator = torch.Generator().manual_seed(seed)
-        blocks = [load_block(self.checkpoint, index) for index in range(len(self.config.layers))]
+        blocks = [self.block(index) for index in range(len(self.config.layers))]
         final_norm, head = load_final_norm(self.checkpoint), self._head()
         cache = Cache(self.config, len(prompts), prompts.shape[1] + tokens)
         written = torch.empty(len(prompts), tokens, dtype=torch.long)

@@ -86,6 +86,11 @@ class StreamedSoftmax:
         """Of each target among the entries that came, in nats; NaN where it is NO_TARGET."""
         return self._softmax.target_logit - self._softmax.log_total()
 
+    @property
+    def top(self) -> Int[Tensor, " position"]:
+        """The most likely of the entries that came; the lowest index among equals."""
+        return self._softmax.top
+
     def log_total(self) -> Float[Tensor, " position"]:
         """log Σ eˣ over the entries that came."""
         return self._softmax.log_total()

@@ -51,3 +51,14 @@ def test_shared_beginnings_are_found() -> None:
     groups = continuations._grouped(texts)  # pyright: ignore[reportPrivateUsage]
     assert sorted(member for group in groups for member in group.members) == list(range(len(texts)))
     assert max(group.shared for group in groups if len(group.members) > 1) >= 60
+
+
+def test_a_group_too_large_for_memory_comes_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part reads the beginning again; no text is lost, and no part is larger than allowed."""
+    monkeypatch.setattr(continuations, "_TOKENS_IN_MEMORY", 100)
+    texts = [(*EXAMPLES, 1000 + number, *[7] * 9) for number in range(20)]
+    batches = list(continuations._batches(continuations._grouped(texts), texts))
+    parts = [group for batch in batches for group in batch]
+    assert [member for part in parts for member in part.members] == list(range(20))
+    assert {part.shared for part in parts} == {len(EXAMPLES)}
+    assert all(len(batch) == 1 and len(batch[0].members) == 4 for batch in batches)

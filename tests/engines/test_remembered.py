@@ -6,10 +6,10 @@ from typing import Any, cast
 
 import pytest
 
+from smidgen.engines import remembered
 from smidgen.engines.base import Ids, Score
+from smidgen.engines.remembered import RememberedAnswers
 from smidgen.errors import EngineEnded
-from smidgen.measuring.tasks import remembered
-from smidgen.measuring.tasks.remembered import RememberedAnswers
 from smidgen.model.tokenizer import Tokenizer
 from smidgen.progress import Task
 

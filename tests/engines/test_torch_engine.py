@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -32,11 +33,33 @@ def test_hidden_states_and_head(engine: TorchEngine, monkeypatch: pytest.MonkeyP
     scorer: Scorer = engine
     decoder = random_decoder(scorer.config)
     windows = torch.randint(0, VOCABULARY, (5, 20))
-    monkeypatch.setattr(torch_engine, "_TOKENS_AT_ONCE", 45)
+    monkeypatch.setattr(torch_engine, "tokens_at_once", lambda config: 45)
     hidden = scorer.hidden_states(windows)
     assert (hidden - decoder.hidden_states(windows)).abs().max() < 1e-5
     head = decoder.embedding.weight if decoder.head is None else decoder.head.weight
     assert torch.equal(scorer.head_rows(100, 250), head[100:250])
+
+
+@torch.no_grad()
+def test_no_more_of_the_file_than_a_block_stays_resident(engine: TorchEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint, read = engine.checkpoint, [0]
+    packed, most = checkpoint._packed_rows, 0
+
+    def counted(name: str, numbers: np.ndarray) -> np.ndarray:
+        nonlocal most
+        rows = packed(name, numbers)
+        read[0] += rows.nbytes
+        most = max(most, read[0])
+        return rows
+
+    monkeypatch.setattr(checkpoint, "_packed_rows", counted)
+    monkeypatch.setattr(checkpoint, "release", lambda: read.__setitem__(0, 0))
+    checkpoint.block(0)
+    of_a_block = read[0]
+    engine.hidden_states(torch.randint(0, VOCABULARY, (5, 20)))
+    for start in range(0, VOCABULARY, 50):
+        engine.head_rows(start, min(start + 50, VOCABULARY))
+    assert most < 2.5 * of_a_block
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ def cache_folder() -> Path:
 
 
 def answers_folder() -> Path:
-    """Where what models answered to tasks is kept, a file for each model (measuring/tasks/remembered.py)."""
+    """Where what models answered to tasks is kept, a file for each model (engines/remembered.py)."""
     return cache_folder() / "answers"
 
 

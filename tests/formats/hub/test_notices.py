@@ -20,6 +20,7 @@ from smidgen.formats.hub.notices import (
 )
 from smidgen.formats.hub.origin import Origin
 from smidgen.publishing import companions as outputs
+from smidgen.publishing.licence import write_notices
 
 NOTICES = ["LICENSE", "LICENSE.txt", "LICENCE.md", "licenses.md", "LICENSE-APACHE", "NOTICE", "Notice.txt", "NOTICE.md",
            "COPYING", "USE_POLICY.md", "USE-POLICY", "GEMMA_TERMS.html", "TERMS.pdf", "TERMS_OF_USE.txt",
@@ -129,7 +130,7 @@ def test_no_other_file_of_this_machine_is_taken_for_a_licence(name: str, tmp_pat
     (tmp_path / "token").write_text("---\nlicense: secret\n---\n")
     (model / name).symlink_to(tmp_path / "token")
     with pytest.raises(BadFile, match="is a link out of the model's folder"):
-        licence_in_card(model) if name == "README.md" else outputs.write_notices(output, Origin.of_path(model), GEMMA)
+        licence_in_card(model) if name == "README.md" else write_notices(output, Origin.of_path(model), GEMMA)
     assert not any(output.iterdir())
 
 
@@ -144,7 +145,7 @@ def test_notices_travel_from_a_hub_snapshot_as_files(tmp_path: Path) -> None:
     model, output = snapshot(tmp_path, LICENSE="text", USE_POLICY="policy", NOTICE="theirs"), tmp_path / "out"
     output.mkdir()
     for _ in range(2):  # a second cut into the same folder changes nothing
-        names = outputs.write_notices(output, Origin.of_path(model), GEMMA)
+        names = write_notices(output, Origin.of_path(model), GEMMA)
         assert names == sorted(path.name for path in output.iterdir())
         assert names == ["LICENSE", "NOTICE", "NOTICE.smidgen.txt", "USE_POLICY"]
         assert not any(path.is_symlink() for path in output.iterdir())
@@ -159,8 +160,8 @@ def test_a_cut_of_a_cut_keeps_one_notice(tmp_path: Path) -> None:
     (first / "model.gguf").touch()
     (first / "NOTICE").write_text(notice_text(GEMMA, "model.gguf"))
     assert notice_name([first / "NOTICE"]) == "NOTICE"
-    assert outputs.write_notices(second, Origin.of_path(first), GEMMA) == ["NOTICE"]
-    assert outputs.write_notices(second, Origin.of_path(first), None) == ["NOTICE"]
+    assert write_notices(second, Origin.of_path(first), GEMMA) == ["NOTICE"]
+    assert write_notices(second, Origin.of_path(first), None) == ["NOTICE"]
 
 
 def card(tmp_path: Path, family: str, metadata: dict[str, Any], **files: str) -> str:
