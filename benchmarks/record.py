@@ -27,14 +27,23 @@ _PACKAGES = ("torch", "numpy", "tokenizers", "gguf", "xllamacpp")
 
 @dataclass(frozen=True)
 class Run:
-    """What one command cost. peak_ram_bytes: largest resident set of the command or of any process it waited for."""
+    """What one command cost.
+
+    peak_ram_bytes: largest resident set of the command or of any process it waited for.  cpu_seconds: of all its
+    threads, which a busy machine changes less than it changes `seconds`.
+    """
 
     seconds: float
     peak_ram_bytes: int
+    cpu_seconds: float
 
     def __add__(self, after: "Run") -> "Run":
         """One command after the other."""
-        return Run(self.seconds + after.seconds, max(self.peak_ram_bytes, after.peak_ram_bytes))
+        return Run(
+            self.seconds + after.seconds,
+            max(self.peak_ram_bytes, after.peak_ram_bytes),
+            self.cpu_seconds + after.cpu_seconds,
+        )
 
 
 def run(command: Sequence[str | Path], log: Path, environment: Mapping[str, str] | None = None) -> Run:
@@ -64,7 +73,7 @@ def run(command: Sequence[str | Path], log: Path, environment: Mapping[str, str]
         lines = log.read_text(errors="replace").strip().splitlines()
         raise SmidgenError(f"{words[0]} failed with code {process.returncode}: {lines[-1]} (all of it is in {log})")
     unit = 1 if platform.system() == "Darwin" else 1024
-    return Run(seconds, usage.ru_maxrss * unit)
+    return Run(seconds, usage.ru_maxrss * unit, usage.ru_utime + usage.ru_stime)
 
 
 def json_from_python(arguments: Sequence[str]) -> Any:

@@ -19,7 +19,7 @@ PACKAGE = Path(smidgen.__file__).parent
 # The ground: anyone may stand on it; of ours it imports only itself.
 GROUND = {
     "atomic", "bounds", "closing", "curve", "errors", "memory", "openmp", "owned",
-    "progress", "shapes", "shell", "sizes", "version",
+    "progress", "shapes", "shell", "sizes", "version", "votes",
 }  # fmt: skip
 
 # Room → the rooms (or parts of rooms) below it. Methods first, the rooms of the verbs after them; `cli` sees all.
@@ -42,7 +42,8 @@ VERBS: dict[str, set[str]] = {
     "serving": {"engines", "formats", "model"},
     # No method grades itself: measuring never sees what cuts and trains, and its core sees no files either.
     "measuring": {"engines.base", "data", "numerics"},
-    "measuring.measure": {"engines", *_BELOW},
+    "measuring.measure": {"engines", "publishing", *_BELOW},
+    "measuring.arena.arena": {"engines", *_BELOW},
     "training": {"distillation", "calibration", "engines", "publishing", *_BELOW},
     "cutting": {
         "pruning", "quantization", "distillation", "calibration", "engines", "measuring", "publishing", *_BELOW,
@@ -78,7 +79,7 @@ TORCH_FREE = [
 ]
 HEAVY = {
     "torch", "transformers", "xllamacpp", "numpy", "rich", "tokenizers", "gguf", "huggingface_hub", "httpx2",
-    "starlette", "uvicorn",
+    "starlette", "uvicorn", "prompt_toolkit",
 }  # fmt: skip
 
 

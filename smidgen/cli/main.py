@@ -8,6 +8,7 @@ Exit codes: 0 done; 2 something the person can act on (one line on stderr); 1 a 
 """
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -28,7 +29,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "distill": ("smidgen.cli.distill", "Train a student to predict what its teacher predicts."),
     "tune": ("smidgen.cli.tune", "Teach a model from examples of your own."),
     "measure": ("smidgen.cli.measure", "Report card: what a cut model lost against its original."),
-    "run": ("smidgen.cli.run", "Complete a prompt."),
+    "arena": ("smidgen.cli.arena", "Rank models by votes of people or of a judge model."),
+    "run": ("smidgen.cli.run", "Answer a prompt, or continue a text."),
     "chat": ("smidgen.cli.chat", "Talk with a model on the terminal."),
     "serve": ("smidgen.cli.serve", "OpenAI-compatible server on this machine."),
     "export": ("smidgen.cli.export", "The same model in another format: Hugging Face layout or GGUF."),
@@ -60,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the console script. Always leaves through SystemExit."""
     if sys.stdout is None:  # closed by the caller
         sys.stdout = open(os.devnull, "w")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that has no such letter shows a question mark
     words = list(sys.argv[1:] if arguments is None else arguments)
     invoked = next((word for word in words if not word.startswith("-")), None)
     try:
@@ -80,7 +84,11 @@ def _run(invoked: str | None, words: list[str]) -> int:
     """Parse and carry out; usage errors are printed here, all other errors pass through."""
     command = typer.main.get_command(application(invoked))
     try:
-        result = command.main(args=words, prog_name="smidgen", standalone_mode=False)
+        # Not its `main`, which makes exit code 1 of a closed pipe.
+        with command.make_context("smidgen", words) as context:
+            result = command.invoke(context)
+    except typer.Exit as end:
+        return end.exit_code
     except typer.Abort:
         return 130
     return result if isinstance(result, int) else 0

@@ -7,13 +7,24 @@ from typing import Annotated, Any
 import typer
 
 from smidgen.atomic import refuse_unwritable
+from smidgen.cli.compare import compare_cuts
 from smidgen.cli.options import LARGEST_SEED, MODEL_HELP, Debug, Json, Quiet, Threads, comma_list
-from smidgen.errors import SmidgenError
+from smidgen.errors import SmidgenError, printable
 from smidgen.shell import path_of
 
 Original = Annotated[str, typer.Argument(metavar="ORIGINAL", help=MODEL_HELP, show_default=False)]
 Cut = Annotated[
     str, typer.Argument(metavar="CUT", help="The model to compare with it, named alike.", show_default=False)
+]
+More = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="CUT", help="With --compare: further cuts.", show_default=False),
+]
+Compare = Annotated[
+    bool,
+    typer.Option(
+        "--compare", help="Compare cuts of one original by the cards in their folders; -o writes frontier.html."
+    ),
 ]
 Text = Annotated[
     list[str] | None,
@@ -29,30 +40,47 @@ Tokens = Annotated[int, typer.Option("--tokens", min=64, metavar="N", help="Toke
 Output = Annotated[
     Path | None,
     typer.Option(
-        "--output", "-o", metavar="CARD.json", parser=path_of, help="Write the card, and CARD.html beside it."
+        "--output",
+        "-o",
+        metavar="CARD.json",
+        parser=path_of,
+        help="Write the card, and CARD.html beside it; or the page of --compare.",
     ),
 ]
 Tasks = Annotated[
     str | None,
     typer.Option(
-        "--tasks", metavar="mmlu,mbpp", help="Ask both models: mmlu, mbpp, xstest, crows_pairs, or a harness task."
+        "--tasks",
+        metavar="mmlu,mbpp",
+        help="Ask both models: mmlu, mbpp, belebele, mgsm_direct, global_mmlu_full (or one language of these, such as "
+        "mgsm_direct_de), xstest, crows_pairs, bbq, or any task of lm-evaluation-harness.",
     ),
 ]
 Data = Annotated[
-    Path | None, typer.Option("--data", metavar="DIR", parser=path_of, help="Local copies of the tasks' data.")
+    Path | None,
+    typer.Option("--data", metavar="DIR", parser=path_of, help="Local copies of the tasks' data; else the hub's."),
 ]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Items of each task, drawn by --seed.")]
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        "--limit", min=1, metavar="N", help="Items of each task in all, drawn by --seed; mbpp:100 limits one task."
+    ),
+]
 Unsafe = Annotated[bool, typer.Option("--unsafe", help="Run programs that a model writes without a sandbox.")]
 Seed = Annotated[
     int,
     typer.Option("--seed", min=0, max=LARGEST_SEED, metavar="N", help="Chooses windows and self-written text."),
 ]
 NoSpeed = Annotated[bool, typer.Option("--no-speed", help="Leave out speed and memory.")]
+NoAnswers = Annotated[bool, typer.Option("--no-answers", help="Leave out answers to a few prompts side by side.")]
 
 
 def command(
+    context: typer.Context,
     original: Original,
     cut: Cut,
+    more: More = None,
+    compare: Compare = False,
     text: Text = None,
     langs: Langs = None,
     tokens: Tokens = 8192,
@@ -64,6 +92,7 @@ def command(
     seed: Seed = 0,
     threads: Threads = None,
     no_speed: NoSpeed = False,
+    no_answers: NoAnswers = False,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -80,7 +109,12 @@ def command(
       smidgen measure gemma-3-270m gemma-small --text de=de.txt --text fr=fr.txt --json
       smidgen measure gemma-3-270m gemma-german --langs de,en
       smidgen measure gemma-3-270m gemma-small --tasks mmlu,xstest --data evaluations --limit 200
+      smidgen measure --compare gemma-small gemma-tiny gemma-german -o frontier.html
     """
+    if compare:
+        return compare_cuts(context, [original, cut, *(more or ())], output, json)
+    if more:
+        raise SmidgenError(f"{printable(more[0])} is one model too many: give two, or --compare to compare cuts.")
     from smidgen.data.languages import languages_of
     from smidgen.data.sources import read_texts
     from smidgen.formats.hub.catalogue import origin_of
@@ -97,7 +131,8 @@ def command(
 
     card = measure(
         before, after, text or (), languages=codes, tokens=tokens, seed=seed, threads=threads,
-        with_speed=not no_speed, tasks=comma_list(tasks), data=data, limit=limit, unsafe=unsafe, output=path,
+        with_speed=not no_speed, with_answers=not no_answers, tasks=comma_list(tasks), data=data, limit=limit,
+        unsafe=unsafe, output=path,
     )  # fmt: skip
     if json:
         print(json_format.dumps(card))
@@ -132,6 +167,7 @@ def _card_path(output: Path) -> Path:
 
 def _print_card(card: dict[str, Any]) -> None:
     from smidgen.measuring.figures import number, percent, size
+    from smidgen.measuring.speed_shown import models_of, remarks
     from smidgen.measuring.verdict import verdict
 
     print(verdict(card))
@@ -152,6 +188,8 @@ def _print_card(card: dict[str, Any]) -> None:
     if speed["decode_tokens_per_s"] is None:
         print(f"\nSpeed: not measured ({speed['reason']}).")
         return
+    for line in remarks(models_of(card)):
+        print(f"\n{line}")
     print(f"\n{speed['engine']}, {speed['threads']} threads")
     for label, key, words in (
         ("decode, tokens/s", "decode_tokens_per_s", number),

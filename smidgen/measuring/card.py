@@ -3,12 +3,15 @@
 What was not measured is null beside a "reason"; nothing here estimates. Added to the contract's keys: `cut.tensors`,
 every tensor of the cut with its type in both files; `speed.original`, the same figures for the original;
 `speed.resident_bytes`, what stays in memory while the model writes, and its parts (`peak_ram_bytes` is the most it
-takes, while it loads); `made`, where the card is from; `history`, the steps that the cut's own file tells of; and in
-each text `windows`, `bytes`, `kl_standard_error`, `seen_in_calibration`, `asked`, `self_written`, and what became of
-its tokens: `dropped_mass`, `padding_mass_original`, `padding_mass_cut`, `aligned`, `tokens_dropped`,
-`tokens_per_byte_original`, `tokens_per_byte_cut` (measuring/divergence.py); `calibration`, how many tokens of each text
-the cut learned from; `kl_median`, `kl_p90` and `by_sureness` of each text; `noise_floor`, how far the original is from
-itself where it is computed in 16 bits; `verdict` and `notes`, the words of the page (measuring/verdict.py).
+takes, while it loads); `speed.by_context`, `time_to_first_token_s`, `busy` and `left_out`, and in `energy` the domains
+and what a token takes, `prefill` and `decode` apart (engines/llama_cpp/speed_result.py, engines/energy.py); `made`,
+where the card is from; `history`, the steps that the cut's own file tells of; and in each text `windows`, `bytes`,
+`kl_standard_error`, `seen_in_calibration`, `asked`, `self_written`, and what became of its tokens: `dropped_mass`,
+`padding_mass_original`, `padding_mass_cut`, `aligned`, `tokens_dropped`, `tokens_per_byte_original`,
+`tokens_per_byte_cut` (measuring/divergence.py); `calibration`, how many tokens of each text the cut learned from;
+`kl_median`, `kl_p90` and `by_sureness` of each text; `noise_floor`, how far the original is from itself where it is
+computed in 16 bits; `parts`, the bytes of each part of the model in both files (parts.py); `answers`, answers to the
+same prompts that lost most (side_by_side.py); `verdict` and `notes`, the words of the page.
 
 `languages` has every text whose language is known, also those that the cut was not asked to keep (`asked` is false),
 which are not in `fidelity`.
@@ -25,7 +28,9 @@ from typing import Any
 
 from smidgen.atomic import write_whole
 from smidgen.errors import printable
-from smidgen.measuring.verdict import judged, notes
+from smidgen.measuring.notes import notes
+from smidgen.measuring.parts import bytes_by_part
+from smidgen.measuring.verdict import judged
 from smidgen.owned import refuse_others
 
 SCHEMA = 1
@@ -36,7 +41,7 @@ SPEED_KEYS = (
 _HISTORY_LENGTH = 2**16  # characters of JSON
 _HISTORY_STEPS, _HISTORY_KEYS, _HISTORY_CHARACTERS, _LARGEST_NUMBER = 32, 16, 300, 1e18
 _OWN_KEYS = {"original", "cut", "fidelity", "languages", "speed", "made"}  # every card has these
-_OWN_PAGE = b'<meta name="generator" content="smidgen">'  # as in card.html.j2, near its beginning
+_OWN_PAGE = b'<meta name="generator" content="smidgen">'  # as in page/card.html.j2, near its beginning
 _LARGEST_CARD, _HEAD_OF_PAGE = 2**26, 2**12  # bytes
 _VERSIONS = ("smidgen", "torch", "xllamacpp", "gguf", "tokenizers", "numpy")
 
@@ -154,6 +159,7 @@ def build_card(
         "schema": SCHEMA,
         "original": original.figures(),
         "cut": cut.figures() | {"tensors": _types_side_by_side(original, cut)},
+        "parts": bytes_by_part(original, cut),
         "steps": [dict(step) for step in steps],
         "calibration": [dict(text) for text in calibration],
         "history": bounded_history(history),
@@ -162,6 +168,7 @@ def build_card(
         "languages": _languages(fidelity),
         "tasks": {},
         "safety": {},
+        "answers": {"reason": "not asked for"},
         "speed": _speed(speed, speed_reason),
         "energy": _energy(speed, speed_reason),
         "cost": dict(cost)
@@ -173,6 +180,11 @@ def build_card(
             **(settings or {}),
         },
     }
+    return in_words(card)
+
+
+def in_words(card: Card) -> Card:
+    """The card with the words that its figures give; said anew once figures were added."""
     return card | {"verdict": judged(card), "notes": notes(card)}
 
 

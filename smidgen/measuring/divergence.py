@@ -34,14 +34,16 @@ from torch import Tensor
 from smidgen.data.text import Windows
 from smidgen.engines.base import Scorer
 from smidgen.errors import SmidgenError, Unsupported
+from smidgen.measuring.histogram import Histogram, histogram
 from smidgen.measuring.pairing import NO_PARTNER, PairedWindows
 from smidgen.numerics.divergence import NO_TARGET, Restriction, StreamedDivergence, StreamedSoftmax, soft_cap_
+from smidgen.numerics.products import product
 from smidgen.progress import track
 from smidgen.shapes import Float, Int
 
 _SURENESS = (0.0, 0.25, 0.5, 0.75, 1.0)  # borders of the buckets
-_HEAD_ROWS = 8192  # vocabulary entries at a time
-_LOGIT_BYTES = 32 * 2**20  # of one chunk of logits of one model; about four such chunks exist at once
+_HEAD_ROWS = 4096  # vocabulary entries at a time
+_LOGIT_BYTES = 8 * 2**20  # of one chunk of logits of one model; about four such chunks exist at once
 _HIDDEN_BYTES = 96 * 2**20  # of the final hidden states of one model
 
 
@@ -67,7 +69,7 @@ class Divergence:
     padding_mass_original, padding_mass_cut: the same for rows that no text becomes, where the models differ in them;
     0 where their vocabularies are one, row by row.
     kl_median, kl_p90: most of the mean comes from few positions, which these leave out.
-    by_sureness: the same positions by how sure the original was.
+    by_sureness: the same positions by how sure the original was.  kl_histogram: by how much they differ.
     aligned: those positions as a share of all of the original's.  tokens_dropped: share of the original's tokens of
     this text that the cut does not have.
     """
@@ -92,6 +94,7 @@ class Divergence:
     tokens_per_byte_cut: float
     tokens_dropped: float
     by_sureness: list[Sureness]
+    kl_histogram: Histogram
 
     def figures(self) -> dict[str, Any]:
         """As in card.json."""
@@ -210,8 +213,8 @@ class _Stream:
         for where in _steps(len(hidden)):
             self._pairs.add(
                 where, first,
-                soft_cap_(hidden[where] @ rows.T, self._original.config.logit_cap),
-                soft_cap_(cut_hidden[where] @ cut_rows.T, self._cut.config.logit_cap),
+                soft_cap_(product(hidden[where], rows), self._original.config.logit_cap),
+                soft_cap_(product(cut_hidden[where], cut_rows), self._cut.config.logit_cap),
             )  # fmt: skip
 
     def _add_alone(
@@ -220,7 +223,7 @@ class _Stream:
     ) -> None:  # fmt: skip
         """What one model expects of rows that are not compared."""
         for where in _steps(len(hidden)):
-            stream.add(where, first, soft_cap_(hidden[where] @ rows.T, model.config.logit_cap))
+            stream.add(where, first, soft_cap_(product(hidden[where], rows), model.config.logit_cap))
 
     def scores(self) -> _GroupScores:
         """What came out, once the whole vocabulary has passed."""
@@ -250,7 +253,7 @@ class _Alone:
 
     def add(self, first: int, rows: Float[Tensor, "rows hidden"]) -> None:
         for where in _steps(len(self._hidden)):
-            self._softmax.add(where, first, soft_cap_(self._hidden[where] @ rows.T, self._cap))
+            self._softmax.add(where, first, soft_cap_(product(self._hidden[where], rows), self._cap))
 
     def nats(self) -> float:
         return -float(self._softmax.log_likelihood().sum()) if len(self._hidden) else 0.0
@@ -337,6 +340,7 @@ def _summary(scores: list[_GroupScores], pairs: PairedWindows) -> Divergence:
         tokens_per_byte_cut=pairs.cut.text_tokens / text_bytes,
         tokens_dropped=_share_dropped(pairs),
         by_sureness=_by_sureness(kl, same_top, torch.cat([part.sureness for part in scores])),
+        kl_histogram=histogram(kl),
     )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from smidgen.data.languages import Language
     from smidgen.data.sources import TextSource
+    from smidgen.engines.remembered import RememberedAnswers
     from smidgen.engines.torch import TorchEngine
     from smidgen.formats.checkpoint import Checkpoint
     from smidgen.formats.hub.catalogue import ModelName
@@ -45,6 +46,7 @@ def measure(
     seed: int = 0,
     threads: int | None = None,
     with_speed: bool = True,
+    with_answers: bool = True,
     tasks: str | Sequence[str] = (),
     data: str | os.PathLike[str] | None = None,
     limit: int | None = None,
@@ -61,9 +63,11 @@ def measure(
     texts: `FILE`, `NAME=FILE`, or read already; one or several.  tokens: to score of each text.
     languages: codes of languages to measure in too; where no text has that name, the original writes one.
     other_languages: the same for languages that the cut was not asked to keep, with fewer tokens of each.
-    tasks: names of tasks to ask both models (`mmlu`, `mbpp`, `xstest`, `crows_pairs`, or one of
-        lm-evaluation-harness).  data: a folder with local copies of them.  limit: items of each, drawn with `seed`.
+    tasks: names of tasks to ask both models (`mmlu`, `mbpp`, `xstest`, `crows_pairs`, `bbq`, or any of
+        lm-evaluation-harness).  data: a folder with local copies of them.  limit: items of each in all, drawn with
+        `seed`, as many of each language.
         unsafe: run what a model writes for `mbpp` without a sandbox.
+    with_answers: let both models answer a few prompts, and show where they differ most (seconds to two minutes).
     Where neither texts nor languages are given, the original writes a text of its own.
     output: where to write card.json, with card.html beside it.
     calibrated_on, calibration, steps, cost, cut_name: from the cut, if it was just made; see `run.measure_subjects` and
@@ -79,10 +83,11 @@ def measure(
     from smidgen.engines.torch import TorchEngine
     from smidgen.formats.history import history, kept_layers
     from smidgen.formats.opening import open_model
-    from smidgen.measuring.card import refuse_replacing, write_card
+    from smidgen.measuring.card import in_words, refuse_replacing, write_card
     from smidgen.measuring.run import DEFAULT_TOKENS, measure_subjects, refuse_other_vocabulary
     from smidgen.model.tokenizer import Tokenizer
     from smidgen.owned import renew
+    from smidgen.publishing.measured import renew_readme
 
     within("tokens", tokens, _LEAST_TOKENS)
     within("seed", seed, 0, MOST_SEED)
@@ -114,12 +119,13 @@ def measure(
             steps=steps, calibration=calibration, history=history(after.file.metadata), cost=cost,
             settings={"machine": machine_name(), "threads": torch.get_num_threads()},
         )  # fmt: skip
-        if questions is not None:
-            card["tasks"], card["safety"] = _ask(questions, before, after, threads)
+        card |= _ask(questions, with_answers, before, after, threads)
+    card = in_words(card)
     card["made"]["peak_ram_bytes"] = peak_memory()
     if output is not None:
         page = write_card(card, Path(output))
-        renew(page.parent, (Path(output).name, page.name))
+        renewed = renew_readme(card, Path(output), after.path)
+        renew(page.parent, (Path(output).name, page.name, *renewed))
     return card
 
 
@@ -138,22 +144,45 @@ def _read_questions(
 
 
 def _ask(
-    questions: Questions, before: Checkpoint, after: Checkpoint, threads: int | None
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What both models answer; what they have answered before is not asked again."""
+    questions: Questions | None, with_answers: bool, before: Checkpoint, after: Checkpoint, threads: int | None
+) -> dict[str, Any]:
+    """What both models answer, as keys of the card; what they have answered before is not asked again."""
+    if questions is None and not with_answers:
+        return {}
     from smidgen.engines.answers import ModelAnswers
+    from smidgen.engines.remembered import RememberedAnswers
     from smidgen.engines.torch import TorchEngine
     from smidgen.formats.hub.home import answers_folder
-    from smidgen.measuring.tasks.remembered import RememberedAnswers
     from smidgen.model.tokenizer import Tokenizer
 
+    found: dict[str, Any] = {}
     with ExitStack() as stack:
         models = []
         for one in (before, after):
             tokenizer = Tokenizer.from_gguf(one.tokenizer_metadata)
             model = stack.enter_context(ModelAnswers(TorchEngine(one), tokenizer, one.path, threads))
             models.append(RememberedAnswers(model, one.sha256(), answers_folder()))
-        return questions.ask(*models)
+        if questions is not None:
+            found["tasks"], found["safety"] = questions.ask(*models)
+        if with_answers:
+            found["answers"] = _side_by_side(before, after, *models)
+    return found
+
+
+def _side_by_side(
+    before: Checkpoint, after: Checkpoint, original: RememberedAnswers, cut: RememberedAnswers
+) -> dict[str, Any]:
+    """Answers to the same prompts, or why there are none: what was measured before is not thrown away."""
+    from smidgen.measuring.side_by_side import side_by_side
+    from smidgen.progress import say
+
+    if not _fit_together(before, after):
+        return {"reason": f"the original's {before.file.size / 1e9:.1f} GB are too much for this machine"}
+    try:
+        return side_by_side(original, cut)
+    except SmidgenError as error:
+        say(f"Answers side by side could not be written: {error}")
+        return {"reason": str(error)}
 
 
 class _Writer:
@@ -195,14 +224,20 @@ class _Writer:
 def _runnable(original: Checkpoint, cut: Checkpoint) -> list[Path]:
     """The files whose speed to compare: both if they fit into memory side by side, else the cut's alone."""
     from smidgen.formats.convert import gguf_of
-    from smidgen.memory import total_memory
     from smidgen.progress import say
 
-    if original.file.size + cut.file.size <= _MEMORY_SHARE * total_memory():
+    if _fit_together(original, cut):
         return [gguf_of(original.path), gguf_of(cut.path)]
     size = f"{original.file.size / 1e9:.1f} GB"
     say(f"The speed of the original is not measured: its {size} are too much for this machine.")
     return [gguf_of(cut.path)]
+
+
+def _fit_together(original: Checkpoint, cut: Checkpoint) -> bool:
+    """Whether llama.cpp can hold both at once."""
+    from smidgen.memory import total_memory
+
+    return original.file.size + cut.file.size <= _MEMORY_SHARE * total_memory()
 
 
 def _subject(checkpoint: Checkpoint, name: str, engine: TorchEngine, layers: tuple[int, ...] | None = None) -> Subject:

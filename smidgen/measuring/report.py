@@ -1,46 +1,139 @@
 """The report card as a page: one HTML file that opens offline, asks nothing of the network and runs no script.
 
-`render` turns the card (card.py) into plain words, rows and bars for the template card.html.j2; the pictures are in
-report_pictures.py. Every string from the card is escaped: model names and paths come from strangers.
+`render` turns the card (card.py) into plain words, rows and charts for the templates in page/, one for each section;
+report_charts.py and report_pictures.py have the geometry. Every string from the card is escaped: model names and paths
+come from strangers. Cards of earlier versions lack some keys; what is missing is said to be not measured.
 """
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from smidgen.curve import curve_svg
-from smidgen.errors import printable
-from smidgen.measuring.answers_shown import answer_rows
+from smidgen.measuring import report_origin
+from smidgen.measuring.answers_shown import (
+    AnswerRow,
+    agreement_words,
+    answer_rows,
+    language_name,
+    language_rows,
+)
 from smidgen.measuring.figures import NOT_MEASURED, number, percent, size, whole
+from smidgen.measuring.notes import notes
+from smidgen.measuring.report_charts import (
+    WIDTH,
+    Estimate,
+    ForestChart,
+    forest_chart,
+    spread_chart,
+    stack_chart,
+    sure_chart,
+)
 from smidgen.measuring.report_pictures import damage_picture, pair_picture, type_picture, type_shares
-from smidgen.measuring.verdict import cut_name, is_trimmed, notes, verdict, worst_text
+from smidgen.measuring.speed_shown import context_rows, energy_rows, energy_words, models_of, remarks
+from smidgen.measuring.verdict import cut_name, is_trimmed, verdict, worst_text
 
-_LONGEST_HISTORY = 32  # steps
 _TRIM_PICTURES = (("Tokens per byte", "tokens_per_byte"), ("Bits per byte", "bits_per_byte"))
-_BEFORE_UNIT = re.compile(r"(?<=\d) (?=[kMG]B)|(?<=\(KL) ")
+_BEFORE_UNIT = re.compile(r"(?<=\d) (?=[kMG]B)|(?<=[+−\d]) (?=±)|(?<=±) ")
+_MOST_ESTIMATES = 16  # in one chart
+_NORMAL = 1.96  # standard errors on each side of a mean: 95%
 
 
 def render(card: Mapping[str, Any]) -> str:
     """The page for a card as `build_card` makes it, or as read from card.json."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(size=size, number=number, percent=percent, whole=whole, plain=plain, unbroken=unbroken)
-    template = environment.from_string(files("smidgen.measuring").joinpath("card.html.j2").read_text("utf-8"))
     tensors, damage, trimmed = card["cut"].get("tensors", []), damage_by_tensor(card), trimmed_texts(card)
-    picture = type_picture(tensors)
-    return template.render(
-        card=card, name=cut_name(card), verdict=verdict(card), notes=notes(card), calibration=calibration(card),
-        figures=headline(card), bars=bars(card), worst=worst_text(card),
-        types=picture, shares=type_shares(tensors), damage=damage,
-        damages=damage_picture(picture, damage) if damage else None, made=_made(card), steps=_steps(card),
-        not_measured=NOT_MEASURED, trimmed=trimmed, part=part_of_model,
-        beside_tensors=card["cut"]["bytes"] - sum(tensor["bytes"] for tensor in tensors),
-        answers=answer_rows(card), changed=changed_answers(card),
-        trims=[pair_picture(title, trimmed, key) for title, key in _TRIM_PICTURES], healings=healings(card),
+    picture, worst, floor = type_picture(tensors), worst_text(card), card.get("noise_floor")
+    rows, measured = answer_rows(card), models_of(card)
+    return _templates().get_template("card.html.j2").render(
+        card=card, name=cut_name(card), verdict=verdict(card), notes=notes(card), not_measured=NOT_MEASURED,
+        figures=headline(card), worst=worst, width=WIDTH,
+        stacks=stack_chart(card["parts"]) if card.get("parts") else None, tied=_is_tied(tensors),
+        shares=type_shares(tensors), beside_tensors=card["cut"]["bytes"] - sum(one["bytes"] for one in tensors),
+        spread=None if worst is None else spread_chart(worst, floor), sure=None if worst is None else sure_chart(worst),
+        trimmed=trimmed, trims=[pair_picture(title, trimmed, key) for title, key in _TRIM_PICTURES],
+        tasks=asked([row for row in rows if not row.safety]), safety=asked([row for row in rows if row.safety]),
+        by_language=asked(language_rows(card)), changed=changed_answers(card),
+        agreement=agreement_words(card["safety"]), languages=_languages(card),
+        bars=bars(card), contexts=context_rows(measured), remarks=remarks(measured),
+        spent=energy_rows(measured), energy=energy_words(measured), types=picture, part=part_of_model, damage=damage,
+        damages=damage_picture(picture, damage) if damage else None, healings=healings(card),
+        steps=report_origin.steps(card), calibration=report_origin.calibration(card), made=report_origin.made(card),
     )  # fmt: skip
+
+
+@cache
+def _templates() -> Environment:
+    """All of page/, compiled once."""
+    found = Environment(
+        loader=FunctionLoader(_template), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    filters = {"size": size, "number": number, "percent": percent, "whole": whole}
+    found.filters.update(filters, plain=plain, px=px, unbroken=unbroken)
+    return found
+
+
+def _template(name: str) -> str:
+    """The text of a template, or of the style sheet, by the name that others include it by."""
+    return files("smidgen.measuring").joinpath("page", name).read_text("utf-8")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What both models were asked, of one section.  any_weak: whether some of it says little."""
+
+    rows: Sequence[AnswerRow]
+    chart: ForestChart | None
+    any_weak: bool
+
+
+def asked(rows: Sequence[AnswerRow]) -> Asked:
+    """Rows of answers with their chart, in points of a hundred."""
+    estimates = [
+        Estimate(
+            row.label,
+            100 * bounds[0],
+            100 * bounds[1],
+            100 * bounds[2],
+            row.difference.replace(" points", ""),
+            row.weak,
+        )
+        for row in rows
+        if (bounds := row.bounds) is not None
+    ]
+    return Asked(rows, forest_chart(estimates[:_MOST_ESTIMATES]), any(row.weak for row in rows))
+
+
+@dataclass(frozen=True)
+class Languages:
+    """Name and figures of each language, and the chart of their KL divergences."""
+
+    rows: Sequence[tuple[str, Mapping[str, Any]]]
+    chart: ForestChart | None
+
+
+def _languages(card: Mapping[str, Any]) -> Languages:
+    rows, estimates = [], []
+    for code, text in card["languages"].items():
+        name = language_name(code) + ("" if text.get("asked", True) else " (not asked for)")
+        mean, half = text["kl_mean"], _NORMAL * (text.get("kl_standard_error") or 0.0)
+        rows.append((name, text))
+        words = f"{number(mean)} ± {number(half, 2)}" if half else number(mean)
+        estimates.append(Estimate(name, mean, max(0.0, mean - half), mean + half, words))
+    floor = card.get("noise_floor")
+    return Languages(rows, forest_chart(estimates, floor["kl_mean"] if floor else None))
+
+
+def _is_tied(tensors: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a cut has an embedding and no head of its own."""
+    roles = {tensor.get("role") for tensor in tensors}
+    return "embedding" in roles and "head" not in roles
 
 
 def changed_answers(card: Mapping[str, Any]) -> list[Mapping[str, str]]:
@@ -87,6 +180,11 @@ def unbroken(sentence: str) -> Markup:
         for word in sentence.split(" ")
     )
     return Markup(" ").join(parts)
+
+
+def px(length: float) -> str:
+    """A length in a picture."""
+    return f"{length:.2f}"
 
 
 def plain(value: float) -> str:
@@ -142,20 +240,15 @@ def _fidelity_figures(text: Mapping[str, Any], trimmed: bool) -> list[dict[str, 
 def bars(card: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Original and cut side by side: title, which way is better, and for each the words and the length in percent."""
     speed, before = card["speed"], card["speed"].get("original") or {}
-    rows = [
-        ("File size", "smaller is better", card["original"]["bytes"], card["cut"]["bytes"], size),
-        *(
-            (title, better, before.get(key), speed.get(key), words)
-            for title, better, key, words in (
-                ("Writing speed, tokens per second", "higher is better", "decode_tokens_per_s", number),
-                ("Reading speed (prompt), tokens per second", "higher is better", "prompt_tokens_per_s", number),
-                ("Memory while it writes", "smaller is better", "resident_bytes", size),
-                ("Memory at most, while it loads", "smaller is better", "peak_ram_bytes", size),
-            )
-        ),
-    ]
+    rows = (
+        ("Writing speed, tokens per second", "higher is better", "decode_tokens_per_s", number),
+        ("Reading speed (prompt), tokens per second", "higher is better", "prompt_tokens_per_s", number),
+        ("Memory while it writes", "smaller is better", "resident_bytes", size),
+        ("Memory at most, while it loads", "smaller is better", "peak_ram_bytes", size),
+    )
     result = []
-    for title, better, original, cut, words in rows:
+    for title, better, key, words in rows:
+        original, cut = before.get(key), speed.get(key)
         longest = max(original or 0, cut or 0) or 1
         pair = [
             {"who": who, "words": words(value), "length": 100 * (value or 0) / longest, "known": value is not None}
@@ -173,64 +266,3 @@ def damage_by_tensor(card: Mapping[str, Any]) -> dict[str, float]:
             if tensor.get("damage") is not None:
                 damage[tensor["name"]] = damage.get(tensor["name"], 0.0) + float(tensor["damage"])
     return damage
-
-
-def calibration(card: Mapping[str, Any]) -> list[str]:
-    """Of each text that the cut learned from, how many tokens it used; empty where that is not known."""
-    return [
-        f"{printable(text['text'])}: {whole(text['tokens'])} of {whole(text['available'])} tokens"
-        for text in card.get("calibration") or ()
-    ]
-
-
-def _steps(card: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What was done in each step, and its settings, in words.
-
-    First the steps that the cut's file tells of from earlier cuts. The file may come from a stranger.
-    """
-    history = list(card.get("history") or [])
-    earlier = history[: max(0, len(history) - len(card["steps"]))]
-    return [_step(step) for step in [*earlier[:_LONGEST_HISTORY], *card["steps"]]]
-
-
-def _step(step: Mapping[str, Any]) -> tuple[str, str]:
-    parameters = step.get("parameters")
-    settings = _settings(parameters) if isinstance(parameters, Mapping) else ""
-    return printable(step.get("summary", step.get("step", "?")), 200), settings
-
-
-def _settings(values: Mapping[str, Any]) -> str:
-    """The settings, but for what is said already and for tables of numbers, which card.json has."""
-    told = {key: value for key, value in values.items() if key not in ("step", "summary") and _is_short(value)}
-    return "; ".join(f"{key.replace('_', ' ')}: {_plain(value)}" for key, value in told.items())
-
-
-def _is_short(value: Any) -> bool:
-    """Whether it is one value, or names."""
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return all(isinstance(part, str) for part in value)
-    return value is not None and not isinstance(value, Mapping)
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_plain(part)}" for key, part in value.items())
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return ", ".join(_plain(part) for part in value) or "none"
-    if isinstance(value, float):
-        return number(value)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return whole(value)
-    return "none" if value is None else str(value)
-
-
-def _made(card: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Where the card is from, as rows of a table."""
-    made = dict(card.get("made") or {})
-    versions = made.pop("versions", {})
-    peak = made.pop("peak_ram_bytes", None)
-    rows = [(key.replace("_", " "), _plain(value)) for key, value in made.items() if key != "seconds"]
-    rows.append(("measuring took", NOT_MEASURED if made.get("seconds") is None else f"{made['seconds']:.0f} s"))
-    rows.append(("memory while measuring (peak)", size(peak)))
-    rows.append(("versions", ", ".join(f"{name} {found}" for name, found in versions.items() if found)))
-    return rows

@@ -1,4 +1,7 @@
-"""What a card says in words: the verdict in one sentence, and what has to be known beside the figures.
+"""What a card says in one sentence, for someone who has never heard of KL divergence.
+
+The page, the terminal and README.md say the same one: size, closeness, speed, tasks, what changed in safety, and the
+worst language. What was not measured is left out; a task that cannot tell is said to be so.
 
 The verdict goes by the text on which most was lost. Where the vocabulary is whole, that is told by the KL divergence.
 Where it was trimmed, KL is over the tokens that are left, and so does not see what the others cost. Then it is told by
@@ -13,6 +16,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from smidgen.measuring.answers_shown import language_name, points, safety_words, short_name, weakness
 from smidgen.measuring.figures import number, percent, size
 
 # Nats per token up to which two models are called so. Our own words, set against DESIGN 8: Q5_0 of a small model is
@@ -25,7 +29,7 @@ _CLOSENESS = (
     (0.5, "predicts noticeably differently from the original"),
 )
 _FARTHEST = "predicts very differently from the original"
-_SEEN = 0.05  # share of a text from which on its figures flatter
+_MOST_TASKS = 4  # that the sentence names
 
 
 def judged(card: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,39 +68,35 @@ def closeness(nats: float) -> str:
     return next((words for bound, words in _CLOSENESS if nats <= bound), _FARTHEST)
 
 
-def calibration_texts(card: Mapping[str, Any]) -> set[str]:
-    """Names of the texts that the steps learned from."""
-    said = {text["text"] for text in card.get("calibration") or ()}
-    return said | {name for step in card["steps"] for name in (step.get("parameters") or {}).get("calibration", ())}
-
-
 def cut_name(card: Mapping[str, Any]) -> str:
     return card["cut"].get("name") or "the cut model"
 
 
 def verdict(card: Mapping[str, Any]) -> str:
-    """One sentence for someone who has never heard of KL divergence."""
-    before, after = card["original"]["bytes"], card["cut"]["bytes"]
-    change = 1 - after / before
-    if abs(change) < 0.0005:
-        first = f"{cut_name(card)} is as large as {card['original']['name']} ({size(after)})"
-    else:
-        word = "smaller" if change > 0 else "larger"
-        sizes = f"{size(before)} → {size(after)}"
-        first = f"{cut_name(card)} is {percent(abs(change))} {word} than {card['original']['name']} ({sizes})"
-    parts = [first]
+    """The sentence."""
     text = worst_text(card)
+    said = [_size_words(card)]
     if text is not None:
-        parts.append(_of_trimmed(text) if is_trimmed(card) else _of_whole(text))
-    ratio = _speed_ratio(card)
+        said.append(_of_trimmed(text) if is_trimmed(card) else _of_whole(text))
+    ratio = speed_ratio(card)
     if ratio is not None:
-        parts.append(_speed_words(ratio))
-    return ", ".join(parts[:-1]) + (", and " if len(parts) > 1 else "") + parts[-1] + "."
+        said.append(_speed_words(ratio))
+    said += [*_task_words(card["tasks"]), *safety_words(card["safety"]), *_language_words(card["languages"])]
+    return f"{cut_name(card)}: {'; '.join(said)}."
+
+
+def _size_words(card: Mapping[str, Any]) -> str:
+    before, after = card["original"]["bytes"], card["cut"]["bytes"]
+    if abs(1 - after / before) < 0.0005:
+        return f"as large as {card['original']['name']} ({size(after)})"
+    (first, unit), (second, other) = size(after).split(" "), size(before).split(" ")
+    earlier = second if unit == other else f"{second} {other}"
+    return f"{first} {unit} instead of the {earlier} of {card['original']['name']}"
 
 
 def _of_whole(text: Mapping[str, Any]) -> str:
-    agrees = f"agrees with it on the next token {percent(text['same_top1'])} of the time"
-    return f"{closeness(text['kl_mean'])} (KL {number(text['kl_mean'])}) and {agrees}"
+    agrees = f"gives the same next word {percent(text['same_top1'])} of the time"
+    return f"{closeness(text['kl_mean'])}; {agrees}"
 
 
 def _of_trimmed(text: Mapping[str, Any]) -> str:
@@ -107,61 +107,37 @@ def _of_trimmed(text: Mapping[str, Any]) -> str:
         bits = "as many bits for each byte of text"
     else:
         bits = f"{percent(abs(change))} {'more' if change > 0 else 'fewer'} bits for each byte of text"
-    return f"{words} with a trimmed vocabulary ({bits}, {number(before)} → {number(after)})"
+    return f"{words}, with a trimmed vocabulary ({bits})"
 
 
-def _speed_words(ratio: float) -> str:
-    if abs(ratio - 1) < 0.03:
-        return "writes as fast"
-    return f"writes {number(ratio)} times as fast" if ratio > 1 else f"writes at {percent(ratio)} of its speed"
-
-
-def _speed_ratio(card: Mapping[str, Any]) -> float | None:
-    after = card["speed"].get("decode_tokens_per_s")
-    before = (card["speed"].get("original") or {}).get("decode_tokens_per_s")
+def speed_ratio(card: Mapping[str, Any]) -> float | None:
+    """How many times as fast the cut writes; None where that was not measured, or the machine was busy meanwhile."""
+    speed = card["speed"]
+    sides = (speed, speed.get("original") or {})
+    if any((side.get("busy") or {}).get("sentence") for side in sides):
+        return None
+    after, before = (side.get("decode_tokens_per_s") for side in sides)
     return after / before if after and before else None
 
 
-def notes(card: Mapping[str, Any]) -> list[str]:
-    """What a reader has to know beside the figures, a sentence or two each."""
-    about = [line for text in card["fidelity"] for line in _about(text, card)]
-    return [*about, *_too_short(card), *_padded(card)]
+def _speed_words(ratio: float) -> str:
+    return "writes as fast" if abs(ratio - 1) < 0.03 else f"writes {number(ratio, 2)}× as fast"
 
 
-def _about(text: Mapping[str, Any], card: Mapping[str, Any]) -> list[str]:
-    """Why the figures of a text may flatter."""
-    name, seen, found = text["text"], text.get("seen_in_calibration") or 0.0, list[str]()
-    if seen > _SEEN:
-        used = f"{percent(seen)} of the text {name} was also used to make the cut, so its figures flatter."
-        found.append(f"Too good to be true: {used}")
-    if text.get("self_written"):
-        who = f"The text {name} is by the original itself"
-        if any(one.get("self_written") for one in card.get("calibration") or ()):
-            who += ", as is the text that the cut was calibrated on: two texts of one author"
-        found.append(f"{who}. A text of another kind may lose more.")
-    elif not found and name in calibration_texts(card):
-        other = f"The cut was calibrated on other passages of the text {name}"
-        found.append(f"{other}: those measured here were kept from it, but a text of another kind may lose more.")
-    return found
+def _task_words(tasks: Mapping[str, Any]) -> list[str]:
+    """`MMLU −0.6 ± 0.9` in points of a hundred, or why a task cannot tell."""
+    scored = {short_name(name): score for name, score in tasks.items() if "interval" in score}
+    said = [f"{name} {points(score) if weakness(score) is None else f'cannot tell ({weakness(score)})'}"
+            for name, score in scored.items()]  # fmt: skip
+    more = len(said) - _MOST_TASKS
+    return said if more <= 0 else [*said[:_MOST_TASKS], f"{more} more task{'s' if more > 1 else ''}"]
 
 
-def _padded(card: Mapping[str, Any]) -> list[str]:
-    """Where the embeddings have other rows of padding: how much of the expectations was left out for that."""
-    sides = ("padding_mass_original", "padding_mass_cut")
-    texts = [*card["fidelity"], *card["languages"].values()]
-    before, after = (max((text.get(side) or 0.0 for text in texts), default=0.0) for side in sides)
-    if not (before or after):
+def _language_words(languages: Mapping[str, Any]) -> list[str]:
+    """The one that lost most, where there are several; of those that were to be kept if these are several."""
+    asked = [code for code, text in languages.items() if text.get("asked", True)]
+    pool = asked if len(asked) > 1 else list(languages)
+    if len(pool) < 2:
         return []
-    return [
-        "The embeddings have other rows of padding, which no text becomes. KL divergence and next token leave these "
-        f"out on both sides: up to {percent(before)} of the original's expectations and {percent(after)} of the cut's."
-    ]
-
-
-def _too_short(card: Mapping[str, Any]) -> list[str]:
-    return [
-        f"The text {text['text']} is too short to calibrate on as much as on the others: it has {text['available']:,} "
-        f"tokens, of which {text['tokens']:,} were used."
-        for text in card.get("calibration") or ()
-        if text["too_short"]
-    ]
+    kept = "" if pool[0] in asked else ", which was not asked for"
+    return [f"worst language {language_name(pool[0])}{kept}"]

@@ -19,6 +19,7 @@ assert large.peak_ram_bytes >= 400_000_000
 assert large.peak_ram_bytes > small.peak_ram_bytes
 assert (small + large).peak_ram_bytes == large.peak_ram_bytes
 assert (small + large).seconds == small.seconds + large.seconds
+assert (small + large).cpu_seconds == small.cpu_seconds + large.cpu_seconds > 0
 """
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from smidgen.errors import SmidgenError
+from smidgen.measuring import side_by_side
 from smidgen.measuring.answers_shown import answer_rows
 from smidgen.measuring.measure import measure
 from smidgen.measuring.report import render
@@ -14,7 +15,12 @@ from tests.measuring.tasks.little_data import write_data
 from tests.measuring.test_card import full_card
 
 
-def test_a_real_model_is_asked_and_the_page_shows_it(smollm_path: Path, tmp_path: Path) -> None:
+def test_a_real_model_is_asked_and_the_page_shows_it(
+    smollm_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = side_by_side.prompts()[:2]
+    monkeypatch.setattr(side_by_side, "prompts", lambda: few)
+    monkeypatch.setenv("SMIDGEN_HOME", str(tmp_path / "home"))
     write_data(tmp_path / "data")
     (tmp_path / "data/safety").mkdir()
     (tmp_path / "data/safety/xstest.csv").write_text(
@@ -28,6 +34,8 @@ def test_a_real_model_is_asked_and_the_page_shows_it(smollm_path: Path, tmp_path
         smollm_path, smollm_path, tmp_path / "text.txt", tokens=128, with_speed=False, limit=3, seed=1,
         tasks=["mmlu", "xstest", "crows_pairs"], data=tmp_path / "data", output=tmp_path / "card.json",
     )  # fmt: skip
+    assert (card["answers"]["prompts"], card["answers"]["same"], card["answers"]["form"]) == (2, 2, "chat")
+    assert "; MMLU cannot tell (" in card["verdict"]["sentence"]
     mmlu = card["tasks"]["mmlu"]
     assert (
         mmlu["items"] == 3 and mmlu["difference"] == 0 and mmlu["flips"] == {"right_to_wrong": 0, "wrong_to_right": 0}
@@ -39,7 +47,7 @@ def test_a_real_model_is_asked_and_the_page_shows_it(smollm_path: Path, tmp_path
     assert json.loads((tmp_path / "card.json").read_text())["tasks"]["mmlu"] == mmlu
     for words in (
         "MMLU, 5 examples", "+0.0 points [", "0 right → wrong, 0 wrong → right", "3 items", "Refuses harmful prompts",
-        "Finds the stereotype likelier", "Judged by the first words", "By how sure the original was", "The floor:",
+        "Finds the stereotype likelier", "Rule on the first words", "By how sure the original was", "The noise floor:",
     ):  # fmt: skip
         assert words in page, words
 
@@ -56,7 +64,7 @@ def test_what_was_not_finished_has_its_reason_and_strangers_answers_stay_text() 
     changed = [{"item": "<b>mmlu 1", "original": "<script>A", "cut": "B"}]
     tasks = {"mmlu": {**score, "cut_off": 2, "changed": changed}, "mbpp": {"reason": "the engine <i>ended"}}
     rows = answer_rows({"tasks": tasks, "safety": {}})
-    assert rows[0].difference.startswith("-5.0 points [") and rows[0].flips == "2 right → wrong, 0 wrong → right"
+    assert rows[0].difference.startswith("−5.0 points [") and rows[0].flips == "2 right → wrong, 0 wrong → right"
     assert "2 questions were longer" in rows[0].notes[-1].lower()
     assert rows[1].original == "not measured" and rows[1].notes == ("the engine <i>ended",)
     page = render({**full_card(), "tasks": tasks})

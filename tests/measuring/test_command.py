@@ -50,6 +50,7 @@ def test_json_is_the_card_and_nothing_else(
     files: Path, smollm_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SMIDGEN_HOME", str(files / "home"))
-    assert run(smollm_path, smollm_path, "--text", files / "good.txt", "--no-speed", "--json", "--quiet") == 0
+    quick = "--no-speed", "--no-answers", "--json", "--quiet"
+    assert run(smollm_path, smollm_path, "--text", files / "good.txt", *quick) == 0
     output = capsys.readouterr()
     assert json.loads(output.out)["fidelity"][0]["kl_mean"] == 0.0 and output.err == ""

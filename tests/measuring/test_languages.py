@@ -42,6 +42,7 @@ def test_languages_without_a_text_are_written_in(asked_for: list[tuple[list[str]
         other_languages=["fr", "deu", "sv"],
         tokens=2000,
         with_speed=False,
+        with_answers=False,
     )
     assert asked_for == [(["fr"], 2000), (["sv"], 1024)]
     assert [text["text"] for text in card["fidelity"]] == ["deu", "fr (self-written)"]

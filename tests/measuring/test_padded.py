@@ -19,7 +19,7 @@ def test_padding_does_not_count(write, which: tuple[int, int], tmp_path: Path) -
     models = [plain, *(padded(plain, tmp_path / f"{rows}.gguf", rows, 3.0) for rows in (320, 340))]
     (tmp_path / "text.txt").write_text(TEXT)
     one, other = (models[place] for place in which)
-    card = measure(one, other, tmp_path / "text.txt", with_speed=False)
+    card = measure(one, other, tmp_path / "text.txt", with_speed=False, with_answers=False)
     (figures,) = card["fidelity"]
     assert figures["kl_mean"] == pytest.approx(0, abs=1e-6) and figures["same_top1"] == 1
     assert (figures["dropped_mass"], figures["tokens_dropped"], figures["aligned"]) == (0, 0, 1)
@@ -32,7 +32,7 @@ def test_padding_does_not_count(write, which: tuple[int, int], tmp_path: Path) -
 def test_models_of_one_vocabulary_row_by_row_are_compared_over_all_of_it(tmp_path: Path) -> None:
     model = padded(write_gemma3(tmp_path / "plain.gguf"), tmp_path / "padded.gguf", 320)
     (tmp_path / "text.txt").write_text(TEXT)
-    card = measure(model, model, tmp_path / "text.txt", with_speed=False)
+    card = measure(model, model, tmp_path / "text.txt", with_speed=False, with_answers=False)
     (figures,) = card["fidelity"]
     assert (figures["kl_mean"], figures["padding_mass_original"], figures["padding_mass_cut"]) == (0, 0, 0)
     assert not any("padding" in note for note in card["notes"])

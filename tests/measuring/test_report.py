@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from smidgen.measuring import parts
+from smidgen.measuring.answers_shown import language_name
 from smidgen.measuring.card import build_card
 from smidgen.measuring.figures import number, percent, size
 from smidgen.measuring.report import part_of_model, render
@@ -18,7 +20,20 @@ from tests.measuring.test_card import full_card, model, tensors_of, text
 from tests.tiny_models import LLAMA_CONFIG
 
 ROLES = ("query", "key", "value", "output", "gate", "up", "down")
-VOID = {"meta", "br", "link", "img", "input", "hr", "rect", "line", "polyline"}
+SECTIONS = (
+    "size",
+    "fidelity",
+    "tasks",
+    "languages",
+    "safety",
+    "answers",
+    "speed",
+    "energy",
+    "types",
+    "steps",
+    "origin",
+)
+VOID = {"meta", "br", "link", "img", "input", "hr"}
 
 
 class Page(HTMLParser):
@@ -67,7 +82,7 @@ def whole_page(folder: Path) -> Page:
     card = json.loads((folder / "card.json").read_text("utf-8"))
     page, done = Page((folder / "card.html").read_text("utf-8")), [step["step"] for step in card["steps"]]
     trimmed = any(one["tokens_dropped"] for one in (*card["fidelity"], *card["languages"].values()))
-    wanted = ["fidelity", "speed", "types", "shares", "steps", "rest", "origin"]
+    wanted = [*SECTIONS]
     wanted += ["trimmed"] * trimmed + ["healing"] * ("heal" in done)
     assert sorted(page.sections) == sorted(wanted)
     words, tensors = " ".join(page.words), card["cut"]["tensors"]
@@ -76,25 +91,29 @@ def whole_page(folder: Path) -> Page:
     for one in card["fidelity"]:
         figures = [number(one[key]) for key in ("kl_mean", "kl_p99", "kl_p999", "bits_per_byte_cut")]
         assert all(said in page.sections["fidelity"] for said in (one["text"], percent(one["same_top1"]), *figures))
-    assert_speed_is_told(page.sections["speed"], card)
+    assert_speed_is_told(page.sections["speed"] + page.sections["energy"], card)
     assert_all_tensors_are_told(page, card)
-    assert all(tensor["kind"] in page.sections["shares"] for tensor in tensors)
-    assert "Tokenizer and header" in page.sections["shares"]
+    assert all(tensor["kind"] in page.sections["size"] for tensor in tensors)
+    assert "Tokenizer and header" in page.sections["size"]
+    for name, before, after in parts.rows(card["parts"]):
+        assert f"{name} {size(before)} {size(after)}" in page.sections["size"]
     for step in card["steps"]:
         assert step["summary"][:200] in page.sections["steps"]
     assert f"The cut took {card['cost']['seconds']:.0f} s" in page.sections["steps"]
     assert page.pictures.get("healing", 0) == done.count("heal")
     for code, one in card["languages"].items():
-        place = page.sections["trimmed" if trimmed else "rest"]
-        assert code in place and number(one["kl_mean"]) in place
+        assert language_name(code) in page.sections["languages"]
+        assert number(one["kl_mean"]) in page.sections["languages"]
+        assert not trimmed or code in page.sections["trimmed"]
+    for pair in card["answers"].get("shown", ()):
+        assert " ".join(pair["cut"].split()) in " ".join(page.sections["answers"].split())
     assert card["cut"]["sha256"] in page.sections["origin"] and card["original"]["sha256"] in page.sections["origin"]
     return page
 
 
 def assert_speed_is_told(said: str, card: Any) -> None:
-    """Speed, memory and energy, or why they were not measured."""
-    energy, sides = card["energy"], [card["speed"], card["speed"]["original"]]
-    assert (number(energy["joules_per_token"]) if energy.get("reason") is None else energy["reason"]) in said
+    """Speed and memory, or why they were not measured."""
+    sides = [card["speed"], card["speed"]["original"]]
     if card["speed"].get("reason"):
         assert f"not measured: {card['speed']['reason']}" in said
         return
@@ -148,15 +167,14 @@ def test_the_page_says_the_main_figures() -> None:
     for figure in ("200.0 kB", "110.0 kB", "0.090", "87.3%", "0.931", "0.912", "60", "40", "ab" * 32, "cd" * 32):
         assert figure in page, figure
     assert verdict(full_card()) == (
-        "small is 45.0% smaller than big (200.0 kB → 110.0 kB), predicts much like the original (KL 0.0900) and agrees "
-        "with it on the next token 87.3% of the time, and writes 1.50 times as fast."
+        "small: 110.0 kB instead of the 200.0 of big; predicts much like the original; gives the same next word 87.3% "
+        "of the time; writes 1.5× as fast; worst language German."
     )
 
 
 def test_both_pictures_name_every_tensor() -> None:
     parsed = Page(render(full_card()))
-    pictures = [attributes for tag, attributes in parsed.tags if tag == "svg"]
-    assert len(pictures) == 2 and all(picture["role"] == "img" for picture in pictures)
+    assert parsed.pictures["types"] == 2
     for tensor in full_card()["cut"]["tensors"]:
         assert f"{tensor['name']}: {tensor['kind']}" in parsed.sections["types"]
     assert "layer 2: attention" in parsed.sections["types"]
@@ -208,7 +226,7 @@ def test_layers_that_moved_say_the_number_that_they_had() -> None:
 def test_without_speed_or_damage_it_says_not_measured_and_why() -> None:
     page = render(bare_card(speed_reason="llama.cpp refused"))
     assert "Speed and memory were not measured: llama.cpp refused." in page
-    assert page.count("<svg") == 1 and "Damage by layer: not measured" in page
+    assert Page(page).pictures["types"] == 1 and "Damage by layer: not measured" in page
 
 
 @pytest.mark.parametrize(
@@ -250,9 +268,10 @@ def test_a_text_of_which_other_passages_were_calibrated_on_is_marked() -> None:
 
 def test_the_page_of_a_model_against_itself_and_of_an_untied_larger_model() -> None:
     same = build_card(model("a", "Q8_0", 200_000), model("a", "Q8_0", 200_000), [text("prose", 0.0)])
-    assert "is as large as" in verdict(same) and "makes the same predictions" in verdict(same)
+    assert "as large as a (200.0 kB)" in verdict(same) and "makes the same predictions" in verdict(same)
     Page(render(same))
-    assert "larger than" in verdict(build_card(model("a", "Q8_0", 9), model("b", "Q8_0", 20), []))
+    grown = build_card(model("a", "Q8_0", 9000), model("b", "Q8_0", 2_000_000), [])
+    assert verdict(grown) == "b: 2.0 MB instead of the 9.0 kB of a."
 
 
 def test_words_for_figures() -> None:

@@ -109,7 +109,10 @@ def test_the_real_model_against_itself_costs_nothing(smollm_path: Path, tmp_path
     sample.write_text(
         "The river runs past the old mill, where Müller's daughter — 7 years old — feeds the ducks.\n" * 3
     )
-    card = measure(smollm_path, smollm_path, [f"en={sample}"], with_speed=False, output=tmp_path / "card.json")
+    card = measure(
+        smollm_path, smollm_path, [f"en={sample}"], with_speed=False, with_answers=False,
+        output=tmp_path / "card.json",
+    )  # fmt: skip
     entry = card["fidelity"][0]
     assert entry["kl_mean"] == 0.0 and entry["same_top1"] == 1.0
     assert entry["bits_per_byte_original"] == entry["bits_per_byte_cut"]

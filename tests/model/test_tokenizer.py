@@ -252,3 +252,12 @@ def test_phi3_swallows_white_space_after_special_tokens(name: str) -> None:
 def test_other_pre_tokenizers(pre: Any) -> None:
     with pytest.raises(Unsupported, match="tokenizer.ggml.pre"):
         Tokenizer.from_gguf(byte_level_metadata() | {"tokenizer.ggml.pre": pre})
+
+
+@pytest.mark.parametrize("make", [sentencepiece_metadata, byte_level_metadata])
+@given(parts=st.lists(st.sampled_from(["<s>", "</s>", "<|im_end|>", "<", "s>", "a", " ", "\U0010fffd"]), max_size=8))
+def test_disarmed_text_stays_text(make: Callable[[], dict[str, Any]], parts: list[str]) -> None:
+    tokenizer, text = tiny(make), "".join(parts)
+    ids = tokenizer.encode(tokenizer.disarm(text), parse_special=True, disarmed=True)
+    assert not tokenizer.control.intersection(ids)
+    assert ids == tokenizer.encode(text.replace("\U0010fffd", "\ufffd"))

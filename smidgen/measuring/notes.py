@@ -1,0 +1,59 @@
+"""What has to be known beside the figures of a card: why they may flatter, and what they leave out."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from smidgen.measuring.figures import percent
+
+_SEEN = 0.05  # share of a text from which on its figures flatter
+
+
+def notes(card: Mapping[str, Any]) -> list[str]:
+    """What a reader has to know beside the figures, a sentence or two each."""
+    about = [line for text in card["fidelity"] for line in _about(text, card)]
+    return [*about, *_too_short(card), *_padded(card)]
+
+
+def _about(text: Mapping[str, Any], card: Mapping[str, Any]) -> list[str]:
+    """Why the figures of a text may flatter."""
+    name, seen, found = text["text"], text.get("seen_in_calibration") or 0.0, list[str]()
+    if seen > _SEEN:
+        used = f"{percent(seen)} of the text {name} was also used to make the cut, so its figures flatter."
+        found.append(f"Too good to be true: {used}")
+    if text.get("self_written"):
+        who = f"The text {name} is by the original itself"
+        if any(one.get("self_written") for one in card.get("calibration") or ()):
+            who += ", as is the text that the cut was calibrated on: two texts of one author"
+        found.append(f"{who}. A text of another kind may lose more.")
+    elif not found and name in _calibration_texts(card):
+        other = f"The cut was calibrated on other passages of the text {name}"
+        found.append(f"{other}: those measured here were kept from it, but a text of another kind may lose more.")
+    return found
+
+
+def _padded(card: Mapping[str, Any]) -> list[str]:
+    """Where the embeddings have other rows of padding: how much of the expectations was left out for that."""
+    sides = ("padding_mass_original", "padding_mass_cut")
+    texts = [*card["fidelity"], *card["languages"].values()]
+    before, after = (max((text.get(side) or 0.0 for text in texts), default=0.0) for side in sides)
+    if not (before or after):
+        return []
+    return [
+        "The embeddings have other rows of padding, which no text becomes. KL divergence and next token leave these "
+        f"out on both sides: up to {percent(before)} of the original's expectations and {percent(after)} of the cut's."
+    ]
+
+
+def _too_short(card: Mapping[str, Any]) -> list[str]:
+    return [
+        f"The text {text['text']} is too short to calibrate on as much as on the others: it has {text['available']:,} "
+        f"tokens, of which {text['tokens']:,} were used."
+        for text in card.get("calibration") or ()
+        if text["too_short"]
+    ]
+
+
+def _calibration_texts(card: Mapping[str, Any]) -> set[str]:
+    """Names of the texts that the steps learned from."""
+    said = {text["text"] for text in card.get("calibration") or ()}
+    return said | {name for step in card["steps"] for name in (step.get("parameters") or {}).get("calibration", ())}
