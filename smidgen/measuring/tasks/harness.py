@@ -26,7 +26,7 @@ from smidgen.progress import Task, track
 UNPARSED = "unparsed"  # the metric of a task of ours that says so itself
 _NO_MATCH = "[invalid]"  # what the harness's filters give where an answer holds nothing of their pattern
 _LENIENT = "flexible-extract"  # of several filters the one that published results go by: the last number anywhere
-_LONGEST_ANSWER = 512  # tokens, where a task names none
+_LONGEST_ANSWER = 256  # tokens, where a task names none; as of the harness's own `hf`
 _RIGHT = ("acc", "exact_match", "pass_at_1", "em")  # metrics that say right or wrong of each item, the first one counts
 
 
