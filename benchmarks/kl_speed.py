@@ -54,9 +54,9 @@ def llama_cpp_turn(options: argparse.Namespace, tools: llama_cpp_tools.Tools) ->
 
 
 def smidgen_turn(options: argparse.Namespace) -> dict[str, record.Run]:
-    """`smidgen measure`, without speed, which is no part of KL."""
+    """`smidgen measure`, without speed and answers to prompts, which are no part of KL."""
     command = record.smidgen(
-        "measure", options.original, options.cut, "--text", options.work / "text.txt", "--no-speed",
+        "measure", options.original, options.cut, "--text", options.work / "text.txt", "--no-speed", "--no-answers",
         "--tokens", str(options.tokens), "--threads", str(options.threads), "-o", options.work / "card.json",
     )  # fmt: skip
     return {"smidgen measure": record.run(command, options.work / "smidgen.log")}
