@@ -7,7 +7,8 @@
 Qwen2.5-Coder 1.5B is the one small model from PyPI on which MMLU and MBPP mean something. Both sides get the same limit
 of bytes, the same calibration text and number of tokens. llama.cpp's best is the best of MIXTURES that fits, chosen by
 KL on the evaluation text itself; smidgen gets one attempt. Then `smidgen measure` compares each file with the original.
-The result holds both cards; smidgen's page is written to `--page`. What is finished in `--work` is not done again.
+The result holds both cards (speed and answers of smidgen's alone); smidgen's page is written to `--page`. What is
+finished in `--work` is not done again.
 """
 
 import argparse
@@ -88,7 +89,7 @@ def _piece(work: Path, argument: str) -> Path:
     return path
 
 
-def card_of(options: argparse.Namespace, model: Path, name: str) -> dict[str, Any]:
+def card_of(options: argparse.Namespace, model: Path, name: str, *without: str) -> dict[str, Any]:
     """The report card of one file against the original."""
     path = options.work / f"{name}-card" / "card.json"
     if not path.exists():
@@ -96,7 +97,7 @@ def card_of(options: argparse.Namespace, model: Path, name: str) -> dict[str, An
         command = record.smidgen(
             "measure", options.original, model, *(word for text in options.text for word in ("--text", text)),
             "--tokens", str(options.evaluation_tokens), "--tasks", options.tasks, "--data", options.data,
-            "--threads", str(options.threads), "--seed", str(options.seed), "-o", path,
+            "--threads", str(options.threads), "--seed", str(options.seed), "-o", path, *without,
         )  # fmt: skip
         record.run(command, options.work / "measure.log")
     card = json.loads(path.read_text(encoding="utf-8"))
@@ -144,7 +145,10 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     ours = smidgen_cut(options)
     theirs, seen = llama_cpp_best(options)
-    cards = {"smidgen": card_of(options, ours, "smidgen"), "llama.cpp": card_of(options, theirs, "llama.cpp")}
+    cards = {
+        "smidgen": card_of(options, ours, "smidgen"),
+        "llama.cpp": card_of(options, theirs, "llama.cpp", "--no-speed", "--no-answers"),
+    }
     if options.page is not None:
         shutil.copyfile(options.work / "smidgen-card" / "card.html", options.page)
     facts = record.facts(llama_cpp=llama_cpp_tools.VERSION)

@@ -275,6 +275,27 @@ def memory() -> str:
     )
 
 
+def real_card() -> str:
+    """A model on which tasks mean something: smidgen's file and llama.cpp's best, both against the original."""
+    found = result("real_card")
+    rows = []
+    for label, name in (("**smidgen**", "smidgen"), (f"llama.cpp: {found['llama_cpp'][0]['mixture']}", "llama.cpp")):
+        card = found["cards"][name]
+        divergences = [f"{text['kl_mean']:.4f}, {_percent(text['same_top1'])}" for text in card["fidelity"]]
+        rows.append([label, f"{card['cut']['bytes']:,}", *divergences, *map(_score, card["tasks"].values())])
+    texts = [f"{text['text']}: KL, same top token" for text in found["cards"]["smidgen"]["fidelity"]]
+    tasks = [f"{task.upper()}, {score['items']} items" for task, score in found["cards"]["smidgen"]["tasks"].items()]
+    return _table(["file", "bytes", *texts, *tasks], rows)
+
+
+def _score(score: dict[str, Any]) -> str:
+    """Shares of right answers, difference with its interval in points, flips."""
+    low, high = (f"{100 * bound:+.1f}" for bound in score["interval"])
+    flips = f"{score['flips']['right_to_wrong']} lost, {score['flips']['wrong_to_right']} won"
+    shares = f"{_percent(score['original'])} → {_percent(score['cut'])}"
+    return f"{shares}: {100 * score['difference']:+.1f} [{low}, {high}]; {flips}"
+
+
 #: Name of the markers → what makes the table between them.
 TABLES: dict[str, Callable[[], str]] = {
     "quality": quality,
@@ -289,6 +310,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "recovery": recovery,
     "student": student,
     "training-step": training_step,
+    "real-card": real_card,
 }
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
+from smidgen.errors import harmless
+
 _quiet = False
 _SECONDS_BETWEEN_LINES = 10.0
 _LABEL_WIDTH, _BAR_WIDTH = 36, 12  # with up to 9999/9999 and both times this fits 80 columns, where rich would cut
@@ -117,7 +119,7 @@ def track(label: str, total: int, in_bytes: bool = False) -> Iterator[Task]:
 def say(line: str) -> None:
     """One line about what happens now, unless quiet."""
     if not _quiet:
-        print(line, file=sys.stderr)
+        print(harmless(line), file=sys.stderr)
 
 
 @cache

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from smidgen.cli.options import Debug, Json, Model, Quiet, Threads
+from smidgen.errors import printable
 
 if TYPE_CHECKING:
     from smidgen.measuring.speed_shown import Row
@@ -103,7 +104,7 @@ def _print_results(names: Sequence[str], results: Sequence[dict[str, Any]], grid
     for name, result in zip(names, results, strict=True):
         if result["share_of_bandwidth_limit"] is not None:
             print(
-                f"{name} reaches {result['share_of_bandwidth_limit']:.0%} of the limit: it reads "
+                f"{printable(name)} reaches {result['share_of_bandwidth_limit']:.0%} of the limit: it reads "
                 f"{result['bytes_per_token'] / 1e6:.0f} MB of weights for each token, at "
                 f"{result['read_bandwidth_bytes_per_s'] / 1e9:.1f} GB/s."
             )
@@ -136,4 +137,5 @@ def _print_tables(names: Sequence[str], tables: "Sequence[tuple[str, Sequence[Ro
 
 
 def _short(name: str) -> str:
+    name = printable(name)
     return name if len(name) <= _LONGEST_NAME else f"…{name[1 - _LONGEST_NAME :]}"

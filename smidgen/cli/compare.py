@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from smidgen.errors import SmidgenError
+from smidgen.errors import SmidgenError, printable
 from smidgen.shell import path_of
 
 _USED = {"original", "cut", "more", "compare", "output", "json", "quiet", "debug"}  # parameters of `measure`
@@ -28,7 +28,7 @@ def compare_cuts(context: typer.Context, cuts: Sequence[str], output: Path | Non
         return
     print("\n".join(lines(comparison)))
     if path is not None:
-        print(f"\nPage: {path}")
+        print(f"\nPage: {printable(path)}")
 
 
 def _refuse_options(context: typer.Context) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from smidgen.cli import options
-from smidgen.errors import Unsupported
+from smidgen.errors import Unsupported, printable
 from smidgen.shell import path_of
 
 _FORMATS = ("hf", "gguf", "compressed-tensors")
@@ -62,4 +62,4 @@ def command(
 
     export(model, to, output, None if dtype is None else dtype.value)
     advice = "" if to == "compressed-tensors" else f' Try it: smidgen run {model_word(output)} "Once upon a time"'
-    print(f"{output}: written.{advice}")
+    print(f"{printable(output)}: written.{advice}")

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from smidgen.cli import options
-from smidgen.errors import SmidgenError, printable
+from smidgen.errors import SmidgenError, harmless, printable
 
 # name → (module with a function `command`, summary in `smidgen --help`), in the order of a newcomer's day
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -127,7 +127,7 @@ def _explain(error: Exception) -> int:
         message, code = "not enough memory; close other programs or choose a smaller model.", 2
     else:
         message, code = f"unexpected {type(error).__name__}: {error}; run again with --debug to see where.", 1
-    print(f"smidgen: error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"smidgen: error: {harmless(' '.join(message.split()))}", file=sys.stderr)
     return code
 
 

@@ -139,7 +139,7 @@ def command(
         return
     _print_card(card)
     if path is not None:
-        print(f"\nCard: {path} and {path.with_suffix('.html')}")
+        print(f"\nCard: {printable(path)} and {printable(path.with_suffix('.html'))}")
 
 
 def _print_answers(card: dict[str, Any]) -> None:
@@ -148,6 +148,8 @@ def _print_answers(card: dict[str, Any]) -> None:
 
     for row in answer_rows(card):
         print(f"\n{row.label}: {row.original} → {row.cut}, {row.difference} ({row.items})")
+        if row.flips:
+            print(f"  {row.flips}")
         for note in row.notes:
             print(f"  {note}")
 
@@ -158,7 +160,7 @@ def _card_path(output: Path) -> Path:
 
     path = output / "card.json" if output.is_dir() else output
     if path.suffix != ".json":
-        raise SmidgenError(f"The card {path} must end in .json, since its page is written beside it as .html.")
+        raise SmidgenError(f"The card {printable(path)} must end in .json: its page is written beside it as .html.")
     refuse_unwritable(path)
     refuse_unwritable(path.with_suffix(".html"))
     refuse_replacing(path)
@@ -173,8 +175,9 @@ def _print_card(card: dict[str, Any]) -> None:
     print(verdict(card))
     for text in card["fidelity"]:
         print(f"\n{text['text']} ({text['tokens']:,} tokens)")
-        tail = f"p99 {number(text['kl_p99'])}, p99.9 {number(text['kl_p999'])}"
-        print(f"  KL divergence    {number(text['kl_mean'])} nats ({tail})")
+        named = (("median", "kl_median"), ("p90", "kl_p90"), ("p99", "kl_p99"), ("p99.9", "kl_p999"))
+        print(f"  KL divergence    {number(text['kl_mean'])} nats")
+        print(f"                   {', '.join(f'{word} {number(text[key])}' for word, key in named)}")
         print(f"  same next token  {percent(text['same_top1'])}")
         print(f"  bits per byte    {number(text['bits_per_byte_original'])} → {number(text['bits_per_byte_cut'])}")
         if text["dropped_mass"]:

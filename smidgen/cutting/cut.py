@@ -89,6 +89,7 @@ class CutResult:
             return "\n".join([self.plan, *self.notes, "Nothing was written (--dry-run)."])
         lines = [f"{self.path}: {self.size} bytes, in {self.seconds:.0f} s", *self.notes]
         if self.card is not None:
+            lines += [self.card["verdict"]["sentence"], *self.card["notes"]]
             lines.append(f"Report card: {self.path.parent / 'card.html'}")
         lines.append(f'Try it: smidgen run {model_word(self.path.parent)} "Once upon a time"')
         return "\n".join(lines)

@@ -32,8 +32,13 @@ class Scorer(Protocol):
         """The model's shape."""
         ...
 
-    def hidden_states(self, windows: Int[Tensor, "batch position"]) -> Float[Tensor, "batch position hidden"]:
-        """What the head reads, after the final norm, float32. Windows are independent texts from position 0."""
+    def hidden_states(
+        self, windows: Int[Tensor, "batch position"], progress: Task | None = None
+    ) -> Float[Tensor, "batch position hidden"]:
+        """What the head reads, after the final norm, float32. Windows are independent texts from position 0.
+
+        progress: advanced once for each layer.
+        """
         ...
 
     def head_rows(self, start: int, stop: int) -> Float[Tensor, "rows hidden"]:

@@ -11,6 +11,7 @@ machine went off while it was written, is passed over.
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from math import isfinite
@@ -55,7 +56,11 @@ class RememberedAnswers:
     def score(self, pairs: Sequence[tuple[Ids, Ids]], progress: Task) -> list[Score]:
         """See `Answering`."""
         keys = [self._key(_SCORING, begin, rest) for begin, rest in pairs]
-        self._complete(keys, pairs, _SCORED_AT_ONCE, lambda some: self._model.score(some, progress), progress)
+
+        def score(some: Sequence[tuple[Ids, Ids]]) -> list[Score]:
+            return self._model.score(some, progress)
+
+        self._complete(keys, pairs, _SCORED_AT_ONCE, _is_score, score, progress)
         return [Score(float(value[0]), bool(value[1])) for value in self._answers(keys)]
 
     def write(self, prompts: Sequence[Ids], stops: Sequence[str], tokens: int, progress: Task) -> list[str]:
@@ -65,7 +70,7 @@ class RememberedAnswers:
         def write(some: Sequence[Ids]) -> list[str]:
             return self._model.write(some, stops, tokens, progress)
 
-        self._complete(keys, prompts, _WRITTEN_AT_ONCE, write, progress)
+        self._complete(keys, prompts, _WRITTEN_AT_ONCE, _is_text, write, progress)
         return [str(value) for value in self._answers(keys)]
 
     def _key(self, programs: Iterable[str], *asked: Any) -> str:
@@ -77,11 +82,11 @@ class RememberedAnswers:
         return [self._known[key] for key in keys]
 
     def _complete(
-        self, keys: Sequence[str], asked: Sequence[_Asked], at_once: int,
+        self, keys: Sequence[str], asked: Sequence[_Asked], at_once: int, is_answer: Callable[[Any], bool],
         answer: Callable[[Sequence[_Asked]], Sequence[Any]], progress: Task,
     ) -> None:  # fmt: skip
-        """Ask what is not known, some at a time, and keep each answer."""
-        missing = {key: one for key, one in zip(keys, asked, strict=True) if key not in self._known}
+        """Ask what is not known, some at a time, and keep each answer.  is_answer: whether it is one of this kind."""
+        missing = {key: one for key, one in zip(keys, asked, strict=True) if not is_answer(self._known.get(key))}
         for _ in range(len(keys) - len(missing)):
             progress.advance()
         left = list(missing.items())
@@ -96,8 +101,10 @@ class RememberedAnswers:
         lines = "".join(json.dumps([key, answer], ensure_ascii=True) + "\n" for key, answer in answers.items())
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
+            if self._path.exists() and not _is_readable(self._path, len(lines)):
+                return
             place = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            with open(place, "ab") as file:
+            with open(place, "ab", buffering=0) as file:  # at once, so that two processes do not mix their lines
                 file.write(b"\n" * _is_broken_off(self._path) + lines.encode())
         except OSError:
             return
@@ -123,11 +130,17 @@ def _is_broken_off(path: Path) -> bool:
         return file.read(1) != b"\n"
 
 
+def _is_readable(path: Path, more: int = 0) -> bool:
+    """Whether it is a file, no pipe that would be waited for, and not too large with so many bytes more."""
+    found = path.stat()
+    return stat.S_ISREG(found.st_mode) and found.st_size + more <= _LARGEST_FILE
+
+
 def _read(path: Path) -> dict[str, Any]:
     """The answers of a file; none where it is not there or too large to be one of ours."""
     known: dict[str, Any] = {}
     try:
-        if path.stat().st_size > _LARGEST_FILE:
+        if not _is_readable(path):
             return known
         with path.open("rb") as file:
             for line in file:
@@ -146,9 +159,18 @@ def _entry(line: bytes) -> tuple[str, Any] | None:
         return None
     if not isinstance(found, list) or len(found) != 2 or not isinstance(found[0], str):
         return None
-    answer = found[1]
-    if isinstance(answer, str):
-        return found[0], answer
-    if isinstance(answer, list) and len(answer) == 2 and isinstance(answer[0], float) and isfinite(answer[0]):
-        return found[0], answer
-    return None
+    return (found[0], found[1]) if _is_text(found[1]) or _is_score(found[1]) else None
+
+
+def _is_text(answer: Any) -> bool:
+    return isinstance(answer, str)
+
+
+def _is_score(answer: Any) -> bool:
+    return (
+        isinstance(answer, list | tuple)
+        and len(answer) == 2
+        and isinstance(answer[0], float)
+        and isfinite(answer[0])
+        and isinstance(answer[1], bool)
+    )

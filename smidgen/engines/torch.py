@@ -48,11 +48,15 @@ class TorchEngine:
         return self.checkpoint.config
 
     @torch.no_grad()
-    def hidden_states(self, windows: Int[Tensor, "batch position"]) -> Float[Tensor, "batch position hidden"]:
+    def hidden_states(
+        self, windows: Int[Tensor, "batch position"], progress: Task | None = None
+    ) -> Float[Tensor, "batch position hidden"]:
         """What the head reads, after the final norm, float32. Windows are independent texts from position 0.
 
         All windows go through one block before the next is decoded: memory is their hidden states and one block. Of the
         file no more is resident than one block either.
+
+        progress: advanced once for each layer.
         """
         states = embed(self.checkpoint, windows)
         at_once = max(1, tokens_at_once(self.config) // windows.shape[1])
@@ -61,6 +65,8 @@ class TorchEngine:
             for part in states.split(at_once):
                 part.copy_(self._rounded(block(part)))
             del block  # before the next is decoded beside it
+            if progress is not None:
+                progress.advance()
         return load_final_norm(self.checkpoint)(states)
 
     def block(self, index: int) -> Block:

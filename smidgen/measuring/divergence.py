@@ -124,13 +124,13 @@ def compare(
     group = max(1, _HIDDEN_BYTES // int(max(widths)))
     groups = [pairs.take(range(at, min(at + group, len(pairs)))) for at in range(0, len(pairs), group)]
     chunks = -(-sizes[0] // _HEAD_ROWS)
-    with track(label, len(groups) * (2 + chunks)) as task:
+    layers = len(original.config.layers) + len(cut.config.layers)
+    with track(label, len(groups) * (layers + chunks)) as task:
         scores = []
         for part in groups:
             hidden = []
             for model, ids in ((original, part.original.ids), (cut, part.cut.ids)):
-                hidden.append(model.hidden_states(ids))
-                task.advance()
+                hidden.append(model.hidden_states(ids, task))
             stream = _Stream(original, cut, part, hidden[0], hidden[1])
             stream.run(task.advance)
             scores.append(stream.scores())

@@ -84,6 +84,7 @@ def measure(
     from smidgen.formats.history import history, kept_layers
     from smidgen.formats.opening import open_model
     from smidgen.measuring.card import in_words, refuse_replacing, write_card
+    from smidgen.measuring.earlier_card import with_its_making
     from smidgen.measuring.run import DEFAULT_TOKENS, measure_subjects, refuse_other_vocabulary
     from smidgen.model.tokenizer import Tokenizer
     from smidgen.owned import renew
@@ -123,6 +124,8 @@ def measure(
     card = in_words(card)
     card["made"]["peak_ram_bytes"] = peak_memory()
     if output is not None:
+        if not steps:  # two finished files were compared
+            card = with_its_making(card, Path(output))
         page = write_card(card, Path(output))
         renewed = renew_readme(card, Path(output), after.path)
         renew(page.parent, (Path(output).name, page.name, *renewed))

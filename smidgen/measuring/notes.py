@@ -26,9 +26,19 @@ def _about(text: Mapping[str, Any], card: Mapping[str, Any]) -> list[str]:
             who += ", as is the text that the cut was calibrated on: two texts of one author"
         found.append(f"{who}. A text of another kind may lose more.")
     elif not found and name in _calibration_texts(card):
-        other = f"The cut was calibrated on other passages of the text {name}"
-        found.append(f"{other}: those measured here were kept from it, but a text of another kind may lose more.")
+        found.append(_of_calibration(name, text.get("seen_in_calibration") is not None))
     return found
+
+
+def _of_calibration(name: str, passages_known: bool) -> str:
+    """Where the cut learned from the same text.  passages_known: and those that are measured are not among them."""
+    if not passages_known:
+        return (
+            f"The cut was calibrated on a text named {name}. Whether it saw the passages measured here is not known, "
+            "so the figures may flatter."
+        )
+    other = f"The cut was calibrated on other passages of the text {name}"
+    return f"{other}: those measured here were kept from it, but a text of another kind may lose more."
 
 
 def _padded(card: Mapping[str, Any]) -> list[str]:

@@ -20,6 +20,16 @@ def assert_one_line(done: "subprocess.CompletedProcess[str]", *words: str) -> No
         assert word in done.stderr
 
 
+def test_a_message_cannot_change_the_terminal(monkeypatch, capsys) -> None:
+    def fail(invoked: str | None, words: list[str]) -> int:
+        raise ValueError("\x1b]0;title\x07")
+
+    monkeypatch.setattr(command_line, "_run", fail)
+    with pytest.raises(SystemExit):
+        command_line.main(["models"])
+    assert "unexpected ValueError: ␛]0;title␇" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

@@ -60,6 +60,7 @@ def test_rows_that_fit_no_block_become_float16(folder: Path) -> None:
     down, output = kinds.pop("blk.0.ffn_down.weight"), kinds.pop("blk.0.attn_output.weight")
     assert (down, output, kinds["blk.0.ffn_up.weight"], kinds["token_embd.weight"]) == ("IQ4_NL",) * 2 + ("F16",) * 2
     assert made.card is not None and made.card["fidelity"][0]["kl_mean"] < 0.5
+    assert made.card["verdict"]["sentence"] in made.describe()
     (embedding,) = [one for one in made.card["cut"]["tensors"] if one["name"] == "token_embd.weight"]
     assert embedding["bits_per_weight"] == 16 and embedding["bytes"] == 2 * 300 * 48
     step = next(one for one in made.steps[0]["tensors"] if one["name"] == "token_embd.weight")

@@ -1,5 +1,7 @@
 """What a model has answered is not asked again, and an engine that dies loses only what it was at."""
 
+import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -99,3 +101,25 @@ def test_a_folder_that_cannot_be_written_costs_only_the_memory(tmp_path: Path) -
     place = tmp_path / "file"
     place.write_text("")
     assert both(Counting(), place / "answers") == both(Counting(), tmp_path / "other")
+
+
+def test_an_answer_of_another_kind_is_none(tmp_path: Path) -> None:
+    expected = both(Counting(), tmp_path)
+    (file,) = tmp_path.iterdir()
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    hostile = [[key, [-1.0, True] if isinstance(answer, str) else "no number"] for key, answer in lines]
+    file.write_text("".join(json.dumps(line) + "\n" for line in hostile))
+    again = Counting()
+    assert both(again, tmp_path) == expected and again.asked == 4
+
+
+def test_a_pipe_is_not_waited_for_and_a_file_does_not_grow_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / f"{'a' * 16}.jsonl")
+    expected = both(Counting(), tmp_path)
+    monkeypatch.setattr(remembered, "_LARGEST_FILE", 150)
+    folder = tmp_path / "other"
+    for _ in range(3):
+        assert both(Counting(), folder) == expected
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 300

@@ -34,7 +34,8 @@ def test_hidden_states_and_head(engine: TorchEngine, monkeypatch: pytest.MonkeyP
     decoder = random_decoder(scorer.config)
     windows = torch.randint(0, VOCABULARY, (5, 20))
     monkeypatch.setattr(torch_engine, "tokens_at_once", lambda config: 45)
-    hidden = scorer.hidden_states(windows)
+    hidden = scorer.hidden_states(windows, layers := Task("", len(scorer.config.layers)))
+    assert layers.done == layers.total
     assert (hidden - decoder.hidden_states(windows)).abs().max() < 1e-5
     head = decoder.embedding.weight if decoder.head is None else decoder.head.weight
     assert torch.equal(scorer.head_rows(100, 250), head[100:250])

@@ -1,11 +1,13 @@
 """`smidgen measure` on bad input: one line on stderr, exit code 2, nothing written."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from smidgen.cli.main import main
+from tests.measuring.tasks.little_data import write_data
 
 
 def run(*arguments: object) -> int:
@@ -54,3 +56,16 @@ def test_json_is_the_card_and_nothing_else(
     assert run(smollm_path, smollm_path, "--text", files / "good.txt", *quick) == 0
     output = capsys.readouterr()
     assert json.loads(output.out)["fidelity"][0]["kl_mean"] == 0.0 and output.err == ""
+
+
+def test_the_terminal_says_how_the_divergence_is_spread_and_what_changed(
+    files: Path, smollm_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SMIDGEN_HOME", str(files / "home"))
+    write_data(files / "data")
+    asked = "--tasks", "mmlu:2", "--data", files / "data"
+    quick = "--no-speed", "--no-answers", "--quiet"
+    assert run(smollm_path, smollm_path, "--text", files / "good.txt", *asked, *quick) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"KL divergence +0\S* nats\n +median 0\S*, p90 0\S*, p99 0\S*, p99.9 0", said), said
+    assert "(2 items)\n  0 right → wrong, 0 wrong → right\n" in said

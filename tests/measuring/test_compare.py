@@ -1,7 +1,8 @@
 """Which positions and bytes are scored, against the definitions written out over whole logit matrices."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ from smidgen.errors import SmidgenError, Unsupported
 from smidgen.measuring import divergence
 from smidgen.measuring.divergence import compare
 from smidgen.measuring.pairing import Kept, pair_windows
+from smidgen.progress import Task
 from tests.data.test_text import ByteTokenizer
 from tests.measuring.test_pairing import GreedyTokenizer
 
@@ -26,10 +28,13 @@ class TinyModel:
         self.embedding = torch.randn(vocabulary, 16, generator=generator)
         self.head = torch.randn(vocabulary, 16, generator=generator)
         self.config: Any = SimpleNamespace(
-            vocabulary=vocabulary, hidden=16, logit_cap=logit_cap, context_length=context
+            vocabulary=vocabulary, hidden=16, logit_cap=logit_cap, context_length=context, layers=range(30)
         )
 
-    def hidden_states(self, windows: Tensor) -> Tensor:
+    def hidden_states(self, windows: Tensor, progress: Task | None = None) -> Tensor:
+        for _ in self.config.layers:
+            if progress is not None:
+                progress.advance()
         return self.embedding[windows].cumsum(dim=1) / torch.arange(1, windows.shape[1] + 1)[:, None].sqrt()
 
     def head_rows(self, start: int, stop: int) -> Tensor:
@@ -51,6 +56,20 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(divergence, "_HEAD_ROWS", 100)
     monkeypatch.setattr(divergence, "_LOGIT_BYTES", 100 * 4 * 30)
     monkeypatch.setattr(divergence, "_HIDDEN_BYTES", 64 * 16 * 4 * 3)
+
+
+def test_each_layer_is_a_step_of_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = []
+
+    @contextmanager
+    def tracked(label: str, total: int) -> Iterator[Task]:
+        tasks.append(Task(label, total))
+        yield tasks[-1]
+
+    monkeypatch.setattr(divergence, "track", tracked)
+    compare(TinyModel(0), TinyModel(1), cut_into_windows(TEXT, ByteTokenizer(), 64), "Comparing")
+    (task,) = tasks
+    assert task.done == task.total and task.total % (2 * 30 + 3) == 0  # layers of both models, chunks of the head
 
 
 @pytest.mark.parametrize("adds_bos", [True, False])

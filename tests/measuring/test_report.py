@@ -172,6 +172,14 @@ def test_the_page_says_the_main_figures() -> None:
     )
 
 
+def test_the_page_says_how_the_divergence_is_spread_and_explains_only_what_it_shows() -> None:
+    one = text("prose", 0.06)
+    assert "standard error" in render(bare_card())
+    single = replace(one, figures={**one.figures, "kl_standard_error": None, "kl_p90": 0.123})  # of a single window
+    page = render(build_card(model("big", "Q8_0", 200_000), model("small", "Q4_0", 110_000), [single]))
+    assert "standard error" not in page and '<td class="n" data-label="KL p90">0.123</td>' in page
+
+
 def test_both_pictures_name_every_tensor() -> None:
     parsed = Page(render(full_card()))
     assert parsed.pictures["types"] == 2

@@ -10,6 +10,7 @@ from smidgen.data.sources import TextSource
 from smidgen.data.text import cut_into_windows, spread
 from smidgen.errors import SmidgenError, Unsupported
 from smidgen.measuring.run import Subject, held_out, measure_subjects
+from smidgen.progress import Task
 from tests.data.test_text import ByteTokenizer
 from tests.measuring.test_card import model, speed
 from tests.measuring.test_compare import TinyModel
@@ -44,9 +45,9 @@ class Widest:
         self._of, self.longest, self.config = of.scorer, 0, of.scorer.config
         self.subject = replace(of, scorer=self)
 
-    def hidden_states(self, windows: Tensor) -> Tensor:
+    def hidden_states(self, windows: Tensor, progress: Task | None = None) -> Tensor:
         self.longest = max(self.longest, windows.shape[1])
-        return self._of.hidden_states(windows)
+        return self._of.hidden_states(windows, progress)
 
     def head_rows(self, start: int, stop: int) -> Tensor:
         return self._of.head_rows(start, stop)

@@ -9,6 +9,7 @@ quotes goes on to the next three. Ctrl-C clears what is typed; on nothing it is 
 
 import os
 import signal
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -114,7 +115,9 @@ def refuse_other_history(path: Path) -> None:
     """Make the file, readable by its owner alone, if it is new. Raises SmidgenError for one with other content."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-        with os.fdopen(descriptor, "r+b") as file:
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise SmidgenError(f"--history: {printable(path)} is not a regular file; choose a new name.")
             file.seek(0)
             begin = file.read(4).lstrip(b"\n")
     except OSError as error:

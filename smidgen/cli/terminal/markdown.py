@@ -21,7 +21,7 @@ from rich.segment import Segment, SegmentLines
 from rich.syntax import Syntax
 from rich.text import Text
 
-from smidgen.cli.terminal.showing import harmless
+from smidgen.errors import harmless
 
 _SECONDS_BETWEEN_DRAWINGS = 0.08
 _SHARE_FOR_DRAWING = 0.1  # of the time; the rest is for the model, which computes on the same processor

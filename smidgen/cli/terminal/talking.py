@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from smidgen import progress
 from smidgen.cli.terminal.commands import Command, command_in, help_text
 from smidgen.cli.terminal.showing import PlainText, Shown, answer_stdout
-from smidgen.errors import EngineEnded, SmidgenError
+from smidgen.errors import EngineEnded, SmidgenError, harmless
 from smidgen.running.saved import load_conversation, save_conversation
 from smidgen.shell import path_of
 
@@ -174,4 +174,4 @@ def _file_name(given: Command) -> str:
 
 def _tell(text: str) -> None:
     """What was asked for, beside the answers of the model, also with --quiet."""
-    print(text, file=sys.stderr)
+    print(harmless(text), file=sys.stderr)

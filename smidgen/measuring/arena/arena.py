@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -129,6 +130,8 @@ def read_prompts(path: Path) -> list[str]:
     Raises BadFile where there are none, and for files that are missing, too large or not UTF-8.
     """
     with _readable(path):
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise BadFile(f"{printable(path)} is not a regular file; give a file with one prompt a line.")
         if path.stat().st_size > _LARGEST_PROMPTS:
             raise BadFile(f"{printable(path)} is larger than {_LARGEST_PROMPTS >> 20} MiB, too much for prompts.")
     lines = [

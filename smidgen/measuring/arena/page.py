@@ -53,10 +53,18 @@ def refuse_page(path: Path) -> None:
     if path.suffix != ".html":
         raise SmidgenError(f"The page {printable(path)} must end in .html.")
     refuse_unwritable(path)
-    if path.exists():
+    if (path.exists() or path.is_symlink()) and not _is_own(path):
+        raise SmidgenError(f"{printable(path)} is there, and smidgen did not write it; choose another name.")
+
+
+def _is_own(path: Path) -> bool:
+    try:
+        if not path.is_file():
+            return False
         with path.open("rb") as file:
-            if _OWN not in file.read(_HEAD):
-                raise SmidgenError(f"{printable(path)} is there, and smidgen did not write it; choose another name.")
+            return _OWN in file.read(_HEAD)
+    except OSError:
+        return False
 
 
 def render(ranking: Mapping[str, Any]) -> str:

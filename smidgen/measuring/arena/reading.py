@@ -34,6 +34,7 @@ _OWN_ID = "vote_id"  # of one vote; the other ids may stand for a question that 
 _IDS = (_OWN_ID, "question_id", "battle_id", "evaluation_session_id", "id")
 MOST_VOTES = 5_000_000
 _MOST_BYTES = 8 << 30  # unpacked
+_MOST_EMPTY_LINES = 1_000_000
 _LONGEST_FIELD = 16 << 20  # of a CSV: some hold whole conversations
 _SHOWN_COLUMNS = 8
 
@@ -116,12 +117,16 @@ class _Reader:
         self.skipped += 1
 
     def _rows(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        first = next((line for _, line in json_lines.lines(self._path, json_lines.stop) if line.strip()), b"")
+        first = b""
+        for number, line in json_lines.lines(self._path, json_lines.stop):
+            _refuse_empty_lines(number - 1, self._path)
+            if first := line.strip():
+                break
         if not first:
             raise BadFile(f"{printable(self._path)} is empty; a file of votes begins with a line of columns.")
-        if first.lstrip().startswith(b"["):
+        if first.startswith(b"["):
             raise BadFile(f"{printable(self._path)} is one JSON list; write one object a line (JSON Lines) or a CSV.")
-        if first.lstrip().startswith(b"{"):
+        if first.startswith(b"{"):
             for line in json_lines.objects(self._path, self._malformed):
                 _refuse_length(line.end, self._path)
                 yield line.number, line.value
@@ -174,7 +179,7 @@ class _Reader:
 
 def _csv_rows(path: Path, malformed: Malformed) -> Iterator[tuple[int, Mapping[str, Any]]]:
     shown = printable(path)
-    reader = csv.reader(_text_lines(path), skipinitialspace=True, strict=True)
+    reader, empty = csv.reader(_text_lines(path), skipinitialspace=True, strict=True), 0
     with _long_fields():
         try:
             header = [name.strip() for name in next(reader)]
@@ -185,6 +190,8 @@ def _csv_rows(path: Path, malformed: Malformed) -> Iterator[tuple[int, Mapping[s
                 raise BadFile(f"{shown} lacks the columns model_a, model_b, winner; its first line has {found}.")
             for cells in reader:
                 if not cells:
+                    empty += 1
+                    _refuse_empty_lines(empty, path)
                     continue
                 if len(cells) == len(header):
                     yield reader.line_num, dict(zip(header, cells, strict=True))
@@ -221,6 +228,12 @@ def _long_fields() -> Iterator[None]:
 def _refuse_length(end: int, path: Path) -> None:
     if end > _MOST_BYTES:
         raise BadFile(f"{printable(path)} is too large: {_MOST_BYTES >> 30} GiB of votes are read.")
+
+
+def _refuse_empty_lines(number: int, path: Path) -> None:
+    """Packed, billions of them are a small file."""
+    if number > _MOST_EMPTY_LINES:
+        raise BadFile(f"{printable(path)} has more than {_MOST_EMPTY_LINES:,} empty lines, which no votes need.")
 
 
 def _sha256(path: Path) -> str:

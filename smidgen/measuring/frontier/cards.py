@@ -17,7 +17,7 @@ from smidgen.measuring.frontier.fields import Fields
 
 CARD = "card.json"
 _MODEL = "model.gguf"
-_LARGEST_CARD = 2**26  # bytes
+_LARGEST_CARD = 2**24  # bytes; read, lists take some twenty times as much
 _MOST_TEXTS, _MOST_TASKS = 512, 256
 _LONGEST_NAME = 64
 _OF_REFUSALS = ("refused_unsafe", "refused_safe")
@@ -109,7 +109,9 @@ def read_card(path: Path) -> ReadCard:
     card = Fields(_json(file), shown)
     if (schema := card.get("schema")) != SCHEMA:
         if isinstance(schema, int) and not isinstance(schema, bool) and schema > SCHEMA:
-            raise BadFile(f"{shown} has schema {schema}, and this smidgen reads schema {SCHEMA}. Install a newer one.")
+            raise BadFile(
+                f"{shown} has schema {printable(schema, 20)}, and this smidgen reads {SCHEMA}. Install a newer one."
+            )
         raise BadFile(f"{shown} is not a report card of smidgen: it does not say schema {SCHEMA}.")
     cut, original = card.part("cut"), card.part("original")
     named = cut.text("name", file.absolute().parent.name, _LONGEST_NAME)

@@ -74,8 +74,7 @@ class Comparison:
 
 def compare_cards(cards: Sequence[ReadCard]) -> Comparison:
     """Raises SmidgenError for fewer than two cards or too many, other originals, and where no text is shared."""
-    if not 2 <= len(cards) <= MOST_CUTS:
-        raise SmidgenError(f"--compare needs 2 to {MOST_CUTS} cuts, each with its card; here are {len(cards)}.")
+    refuse_count(len(cards))
     _refuse_other_originals(cards)
     measured, notes = _shared_texts(cards)
     by_bits = any(text.trimmed for card in cards for text in card.texts)
@@ -86,6 +85,12 @@ def compare_cards(cards: Sequence[ReadCard]) -> Comparison:
         tuple(cards), tuple(measured), deciding, measured, by_bits, beaten, scores, compare_speeds(cards),
         (*notes, *unshared),
     )  # fmt: skip
+
+
+def refuse_count(cuts: int) -> None:
+    """Raises SmidgenError for fewer than two cuts or too many. Can be asked before their cards are read."""
+    if not 2 <= cuts <= MOST_CUTS:
+        raise SmidgenError(f"--compare needs 2 to {MOST_CUTS} cuts, each with its card; here are {cuts}.")
 
 
 def on_frontier(sizes: Sequence[int], losses: Sequence[float]) -> list[bool]:

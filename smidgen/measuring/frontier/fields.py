@@ -5,7 +5,7 @@ from typing import Any, Never
 
 from smidgen.errors import BadFile, printable
 
-_LARGEST = 1e18
+_LARGEST, _SMALLEST = 1e18, 1e-18
 
 
 class Fields:
@@ -51,11 +51,11 @@ class Fields:
         return value
 
     def number(self, key: str, least: float = -_LARGEST, most: float = _LARGEST) -> float:
-        """A finite number from `least` to `most`."""
+        """A finite number from `least` to `most`. One so small that what is divided by it has no bounds is 0."""
         value = self.get(key)
         if not _is_number(value) or not least <= value <= most:
             self._refuse(f"{key} is not a number from {least:g} to {most:g}")
-        return float(value)
+        return float(value) if abs(value) >= _SMALLEST else 0.0
 
     def count(self, key: str) -> int:
         """A whole number of 1 or more."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from smidgen.atomic import refuse_unwritable, write_whole
 from smidgen.errors import SmidgenError, printable
 from smidgen.measuring.frontier.cards import read_cards
-from smidgen.measuring.frontier.compare import Comparison, compare_cards
+from smidgen.measuring.frontier.compare import Comparison, compare_cards, refuse_count
 from smidgen.measuring.frontier.page import render
 
 PAGE = "frontier.html"
@@ -16,6 +16,7 @@ _HEAD_OF_PAGE = 2**12  # bytes
 
 def compare(paths: Sequence[Path]) -> Comparison:
     """Folders that `cut` wrote, or paths of cards. Raises SmidgenError as `read_cards` and `compare_cards`."""
+    refuse_count(len(paths))
     return compare_cards(read_cards(list(paths)))
 
 
@@ -35,10 +36,13 @@ def page_path(output: Path) -> Path:
 
 
 def _is_own_page(path: Path) -> bool:
-    if not path.is_file():
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as page:
+            return _OWN_PAGE in page.read(_HEAD_OF_PAGE)
+    except OSError:
         return False
-    with path.open("rb") as page:
-        return _OWN_PAGE in page.read(_HEAD_OF_PAGE)
 
 
 def write_page(comparison: Comparison, path: Path) -> None:

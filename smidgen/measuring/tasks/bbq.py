@@ -129,14 +129,14 @@ def _lacks(row: Mapping[str, Any], config: Mapping[str, Any]) -> str | None:
     missing = [key for key in _TEXTS if not isinstance(row.get(key), str) or not row[key].strip()]
     if missing:
         return f"text in {', '.join(missing)}"
-    if row.get("context_condition") not in _CONDITIONS:
+    if row.get("context_condition") not in tuple(_CONDITIONS):
         return "ambig or disambig in context_condition"
     if row.get("question_polarity") not in ("neg", "nonneg"):
         return "neg or nonneg in question_polarity"
     if type(row.get("label")) is not int or row["label"] not in range(3):
         return "0, 1 or 2 in label"
     info, about = row.get("answer_info"), row.get("additional_metadata")
-    if not isinstance(info, dict) or not all(_are_texts(info.get(key)) for key in _ANSWERS):
+    if not isinstance(info, dict) or not all(_are_texts(info.get(key)) and info[key] for key in _ANSWERS):
         return "lists of words by answer in answer_info"
     if not isinstance(about, dict) or not _are_texts(about.get("stereotyped_groups")):
         return "a list of words in additional_metadata.stereotyped_groups"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from smidgen.measuring.tasks.harness import Item
 
 _EXAMPLES = 5  # of changed answers that a card shows
+_OWN = ("mbpp", "xstest", "crows_pairs", "bbq")  # names that are not, or not only, the harness's
 _GATHERED = {"mgsm": "mgsm_direct_", "global_mmlu": "global_mmlu_", "global_mmlu_full": "global_mmlu_full_"}
 
 
@@ -117,6 +118,17 @@ def _load(name: str, data: LocalFiles | None, unsafe: bool) -> Mapping[str, Any]
     return _without_code(name, fetched(name, lambda: task_manager().load(names)["tasks"]))
 
 
+def refuse_unknown(names: Sequence[str], data: Path | None) -> None:
+    """Raises SmidgenError for the first name that is no task, before anything is read or fetched for another one."""
+    from smidgen.measuring.tasks.local_data import LOCAL_TASKS
+    from smidgen.measuring.tasks.local_languages import is_local
+
+    require_harness()
+    for name in names:
+        if name not in LOCAL_TASKS and (data is None or not is_local(name, LocalFiles(data))):
+            _harness_names(name)
+
+
 def _harness_names(name: str) -> list[str]:
     """The harness's own names behind one. Raises SmidgenError, with the nearest names, where there are none."""
     known = task_manager().all_tasks
@@ -125,7 +137,7 @@ def _harness_names(name: str) -> list[str]:
     if name in _GATHERED:
         found = [one for one in known if one.startswith(_GATHERED[name]) and language_of(one) is not None]
         return [one for one in found if one == f"{_GATHERED[name]}{language_of(one)}"]
-    near = get_close_matches(name, [*known, *_GATHERED], 3)
+    near = get_close_matches(name, dict.fromkeys((*_OWN, *_GATHERED, *known)), 3)
     advice = f"; did you mean {', '.join(near)}?" if near else "."
     raise SmidgenError(f"the harness knows no task {printable(repr(name), 60)}{advice}")
 

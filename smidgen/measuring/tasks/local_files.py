@@ -7,6 +7,7 @@ question that is there twice would count twice; it is asked once, and the card s
 import csv
 import io
 import json
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,8 @@ class LocalFiles:
                 continue
             try:
                 row: Any = json.loads(line)
+                if "\\ud" in line.lower():  # half a surrogate pair is no text, and a ValueError here
+                    json.dumps(row, ensure_ascii=False).encode()
             except (ValueError, RecursionError):
                 row = None
             missing = check(row) if isinstance(row, dict) else "a JSON object"
@@ -89,8 +92,8 @@ class LocalFiles:
         return printable(self.folder / path)
 
     def names(self, pattern: str) -> list[str]:
-        """Files that are there, sorted."""
-        return sorted(str(path.relative_to(self.folder)) for path in self.folder.glob(pattern) if path.is_file())
+        """What is there by such names, sorted. What is no file is refused where it is read, not passed over."""
+        return sorted(str(path.relative_to(self.folder)) for path in self.folder.glob(pattern))
 
     def _csv(self, path: str, reader: Callable[[io.StringIO], Iterator[Any]]) -> list[Any]:
         text = self.text(path)
@@ -111,6 +114,8 @@ class LocalFiles:
 
 def _read(path: Path) -> str:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for, a device has no end
+            raise SmidgenError(f"{printable(path)} is not a regular file.")
         if path.stat().st_size > _LARGEST_FILE:
             raise SmidgenError(f"{printable(path)} is larger than {_LARGEST_FILE >> 20} MB.")
         return path.read_text(encoding="utf-8-sig")

@@ -8,7 +8,7 @@ from smidgen.engines.base import Answering
 from smidgen.errors import SmidgenError, printable
 from smidgen.measuring.tasks.bbq import BBQ
 from smidgen.measuring.tasks.by_language import draw
-from smidgen.measuring.tasks.compare import Tasks
+from smidgen.measuring.tasks.compare import Tasks, refuse_unknown
 from smidgen.measuring.tasks.local_files import LocalFiles
 from smidgen.measuring.tasks.safety import compare_refusals, compare_stereotypes, read_pairs, read_prompts
 from smidgen.progress import say
@@ -29,8 +29,14 @@ class Questions:
     def __init__(
         self, names: Sequence[str], data: Path | None, limit: int | None, seed: int, unsafe: bool = False
     ) -> None:
-        limits = dict(_limited(name, limit) for name in names)
+        limits: dict[str, int | None] = {}
+        for task, own in (_limited(name, limit) for name in names):
+            if limits.setdefault(task, own) != own:
+                raise SmidgenError(f"{printable(task, 60)} is asked for twice, with different limits; name it once.")
         asked = list(limits)
+        others = [name for name in asked if name not in _SAFETY]
+        if others:
+            refuse_unknown(others, data)
         local = [name for name in asked if name in _LOCAL_SAFETY]
         if local and data is None:
             raise SmidgenError(f"{' and '.join(local)} are read from local files only: give --data DIR.")
@@ -39,7 +45,6 @@ class Questions:
             name: _drawn(_LOCAL_SAFETY[name](files), limits[name], seed) for name, files in self._files.items()
         }
         self._bbq = BBQ(data, limits["bbq"], seed) if "bbq" in asked else None
-        others = [name for name in asked if name not in _SAFETY]
         self._tasks = {name: Tasks([name], data, limits[name], seed, unsafe) for name in others}
 
     def ask(self, original: Answering, cut: Answering) -> tuple[dict[str, Any], dict[str, Any]]:

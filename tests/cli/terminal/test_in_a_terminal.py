@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from smidgen.cli.terminal.keyboard import refuse_other_history
+from smidgen.errors import SmidgenError
 from tests import tiny_models
 from tests.cli.terminal.session import ALT_ENTER, CTRL_C, CTRL_D, PASTE, PROMPT, in_a_terminal
 
@@ -157,3 +159,5 @@ def test_another_file_is_no_history(tiny: Path, cli_environment: dict[str, str])
         code, output = session.end()
         assert code == 2 and "another kind of file" in output and session.echoes()
     assert (tiny / "letter.txt").read_text() == "Dear Anna,\n"
+    with pytest.raises(SmidgenError, match="is not a regular file"):
+        refuse_other_history(Path("/dev/zero"))

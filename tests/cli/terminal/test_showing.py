@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smidgen.cli.terminal.showing import PlainText, harmless
+from smidgen.cli.terminal.showing import PlainText
+from smidgen.errors import harmless
 
 
 class Terminal(io.StringIO):

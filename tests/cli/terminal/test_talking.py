@@ -1,6 +1,7 @@
 """The loop of `smidgen chat`, with an engine that only records and messages that are given."""
 
 import io
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -169,3 +170,11 @@ def test_nothing_is_written_for_a_closed_stdout(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     with pytest.raises(SmidgenError, match="stdout is closed"):
         talk(Engine(), "One.", interactive=False)
+
+
+def test_what_was_loaded_cannot_change_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    messages = [{"role": "system", "content": "\x1b]0;title\x07"}]
+    (tmp_path / "talk.json").write_text(json.dumps({"schema": 1, "messages": messages}))
+    talk(Engine(), f"/load {tmp_path / 'talk.json'}", "/system", f"/save {tmp_path}/\x1b[31m.md")
+    said = capsys.readouterr().err
+    assert "␛]0;title␇" in said and "␛[31m.md" in said and "\x1b" not in said

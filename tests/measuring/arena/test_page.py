@@ -1,5 +1,6 @@
 """The ranking as a page: whole, harmless, and only in place of another such page."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -47,4 +48,12 @@ def test_other_files_are_not_replaced(page: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.html").write_text("<!doctype html><title>mine</title>")
     for name, said in (("mine.html", "smidgen did not write it"), ("arena.json", "must end in .html")):
         with pytest.raises(SmidgenError, match=said):
+            refuse_page(tmp_path / name)
+
+
+def test_what_is_no_file_is_not_replaced_nor_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.html")
+    (tmp_path / "dangling.html").symlink_to("nothing")
+    for name in ("pipe.html", "dangling.html"):
+        with pytest.raises(SmidgenError, match="smidgen did not write it"):
             refuse_page(tmp_path / name)

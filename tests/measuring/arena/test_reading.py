@@ -113,3 +113,11 @@ def test_too_many_votes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("smidgen.measuring.arena.reading._MOST_BYTES", 20)
     with pytest.raises(BadFile, match="too large"):
         read_votes([write(tmp_path, HEAD + "A,B,a\n" * 3)])
+
+
+def test_a_small_packed_file_of_empty_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smidgen.measuring.arena.reading._MOST_EMPTY_LINES", 3)
+    for text in ("\n" * 9, f"{HEAD}A,B,a\n" + "\n" * 9):
+        with pytest.raises(BadFile, match="more than 3 empty lines"):
+            read_votes([write(tmp_path, gzip.compress(text.encode()), "votes.csv.gz")])
+    assert read_votes([write(tmp_path, f"{HEAD}A,B,a\n\n\n")]).total == 1

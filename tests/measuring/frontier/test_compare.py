@@ -10,6 +10,8 @@ from smidgen.errors import SmidgenError
 from smidgen.measuring.frontier import words
 from smidgen.measuring.frontier.cards import read_cards
 from smidgen.measuring.frontier.compare import Comparison, as_data, compare_cards, on_frontier
+from smidgen.measuring.frontier.frontier import compare
+from smidgen.measuring.frontier.page import render
 from tests.measuring.frontier.little_cards import card, score, speed, text, three, write
 
 
@@ -155,3 +157,13 @@ def test_too_few_and_too_many(tmp_path: Path) -> None:
     (tmp_path / "many").mkdir()
     with pytest.raises(SmidgenError, match="here are 27"):
         compared(tmp_path / "many", *(card(f"cut{place}", 10**7 + place, text(0.1, 1.1)) for place in range(27)))
+
+
+def test_numbers_that_nothing_is_divided_by(tmp_path: Path) -> None:
+    cards = [one | {"speed": speed(60.0, original=5e-324)} for one in three()]
+    assert "<html" in render(compare(write(tmp_path, *cards)))
+
+
+def test_too_many_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    with pytest.raises(SmidgenError, match="needs 2 to 26 cuts, each with its card; here are 1000"):
+        compare([tmp_path / "nothing"] * 1000)

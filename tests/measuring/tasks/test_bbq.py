@@ -131,6 +131,8 @@ def test_a_limit_takes_half_of_each_condition_and_what_is_twice_counts_once(
         (question(1, "ambig", "positive"), "neg or nonneg in question_polarity"),
         (question(1, "ambig", label=3), "0, 1 or 2 in label"),
         (question(1, "ambig", answer_info={"ans0": "potter"}), "answer_info"),
+        (question(1, "ambig", answer_info={"ans0": ["potter"], "ans1": ["baker"], "ans2": []}), "answer_info"),
+        (question(1, "ambig", context_condition=["ambig"]), "ambig or disambig in context_condition"),
         (question(1, "ambig", additional_metadata={}), "stereotyped_groups"),
         (question(1, "ambig", ans1="The potter"), "three different answers"),
         (question(1, "ambig", ans2="Nobody"), "one answer that says that it cannot be known"),

@@ -1,6 +1,7 @@
 """Local copies of tasks: what is not of their form is one line that names the place."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +85,22 @@ def test_what_is_there_twice_is_asked_once_and_said(tmp_path: Path, capsys: pyte
     ]
     assert files.notes == ["2 rows of sums_test.csv repeat others and were not asked again"]
     assert "2 rows of sums_test.csv repeat others" in capsys.readouterr().err
+
+
+def test_what_is_no_file_is_refused_and_never_waited_for(tmp_path: Path) -> None:
+    for name, path in (("mbpp", "mbpp/mbpp.jsonl"), ("mmlu", "mmlu/test/sums_test.csv")):
+        for make in (os.mkfifo, os.mkdir, lambda place: os.symlink("/dev/zero", place)):
+            write_data(tmp_path)
+            place = tmp_path / path
+            place.unlink()
+            make(place)
+            with pytest.raises(SmidgenError, match="is not a regular file"):
+                local_tasks(name, LocalFiles(tmp_path), Sandbox)
+            place.rmdir() if place.is_dir() else place.unlink()
+
+
+def test_half_a_surrogate_pair_is_no_text(tmp_path: Path) -> None:
+    write_data(tmp_path)
+    (tmp_path / "mbpp/mbpp.jsonl").write_text('{"task_id": 2, "text": "\\ud800"}\n')
+    with pytest.raises(SmidgenError, match="line 1: a JSON object is expected"):
+        local_tasks("mbpp", LocalFiles(tmp_path), Sandbox)

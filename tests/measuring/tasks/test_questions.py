@@ -60,3 +60,18 @@ def test_one_task_may_have_a_limit_of_its_own(tokenizer: Tokenizer, tmp_path: Pa
 def test_a_limit_is_a_positive_number(name: str, tmp_path: Path) -> None:
     with pytest.raises(SmidgenError, match="a number of items is expected behind the colon"):
         Questions([name], tmp_path, None, 0)
+
+
+def test_one_task_has_one_limit(tmp_path: Path) -> None:
+    with pytest.raises(SmidgenError, match="mmlu is asked for twice, with different limits"):
+        Questions(["mmlu", "mmlu:3"], tmp_path, None, 0)
+
+
+def test_an_unknown_name_is_said_before_anything_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch(*_: object) -> None:
+        raise AssertionError("fetched")
+
+    monkeypatch.setattr("smidgen.measuring.tasks.compare.fetched", fetch)
+    monkeypatch.setattr("smidgen.measuring.tasks.bbq.fetched", fetch)
+    with pytest.raises(SmidgenError, match=r"knows no task 'xtest'; did you mean xstest\?"):
+        Questions(["bbq", "mmlu", "xtest"], None, None, 0)
