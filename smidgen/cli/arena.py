@@ -101,6 +101,8 @@ def command(
         seed=seed, threads=threads,
     )  # fmt: skip
     show(result, json)
+    if output is not None and not json:
+        print(f"\nPage: {printable(output)}")
 
 
 def _anchor(said: str) -> tuple[str, float]:

@@ -87,8 +87,10 @@ class Origin:
     def title(self, metadata: Mapping[str, Any]) -> str:
         """What the model calls itself in its header, else its name: for people, on one line, never a path.
 
-        What holds line breaks or other control characters is no name.
+        What holds line breaks or other control characters is no name. The catalogue knows its models better.
         """
+        if self.base is not None:
+            return self.base.rpartition("/")[2]
         said = metadata.get("general.name")
         if not isinstance(said, str) or not said.strip() or not said.isprintable():
             return self.name

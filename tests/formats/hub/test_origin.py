@@ -42,6 +42,7 @@ def test_of_the_catalogue(gemma_path: Path) -> None:
             origin.base_model({"general.base_model.0.repo_url": "https://huggingface.co/a/b"}) == "google/gemma-3-270m"
         )
     assert all(is_hub_id(entry.base) for entry in CATALOGUE.values())
+    assert origin.title({"general.name": "Some Run Of A Trainer"}) == "gemma-3-270m"
 
 
 def test_of_the_hubs_cache(tmp_path: Path) -> None:
