@@ -25,6 +25,7 @@ from smidgen.progress import Task, track
 
 TOKENS = 48  # of an answer, at most
 SECONDS = 120.0  # after which no further prompt is begun
+_LEAST_TOKENS = 8  # that an answer must have room for
 _SHOWN = 4  # pairs
 
 
@@ -66,20 +67,25 @@ def side_by_side(
     asked = prompts() if asked is None else asked
     form = "chat" if _chats(original, asked[0]) and _chats(cut, asked[0]) else "text"
     pairs, begun = list[Pair](), time.monotonic()
-    with track("Answers side by side", 2 * len(asked)) as task:
-        for prompt in asked:
+    fitting = [prompt for prompt in asked if _room(original, cut, prompt, form) >= _LEAST_TOKENS]
+    with track("Answers side by side", 2 * len(fitting)) as task:
+        for prompt in fitting:
             if pairs and time.monotonic() - begun > seconds:
                 break
             pairs.append(_pair(original, cut, prompt, form, task))
     different = [pair for pair in pairs if pair.original != pair.cut]
     different.sort(key=lambda pair: pair.nats_per_token or 0.0, reverse=True)
-    left_out = len(asked) - len(pairs)
+    reasons = []
+    if too_long := len(asked) - len(fitting):
+        reasons.append(f"{too_long} of {len(asked)} prompts are too long for the context.")
+    if left_out := len(fitting) - len(pairs):
+        reasons.append(f"{left_out} more were left out, to save time on this machine.")
     return {
         "prompts": len(pairs),
         "same": len(pairs) - len(different),
         "form": form,
         "tokens": TOKENS,
-        "reason": f"{left_out} more were left out, to save time on this machine." if left_out else None,
+        "reason": " ".join(reasons) or None,
         "shown": [asdict(pair) for pair in different[:_SHOWN]],
     }
 
@@ -96,11 +102,17 @@ def _chats(model: Answering, prompt: Prompt) -> bool:
 def _pair(original: Answering, cut: Answering, prompt: Prompt, form: str, task: Task) -> Pair:
     """One prompt at a time: answers that are written together may come out otherwise than alone."""
     ids = [_ids(model, prompt, form) for model in (original, cut)]
+    tokens = min(TOKENS, _room(original, cut, prompt, form))
     first, second = (
-        model.write([known], (), TOKENS, task)[0].strip() for model, known in zip((original, cut), ids, strict=True)
+        model.write([known], (), tokens, task)[0].strip() for model, known in zip((original, cut), ids, strict=True)
     )
     lost = None if first == second else _lost(original, cut, ids, first)
     return Pair(prompt.question if form == "chat" else prompt.beginning, prompt.language, first, second, lost)
+
+
+def _room(original: Answering, cut: Answering, prompt: Prompt, form: str) -> int:
+    """How many tokens an answer may have in either model's context."""
+    return min(model.context - len(_ids(model, prompt, form)) for model in (original, cut))
 
 
 def _ids(model: Answering, prompt: Prompt, form: str) -> Ids:
@@ -110,12 +122,14 @@ def _ids(model: Answering, prompt: Prompt, form: str) -> Ids:
 
 
 def _lost(original: Answering, cut: Answering, prompts: Sequence[Ids], answer: str) -> float | None:
-    """How much less likely the cut finds the original's answer, in nats for each of the original's tokens."""
-    answers = [model.tokenizer.encode(answer) for model in (original, cut)]
-    if not answers[0]:
+    """How much less likely the cut finds the original's answer, in nats for each of the original's tokens.
+
+    None where there is no answer, or where encoded anew it is longer than a context.
+    """
+    models = original, cut
+    answers = [model.tokenizer.encode(answer) for model in models]
+    known = list(zip(models, prompts, answers, strict=True))
+    if not answers[0] or any(len(prompt) + len(written) > model.context for model, prompt, written in known):
         return None
-    nats = [
-        model.score([(prompt, written)], Task("", 1))[0].log_probability
-        for model, prompt, written in zip((original, cut), prompts, answers, strict=True)
-    ]
+    nats = [model.score([(prompt, written)], Task("", 1))[0].log_probability for model, prompt, written in known]
     return (nats[0] - nats[1]) / len(answers[0])

@@ -84,3 +84,22 @@ def test_not_more_pairs_are_shown_than_a_person_reads(monkeypatch: pytest.Monkey
     original, cut = Speaker(dict.fromkeys("abc", "x"), {"x": -1.0}), Speaker(dict.fromkeys("abc", "y"), {"x": -2.0})
     found = side_by_side(original, cut, ASKED)
     assert found["same"] == 0 and len(found["shown"]) == 1
+
+
+def test_what_does_not_fit_the_context_is_left_out_and_said() -> None:
+    both = [Speaker({"a" * 40: one, "b": one}, {"one": -1.0}) for one in ("one", "eins")]
+    for speaker, context in zip(both, (64, 45), strict=True):
+        speaker.context = context
+    asked = [Prompt("en", "a" * 40, ""), Prompt("en", "b", "")]
+    found = side_by_side(*both, asked)
+    assert (found["prompts"], found["reason"]) == (1, "1 of 2 prompts are too long for the context.")
+    both[1].context = 8
+    found = side_by_side(*both, asked)
+    assert (found["prompts"], found["shown"]) == (0, [])
+
+
+def test_an_answer_that_grows_beyond_the_context_when_encoded_anew_has_no_figure() -> None:
+    original, cut = (Speaker({"b": said}, {"one": -1.0, "x" * 70: -1.0}) for said in ("x" * 70, "one"))
+    original.context = cut.context = 64
+    (pair,) = side_by_side(original, cut, [Prompt("en", "b", "")])["shown"]
+    assert pair["nats_per_token"] is None

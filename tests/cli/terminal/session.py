@@ -74,6 +74,7 @@ def in_a_terminal(
     here = {key: value for key, value in environment.items() if key not in ("COLUMNS", "LINES", "NO_COLOR")}
 
     def own_the_terminal() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # which a shell takes from what runs in its background
         os.setsid()
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
