@@ -50,7 +50,7 @@ class Certainty:
     def ranks(self) -> NDArray[np.int64]:
         """[2, model]: the ranks between which each model is in 95% of the draws, 1 the best."""
         ranks = (-self._drawn).argsort(1).argsort(1) + 1
-        return np.quantile(ranks, (_TAIL, 1 - _TAIL), axis=0, method="nearest")
+        return np.quantile(ranks, (_TAIL, 1 - _TAIL), axis=0, method="nearest").astype(np.int64)
 
 
 def _draws(wins: NDArray[np.int64], ties: NDArray[np.int64], scores: Scores, seed: int) -> Scores:
