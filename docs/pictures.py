@@ -32,7 +32,7 @@ TOUR = (
 
 _WIDTH = 104  # characters
 #: Picture → how much of the card it shows, in pixels: the head for the README, and all of it.
-_CARDS = {"card.png": "1160,775", "card-whole.png": "1160,3400"}
+_CARDS = {"card.png": "1160,900", "card-whole.png": "1160,6900"}
 _PROGRESS = re.compile(r".*: \d+/\d+, \d+ s, \d+ s left")
 _WEB_FONT = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
 _CHROMIUM = (
