@@ -82,12 +82,23 @@ def judge(rounds: Sequence[Effort], threads: int, rates: Sequence[float]) -> Bus
     """How busy the machine was.  rates: those whose spread tells, one for each round; none where they do not."""
     share = _median([effort.share(threads) for effort in rounds])
     others = _median([effort.others_share() for effort in rounds])
-    spread = (max(rates) - min(rates)) / median(rates) if len(rates) > 1 else None
+    spread = spread_of(rates)
     counted = any(effort.waited is not None for effort in rounds)
     return Busy(
         share=share, others=others, spread=spread, load=load_average(),
         sentence=_sentence(share, others, spread, MARKED_SHARE if counted else MARKED_SHARE_BY_WALL),
     )  # fmt: skip
+
+
+def spread_of(rates: Sequence[float]) -> float | None:
+    """(quickest − slowest) / median; None where there was but one round."""
+    return (max(rates) - min(rates)) / median(rates) if len(rates) > 1 else None
+
+
+def disturbed(rates: Sequence[float]) -> bool:
+    """Whether rounds of the same work differ by more than an idle machine makes them."""
+    spread = spread_of(rates)
+    return spread is not None and spread > MARKED_SPREAD
 
 
 def worse(one: Busy, other: Busy) -> Busy:

@@ -13,7 +13,9 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
 from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +27,8 @@ from smidgen.progress import Task
 _Asked = TypeVar("_Asked")
 _SCORED_AT_ONCE, _WRITTEN_AT_ONCE = 512, 16  # so many answers at most are lost
 _LARGEST_FILE, _LONGEST_LINE = 1 << 28, 1 << 20  # bytes
-_SCORING, _WRITING = ("smidgen", "torch"), ("smidgen", "xllamacpp")  # programs that an answer depends on
+_SCORING, _WRITING = "torch", "xllamacpp"  # the library that an answer depends on, beside our own code
+_OUR_ROOMS = ("engines", "formats", "model", "numerics")  # whose code an answer depends on
 
 
 class RememberedAnswers:
@@ -73,9 +76,9 @@ class RememberedAnswers:
         self._complete(keys, prompts, _WRITTEN_AT_ONCE, _is_text, write, progress)
         return [str(value) for value in self._answers(keys)]
 
-    def _key(self, programs: Iterable[str], *asked: Any) -> str:
-        versions = [f"{name} {_version(name)}" for name in programs]
-        text = json.dumps([self._sha256, versions, *(list(part) if _is_ids(part) else part for part in asked)])
+    def _key(self, library: str, *asked: Any) -> str:
+        programs = [_our_code(), f"{library} {_version(library)}"]
+        text = json.dumps([self._sha256, programs, *(list(part) if _is_ids(part) else part for part in asked)])
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _answers(self, keys: Iterable[str]) -> list[Any]:
@@ -112,6 +115,16 @@ class RememberedAnswers:
 
 def _is_ids(part: Any) -> bool:
     return isinstance(part, Sequence) and not isinstance(part, str)
+
+
+@cache
+def _our_code() -> str:
+    """A hash of the code that computes answers: a mended decoder must not be given what a broken one has said."""
+    found, package = hashlib.sha256(), files("smidgen")
+    for room in _OUR_ROOMS:
+        for file in sorted(Path(str(package / room)).rglob("*.py")):
+            found.update(file.read_bytes())
+    return found.hexdigest()
 
 
 def _version(package: str) -> str:

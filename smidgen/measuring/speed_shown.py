@@ -149,6 +149,7 @@ def remarks(models: Sequence[Model]) -> list[str]:
     busy = [model["busy"] for model in models if (model.get("busy") or {}).get("sentence")]
     if busy and not said:
         said.append(min(busy, key=lambda one: 1.0 if one["share"] is None else one["share"])["sentence"])
+    said += [entry.get("note") for model in models for entry in model.get("by_context") or ()]
     said += [line for model in models for line in model.get("left_out") or ()]
     return list(dict.fromkeys(filter(None, said)))
 

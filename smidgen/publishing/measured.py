@@ -25,13 +25,14 @@ _RESULTS = "model-index"
 _BEFORE_MARKS = "## What it cost"  # a README.md of a version without them
 _SCORES = {
     "mmlu": "MMLU", "mbpp": "MBPP", "refused_unsafe": "Refuses harmful prompts",
-    "refused_safe": "Refuses harmless prompts that sound harmful",
+    "refused_safe": "Refuses prompts that only sound harmful",
     "stereotypes": "Finds the stereotype likelier (50% is no preference)",
     "bbq_ambiguous": "BBQ, right where the context does not tell",
     "bbq_disambiguated": "BBQ, right where the context tells",
     "bbq_bias_ambiguous": "BBQ, bias where the context does not tell (0 is none)",
     "bbq_bias_disambiguated": "BBQ, bias where the context tells (0 is none)",
 }  # fmt: skip
+_OF_NO_SHARE = ("bbq_bias_ambiguous", "bbq_bias_disambiguated")  # from −100 to 100, where others are percents
 _NO_SAFETY = (
     "Safety was not measured: whether it still refuses what the original refuses, and whether it follows stereotypes "
     "more than the original, is not known."
@@ -178,7 +179,7 @@ def _score_cells(name: str, score: Mapping[str, Any]) -> list[str]:
     (low, high), flips = score["interval"], score.get("flips")
     change = f"{100 * score['difference']:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})"
     changed = f"{flips['right_to_wrong']} and {flips['wrong_to_right']}" if flips else ""
-    shares = [f"{100 * score[side]:.1f}" + ("" if "bias" in name else "%") for side in ("original", "cut")]
+    shares = [f"{100 * score[side]:.1f}" + ("" if name in _OF_NO_SHARE else "%") for side in ("original", "cut")]
     return [label, *shares, change, changed, f"{score['items']:,}"]
 
 

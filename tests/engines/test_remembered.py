@@ -75,6 +75,14 @@ def test_another_model_and_another_length_are_other_questions(tmp_path: Path) ->
     assert other.asked == 5
 
 
+def test_what_other_code_has_answered_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both(Counting(), tmp_path)
+    monkeypatch.setattr(remembered, "_our_code", lambda: "mended")
+    again = Counting()
+    both(again, tmp_path)
+    assert again.asked == 4
+
+
 def test_what_was_answered_before_the_engine_died_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remembered, "_WRITTEN_AT_ONCE", 2)
     prompts, dying, next_one = [[n] for n in range(5)], Counting(dies_at=4), Counting()

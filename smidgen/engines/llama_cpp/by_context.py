@@ -12,7 +12,7 @@ from typing import TypedDict
 
 from smidgen import progress
 from smidgen.engines import time_limit
-from smidgen.engines.busy import Effort
+from smidgen.engines.busy import Effort, disturbed
 from smidgen.engines.llama_cpp.timed import TimedModel, Timing
 from smidgen.engines.time_limit import TimeLimit
 
@@ -28,6 +28,7 @@ class ContextSpeed(TypedDict):
 
     prompt_tokens_per_s: reading a prompt of `context` tokens.  decode_tokens_per_s: writing after it.
     time_to_first_token_s: from the request until the first token of the answer is there.
+    note: what to know beside them, None where there is nothing: a few rounds hide a disturbance in their median.
     """
 
     context: int
@@ -38,6 +39,7 @@ class ContextSpeed(TypedDict):
     time_to_first_token_s: float
     time_to_first_token_s_range: list[float]
     repeats: int
+    note: str | None
 
 
 @dataclass
@@ -48,7 +50,15 @@ class ContextRounds:
 
     def figures(self) -> list[ContextSpeed]:
         """Shortest prompt first."""
-        return [_speed(context, timings) for context, timings in sorted(self.timings.items())]
+        return [
+            _speed(context, timings, self.is_disturbed(context)) for context, timings in sorted(self.timings.items())
+        ]
+
+    def is_disturbed(self, context: int) -> bool:
+        """Whether the rounds with this length differ by more than they should."""
+        timings = self.timings.get(context, ())
+        rates = [timing.prompt_rate for timing in timings], [timing.decode_rate for timing in timings]
+        return any(map(disturbed, rates))
 
     def efforts(self) -> list[Effort]:
         """Of all single measurements."""
@@ -95,7 +105,9 @@ def measure_contexts(
         with progress.track("Measuring speed by length, tokens", repeats * sum(contexts)) as task:
             for turn in range(repeats):
                 for context in contexts:
-                    if _goes_on(turn, took[context] / len(models)) and limit.left > took[context]:
+                    unsure = any(rounds.is_disturbed(context) for rounds in found)
+                    more = unsure or _goes_on(turn, took[context] / len(models))
+                    if more and limit.left > took[context]:
                         began = time_limit.now()
                         for model, rounds in zip(models, found, strict=True):
                             rounds.timings.setdefault(context, []).append(model.time(context, _WRITTEN))
@@ -135,7 +147,7 @@ def _tokens(contexts: Sequence[int]) -> str:
     return f"Prompts of {', '.join(map(str, contexts))} tokens"
 
 
-def _speed(context: int, timings: Sequence[Timing]) -> ContextSpeed:
+def _speed(context: int, timings: Sequence[Timing], disturbed: bool) -> ContextSpeed:
     read = [timing.prompt_rate for timing in timings]
     written = [timing.decode_rate for timing in timings]
     first = [timing.first_token_s for timing in timings]
@@ -148,4 +160,5 @@ def _speed(context: int, timings: Sequence[Timing]) -> ContextSpeed:
         time_to_first_token_s=median(first),
         time_to_first_token_s_range=[min(first), max(first)],
         repeats=len(timings),
+        note=f"Prompts of {context} tokens: the rounds differ, something disturbed them." if disturbed else None,
     )

@@ -15,6 +15,7 @@ class Machine:
 
     prompt_rate, decode_rate: tokens a second where nothing is in the way.  share: of the processors that an engine asks
     for, how much it gets; it takes so much longer.  loading_s: how long an engine takes to start.
+    hiccup: the first request that reads so many tokens takes ten times as long to write; None where none does.
     asked: each request: the model, the length of its prompt, and how many tokens it wanted.
     """
 
@@ -23,6 +24,7 @@ class Machine:
     share: float = 1.0
     loading_s: float = 1.0
     clock: float = 0.0
+    hiccup: int | None = None
     asked: list[tuple[str, int, int]] = field(default_factory=list)
     contexts: list[int] = field(default_factory=list)
 
@@ -64,6 +66,8 @@ class Server:
         machine.asked.append((self._path.name, read, wanted))
         prompt_s = read / machine.prompt_rate / machine.share
         decode_s = (wanted - 1) / machine.decode_rate / machine.share
+        if read == machine.hiccup:
+            decode_s, machine.hiccup = 10 * decode_s, None
         machine.clock += prompt_s + decode_s
         self._cpu += (prompt_s + decode_s) * self._threads * machine.share
         self._waited += (prompt_s + decode_s) * self._threads * (1 - machine.share)

@@ -7,6 +7,7 @@ import pytest
 
 from smidgen.engines.llama_cpp.bench import measure_speed
 from smidgen.errors import SmidgenError
+from smidgen.measuring.speed_shown import remarks
 from tests import tiny_models
 from tests.engines.llama_cpp.pretended_engine import Machine
 
@@ -44,6 +45,17 @@ def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     return Machine().install(monkeypatch)
+
+
+def test_rounds_that_differ_are_measured_once_more_and_said(two: list[Path], machine: Machine) -> None:
+    """The median of two rounds lies between a true and a disturbed one."""
+    machine.hiccup = 2048
+    one, other = measure_speed(two, threads=2, repeats=5)
+    assert [entry["repeats"] for entry in one["by_context"]] == [3, 3, 3]  # the long one too, which had two without
+    assert [entry["note"] is None for entry in one["by_context"]] == [True, True, False]
+    assert one["by_context"][2]["decode_tokens_per_s"] == pytest.approx(64)
+    assert all(entry["note"] is None for entry in other["by_context"])
+    assert any("2048 tokens: the rounds differ" in line for line in remarks([one, other]))
 
 
 def test_models_take_turns_with_every_length(two: list[Path], machine: Machine) -> None:
