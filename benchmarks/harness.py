@@ -50,8 +50,8 @@ class _Watched:
 
     def turn(self, options: argparse.Namespace) -> list[Item]:
         """All items once; the tasks are made anew, since the harness keeps answers in them."""
-        tasks = Tasks(["mmlu"], options.data, options.items, options.seed)
-        return answer_items(self.lm, tasks._tasks["mmlu"], tasks._chosen["mmlu"])  # noqa: SLF001
+        asking = Tasks(["mmlu"], options.data, options.items, options.seed).asking("mmlu")
+        return answer_items(self.lm, asking.tasks, asking.chosen)
 
 
 def compare(name: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:

@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import record
-from smidgen.engines.llama_cpp.bench import SpeedResult, measure_speed
+from benchmarks.speeds import rates
 from smidgen.engines.llama_cpp.loading import Loading
+from smidgen.engines.llama_cpp.speed_result import SpeedResult
 from smidgen.errors import SmidgenError
 from smidgen.formats.convert import gguf_of
 from smidgen.formats.gguf.reader import GGUFFile
@@ -88,7 +89,7 @@ def bytes_by_type(path: Path) -> dict[str, int]:
 def compare(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """One model, loaded in every way."""
     path = gguf_of(name)
-    speeds = measure_speed([path] * len(LOADINGS), options.threads, options.repeats, list(LOADINGS.values()))
+    speeds = rates([path] * len(LOADINGS), options.threads, options.repeats, list(LOADINGS.values()))
     return {
         "model": Path(name).name,
         "bytes": path.stat().st_size,

@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks import options as shared
 from benchmarks import record
 from benchmarks.random_model import SHAPES, Shape, metadata, tensors
-from smidgen.engines.llama_cpp.bench import measure_speed
+from benchmarks.speeds import rates
 from smidgen.formats.derived import write_derived
 from smidgen.formats.gguf.writer import TensorPlan, write_gguf
 from smidgen.formats.opening import open_checkpoint
@@ -67,7 +67,7 @@ def compare(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     for tokens in options.vocabularies:
         files[tokens] = work / f"{tokens}.gguf"
         trim(files[shape.vocabulary], tokens, files[tokens])
-    measured = measure_speed(list(files.values()), options.threads, options.repeats)
+    measured = rates(list(files.values()), options.threads, options.repeats)
     rows = [
         {"vocabulary": tokens, "bytes": file.stat().st_size} | {k: v for k, v in speed.items() if k != "path"}
         for (tokens, file), speed in zip(files.items(), measured, strict=True)

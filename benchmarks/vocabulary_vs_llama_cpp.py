@@ -32,6 +32,7 @@ from benchmarks import llama_cpp_tools, record, texts
 from benchmarks import options as shared
 from benchmarks.llama_cpp_mixtures import Quantizer, candidates
 from benchmarks.quality_vs_llama_cpp import make_imatrix
+from benchmarks.speeds import rates
 from smidgen.cutting.plan import Choice, matrices
 from smidgen.cutting.quantize import Quantization, surveyed_model
 from smidgen.data.drawing import Runs, draw
@@ -39,7 +40,6 @@ from smidgen.data.languages import languages_of
 from smidgen.data.self_written import self_written_in
 from smidgen.data.sources import read_text
 from smidgen.data.text import WINDOW, cut_into_windows
-from smidgen.engines.llama_cpp.bench import measure_speed
 from smidgen.engines.torch import TorchEngine
 from smidgen.errors import SmidgenError, Unsupported
 from smidgen.formats.checkpoint import Checkpoint
@@ -187,12 +187,12 @@ def llama_cpp_side(run: Comparison, size: int) -> list[dict[str, Any]]:
 
 def speeds(options: argparse.Namespace, cut: Path) -> dict[str, Any]:
     """The stock file and the cut in llama.cpp, taking turns."""
-    measured = measure_speed([options.stock, cut], options.threads, options.repeats)
+    measured = rates([options.stock, cut], options.threads, options.repeats)
     keys = ("decode_tokens_per_s", "decode_tokens_per_s_range", "prompt_tokens_per_s", "peak_ram_bytes", "engine")
     found: dict[str, Any] = {
         name: {key: one[key] for key in keys} for name, one in zip(("stock", "smidgen"), measured, strict=True)
     }
-    return found | {"times": measured[1]["decode_tokens_per_s"] / measured[0]["decode_tokens_per_s"]}
+    return found | {"times": found["smidgen"]["decode_tokens_per_s"] / found["stock"]["decode_tokens_per_s"]}
 
 
 def run_all(options: argparse.Namespace) -> dict[str, Any]:
