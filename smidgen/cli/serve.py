@@ -3,48 +3,114 @@
 import os
 import sys
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from smidgen.cli.options import CtxSize, Debug, Draft, Lora, Model, Quiet, Template, Threads
+from smidgen.cli.options import MODEL_HELP, CtxSize, Debug, Draft, Lora, Quiet, Template, Threads
+from smidgen.shell import path_of
+from smidgen.sizes import parse_size
 
 if TYPE_CHECKING:
     from smidgen.serving.serve import Served
 
-Host = Annotated[str, typer.Option("--host", metavar="HOST", help="Address; any but a loopback one needs --api-key.")]
+_DOOR, _LIMITS, _SEVERAL = "Who may come in", "Limits", "Several models"
+Models = Annotated[list[str], typer.Argument(metavar="MODEL…", help=MODEL_HELP, show_default=False)]
+Host = Annotated[str, typer.Option("--host", metavar="HOST", help="Address; any but a loopback one needs a key.")]
 Port = Annotated[int, typer.Option("--port", min=0, max=65535, metavar="PORT", help="Port; 0 takes a free one.")]
 ApiKey = Annotated[
     str | None,
     typer.Option(
-        "--api-key", envvar="SMIDGEN_API_KEY", metavar="KEY", help="Key that clients must send.", show_default=False
+        "--api-key", envvar="SMIDGEN_API_KEY", metavar="KEY", help="Key that clients must send.", show_default=False,
+        rich_help_panel=_DOOR,
     ),
-]
+]  # fmt: skip
+Keys = Annotated[
+    Path | None,
+    typer.Option(
+        "--keys", metavar="FILE", parser=path_of, help="Keys of several clients with budgets of tokens (TOML).",
+        rich_help_panel=_DOOR,
+    ),
+]  # fmt: skip
+NoAuth = Annotated[bool, typer.Option("--no-auth", help="Let everybody in on any --host.", rich_help_panel=_DOOR)]
 AllowHost = Annotated[
     list[str] | None,
-    typer.Option("--allow-host", metavar="NAME", help="Another name of this server, as behind a proxy; repeatable."),
-]
+    typer.Option(
+        "--allow-host", metavar="NAME", help="Another name of this server, as behind a proxy; repeatable.",
+        rich_help_panel=_DOOR,
+    ),
+]  # fmt: skip
 AllowOrigin = Annotated[
     list[str] | None,
-    typer.Option("--allow-origin", metavar="URL", help="A site whose pages may use this server; repeatable."),
-]
+    typer.Option(
+        "--allow-origin", metavar="URL", help="A site whose pages may use this server; repeatable.",
+        rich_help_panel=_DOOR,
+    ),
+]  # fmt: skip
 Parallel = Annotated[
     int, typer.Option("--parallel", min=1, metavar="N", help="Requests at a time, each with --ctx-size of context.")
 ]
+Queue = Annotated[
+    int,
+    typer.Option(
+        "--queue", min=0, metavar="N", help="More requests that may wait; the next gets status 503.",
+        rich_help_panel=_LIMITS,
+    ),
+]  # fmt: skip
+TimeLimit = Annotated[
+    float,
+    typer.Option(
+        "--time-limit", min=1, metavar="SECONDS", help="The most that one answer may take, waiting included.",
+        rich_help_panel=_LIMITS,
+    ),
+]  # fmt: skip
+MaxTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--max-tokens", min=1, metavar="N", help="The most that one answer may have.  [default: the context]",
+        rich_help_panel=_LIMITS,
+    ),
+]  # fmt: skip
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        "--memory", metavar="SIZE", rich_help_panel=_SEVERAL,
+        help="What models may take together; the one not used for longest goes.  [default: 80% of this machine's]",
+    ),
+]  # fmt: skip
+KeepAlive = Annotated[
+    float | None,
+    typer.Option(
+        "--keep-alive", min=1, metavar="SECONDS", rich_help_panel=_SEVERAL,
+        help="Unload a model that nobody used for so long.  [default: never]",
+    ),
+]  # fmt: skip
+Log = Annotated[str | None, typer.Option("--log", metavar="FILE", help="Add a line for each request; - for stderr.")]
+LogText = Annotated[bool, typer.Option("--log-text", help="With prompts and answers; otherwise they are in no log.")]
 
 
 def command(
-    model: Model,
+    models: Models,
     host: Host = "127.0.0.1",
     port: Port = 8080,
-    api_key: ApiKey = None,
     parallel: Parallel = 1,
     ctx_size: CtxSize = None,
     draft: Draft = None,
     template: Template = None,
+    lora: Lora = None,
+    api_key: ApiKey = None,
+    keys: Keys = None,
+    no_auth: NoAuth = False,
     allow_host: AllowHost = None,
     allow_origin: AllowOrigin = None,
-    lora: Lora = None,
+    queue: Queue = 64,
+    time_limit: TimeLimit = 600,
+    max_tokens: MaxTokens = None,
+    memory: Memory = None,
+    keep_alive: KeepAlive = None,
+    log: Log = None,
+    log_text: LogText = False,
     threads: Threads = None,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -58,15 +124,19 @@ def command(
     Examples:
       smidgen serve smollm2-135m-instruct
       smidgen serve gemma-small --port 9000 --parallel 2
+      smidgen serve gemma-small smollm2-135m-instruct --memory 2GB
       smidgen serve gemma-2-2b.gguf --draft gemma-2-small
       SMIDGEN_API_KEY=secret smidgen serve gemma-small --host 0.0.0.0
+      smidgen serve gemma-small --host 0.0.0.0 --keys keys.toml --log requests.jsonl
     """
     from smidgen.serving.serve import serve
 
     serve(
-        model, host=host, port=port, api_key=api_key, parallel=parallel, ctx_size=ctx_size, threads=threads,
-        draft=draft, lora=lora, template=template, allow_hosts=allow_host or (), allow_origins=allow_origin or (),
-        announce=partial(_announce, keyed=bool(api_key), quiet=quiet),
+        models, host=host, port=port, api_key=api_key, keys=keys, no_auth=no_auth, parallel=parallel,
+        ctx_size=ctx_size, threads=threads, draft=draft, lora=lora, template=template,
+        memory=None if memory is None else parse_size(memory), keep_alive=keep_alive, queue=queue,
+        time_limit=time_limit, max_tokens=max_tokens, log=log, log_text=log_text, allow_hosts=allow_host or (),
+        allow_origins=allow_origin or (), announce=partial(_announce, keyed=bool(api_key or keys), quiet=quiet),
     )  # fmt: skip
 
 

@@ -5,20 +5,21 @@ otherwise a page may have pointed its own name at 127.0.0.1 and speak as the sam
 browsers send with each request across sites that could change something, must be a page of this machine or one that was
 allowed, whatever type of content it claims. Programs send no Origin.
 
-Then comes the key, compared in constant time; `/health` alone needs none.
+Then comes the key (keys.py), compared in constant time; `/health` alone needs none.
 """
 
-import hmac
 import ipaddress
-import json
 import re
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.responses import JSONResponse
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from smidgen.serving.keys import Key, find_key
+from smidgen.serving.refusals import Refusal
 
 PUBLIC = frozenset({"/health", "/v1/health"})
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::\d{1,5})?")
@@ -29,17 +30,17 @@ class Admission:
 
     hosts: names under which the server may be asked for, beside addresses.
     origins: pages that may ask, beside those of this machine, such as `https://chat.example.org`.
-    api_key: None lets in whoever gets so far.
+    keys: none lets in whoever gets so far. Which one was sent stands in the scope as `smidgen.key`.
     any_address: whether `Host` may be any address, as for a server on all interfaces; else loopback only.
     """
 
     def __init__(
-        self, app: ASGIApp, hosts: Collection[str], origins: Collection[str], api_key: str | None, any_address: bool
+        self, app: ASGIApp, hosts: Collection[str], origins: Collection[str], keys: Sequence[Key], any_address: bool
     ) -> None:
         self._app = app
         self._hosts = {host.lower() for host in hosts}
         self._origins = {origin.lower().rstrip("/") for origin in origins}
-        self._api_key, self._any_address = api_key, any_address
+        self._keys, self._any_address = keys, any_address
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with a refusal, or let the request through."""
@@ -47,25 +48,34 @@ class Admission:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        refusal = self._refusal(scope["method"], scope["path"], headers)
-        if refusal is None:
-            await self._app(scope, receive, self._with_permission(headers.get("origin"), send))
-        else:
-            await refusal(scope, receive, send)
-
-    def _refusal(self, method: str, path: str, headers: Headers) -> JSONResponse | None:
-        if len(headers.getlist("host")) != 1 or not self._is_our_name(headers["host"]):
-            return error_response(403, "this server does not go by the name in the Host header; use its address.")
         origin = headers.get("origin")
-        if headers.getlist("origin")[1:] or (origin is not None and not self._may_ask(origin)):
-            return error_response(403, "pages of other sites may not use this server (--allow-origin lets one in).")
-        if origin is None and headers.get("sec-fetch-site") in ("cross-site", "same-site"):
-            return error_response(403, "pages of other sites may not use this server (--allow-origin lets one in).")
-        if method == "OPTIONS" and origin is not None:
-            return JSONResponse(None, 204, _permission(origin))
-        if path not in PUBLIC and not self._has_key(headers):
-            return error_response(401, "the API key is missing or wrong; send it as `Authorization: Bearer KEY`.")
-        return None
+        try:
+            self._refuse_strangers(headers)
+            if scope["method"] == "OPTIONS" and origin is not None:
+                await Response(None, 204, _permission(origin))(scope, receive, send)
+                return
+            if self._keys and scope["path"] not in PUBLIC:
+                scope["smidgen.key"] = self._key(headers)
+        except Refusal as refusal:
+            await refusal.as_response()(scope, receive, send)
+            return
+        await self._app(scope, receive, self._with_permission(origin, send))
+
+    def _refuse_strangers(self, headers: Headers) -> None:
+        if len(headers.getlist("host")) != 1 or not self._is_our_name(headers["host"]):
+            raise Refusal("this server does not go by the name in the Host header; use its address.", 403)
+        origins = headers.getlist("origin")
+        alone = not origins and headers.get("sec-fetch-site") in ("cross-site", "same-site")
+        if alone or origins[1:] or not all(map(self._may_ask, origins)):
+            raise Refusal("pages of other sites may not use this server (--allow-origin lets one in).", 403)
+
+    def _key(self, headers: Headers) -> Key:
+        bearer = headers.get("authorization", "")
+        sent = bearer[len("bearer ") :] if bearer.lower().startswith("bearer ") else headers.get("x-api-key", "")
+        key = find_key(self._keys, sent.strip())
+        if key is None:
+            raise Refusal("the API key is missing or wrong; send it as `Authorization: Bearer KEY`.", 401)
+        return key
 
     def _is_our_name(self, host: str) -> bool:
         match = _HOST.fullmatch(host)
@@ -82,13 +92,6 @@ class Admission:
         except ValueError:
             return False
         return parts.scheme in ("http", "https") and parts.hostname is not None and is_loopback_name(parts.hostname)
-
-    def _has_key(self, headers: Headers) -> bool:
-        if self._api_key is None:
-            return True
-        bearer = headers.get("authorization", "")
-        sent = bearer[len("bearer ") :] if bearer.lower().startswith("bearer ") else headers.get("x-api-key", "")
-        return hmac.compare_digest(sent.strip().encode(), self._api_key.encode())
 
     @staticmethod
     def _with_permission(origin: str | None, send: Send) -> Send:
@@ -136,21 +139,3 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def error_response(status: int, message: str, kind: str | None = None) -> JSONResponse:
-    """An error in the shape of OpenAI's."""
-    kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 503: "server_error"}
-    kind = kind or kinds.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
-    return JSONResponse({"error": error_object(status, message, kind)}, status, headers)
-
-
-def error_object(status: int, message: str, kind: str) -> dict[str, object]:
-    """What stands under `error`."""
-    return {"message": message, "type": kind, "param": None, "code": status}
-
-
-def error_event(message: str) -> bytes:
-    """A server-sent event that ends a stream which cannot be completed."""
-    return f"data: {json.dumps({'error': error_object(503, message, 'server_error')})}\n\n".encode()

@@ -1,8 +1,9 @@
-"""The verb `serve`: an OpenAI-compatible server for one model, until it is told to stop."""
+"""The verb `serve`: an OpenAI-compatible server for one model or several, until it is told to stop."""
 
+import asyncio
+import hashlib
 import ipaddress
 import os
-import re
 import signal
 import socket
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 import uvicorn
@@ -17,19 +19,24 @@ from starlette.applications import Starlette
 
 from smidgen import progress
 from smidgen.bounds import MOST_THREADS, within
-from smidgen.engines.llama_cpp.engine import Facts, choose_context, read_facts, require_chat_template
-from smidgen.engines.llama_cpp.server import BUILT_IN_TEMPLATE, LlamaServer
-from smidgen.errors import SmidgenError, Unsupported
-from smidgen.formats.convert import gguf_of
-from smidgen.formats.gguf.adapter import adapter_file
-from smidgen.formats.hub.catalogue import ModelName, origin_of
-from smidgen.model.chat import chat_templates, refuse_hostile_template
+from smidgen.errors import SmidgenError
+from smidgen.formats.hub.catalogue import ModelName
+from smidgen.formats.hub.home import cache_folder
+from smidgen.memory import usable_memory
 from smidgen.serving.admission import own_names
 from smidgen.serving.agreement import disagreements
-from smidgen.serving.front import build_front
+from smidgen.serving.connections import Impatient
+from smidgen.serving.front import Door, build_front
+from smidgen.serving.hosting import Hosted
+from smidgen.serving.journal import Journal
+from smidgen.serving.keys import Budgets, Key, read_keys
+from smidgen.serving.pool import Pool, refuse_same_names
+from smidgen.serving.upstream import LocalUpstream, Upstream
 
 _MOST_PARALLEL = 4096
-_LAST_WORDS_S = 3  # that answers under way have when the server is told to stop
+_LAST_WORDS_S = 60  # that answers under way have when the server is told to stop
+_SIGNALS_SEEN_S = 0.1
+_MEMORY_SHARE = 0.8
 
 
 @dataclass(frozen=True)
@@ -42,48 +49,84 @@ class Served:
 
 
 def serve(
-    model: ModelName, *, host: str = "127.0.0.1", port: int = 8080, api_key: str | None = None, parallel: int = 1,
-    ctx_size: int | None = None, threads: int | None = None, draft: ModelName | None = None,
-    lora: str | os.PathLike[str] | None = None, template: str | None = None,
+    model: ModelName | Sequence[ModelName], *, host: str = "127.0.0.1", port: int = 8080, api_key: str | None = None,
+    keys: str | os.PathLike[str] | None = None, no_auth: bool = False, parallel: int = 1, ctx_size: int | None = None,
+    threads: int | None = None, draft: ModelName | None = None, lora: str | os.PathLike[str] | None = None,
+    template: str | None = None, memory: int | None = None, keep_alive: float | None = None, queue: int = 64,
+    time_limit: float = 600.0, max_tokens: int | None = None, log: str | None = None, log_text: bool = False,
     allow_hosts: Sequence[str] = (), allow_origins: Sequence[str] = (),
     announce: Callable[[Served], None] | None = None,
 ) -> NoReturn:  # fmt: skip
-    """Serve a model (a name, a path or a loaded `Model`) until Ctrl-C or SIGTERM, which end this process with code 0.
+    """Serve one model or several (names, paths or loaded `Model`s) until Ctrl-C or SIGTERM, which end this process with
+    code 0. Answers under way are finished first; a second signal ends them, too.
 
-    host: any but a loopback address needs `api_key`.  port: 0 takes a free one.
+    host: any but a loopback address needs `api_key`, `keys` or `no_auth`.  port: 0 takes a free one.
+    keys: a TOML file of keys with budgets (see keys.py).
     parallel: requests at a time, each with `ctx_size` tokens of context; default the model's own, at most 4096.
+    queue: how many more may wait for each model.
     draft: a smaller model of the same vocabulary that proposes tokens.  lora: an adapter, as `tune` writes it.
-    template: the name of one of the model's chat templates, where it has several.
+    template: the name of one of the model's chat templates, where it has several. These three go with one model only.
+    memory: bytes that models may take together, default 80% of this machine's.
+    keep_alive: seconds after which an idle model is unloaded; None never.
+    time_limit: seconds that one answer may take.  max_tokens: the most that one answer may have.
+    log: a file to which a line is added for each request, `-` for stderr; log_text: with prompts and answers.
     allow_hosts: more names by which clients may call this server, as behind a proxy.
     allow_origins: web pages of other machines that may use it, such as `https://chat.example.org`.
     announce: called once, when the server answers; by default the address is printed.
-    Raises SmidgenError for an address that may not or cannot be listened on, BadFile or Unsupported for the model.
+    Raises SmidgenError for an address that may not or cannot be listened on, BadFile or Unsupported for a model.
     """
     within("port", port, 0, 65535)
     within("parallel", parallel, 1, _MOST_PARALLEL)
     within("threads", threads, 1, MOST_THREADS)
-    api_key = api_key or None
-    check_exposure(host, api_key)
-    _refuse_unsendable(api_key)
-    origin = origin_of(model)
-    path, name = gguf_of(origin), origin.name
-    facts = read_facts(path)
-    refuse_for_serving(facts)
-    with _listening_socket(host, port) as listener, LlamaServer(
-        path, ctx_size=choose_context(facts, ctx_size), threads=threads, parallel=parallel, name=name,
-        draft=None if draft is None else gguf_of(draft), lora=None if lora is None else adapter_file(Path(lora)),
-        template=_template(facts, template),
-    ) as server:  # fmt: skip
-        for line in disagreements(server, facts, template):
-            progress.say(f"Note: {line}")
-        front = build_front(
-            server, facts, hosts={*own_names(host), *allow_hosts}, origins=allow_origins, api_key=api_key,
-            any_address=not is_loopback(host), template=template,
-        )  # fmt: skip
-        address = _address(listener, host)
+    within("queue", queue, 0)
+    within("time_limit", time_limit, 1, whole=False)
+    within("max_tokens", max_tokens, 1)
+    held = _keys(api_key, keys)
+    check_exposure(host, bool(held), no_auth)
+    if log_text and log is None:
+        raise SmidgenError("--log-text says what is in the log; add --log FILE.")
+    names = list(model) if isinstance(model, list | tuple) else [model]
+    if len(names) > 1 and (draft or lora or template):
+        raise SmidgenError("--draft, --lora and --template go with one model; serve the others on another port.")
+    models = [
+        Hosted.check(name, ctx_size=ctx_size, parallel=parallel, template=template, draft=draft, lora=lora)
+        for name in names
+    ]
+    refuse_same_names(models)
+    journal = Journal(log, log_text)
+    door = Door(
+        hosts={*own_names(host), *allow_hosts}, origins=allow_origins, any_address=not is_loopback(host), keys=held,
+        budgets=Budgets(_budgets_file(keys)), seconds=time_limit, most_tokens=max_tokens,
+    )  # fmt: skip
+    share = int(_MEMORY_SHARE * usable_memory()) if memory is None else memory
+    with _listening_socket(host, port) as listener:
+        pool = Pool(models, lambda one: _load(one, threads), share, keep_alive, queue)
+        front = build_front(pool, door, journal, threads)
         say = announce or _print_address
-        _Uvicorn(front, lambda: say(Served(address, name, facts.has_chat_template))).run([listener])
+        served = Served(_address(listener, host), models[0].name, models[0].facts.has_chat_template)
+        _Uvicorn(front, pool, lambda: say(served)).run([listener])
     sys.exit(0)
+
+
+def _load(model: Hosted, threads: int | None) -> Upstream:
+    """The model's engine; where llama.cpp reads texts otherwise than we do, that is said."""
+    server = model.start(threads)
+    if not model.embeds:
+        for line in disagreements(server, model.facts, model.template):
+            progress.say(f"Note on {model.name}: {line}")
+    return LocalUpstream(server, model.parallel)
+
+
+def _keys(api_key: str | None, file: str | os.PathLike[str] | None) -> list[Key]:
+    keys = [] if not api_key else [Key.of_secret(api_key)]
+    return keys if file is None else keys + read_keys(Path(file))
+
+
+def _budgets_file(keys: str | os.PathLike[str] | None) -> Path | None:
+    """Where it is kept what the keys of a file have used."""
+    if keys is None:
+        return None
+    return cache_folder() / "budgets" / f"{hashlib.sha256(str(Path(keys).resolve()).encode()).hexdigest()[:32]}.json"
 
 
 def _print_address(served: Served) -> None:
@@ -93,18 +136,38 @@ def _print_address(served: Served) -> None:
 class _Uvicorn(uvicorn.Server):
     """The web server: silent, and it ends with Ctrl-C or SIGTERM without raising them anew."""
 
-    def __init__(self, front: Starlette, announce: Callable[[], None]) -> None:
+    def __init__(self, front: Starlette, pool: Pool, announce: Callable[[], None]) -> None:
         super().__init__(
             uvicorn.Config(
-                front, log_config=None, log_level="critical", access_log=False, server_header=False, lifespan="on",
-                timeout_graceful_shutdown=_LAST_WORDS_S, proxy_headers=False,
+                front, http=Impatient, log_config=None, log_level="critical", access_log=False, server_header=False,
+                lifespan="on", timeout_graceful_shutdown=_LAST_WORDS_S, proxy_headers=False,
             )
         )  # fmt: skip
-        self._announce = announce
+        self._pool, self._announce = pool, announce
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Load the first model, and answer from then on. A signal meanwhile ends everything."""
+        loading = asyncio.ensure_future(self._load_first())
+        while not loading.done() and not self.should_exit:
+            await asyncio.wait([loading], timeout=_SIGNALS_SEEN_S)
+        if self.should_exit:
+            os._exit(0)  # a loading engine ends with this process
+        loading.result()
         await super().startup(sockets)
         self._announce()
+
+    async def _load_first(self) -> None:
+        async with self._pool.use(self._pool.first):
+            pass
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Finish what is under way; end it at the second signal."""
+        running = sum(one.users for one in self._pool.loaded().values())
+        if self.should_exit:
+            self.force_exit = True
+        elif running:
+            progress.say(f"Finishing {running} answers under way; the same again ends them.")
+        self.should_exit = True
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -140,42 +203,14 @@ def _address(listener: socket.socket, host: str) -> str:
     return f"http://{f'[{shown}]' if ':' in shown else shown}:{listener.getsockname()[1]}"
 
 
-def _template(facts: Facts, name: str | None) -> str | None:
-    """What llama.cpp shall render with: None for the templates of the file, which are checked first.
-
-    Raises BadFile for one that could end or stop llama.cpp, SmidgenError for a name that the model does not have.
-    """
-    if not facts.has_chat_template:
-        return BUILT_IN_TEMPLATE
-    for text in chat_templates(facts.metadata).values():
-        refuse_hostile_template(text)
-    chosen = require_chat_template(facts, name)
-    # With the file's own default, llama.cpp also takes the file's template for tools, where there is one.
-    return None if name is None and facts.metadata.get("tokenizer.chat_template") == chosen else chosen
-
-
-def refuse_for_serving(facts: Facts) -> None:
-    """Raises Unsupported for a model that llama.cpp's server would answer wrongly or might not survive."""
-    if facts.appends_eos:
-        raise Unsupported(
-            "this file asks for an end-of-text token behind each prompt (tokenizer.ggml.add_eos_token), so that chats "
-            "would get empty answers; `smidgen export MODEL --to gguf -o FILE` writes one without."
-        )
-
-
-def check_exposure(host: str, api_key: str | None) -> None:
-    """Refuse to serve beyond this machine without a key. Raises SmidgenError."""
-    if not api_key and not is_loopback(host):
+def check_exposure(host: str, keyed: bool, no_auth: bool = False) -> None:
+    """Refuse to serve beyond this machine without a key, unless that was said. Raises SmidgenError."""
+    if keyed and no_auth:
+        raise SmidgenError("--no-auth lets everybody in, so that a key means nothing; leave one of them out.")
+    if not keyed and not no_auth and not is_loopback(host):
         raise SmidgenError(
-            f"--host {host} lets other machines in, which needs a key: add --api-key SECRET, or use --host 127.0.0.1."
-        )
-
-
-def _refuse_unsendable(api_key: str | None) -> None:
-    """Raises SmidgenError for a key that no client can send in a header."""
-    if api_key is not None and not re.fullmatch(r"[!-~]+", api_key):
-        raise SmidgenError(
-            "the API key has characters that cannot be sent; use letters, digits and signs without spaces."
+            f"--host {host} lets other machines in, which needs a key: add --api-key SECRET or --keys FILE, use "
+            "--host 127.0.0.1, or say --no-auth to let everybody in."
         )
 
 

@@ -43,6 +43,7 @@ class Settings:
     ctx_size: tokens of context of each of `parallel` requests at a time (llama.cpp rounds up to 256).
     draft, lora: GGUF files that were checked, too.  template: replaces the model's chat template, which llama.cpp then
     never parses; None leaves the model's.  warm_up: run once after loading.  verbose: llama.cpp's own log.
+    embeddings: vectors of texts, the mean over their tokens, instead of answers.
     """
 
     path: str
@@ -58,6 +59,7 @@ class Settings:
     template: str | None = None
     warm_up: bool = False
     verbose: bool = False
+    embeddings: bool = False
 
     def to_line(self) -> str:
         """As one line of JSON."""
@@ -123,6 +125,9 @@ def _parameters(settings: Settings) -> Any:
         params.lora_adapters = [adapter]
     if settings.template is not None:
         params.chat_template = settings.template
+    if settings.embeddings:
+        params.embedding, params.pooling_type = True, wheel.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+        params.n_batch = params.n_ubatch = params.n_ctx  # a text is read in one batch
     settings.loading.set_up(params, wheel)
     params.ui = False
     params.endpoint_slots = params.endpoint_metrics = params.endpoint_props = False

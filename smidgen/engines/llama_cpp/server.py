@@ -47,6 +47,7 @@ class LlamaServer(Closing):
     lora: an adapter for the model, a GGUF file (see formats/gguf/adapter.py).
     template: stands in for the model's chat template, which llama.cpp then never sees.
     loading: default as `choose_loading` says (see loading.py): each weight is resident once.
+    embeddings: it makes vectors of texts (`/v1/embeddings`) and no answers.
     The caller has checked the file with `GGUFFile.open`: llama.cpp itself trusts it.
     Raises SmidgenError if llama.cpp refuses the model or ends while it loads it.
     """
@@ -65,6 +66,7 @@ class LlamaServer(Closing):
         loading: Loading | None = None,
         warm_up: bool = False,
         verbose: bool = False,
+        embeddings: bool = False,
     ) -> None:
         files = parts_of(path)
         path = files[0]  # llama.cpp finds the other parts of a split model beside the first
@@ -92,6 +94,7 @@ class LlamaServer(Closing):
             template=template,
             warm_up=warm_up,
             verbose=verbose,
+            embeddings=embeddings,
         )
         self._patience = _PATIENCE_S + self._settings.bytes / _BYTES_A_SECOND
         self._lock = threading.Lock()

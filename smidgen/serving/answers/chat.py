@@ -1,0 +1,205 @@
+"""Answers to conversations, by llama.cpp's `/v1/chat/completions`, whole or piece by piece.
+
+llama.cpp renders the conversation and reads tools and reasoning out of what the model writes. What it does not do well
+is done here: several answers at once, each counted; the texts that end an answer, with nothing before them lost; one
+entry of log-probabilities a token. It always streams, so that a whole answer is the same as its pieces.
+
+Where the last message is the assistant's, the model goes on with it. The answer holds what the model wrote, and with
+`echo` that beginning too. Stop texts are looked for in what the answer says, not in its reasoning nor in calls of tools.
+"""
+
+import secrets
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from smidgen.engines.llama_cpp.engine import LARGEST_SEED
+from smidgen.serving.answers.events import Event, events_of
+from smidgen.serving.answers.logprobs import TokenEntry, chat_shape, entries_of
+from smidgen.serving.answers.model import FINGERPRINT, AnsweringModel
+from smidgen.serving.answers.side_by_side import interleaved
+from smidgen.serving.answers.stopping import Passing
+from smidgen.serving.requests.asked import Asked
+
+_OURS = ("stop", "echo")  # fields that llama.cpp is not told
+_PATH = "/v1/chat/completions"
+
+
+@dataclass
+class Counts:
+    """Tokens so far. prompt: of the conversation as it was rendered."""
+
+    prompt: int = 0
+    written: int = 0
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Something new of one answer; delta: in OpenAI's shape."""
+
+    index: int
+    delta: dict[str, Any]
+    entries: list[TokenEntry] = field(default_factory=list)
+    finish_reason: str | None = None
+
+
+async def chat(model: AnsweringModel, asked: Asked) -> dict[str, Any]:
+    """A `chat.completion`. Raises Refusal where the engine refuses, EngineEnded where it ends."""
+    counts = [Counts() for _ in range(asked.n)]
+    answers = [_Whole() for _ in range(asked.n)]
+    async with aclosing(_pieces(model, asked, counts)) as pieces:
+        async for piece in pieces:
+            answers[piece.index].add(piece)
+    choices = [answer.as_choice(index, asked.logprobs is not None) for index, answer in enumerate(answers)]
+    return {**_head(model, "chat.completion"), "choices": choices, "usage": usage(counts[0].prompt, counts)}
+
+
+async def chat_events(model: AnsweringModel, asked: Asked) -> AsyncGenerator[dict[str, Any]]:
+    """`chat.completion.chunk`s as they come, the last one with the usage. Raises as `chat`."""
+    head, counts = _head(model, "chat.completion.chunk"), [Counts() for _ in range(asked.n)]
+    async with aclosing(_pieces(model, asked, counts)) as pieces:
+        async for piece in pieces:
+            shown = chat_shape(piece.entries) if asked.logprobs is not None and piece.entries else None
+            choice = {
+                "index": piece.index, "delta": piece.delta, "logprobs": shown, "finish_reason": piece.finish_reason
+            }  # fmt: skip
+            yield {**head, "choices": [choice]}
+    yield {**head, "choices": [], "usage": usage(counts[0].prompt, counts)}
+
+
+def usage(prompt_tokens: int, counts: list[Counts]) -> dict[str, int]:
+    """The tokens of a request: what was read, and the sum of all answers."""
+    written = sum(one.written for one in counts)
+    return {
+        "prompt_tokens": prompt_tokens, "completion_tokens": written, "total_tokens": prompt_tokens + written
+    }  # fmt: skip
+
+
+def seed_of(asked: Asked, number: int) -> dict[str, Any]:
+    """Fields that make answer `number` of a request with a seed repeatable, and another one than its neighbours."""
+    if asked.seed is None:
+        return {}
+    # A prompt that is taken from the cache was computed in other batches, which changes the last digits.
+    return {"seed": (asked.seed + number) % (LARGEST_SEED + 1), "cache_prompt": False}
+
+
+def _head(model: AnsweringModel, kind: str) -> dict[str, Any]:
+    return {
+        "id": f"chatcmpl-{secrets.token_hex(12)}", "object": kind, "created": int(time.time()), "model": model.name,
+        "system_fingerprint": FINGERPRINT,
+    }  # fmt: skip
+
+
+def _pieces(model: AnsweringModel, asked: Asked, counts: list[Counts]) -> AsyncGenerator[_Piece]:
+    return interleaved([_answer(model, asked, index, counts[index]) for index in range(asked.n)])
+
+
+async def _answer(model: AnsweringModel, asked: Asked, index: int, counts: Counts) -> AsyncGenerator[_Piece]:
+    """One answer. It begins with its role, as soon as the engine has accepted the request."""
+    body = {key: value for key, value in asked.body.items() if key not in _OURS}
+    # The timings have counts, which a stream that is left early would not tell otherwise.
+    body |= {"stream": True, "stream_options": {"include_usage": True}, "timings_per_token": True}
+    body |= seed_of(asked, index)
+    passing = Passing[TokenEntry](asked.stop)
+    begun, reason = False, "stop"
+    async with aclosing(events_of(model.upstream, _PATH, body, is_last=lambda event: "usage" in event)) as events:
+        async for event in events:
+            if not begun:
+                begun = True
+                yield _Piece(index, {"role": "assistant", "content": _beginning(asked)})
+            new_tokens = _count(event, counts)
+            for choice in event.get("choices", ()):
+                reason = choice.get("finish_reason") or reason
+                entries = _entries(model, asked, choice, new_tokens)
+                delta = _known(choice.get("delta") or {})
+                text, ready = passing.pass_on(delta.pop("content", ""), entries)
+                if text:
+                    delta["content"] = text
+                if delta or ready:
+                    yield _Piece(index, delta, ready)
+            if passing.found:
+                yield _Piece(index, {}, finish_reason="stop")
+                return
+    text, ready = passing.rest()
+    if text or ready:
+        yield _Piece(index, {"content": text} if text else {}, ready)
+    yield _Piece(index, {}, finish_reason=reason)
+
+
+def _beginning(asked: Asked) -> str:
+    """What the request gave of the answer, where it asks to have it back."""
+    last = asked.messages[-1] if asked.echo and asked.messages else {}
+    given = last.get("content") if last.get("role") == "assistant" else None
+    if isinstance(given, list):
+        return "".join(part.get("text", "") for part in given)
+    return given or ""
+
+
+def _count(event: Event, counts: Counts) -> int | None:
+    """Take in what an event says of tokens; how many it is of, None where it does not say."""
+    told, timings = event.get("usage"), event.get("timings")
+    if told is not None:
+        counts.prompt, counts.written = told["prompt_tokens"], told["completion_tokens"]
+    elif timings is not None:
+        before, counts.written = counts.written, timings["predicted_n"]
+        counts.prompt = timings["cache_n"] + timings["prompt_n"]
+        return counts.written - before
+    return None
+
+
+def _entries(
+    model: AnsweringModel, asked: Asked, choice: dict[str, Any], new_tokens: int | None
+) -> list[TokenEntry]:
+    found = (choice.get("logprobs") or {}).get("content")
+    if asked.logprobs is None or not found:
+        return []
+    return entries_of(model, found, new_tokens, asked.logprobs)
+
+
+def _known(delta: dict[str, Any]) -> dict[str, Any]:
+    """What clients know of a delta; the role was sent."""
+    return {
+        key: delta[key] for key in ("content", "reasoning_content", "tool_calls") if delta.get(key)
+    }  # fmt: skip
+
+
+class _Whole:
+    """One answer, put together from its pieces."""
+
+    def __init__(self) -> None:
+        self._content: list[str] = []
+        self._reasoning: list[str] = []
+        self._calls: dict[int, dict[str, Any]] = {}
+        self._entries: list[TokenEntry] = []
+        self._finish_reason: str | None = None
+
+    def add(self, piece: _Piece) -> None:
+        self._content.append(piece.delta.get("content", ""))
+        self._reasoning.append(piece.delta.get("reasoning_content", ""))
+        for part in piece.delta.get("tool_calls", ()):
+            self._add_call(part)
+        self._entries += piece.entries
+        self._finish_reason = piece.finish_reason or self._finish_reason
+
+    def _add_call(self, part: dict[str, Any]) -> None:
+        """The beginning of a call, with its id and name, or more of its arguments."""
+        empty = {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
+        call = self._calls.setdefault(part["index"], empty)
+        call["id"] = part.get("id") or call["id"]
+        for key, text in part.get("function", {}).items():
+            call["function"][key] = call["function"].get(key, "") + (text or "")
+
+    def as_choice(self, index: int, with_logprobs: bool) -> dict[str, Any]:
+        content = "".join(self._content)
+        calls = [self._calls[number] for number in sorted(self._calls)]
+        message: dict[str, Any] = {
+            "role": "assistant", "content": content or (None if calls else ""), "refusal": None
+        }  # fmt: skip
+        if any(self._reasoning):
+            message["reasoning_content"] = "".join(self._reasoning)
+        if calls:
+            message["tool_calls"] = calls
+        logprobs = chat_shape(self._entries) if with_logprobs else None
+        return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": self._finish_reason}

@@ -1,0 +1,68 @@
+"""The texts in messages and answers of OpenAI's shape: every one that a person or a model could have written.
+
+Which fields there are changes from one version of the API to the next, and a text in one that is not known here must not
+get past the guard. So all strings are taken, but for those whose values the protocol itself fixes.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_FIXED = frozenset(
+    {"role", "id", "type", "tool_call_id", "call_id", "index", "finish_reason", "object", "cache_control"}
+)
+_DEEPEST = 32
+
+Place = tuple[str | int, ...]
+
+
+def strings_of(value: Any, place: Place = ()) -> Iterator[tuple[Place, str]]:
+    """Every string that is not empty, with where it stands: a delta has the next part of what stands there."""
+    if isinstance(value, str):
+        if value:
+            yield place, value
+    elif len(place) > _DEEPEST:
+        yield place, str(value)
+    elif isinstance(value, Mapping):
+        number = value.get("index")  # of a tool call in a delta
+        here = (*place, number) if isinstance(number, int) else place
+        for key, inner in value.items():
+            if key not in _FIXED or not isinstance(inner, str | int | None):
+                yield from strings_of(inner, (*here, str(key)))
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            known = isinstance(inner, Mapping) and isinstance(inner.get("index"), int)
+            yield from strings_of(inner, place if known else (*place, number))
+
+
+def message_text(message: Mapping[str, Any]) -> str:
+    """All that is said in a message: its content, what was thought before it, the calls in it."""
+    return "\n".join(text for _, text in strings_of(message))
+
+
+def choice_texts(body: Mapping[str, Any]) -> dict[int, str]:
+    """What is said in each answer of a completion, by its index: a chat's, or a text's."""
+    choices = body.get("choices")
+    found = {}
+    for place, choice in enumerate(choices if isinstance(choices, list) else []):
+        index = choice.get("index", place)
+        found[index] = message_text({key: choice.get(key) for key in ("message", "text")})
+    return found
+
+
+class Transcript:
+    """What one streamed answer has said so far."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self._place: Place | None = None
+
+    def add(self, choice: Mapping[str, Any]) -> int:
+        """Take in one choice of a chunk. Returns how many characters it added, without what stands between fields."""
+        added = 0
+        for place, text in strings_of({key: choice.get(key) for key in ("delta", "text")}):
+            if self.text and place != self._place:
+                self.text += "\n"
+            self.text += text
+            self._place = place
+            added += len(text)
+        return added

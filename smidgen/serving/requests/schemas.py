@@ -1,0 +1,1 @@
+from smidgen.serving.schemas import check_schema as check_schema
