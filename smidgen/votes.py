@@ -13,6 +13,9 @@ A file of votes is JSON Lines (UTF-8, one object a line, only ever appended to),
     prompt            what was asked; only where the person agreed that it is kept
 
 The last four may be missing. Readers ignore fields that they do not know.
+
+`smidgen ui` keeps votes in an SQLite file instead, one a row of the table `votes`, with the same names for its columns
+and more of them (showing/ballots.py); `smidgen arena` reads that, too.
 """
 
 import json
@@ -35,9 +38,11 @@ except ImportError:  # Windows; there two writers at once are not kept apart
 Winner = Literal["model_a", "model_b", "tie", "both_bad"]
 WINNERS: tuple[Winner, ...] = get_args(Winner)
 LONGEST_NAME = 256  # characters of a model's name
+VOTES_TABLE = "votes"  # of an SQLite file
 
 
-def _now() -> str:
+def now() -> str:
+    """The time as a vote states it: UTC, to the second."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -53,7 +58,7 @@ class Vote:
     model_b: str
     winner: Winner
     vote_id: str = field(default_factory=lambda: uuid4().hex)
-    time: str = field(default_factory=_now)
+    time: str = field(default_factory=now)
     judge: str | None = None
     prompt: str | None = None
 

@@ -19,7 +19,7 @@ PACKAGE = Path(smidgen.__file__).parent
 # The ground: anyone may stand on it; of ours it imports only itself.
 GROUND = {
     "atomic", "bounds", "closing", "curve", "errors", "memory", "openmp", "owned",
-    "progress", "shapes", "shell", "sizes", "version", "votes",
+    "progress", "ray_cluster", "shapes", "shell", "sizes", "version", "votes",
 }  # fmt: skip
 
 # Room → the rooms (or parts of rooms) below it. Methods first, the rooms of the verbs after them; `cli` sees all.
@@ -36,7 +36,7 @@ METHODS: dict[str, set[str]] = {
 }
 _BELOW = {"formats", "model", "data", "numerics"}
 VERBS: dict[str, set[str]] = {
-    "publishing": {"formats"},
+    "publishing": {"formats", "model.chat", "model.tokenizer"},
     "exporting": {"formats", "model", "numerics", "publishing"},
     "running": {"engines", "formats", "model"},
     "serving": {"engines", "formats", "model"},

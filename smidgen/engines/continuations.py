@@ -31,11 +31,19 @@ _HEAD_ROWS = 4096  # decoded at once
 
 
 @dataclass
-class _Group:
+class Group:
     """Texts that begin alike. shared: how many tokens are the same.  members: places in the list of all texts."""
 
     shared: int
     members: list[int] = field(default_factory=list)
+
+
+@dataclass
+class States:
+    """Hidden states of a group: of what its texts share, and of the rests, padded on the right."""
+
+    shared: Float[Tensor, "1 shared hidden"]
+    rests: list[Float[Tensor, "batch rest hidden"]]
 
 
 @torch.no_grad()
@@ -69,12 +77,18 @@ def score_continuations(
     return [scores[number] for number in range(len(pairs))]
 
 
-def _grouped(texts: Sequence[Ids]) -> list[_Group]:
+def read_in_groups(engine: TorchEngine, texts: Sequence[Ids]) -> Iterator[tuple[list[Group], list[States]]]:
+    """Sorted texts, none of them twice, through all blocks: groups, and their states before the final norm."""
+    for groups in _batches(_grouped(texts), texts):
+        yield groups, _group_states(engine, texts, groups)
+
+
+def _grouped(texts: Sequence[Ids]) -> list[Group]:
     """Sorted texts, each put to those before it where that saves tokens and the text behind it is no better company.
 
     A group saves its shared tokens for all but one of its texts.
     """
-    groups: list[_Group] = []
+    groups: list[Group] = []
     for place, text in enumerate(texts):
         if groups:
             last = groups[-1]
@@ -85,7 +99,7 @@ def _grouped(texts: Sequence[Ids]) -> list[_Group]:
                 last.shared = shared
                 last.members.append(place)
                 continue
-        groups.append(_Group(len(text) - 1, [place]))
+        groups.append(Group(len(text) - 1, [place]))
     return groups
 
 
@@ -96,9 +110,9 @@ def _common(one: Ids, other: Ids) -> int:
     )
 
 
-def _batches(groups: Sequence[_Group], texts: Sequence[Ids]) -> Iterator[list[_Group]]:
+def _batches(groups: Sequence[Group], texts: Sequence[Ids]) -> Iterator[list[Group]]:
     """Groups whose hidden states are in memory together."""
-    batch: list[_Group] = []
+    batch: list[Group] = []
     size = 0
     for group in itertools.chain.from_iterable(_parts(group, texts) for group in groups):
         tokens = group.shared + sum(len(texts[member]) - group.shared for member in group.members)
@@ -111,39 +125,25 @@ def _batches(groups: Sequence[_Group], texts: Sequence[Ids]) -> Iterator[list[_G
         yield batch
 
 
-def _parts(group: _Group, texts: Sequence[Ids]) -> Iterator[_Group]:
+def _parts(group: Group, texts: Sequence[Ids]) -> Iterator[Group]:
     """A group in parts that fit into memory; each part reads again what is shared."""
-    part = _Group(group.shared)
+    part = Group(group.shared)
     size = group.shared
     for member in group.members:
         rest = len(texts[member]) - group.shared
         if part.members and size + rest > _TOKENS_IN_MEMORY:
             yield part
-            part, size = _Group(group.shared), group.shared
+            part, size = Group(group.shared), group.shared
         part.members.append(member)
         size += rest
     yield part
 
 
-@dataclass
-class _States:
-    """Hidden states of a group: of what its texts share, and of the rests, padded on the right."""
-
-    shared: Float[Tensor, "1 shared hidden"]
-    rests: list[Float[Tensor, "batch rest hidden"]]
-
-
 def _hidden_states(
-    engine: TorchEngine, texts: Sequence[Ids], groups: Sequence[_Group], wanted: Sequence[int]
+    engine: TorchEngine, texts: Sequence[Ids], groups: Sequence[Group], wanted: Sequence[int]
 ) -> dict[int, Float[Tensor, "position hidden"]]:
     """What the head reads in each text of these groups, from the position in `wanted` on."""
-    inputs = [_embedded(engine, texts, group) for group in groups]
-    at_once = tokens_at_once(engine.config)
-    for index, layer in enumerate(engine.config.layers):
-        block = engine.block(index)
-        for group, states in zip(groups, inputs, strict=True):
-            _through(block, layer, group.shared, states, at_once)
-        del block  # before the next is decoded beside it
+    inputs = _group_states(engine, texts, groups)
     norm = load_final_norm(engine.checkpoint)
     found = {}
     for group, states in zip(groups, inputs, strict=True):
@@ -154,20 +154,31 @@ def _hidden_states(
     return found
 
 
-def _embedded(engine: TorchEngine, texts: Sequence[Ids], group: _Group) -> _States:
+def _group_states(engine: TorchEngine, texts: Sequence[Ids], groups: Sequence[Group]) -> list[States]:
+    inputs = [_embedded(engine, texts, group) for group in groups]
+    at_once = tokens_at_once(engine.config)
+    for index, layer in enumerate(engine.config.layers):
+        block = engine.block(index)
+        for group, states in zip(groups, inputs, strict=True):
+            _through(block, layer, group.shared, states, at_once)
+        del block  # before the next is decoded beside it
+    return inputs
+
+
+def _embedded(engine: TorchEngine, texts: Sequence[Ids], group: Group) -> States:
     rests = [texts[member][group.shared :] for member in group.members]
     longest = max(map(len, rests))
     padded = torch.tensor([[*rest, *[0] * (longest - len(rest))] for rest in rests])  # nothing before sees the padding
     at_once = max(1, min(tokens_at_once(engine.config) // longest, _KEYS_AT_ONCE // (longest + group.shared)))
     shared = torch.tensor([texts[group.members[0]][: group.shared]], dtype=torch.long)
     states = engine.config.hidden
-    return _States(
+    return States(
         embed(engine.checkpoint, shared) if group.shared else torch.empty(1, 0, states),
         [embed(engine.checkpoint, part) for part in padded.split(at_once)],
     )
 
 
-def _through(block: Block, layer: LayerConfig, shared: int, states: _States, at_once: int) -> None:
+def _through(block: Block, layer: LayerConfig, shared: int, states: States, at_once: int) -> None:
     """One block: what is shared first, then the rests against its keys and values."""
     first = LayerCache(layer, 1, shared)
     for start in range(0, shared, at_once):

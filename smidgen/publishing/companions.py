@@ -1,4 +1,4 @@
-"""What a cut leaves beside the model: README.md (a Hugging Face model card), recipe.toml, licence and notice files."""
+"""What a cut leaves beside the model: README.md (a Hugging Face model card), recipe.toml, Modelfile, licence files."""
 
 import json
 import os
@@ -12,7 +12,8 @@ from smidgen.errors import SmidgenError, printable
 from smidgen.formats.hub.origin import MODEL_FILE, Origin
 from smidgen.owned import claim, refuse_others
 from smidgen.publishing.licence import Licensed
-from smidgen.publishing.model_card import base_model, model_card, title
+from smidgen.publishing.model_card import IN_OLLAMA, base_model, model_card, title
+from smidgen.publishing.modelfile import MODELFILE, write_modelfile
 from smidgen.publishing.wording import front_matter, in_markdown
 from smidgen.shell import as_word
 
@@ -23,7 +24,7 @@ WORK, CURVE = "work", "loss.svg"
 #: What the verbs that make models write into their folder, beside the original's licence and notice files.
 _WRITTEN = (
     MODEL_FILE, "card.json", "card.html", "README.md", "recipe.toml", "NOTICE", "NOTICE.smidgen.txt", CURVE,
-    "metrics.jsonl", "adapter_model.safetensors", "adapter_config.json", "adapter.gguf",
+    MODELFILE, "metrics.jsonl", "adapter_model.safetensors", "adapter_config.json", "adapter.gguf",
 )  # fmt: skip
 _UNFINISHED_START = {".fingerprint.json.partial"}  # all that a cut killed at its very beginning leaves in WORK
 
@@ -79,7 +80,7 @@ def _is_of_a_cut(work: Path) -> bool:
 
 def remove_outdated(output: Path) -> None:
     """Remove what an earlier cut wrote about an earlier model here: it is not true of the new one."""
-    for name in ("card.json", "card.html", "README.md", "recipe.toml"):
+    for name in ("card.json", "card.html", "README.md", "recipe.toml", MODELFILE):
         (output / name).unlink(missing_ok=True)
 
 
@@ -95,6 +96,7 @@ def write_companions(
     write_whole(output / "recipe.toml", _toml(recipe))
     size = (output / MODEL_FILE).stat().st_size
     write_whole(output / "README.md", model_card(checkpoint, licence, recipe, steps, card, size))
+    write_modelfile(output, [licence])
 
 
 def write_export_notes(output: Path, checkpoint: "Checkpoint") -> None:
@@ -131,7 +133,8 @@ def write_tuning_notes(
             "llama-cli -m MODEL.gguf --lora adapter.gguf",
         ]
     if made == MODEL_FILE:
-        uses += ["smidgen chat .", "llama-cli -m model.gguf"]
+        uses += ["smidgen chat .", "llama-cli -m model.gguf", IN_OLLAMA]
+        write_modelfile(output, [licence])
     lines = [
         *front_matter(front), f"# {title(checkpoint)}, tuned", "", *_paragraph(done), "",
         *_curve(output, evaluations, "examples"), "```", *uses, "```", "",
@@ -161,8 +164,9 @@ def write_distilling_notes(
         *front_matter(front), f"# A student of {title(models[-1])}", "",
         *_paragraph(done), "", *_curve(output, evaluations, "text"), "```",
         'smidgen run . "Once upon a time"',
-        "llama-cli -m model.gguf", "```", "", "## Licence", "", "\n\n".join(of_each),
+        "llama-cli -m model.gguf", IN_OLLAMA, "```", "", "## Licence", "", "\n\n".join(of_each),
     ]  # fmt: skip
+    write_modelfile(output, licences)
     write_whole(output / "README.md", "\n".join(lines) + "\n")
 
 

@@ -18,11 +18,14 @@ if TYPE_CHECKING:
 
 _LANGUAGE = re.compile(r"[a-z]{2,3}|code")
 _MOST_LANGUAGES = 64
+#: The Modelfile beside the model says the rest.
+IN_OLLAMA = "ollama create my-model && ollama run my-model"
 _RUN = [
     "```",
     'smidgen run . "Once upon a time"',
     "llama-cli -m model.gguf",
-    'echo "FROM ./model.gguf" > Modelfile && ollama create my-model -f Modelfile && ollama run my-model',
+    IN_OLLAMA,
+    "lms import --copy --user-repo smidgen/my-model model.gguf  # LM Studio",
     "```",
 ]
 _ON_CUTS = (

@@ -3,25 +3,27 @@
 import base64
 import json
 import struct
+from dataclasses import replace
 from typing import Any
 
+from smidgen.serving.answers.events import refusal_of
 from smidgen.serving.answers.model import AnsweringModel
+from smidgen.serving.answers.prompts import prompts_of
 from smidgen.serving.refusals import Refusal
 from smidgen.serving.requests.asked import Asked
 
 
-async def embed(model: AnsweringModel, asked: Asked, ids: list[list[int]]) -> dict[str, Any]:
-    """The vectors of texts that are given as token ids. Raises Refusal for one that is too long."""
-    for place, text in enumerate(ids):
-        if len(text) > model.upstream.context:
-            raise Refusal(
-                f"input {place + 1} has {len(text)} tokens; {model.upstream.context} are the most for a vector.",
-                param="input", code="context_length_exceeded",
-            )  # fmt: skip
+async def embed(model: AnsweringModel, asked: Asked) -> dict[str, Any]:
+    """The vectors of the inputs of a request. Raises Refusal for one that is empty or too long."""
+    try:
+        ids = [prompt.ids for prompt in await prompts_of(model, replace(asked, prompts=asked.inputs, max_tokens=0))]
+    except Refusal as refusal:
+        refusal.param = "input"
+        raise
     async with model.upstream.exchange("POST", "/v1/embeddings", {"input": ids}) as answer:
         raw = await answer.read()
         if answer.status != 200:
-            raise Refusal("the engine could not make vectors of these texts.", 500)
+            raise refusal_of(answer.status, raw)
     found = json.loads(raw)
     vectors = [one["embedding"] for one in sorted(found["data"], key=lambda one: one["index"])]
     width = len(vectors[0])

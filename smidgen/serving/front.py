@@ -29,10 +29,12 @@ from smidgen.serving.answers.chat import chat, chat_events
 from smidgen.serving.answers.completions import complete, complete_events
 from smidgen.serving.answers.model import AnsweringModel
 from smidgen.serving.answers.passed import passed, passed_events
+from smidgen.serving.answers.rendered import texts_of
 from smidgen.serving.answers.scorer import PromptScorer
 from smidgen.serving.bodies import read_body
 from smidgen.serving.cards import data_of_card, page_of_card
 from smidgen.serving.embeddings import embed
+from smidgen.serving.gate import Gate
 from smidgen.serving.hosting import Hosted
 from smidgen.serving.journal import Journal
 from smidgen.serving.keys import Budgets, Key
@@ -42,15 +44,16 @@ from smidgen.serving.pool import Loaded, Pool
 from smidgen.serving.refusals import Refusal
 from smidgen.serving.requests.asked import Asked
 from smidgen.serving.requests.reading import read_request
-from smidgen.serving.work import Stream, Work
+from smidgen.serving.work import Events, Stream, Work
 
 _CHATTED = ("/v1/chat/completions", "/chat/completions")
-_COMPLETED = ("/v1/completions", "/completions", "/completion")
+_COMPLETED = ("/v1/completions", "/completions")
 _EMBEDDED = ("/v1/embeddings", "/embeddings")
 _PASSED_CHATS = ("/v1/responses", "/v1/messages", "/v1/messages/count_tokens", "/apply-template")
 _PASSED = ("/infill", "/detokenize")
 _NAMED_EVENTS = frozenset({"/v1/responses", "/v1/messages"})
 _LIMIT_NAMES = {"/v1/responses": "max_output_tokens", "/infill": "n_predict"}
+_WITHOUT_TEXT = frozenset({"/v1/embeddings", "/tokenize", "/detokenize", "/v1/messages/count_tokens"})
 _STATUS_OF_FAULT = 500
 _NOBODY_LISTENS = 499
 
@@ -72,11 +75,13 @@ class Door:
     most_tokens: int | None = None
 
 
-def build_front(pool: Pool, door: Door, journal: Journal | None = None, threads: int | None = None) -> Starlette:
+def build_front(
+    pool: Pool, door: Door, journal: Journal | None = None, gate: Gate | None = None, threads: int | None = None
+) -> Starlette:
     """The application in front of the engines.  threads: of what scores prompts."""
     journal = journal or Journal()
     metrics = Metrics()
-    front = _Front(pool, door, journal, metrics, threads)
+    front = _Front(pool, door, gate or Gate(), journal, metrics, threads)
     asked: dict[str, Callable[[Request], Awaitable[Response]]] = {
         "/health": front.health, "/v1/health": front.health, "/v1/models": front.models, "/models": front.models,
         "/metrics": front.metrics, "/card": front.card, "/card.json": front.card_data, "/openapi.json": front.openapi,
@@ -105,9 +110,13 @@ def build_front(pool: Pool, door: Door, journal: Journal | None = None, threads:
 
 
 class _Front:
-    def __init__(self, pool: Pool, door: Door, journal: Journal, metrics: Metrics, threads: int | None) -> None:
-        self._pool, self._door, self._journal, self._metrics, self._threads = pool, door, journal, metrics, threads
+    def __init__(
+        self, pool: Pool, door: Door, gate: Gate, journal: Journal, metrics: Metrics, threads: int | None
+    ) -> None:
+        self._pool, self._door, self._gate = pool, door, gate
+        self._journal, self._metrics, self._threads = journal, metrics, threads
         self._scorers: dict[str, PromptScorer] = {}
+        self._bundles: dict[str, AnsweringModel] = {}
         self._openapi = openapi(models=tuple(pool.models))
 
     @asynccontextmanager
@@ -150,30 +159,34 @@ class _Front:
         return HTMLResponse(docs_page(self._openapi), headers={"Content-Security-Policy": policy})
 
     async def chat(self, request: Request) -> Response:
-        asked, model, account = await self._read(request)
+        asked, model, account, hidden = await self._read(request)
         await self._check_chat(model, asked)
-
-        async def answer(loaded: Loaded) -> dict[str, Any] | Stream:
-            bundle = self._bundle(loaded)
-            if asked.stream:
-                return Stream(_told(account, asked, chat_events(bundle, asked)))
-            return _whole(account, await chat(bundle, asked))
-
-        return self._work(model, asked, account, answer)
+        return self._answered(asked, model, account, hidden, chat, chat_events)
 
     async def complete(self, request: Request) -> Response:
-        asked, model, account = await self._read(request)
+        return self._answered(*await self._read(request), complete, complete_events)
+
+    def _answered(
+        self, asked: Asked, model: Hosted, account: Account, hidden: dict[str, int],
+        whole: Callable[[AnsweringModel, Asked], Awaitable[dict[str, Any]]],
+        events: Callable[[AnsweringModel, Asked], Events],
+    ) -> Response:  # fmt: skip
+        """The way of a prompt that may be judged, and of its answer."""
 
         async def answer(loaded: Loaded) -> dict[str, Any] | Stream:
-            bundle = self._bundle(loaded)
+            let_in = await self._gate.admit(asked, model.name, hidden, self._metrics.decided)
             if asked.stream:
-                return Stream(_told(account, asked, complete_events(bundle, asked)))
-            return _whole(account, await complete(bundle, asked))
+                found = let_in.refusal_events() if let_in.refused else events(self._bundle(loaded), asked)
+                told = _told(account, asked, found)
+                return Stream(told if let_in.refused else let_in.events(told))
+            if let_in.refused:
+                return let_in.refusal()
+            return await let_in.whole(_whole(account, await whole(self._bundle(loaded), asked)))
 
         return self._work(model, asked, account, answer)
 
     async def embed(self, request: Request) -> Response:
-        asked, model, account = await self._read(request)
+        asked, model, account, _ = await self._read(request)
 
         async def answer(loaded: Loaded) -> dict[str, Any]:
             return _whole(account, await embed(self._bundle(loaded), asked))
@@ -181,12 +194,13 @@ class _Front:
         return self._work(model.for_embeddings(), asked, account, answer)
 
     async def pass_chat(self, request: Request) -> Response:
-        asked, model, account = await self._read(request)
+        asked, model, account, _ = await self._read(request)
         await self._check_chat(model, asked)
         return self._passed(asked, model, account)
 
     async def pass_on(self, request: Request) -> Response:
-        return self._passed(*await self._read(request))
+        asked, model, account, _ = await self._read(request)
+        return self._passed(asked, model, account)
 
     def _passed(self, asked: Asked, model: Hosted, account: Account) -> Response:
         async def answer(loaded: Loaded) -> dict[str, Any] | Stream:
@@ -198,7 +212,7 @@ class _Front:
         return self._work(model, asked, account, answer)
 
     async def tokenize(self, request: Request) -> Response:
-        asked, model, _ = await self._read(request)
+        asked, model, _, _ = await self._read(request)
         tokenizer, text = model.facts.tokenizer, asked.body["content"]
         if tokenizer is None:
             raise Refusal(f"the tokenizer of {model.name} is of a kind that is not known here.", 501)
@@ -207,26 +221,29 @@ class _Front:
         ids = await anyio.to_thread.run_sync(lambda: tokenizer.encode(text, add_bos=add_bos, parse_special=special))
         return JSONResponse({"tokens": ids})
 
-    async def _read(self, request: Request) -> tuple[Asked, Hosted, Account]:
-        """What is asked, of which model, by whom. Raises Refusal for what may not be asked."""
+    async def _read(self, request: Request) -> tuple[Asked, Hosted, Account, dict[str, int]]:
+        """What is asked, of which model, by whom, and what was hidden. Raises Refusal for what may not be asked."""
         body = await read_body(request)
         asked = await anyio.to_thread.run_sync(read_request, request.url.path, body)
         model = self._pool.find(asked.model)
         if self._door.most_tokens is not None:
             asked = _within(asked, self._door.most_tokens)
+        if asked.path not in _WITHOUT_TEXT:
+            self._gate.refuse_unjudged(asked)
+        asked, hidden = await self._gate.redacted(asked)
         account = Account(request.scope, self._metrics, self._door.budgets, self._journal.texts)
         account.asked(model.name, asked.messages or asked.prompts or asked.inputs or None)
-        return asked, model, account
+        return asked, model, account, hidden
 
     async def _check_chat(self, model: Hosted, asked: Asked) -> None:
         """Messages that the template refuses, tools that it would drop, and what makes it run without end."""
         template = require_chat_template(model.facts, model.template)
         tokenizer = model.facts.tokenizer
         longest = model.longest_text
-        size = sum(len(text) for message in asked.messages or () for text in _texts_of(message))
+        size = sum(len(text.encode(errors="replace")) for message in asked.messages or () for text in texts_of(message))
         if size > longest:
             raise Refusal(
-                f"the messages have {size} characters: more than a context of {model.context} tokens can hold.",
+                f"the messages have {size} bytes of text: more than a context of {model.context} tokens can hold.",
                 param="messages", code="context_length_exceeded",
             )  # fmt: skip
         specials = {} if tokenizer is None else tokenizer.special_texts
@@ -239,10 +256,17 @@ class _Front:
             )
 
     def _bundle(self, loaded: Loaded) -> AnsweringModel:
+        """The model with all that answers need of it; made once for each engine."""
         model = loaded.hosted
+        known = self._bundles.get(model.key)
+        if known is not None and known.upstream is loaded.upstream:
+            return known
         if model.name not in self._scorers and model.lora is None:
             self._scorers[model.name] = PromptScorer(model.path, self._threads)
-        return AnsweringModel(model.name, model.facts, loaded.upstream, self._scorers.get(model.name))
+        template = require_chat_template(model.facts, model.template) if model.facts.has_chat_template else None
+        bundle = AnsweringModel(model.name, model.facts, loaded.upstream, self._scorers.get(model.name), template)
+        self._bundles[model.key] = bundle
+        return bundle
 
     def _work(
         self, model: Hosted, asked: Asked, account: Account,
@@ -268,7 +292,7 @@ def _whole(account: Account, answer: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-async def _told(account: Account, asked: Asked, events: AsyncIterator[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
+async def _told(account: Account, asked: Asked, events: Events) -> Events:
     """The events that the client asked for; the one with the counts is for us in any case."""
     written: list[Any] = []
     try:
@@ -282,13 +306,6 @@ async def _told(account: Account, asked: Asked, events: AsyncIterator[dict[str, 
             yield event
     finally:
         account.wrote(written)
-
-
-def _texts_of(message: dict[str, Any]) -> list[str]:
-    content = message.get("content")
-    if isinstance(content, list):
-        return [part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str)]
-    return [content] if isinstance(content, str) else []
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:

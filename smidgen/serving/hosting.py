@@ -101,7 +101,7 @@ class Hosted:
 
     @cached_property
     def longest_text(self) -> int:
-        """Characters: more cannot fit the context."""
+        """Bytes: more cannot fit the context."""
         tokenizer = self.facts.tokenizer
         longest = 1 if tokenizer is None else max(len(tokenizer.piece(token)) for token in range(len(tokenizer)))
         return (self.context + 1) * max(longest, 1)

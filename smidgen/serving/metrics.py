@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from smidgen.serving.guard.decisions import Decision
 from smidgen.serving.pool import Pool
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -54,9 +55,9 @@ class Metrics:
         """The first piece of a streamed answer is there."""
         self._first.labels(model).observe(seconds)
 
-    def decided(self, policy: str, on: str, verdict: str) -> None:
-        """A decision of the guard."""
-        self._guard.labels(policy, on, verdict).inc()
+    def decided(self, decision: Decision) -> None:
+        """The guard has decided."""
+        self._guard.labels(decision.policy, decision.on, decision.verdict).inc()
 
     def page(self, pool: Pool) -> bytes:
         """All figures as Prometheus reads them."""

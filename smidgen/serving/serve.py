@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import ipaddress
 import os
 import signal
 import socket
@@ -12,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import uvicorn
 from starlette.applications import Starlette
@@ -30,6 +29,7 @@ from smidgen.serving.front import Door, build_front
 from smidgen.serving.hosting import Hosted
 from smidgen.serving.journal import Journal
 from smidgen.serving.keys import Budgets, Key, read_keys
+from smidgen.serving.listening import address_of, is_loopback, listening_socket
 from smidgen.serving.pool import Pool, refuse_same_names
 from smidgen.serving.upstream import LocalUpstream, Upstream
 
@@ -85,7 +85,7 @@ def serve(
     check_exposure(host, bool(held), no_auth)
     if log_text and log is None:
         raise SmidgenError("--log-text says what is in the log; add --log FILE.")
-    names = list(model) if isinstance(model, list | tuple) else [model]
+    names: list[ModelName] = list(model) if isinstance(model, list | tuple) else [cast("ModelName", model)]
     if len(names) > 1 and (draft or lora or template):
         raise SmidgenError("--draft, --lora and --template go with one model; serve the others on another port.")
     models = [
@@ -99,11 +99,11 @@ def serve(
         budgets=Budgets(_budgets_file(keys)), seconds=time_limit, most_tokens=max_tokens,
     )  # fmt: skip
     share = int(_MEMORY_SHARE * usable_memory()) if memory is None else memory
-    with _listening_socket(host, port) as listener:
+    with listening_socket(host, port) as listener:
         pool = Pool(models, lambda one: _load(one, threads), share, keep_alive, queue)
-        front = build_front(pool, door, journal, threads)
+        front = build_front(pool, door, journal, threads=threads)
         say = announce or _print_address
-        served = Served(_address(listener, host), models[0].name, models[0].facts.has_chat_template)
+        served = Served(address_of(listener, host), models[0].name, models[0].facts.has_chat_template)
         _Uvicorn(front, pool, lambda: say(served)).run([listener])
     sys.exit(0)
 
@@ -179,30 +179,6 @@ class _Uvicorn(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def _listening_socket(host: str, port: int) -> socket.socket:
-    """Bound already, so that a taken port is known before the model is loaded. Raises SmidgenError."""
-    try:
-        family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, number)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-        except OSError:
-            listener.close()
-            raise
-        return listener
-    except OSError as error:
-        raise SmidgenError(
-            f"cannot listen on {host} port {port}: {error.strerror}; choose another with --port or --host."
-        ) from error
-
-
-def _address(listener: socket.socket, host: str) -> str:
-    """`http://host:port`, with the address to type where the server listens on all of them."""
-    shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
-    return f"http://{f'[{shown}]' if ':' in shown else shown}:{listener.getsockname()[1]}"
-
-
 def check_exposure(host: str, keyed: bool, no_auth: bool = False) -> None:
     """Refuse to serve beyond this machine without a key, unless that was said. Raises SmidgenError."""
     if keyed and no_auth:
@@ -212,12 +188,3 @@ def check_exposure(host: str, keyed: bool, no_auth: bool = False) -> None:
             f"--host {host} lets other machines in, which needs a key: add --api-key SECRET or --keys FILE, use "
             "--host 127.0.0.1, or say --no-auth to let everybody in."
         )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address can be reached from this machine only."""
-    try:
-        found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
-    except OSError as error:
-        raise SmidgenError(f"--host {host} is not an address or name of this machine: {error}.") from error
-    return all(ipaddress.ip_address(address.partition("%")[0]).is_loopback for address in found)

@@ -6,13 +6,16 @@ engine.
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import anyio
 import httpx2
 
 from smidgen.engines.llama_cpp.server import LlamaServer
 from smidgen.errors import EngineEnded
+
+
+Dialect = Literal["llama.cpp", "openai"]
 
 
 class Answer(Protocol):
@@ -34,10 +37,12 @@ class Upstream(Protocol):
     """An engine with one model.
 
     context: tokens of prompt and answer of one request.  slots: requests that it works on at a time.
+    dialect: whose endpoints it has: llama.cpp's own beside OpenAI's, or OpenAI's alone.
     """
 
     context: int
     slots: int
+    dialect: Dialect
 
     def exchange(self, method: str, path: str, body: dict[str, Any] | None) -> AbstractAsyncContextManager[Answer]:
         """Send one request. Leaving the context, for whatever reason, ends the work on it and frees its slot.
@@ -53,6 +58,8 @@ class Upstream(Protocol):
 
 class LocalUpstream:
     """A llama.cpp in a process of its own on this machine; an `Upstream`."""
+
+    dialect: Dialect = "llama.cpp"
 
     def __init__(self, server: LlamaServer, slots: int) -> None:
         self.server, self.context, self.slots = server, server.ctx_size, slots

@@ -164,7 +164,7 @@ def distill_together(
     within("workers", workers, 1, MOST_WORKERS)
     if ray is None:
         return run_together(partial(_as_one_of_many, teacher, student, output, options), workers, None, resume)
-    from smidgen.distillation.team.cluster import connected
+    from smidgen.ray_cluster import connected
     from smidgen.training.on_cluster import for_any_folder, prepared_on_ray
 
     teacher, student = for_any_folder(teacher), None if student is None else for_any_folder(student)

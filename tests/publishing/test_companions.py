@@ -1,6 +1,7 @@
 """The README.md beside a model: about a model of a stranger, who may have named it with malice."""
 
 import json
+import struct
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -53,7 +54,7 @@ def readmes(tmp_path: Path, checkpoint: Any) -> dict[str, str]:
     """What each verb writes about it."""
     output = tmp_path / "out"
     output.mkdir()
-    (output / "model.gguf").write_bytes(b"GGUF")
+    (output / "model.gguf").write_bytes(struct.pack("<4sIQQ", b"GGUF", 3, 0, 0))
     recipe = {"model": "x", "versions": {}, "steps": []}
     card = evil_card()
     writers = {

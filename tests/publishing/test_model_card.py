@@ -1,5 +1,6 @@
 """The README.md of a cut, as the Hugging Face hub reads it: front matter, results, and what it says of use."""
 
+import struct
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -43,7 +44,7 @@ def write(
     source.parent.mkdir()
     source.touch()
     output.mkdir()
-    (output / "model.gguf").write_bytes(b"GGUF")
+    (output / "model.gguf").write_bytes(struct.pack("<4sIQQ", b"GGUF", 3, 0, 0))
     checkpoint: Any = SimpleNamespace(
         config=SimpleNamespace(family=family), file=SimpleNamespace(metadata=metadata or {}, size=99),
         origin=Origin.of_path(source),

@@ -28,70 +28,12 @@ from smidgen.distillation.team.parallel import BACKEND_OF_ACCELERATORS
 from smidgen.distillation.text.batch import Batches
 from smidgen.errors import SmidgenError, printable
 from smidgen.progress import say, set_quiet, track
+from smidgen.ray_cluster import connected, last_line
 
 T = TypeVar("T")
 Job = dict[str, Any]
 
-#: What nobody has set otherwise. No statistics; of what Ray would tell people and other machines only what is needed.
-_SETTINGS = {
-    "RAY_USAGE_STATS_ENABLED": "0", "RAY_TRAIN_V2_ENABLED": "1", "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0", "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
-}  # fmt: skip
-_OBJECTS = 2**28  # bytes for what processes of a Ray of our own hand each other: text, and how it goes
 _SECONDS_BETWEEN_NEWS = 0.5
-
-
-@contextmanager
-def connected(address: str, workers: int = 1) -> Iterator[Any]:
-    """Ray at an address: "auto", "HOST:PORT", "ray://HOST:PORT"; "local" starts one of so many workers for us alone.
-
-    Raises SmidgenError where Ray is not installed, or nobody answers.
-    """
-    for name, value in _SETTINGS.items():
-        os.environ.setdefault(name, value)
-    try:
-        import ray
-    except ImportError as error:
-        raise SmidgenError("--ray needs Ray: pip install 'smidgen[cluster]'.") from error
-    if ray.is_initialized():  # by whoever called us
-        yield ray
-        return
-    alone: dict[str, Any] = {}
-    if address == "local":
-        cores = max(os.cpu_count() or 1, workers + 1)  # Ray waits for as many as it has workers to start
-        alone = {"include_dashboard": False, "num_cpus": cores, "object_store_memory": _OBJECTS}
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    try:
-        with _silenced():
-            ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **alone)
-            there = int(ray.cluster_resources().get("CPU", 0))
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-        reason = printable(" ".join(str(error).split()), 120)
-        raise SmidgenError(
-            f"no Ray answers at {printable(address)}: {reason}. Start one, or say --ray local."
-        ) from error
-    try:
-        if there < workers:
-            say(f"This cluster has {there} CPUs for {workers} workers, of one each: waiting for more.")
-        yield ray
-    finally:
-        ray.shutdown()
-
-
-@contextmanager
-def _silenced() -> Iterator[None]:
-    """Without standard error, which Ray uses to say that it has been told to be silent; errors are raised anyway."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
 
 
 def train_on_ray(
@@ -121,7 +63,7 @@ def train_on_ray(
                 trainer.fit()
         except RuntimeError as error:
             reason = ray.get(mailbox.open.remote())[1] or (
-                f"the training failed on the cluster {restarts + 1} times: {printable(_last_line(error), 200)}. Go on "
+                f"the training failed on the cluster {restarts + 1} times: {printable(last_line(error), 200)}. Go on "
                 "with --resume when its cause is gone."
             )
             raise SmidgenError(reason) from error
@@ -248,7 +190,7 @@ def map_on_ray(
                     found[row["place"]] = row["result"]
                     task.advance()
         except ray.exceptions.RayError as error:
-            raise SmidgenError(f"the work failed on the cluster: {printable(_last_line(error), 200)}.") from error
+            raise SmidgenError(f"the work failed on the cluster: {printable(last_line(error), 200)}.") from error
     return [found[place] for place in range(len(jobs))]
 
 
@@ -303,8 +245,3 @@ def _caching(make: Callable[[], tuple[Teacher, Batches]], settings: dict[str, An
         return {"end": job["end"]}
 
     return cache
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

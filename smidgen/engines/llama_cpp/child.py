@@ -79,9 +79,9 @@ class Settings:
 
 def main() -> None:
     """Load the model, say where it answers, and stay until the parent lets go."""
-    answers = _take_stdout()
+    answers = take_stdout()
     _end_with_the_parent()
-    _be_the_first_to_go()
+    be_the_first_to_go()
     limit_private_memory(int(_LOADING_SHARE * usable_memory()))
     settings = Settings.from_line(sys.stdin.readline())
     try:
@@ -142,7 +142,7 @@ def _on_gpu() -> bool:
     return any("GPU" in str(device["type"]) for device in xllamacpp().get_device_info())
 
 
-def _take_stdout() -> IO[str]:
+def take_stdout() -> IO[str]:
     """Our own way to the parent; what llama.cpp prints goes to stderr instead."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -188,7 +188,7 @@ def _private_memory() -> int:
         return 1 << 46
 
 
-def _be_the_first_to_go() -> None:
+def be_the_first_to_go() -> None:
     """No memory dump with a person's text in it after a crash; and if memory runs out, this process, not the parent."""
     try:
         import resource

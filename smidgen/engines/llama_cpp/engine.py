@@ -223,13 +223,9 @@ class LlamaCppEngine(Closing):
         A message that spells a control token has its letters, not the token: tokens come from the template alone.
         (Not where only llama.cpp knows the tokenizer.)  Raises as `chat`.
         """
-        chosen = require_chat_template(self.facts, template)
-        tokenizer = self.facts.tokenizer
-        if tokenizer is None:
-            return self.tokenize(render_chat(chosen, messages))
-        plain = [_with_plain_text(message, tokenizer) for message in messages]
-        prompt = render_chat(chosen, plain, tokenizer.special_texts)
-        return tokenizer.encode(prompt, add_bos=tokenizer.adds_bos, parse_special=True, disarmed=True)
+        if self.facts.tokenizer is None:
+            return self.tokenize(render_chat(require_chat_template(self.facts, template), messages))
+        return conversation_ids(self.facts.tokenizer, require_chat_template(self.facts, template), messages)
 
     def takes_system_role(self, template: str | None = None) -> bool:
         """Whether the chat template has a place for a system message; `chat` puts it into the first message if not."""
@@ -259,6 +255,16 @@ class LlamaCppEngine(Closing):
         else:
             advice = f"shorten it: this model allows --ctx-size {self.facts.context_length} at most"
         return SmidgenError(f"the prompt has {tokens} tokens: no room in a context of {self.ctx_size}; {advice}.")
+
+
+def conversation_ids(tokenizer: Tokenizer, template: str, messages: Sequence[Message]) -> list[int]:
+    """A conversation as the model reads it, up to where its next answer begins.
+
+    template: the text of a chat template. Control tokens come from it alone: what people spell stays text.
+    """
+    plain = [_with_plain_text(message, tokenizer) for message in messages]
+    prompt = render_chat(template, plain, tokenizer.special_texts)
+    return tokenizer.encode(prompt, add_bos=tokenizer.adds_bos, parse_special=True, disarmed=True)
 
 
 def _with_plain_text(message: Message, tokenizer: Tokenizer) -> Message:

@@ -1,4 +1,5 @@
-"""Reads votes between models from files of strangers: CSV with a header, or JSON Lines; both also packed with gzip.
+"""Reads votes between models from files of strangers: CSV with a header, or JSON Lines, both also packed with gzip; or
+the SQLite file of `smidgen ui` (database.py).
 
 Each row names two models and the winner. Known are the columns of public arenas, `model_a,model_b,winner`, and of
 side-by-side sheets, `left,right,winner`; other columns are ignored, but for ids. What `winner` may say is in `WORDS`;
@@ -21,6 +22,7 @@ from typing import Any
 from smidgen.data import json_lines
 from smidgen.data.json_lines import Malformed
 from smidgen.errors import BadFile, SmidgenError, printable
+from smidgen.measuring.arena.database import database_rows, is_database
 from smidgen.votes import LONGEST_NAME, Winner
 
 _PAIRS = (("model_a", "model_b"), ("left", "right"))
@@ -100,8 +102,9 @@ class _Reader:
         self.votes = self.skipped = 0
 
     def read(self) -> None:
+        place = "vote" if is_database(self._path) else "line"
         for number, row in self._rows():
-            vote = self._vote(f"{printable(self._path)} line {number}", row)
+            vote = self._vote(f"{printable(self._path)} {place} {number}", row)
             if vote is not None:
                 self._ballots.add(*vote)
                 self.votes += 1
@@ -117,6 +120,9 @@ class _Reader:
         self.skipped += 1
 
     def _rows(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        if is_database(self._path):
+            yield from database_rows(self._path)
+            return
         first = b""
         for number, line in json_lines.lines(self._path, json_lines.stop):
             _refuse_empty_lines(number - 1, self._path)
@@ -239,7 +245,7 @@ def _refuse_empty_lines(number: int, path: Path) -> None:
 def _sha256(path: Path) -> str:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise BadFile(f"{printable(path)} is not a regular file; give a CSV or JSON Lines file of votes.")
+            raise BadFile(f"{printable(path)} is not a regular file; give a CSV, JSON Lines or SQLite file of votes.")
         if path.stat().st_size > _MOST_BYTES:
             _refuse_length(path.stat().st_size, path)
         with path.open("rb") as file:

@@ -1,8 +1,9 @@
-"""Answers to conversations, by llama.cpp's `/v1/chat/completions`, whole or piece by piece.
+"""Answers to conversations, whole or piece by piece.
 
-llama.cpp renders the conversation and reads tools and reasoning out of what the model writes. What it does not do well
-is done here: several answers at once, each counted; the texts that end an answer, with nothing before them lost; one
-entry of log-probabilities a token. It always streams, so that a whole answer is the same as its pieces.
+Where an answer may have calls of tools or reasoning, llama.cpp's `/v1/chat/completions` renders the conversation and
+reads them out of what the model writes; elsewhere we render it (rendered.py). What llama.cpp does not do well is done
+here: several answers at once, each counted; the texts that end an answer, with nothing before them lost; one entry of
+log-probabilities a token. It always streams, so that a whole answer is the same as its pieces.
 
 Where the last message is the assistant's, the model goes on with it. The answer holds what the model wrote, and with
 `echo` that beginning too. Stop texts are looked for in what the answer says, not in its reasoning nor in calls of tools.
@@ -17,10 +18,13 @@ from typing import Any
 
 from smidgen.engines.llama_cpp.engine import LARGEST_SEED
 from smidgen.serving.answers.events import Event, events_of
-from smidgen.serving.answers.logprobs import TokenEntry, chat_shape, entries_of
+from smidgen.serving.answers.filling import filled
+from smidgen.serving.answers.logprobs import UNKNOWN, TokenEntry, chat_shape, entries_of
 from smidgen.serving.answers.model import FINGERPRINT, AnsweringModel
+from smidgen.serving.answers.rendered import is_rendered_here, refuse_unsafe, rendered_events
 from smidgen.serving.answers.side_by_side import interleaved
 from smidgen.serving.answers.stopping import Passing
+from smidgen.serving.answers.upstream_calls import call
 from smidgen.serving.requests.asked import Asked
 
 _OURS = ("stop", "echo")  # fields that llama.cpp is not told
@@ -52,6 +56,9 @@ async def chat(model: AnsweringModel, asked: Asked) -> dict[str, Any]:
     async with aclosing(_pieces(model, asked, counts)) as pieces:
         async for piece in pieces:
             answers[piece.index].add(piece)
+    if asked.logprobs is not None:
+        for answer in answers:
+            answer.entries = await _filled(model, asked, answer.entries)
     choices = [answer.as_choice(index, asked.logprobs is not None) for index, answer in enumerate(answers)]
     return {**_head(model, "chat.completion"), "choices": choices, "usage": usage(counts[0].prompt, counts)}
 
@@ -93,7 +100,8 @@ def _head(model: AnsweringModel, kind: str) -> dict[str, Any]:
 
 
 def _pieces(model: AnsweringModel, asked: Asked, counts: list[Counts]) -> AsyncGenerator[_Piece]:
-    return interleaved([_answer(model, asked, index, counts[index]) for index in range(asked.n)])
+    answers = [_answer(model, asked, index, counts[index]) for index in range(asked.n)]
+    return interleaved(answers, model.upstream.slots)
 
 
 async def _answer(model: AnsweringModel, asked: Asked, index: int, counts: Counts) -> AsyncGenerator[_Piece]:
@@ -103,8 +111,8 @@ async def _answer(model: AnsweringModel, asked: Asked, index: int, counts: Count
     body |= {"stream": True, "stream_options": {"include_usage": True}, "timings_per_token": True}
     body |= seed_of(asked, index)
     passing = Passing[TokenEntry](asked.stop)
-    begun, reason = False, "stop"
-    async with aclosing(events_of(model.upstream, _PATH, body, is_last=lambda event: "usage" in event)) as events:
+    begun, reason, new_tokens = False, "stop", None
+    async with aclosing(_events(model, asked, body)) as events:
         async for event in events:
             if not begun:
                 begun = True
@@ -123,9 +131,26 @@ async def _answer(model: AnsweringModel, asked: Asked, index: int, counts: Count
                 yield _Piece(index, {}, finish_reason="stop")
                 return
     text, ready = passing.rest()
+    if asked.logprobs is not None and reason == "length":
+        ready += [UNKNOWN] * (new_tokens or 0)  # told of in the last event only: parts of a character
     if text or ready:
         yield _Piece(index, {"content": text} if text else {}, ready)
     yield _Piece(index, {}, finish_reason=reason)
+
+
+async def _filled(model: AnsweringModel, asked: Asked, entries: list[TokenEntry]) -> list[TokenEntry]:
+    if all(entry.logprob is not None for entry in entries):
+        return entries
+    rendered = (await call(model, "/apply-template", asked.body))["prompt"]
+    return await filled(model, [rendered], entries, asked.logprobs or 0)
+
+
+def _events(model: AnsweringModel, asked: Asked, body: dict[str, Any]) -> AsyncGenerator[Event]:
+    """What the engine streams, whoever renders the conversation."""
+    if is_rendered_here(model, asked):
+        return rendered_events(model, asked, body)
+    refuse_unsafe(model, asked)
+    return events_of(model.upstream, _PATH, body, is_last=lambda event: "usage" in event)
 
 
 def _beginning(asked: Asked) -> str:
@@ -139,19 +164,17 @@ def _beginning(asked: Asked) -> str:
 
 def _count(event: Event, counts: Counts) -> int | None:
     """Take in what an event says of tokens; how many it is of, None where it does not say."""
-    told, timings = event.get("usage"), event.get("timings")
+    before, told, timings = counts.written, event.get("usage"), event.get("timings")
     if told is not None:
         counts.prompt, counts.written = told["prompt_tokens"], told["completion_tokens"]
     elif timings is not None:
-        before, counts.written = counts.written, timings["predicted_n"]
-        counts.prompt = timings["cache_n"] + timings["prompt_n"]
-        return counts.written - before
-    return None
+        counts.prompt, counts.written = timings["cache_n"] + timings["prompt_n"], timings["predicted_n"]
+    else:
+        return None
+    return counts.written - before
 
 
-def _entries(
-    model: AnsweringModel, asked: Asked, choice: dict[str, Any], new_tokens: int | None
-) -> list[TokenEntry]:
+def _entries(model: AnsweringModel, asked: Asked, choice: dict[str, Any], new_tokens: int | None) -> list[TokenEntry]:
     found = (choice.get("logprobs") or {}).get("content")
     if asked.logprobs is None or not found:
         return []
@@ -172,7 +195,7 @@ class _Whole:
         self._content: list[str] = []
         self._reasoning: list[str] = []
         self._calls: dict[int, dict[str, Any]] = {}
-        self._entries: list[TokenEntry] = []
+        self.entries: list[TokenEntry] = []
         self._finish_reason: str | None = None
 
     def add(self, piece: _Piece) -> None:
@@ -180,7 +203,7 @@ class _Whole:
         self._reasoning.append(piece.delta.get("reasoning_content", ""))
         for part in piece.delta.get("tool_calls", ()):
             self._add_call(part)
-        self._entries += piece.entries
+        self.entries += piece.entries
         self._finish_reason = piece.finish_reason or self._finish_reason
 
     def _add_call(self, part: dict[str, Any]) -> None:
@@ -201,5 +224,5 @@ class _Whole:
             message["reasoning_content"] = "".join(self._reasoning)
         if calls:
             message["tool_calls"] = calls
-        logprobs = chat_shape(self._entries) if with_logprobs else None
+        logprobs = chat_shape(self.entries) if with_logprobs else None
         return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": self._finish_reason}

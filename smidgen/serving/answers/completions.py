@@ -1,8 +1,8 @@
 """Texts that go on, by llama.cpp's own `/completion` and from token ids, whole or piece by piece.
 
 One request may have several prompts and several answers to each: choice number `prompt · n + answer`. All are written
-at the same time. What llama.cpp does not do is done here: `echo`, log-probabilities in the shape of this endpoint, those
-of the prompt (scorer.py), and the texts that end an answer, with nothing before them lost.
+at the same time. What llama.cpp does not do is done here: `echo`, log-probabilities in the shape of this endpoint,
+those of the prompt (scorer.py), and the texts that end an answer, with nothing before them lost.
 
 Without `max_tokens` an answer goes on to the model's own end or to that of the context.
 """
@@ -11,12 +11,13 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from smidgen.serving.answers.chat import Counts, seed_of, usage
 from smidgen.serving.answers.events import Event, events_of
-from smidgen.serving.answers.logprobs import CompletionShape, TokenEntry, entries_of
+from smidgen.serving.answers.filling import filled
+from smidgen.serving.answers.logprobs import UNKNOWN, CompletionShape, TokenEntry, entries_of
 from smidgen.serving.answers.model import FINGERPRINT, AnsweringModel
 from smidgen.serving.answers.prompt_scores import PromptScores, greedy_token, prompt_scores
 from smidgen.serving.answers.prompts import Prompt, prompts_of
@@ -50,7 +51,7 @@ async def complete(model: AnsweringModel, asked: Asked) -> dict[str, Any]:
     async with aclosing(work.pieces()) as pieces:
         async for piece in pieces:
             found[piece.index].append(piece)
-    choices = [_joined(asked, index, pieces) for index, pieces in enumerate(found)]
+    choices = [_joined(asked, await work.filled(pieces)) for pieces in found]
     return {**_head(model), "choices": choices, "usage": work.usage()}
 
 
@@ -68,9 +69,9 @@ async def complete_events(model: AnsweringModel, asked: Asked) -> AsyncGenerator
     yield {**head, "choices": [], "usage": work.usage()}
 
 
-def _joined(asked: Asked, index: int, pieces: Sequence[_Piece]) -> dict[str, Any]:
+def _joined(asked: Asked, pieces: Sequence[_Piece]) -> dict[str, Any]:
     whole = _Piece(
-        index,
+        pieces[0].index,
         "".join(piece.text for piece in pieces),
         [entry for piece in pieces for entry in piece.entries],
         pieces[-1].finish_reason,
@@ -104,41 +105,52 @@ class _Work:
         """What was read, each prompt once, and written."""
         return usage(sum(len(prompt.ids) for prompt in self._prompts), self._counts)
 
+    async def filled(self, pieces: Sequence[_Piece]) -> list[_Piece]:
+        """All pieces of one choice, with the log-probabilities of its answer that were still to be asked for."""
+        echo, answer = (pieces[:1], pieces[1:]) if self._asked.echo else ([], pieces)
+        entries = [entry for piece in answer for entry in piece.entries]
+        if self._asked.logprobs is None or all(entry.logprob is not None for entry in entries):
+            return [*pieces]
+        prompt = self._prompts[pieces[0].index // self._asked.n]
+        entries = await filled(self._model, prompt.ids, entries, self._asked.logprobs)
+        text = "".join(piece.text for piece in answer)
+        return [*echo, replace(answer[-1], text=text, entries=entries)]
+
     async def pieces(self) -> AsyncGenerator[_Piece]:
         """What is new of the choices, as it comes."""
         scores: list[PromptScores | None] = [None] * len(self._prompts)
         if self._asked.echo and self._asked.logprobs is not None:
             scores = [*await prompt_scores(self._model, self._prompts, self._asked.logprobs)]
         answers = [self._answer(index, scores[index // self._asked.n]) for index in range(self.choices)]
-        async with aclosing(interleaved(answers)) as pieces:
+        async with aclosing(interleaved(answers, self._model.upstream.slots)) as pieces:
             async for piece in pieces:
                 yield piece
 
     async def _answer(self, index: int, scores: PromptScores | None) -> AsyncGenerator[_Piece]:
-        asked, prompt = self._asked, self._prompts[index // self._asked.n]
-        echoed = _Piece(index, prompt.text, scores.entries, None, scores.left_out) if scores else None
-        if asked.echo and asked.max_tokens != 0:
-            yield echoed or _Piece(index, prompt.text)
-        if asked.max_tokens == 0:  # only the prompt is asked for
-            yield _Piece(
-                index, prompt.text if asked.echo else "", scores.entries if scores else [], "length",
-                scores.left_out if scores else 0,
-            )  # fmt: skip
+        prompt = self._prompts[index // self._asked.n]
+        echo = _Piece(index, prompt.text) if self._asked.echo else None
+        if echo and scores:
+            echo = replace(echo, entries=scores.entries, left_out=scores.left_out)
+        if self._asked.max_tokens == 0:
+            yield replace(echo or _Piece(index, ""), finish_reason="length")
             return
-        passing = Passing[TokenEntry](asked.stop)
-        reason = None
+        passing = Passing[TokenEntry](self._asked.stop)
+        reason, shown, ready = None, "", list[TokenEntry]()
         async with aclosing(self._events(index, prompt, scores)) as events:
             async for event in events:
+                if echo:  # now that the engine has accepted the request
+                    yield echo
+                    echo = None
                 text, entries, reason = self._read(event, self._counts[index])
                 shown, ready = passing.pass_on(text, entries)
-                if passing.found:
-                    yield _Piece(index, shown, ready, "stop")
-                    return
+                reason = "stop" if passing.found else reason
                 if reason is not None:
                     break
                 if shown or ready:
                     yield _Piece(index, shown, ready)
-        shown, ready = passing.rest()
+        if not passing.found:
+            rest, more = passing.rest()
+            shown, ready = shown + rest, ready + more
         yield _Piece(index, shown, ready, reason)
 
     def _events(self, index: int, prompt: Prompt, scores: PromptScores | None) -> AsyncGenerator[Event]:
@@ -163,10 +175,25 @@ class _Work:
         if event.get("stop"):
             reason = "length" if event["stop_type"] == "limit" else "stop"
         elif not self._end_ids.isdisjoint(event.get("tokens") or ()):
-            return "", self._end_entry(), "stop"  # one of those that llama.cpp does not know
+            text, reason = "", "stop"  # one of those that llama.cpp does not know
         if self._asked.logprobs is None:
             return text, [], reason
         entries = entries_of(self._model, found, counts.written - before, self._asked.logprobs)
-        if event.get("stop") and event["stop_type"] == "eos":
-            entries = self._end_entry(found)
+        if reason == "stop":
+            entries = [self._end_entry(entries)]
+        elif reason is not None:
+            entries += [UNKNOWN] * (counts.written - before - len(entries))
         return text, entries, reason
+
+    @property
+    def _end_ids(self) -> frozenset[int]:
+        tokenizer = self._model.facts.tokenizer
+        return frozenset() if tokenizer is None else tokenizer.eos_ids
+
+    def _end_entry(self, entries: Sequence[TokenEntry]) -> TokenEntry:
+        """Of the token that ended the text, which does not have it. llama.cpp tells nothing of it in a stream."""
+        if entries:
+            return replace(entries[-1], shown=False)
+        tokenizer = self._model.facts.tokenizer
+        name = "" if tokenizer is None or tokenizer.eos_id is None else tokenizer.token_text(tokenizer.eos_id)
+        return TokenEntry(None, name.encode(), None, None, shown=False)

@@ -11,7 +11,7 @@ from smidgen.serving.upstream import Answer, Upstream
 
 Event = dict[str, Any]
 _LONGEST_REASON = 500  # characters of the engine's words
-_ITS_OWN_FAULT = re.compile("compute|memory|decode|batch|slot|shutting down", re.IGNORECASE)  # of llama.cpp's status 500
+_ITS_OWN_FAULT = re.compile("compute|memory|decode|batch|slot|shutting down", re.IGNORECASE)  # of its status 500
 
 
 async def events_of(
@@ -72,8 +72,8 @@ def refusal_of(status: int, body: bytes) -> Refusal:
 def too_long(tokens: int | None, context: int, param: str | None = None) -> Refusal:
     """A prompt that leaves no room in the context."""
     return Refusal(
-        f"the prompt has {'more' if tokens is None else tokens} tokens, which leaves no room in this model's context of "
-        f"{context} tokens; shorten it.",
+        f"the prompt has {'more' if tokens is None else tokens} tokens, which leaves no room in this model's context "
+        f"of {context} tokens; shorten it.",
         param=param,
         code="context_length_exceeded",
     )

@@ -2,7 +2,9 @@
 
 llama.cpp gives an entry where a character is whole. The tokens that are only a part of it (of most emoji, of Bengali
 with many tokenizers) come without one, and the entry of the last part has the bytes of all. Here each gets an entry of
-its own. What the model made of them is not known then: their log-probability is null.
+its own. Their log-probability is asked for afterwards where the answer is not streamed (filling.py), and is null in a
+stream. Where the token limit comes within a character, llama.cpp does not tell which tokens it began with: their
+entries are empty.
 """
 
 from codecs import getincrementaldecoder
@@ -27,16 +29,21 @@ class Alternative:
 class TokenEntry:
     """A token of a text.
 
-    bytes: its own, half a character for some; of a token that ends a text, its name.
+    id: None where it is not known.
+    bytes: its own, half a character for some; of a token that ends a text, its name; none where they are not known.
     logprob: in nats; None where it is not known, as of the first token of a prompt.
     top: the likeliest tokens at this place, the likeliest first; None where they are not known.
     shown: whether its bytes are in the text.
     """
 
+    id: int | None
     bytes: bytes
     logprob: float | None
     top: tuple[Alternative, ...] | None
     shown: bool = True
+
+
+UNKNOWN = TokenEntry(None, b"", None, None)
 
 
 def entries_of(
@@ -51,13 +58,17 @@ def entries_of(
         before = whole[: len(whole) - len(own)] if whole.endswith(own) else b""
         parts = _spelled(model, before, missing) if before and missing > 0 else []
         missing -= len(parts)
-        entries += [TokenEntry(part, None, None) for part in parts]
-        top = tuple(
-            Alternative(model.piece(other["id"], bytes(other["bytes"])), other["logprob"])
-            for other in one["top_logprobs"][:alternatives]
-        )
-        entries.append(TokenEntry(own, one["logprob"], top))
+        entries += [TokenEntry(model.tokens_by_bytes.get(part), part, None, None) for part in parts]
+        top = alternatives_of(model, one, alternatives)
+        entries.append(TokenEntry(one["id"], own, one["logprob"], top))
     return entries
+
+
+def alternatives_of(model: AnsweringModel, found: dict[str, Any], most: int) -> tuple[Alternative, ...]:
+    """The likeliest tokens of one of llama.cpp's entries, each with its own bytes."""
+    return tuple(
+        Alternative(model.piece(one["id"], bytes(one["bytes"])), one["logprob"]) for one in found["top_logprobs"][:most]
+    )
 
 
 def _spelled(model: AnsweringModel, text: bytes, most: int) -> list[bytes]:
@@ -81,7 +92,7 @@ def chat_shape(entries: Sequence[TokenEntry]) -> dict[str, Any]:
     content = [
         {
             "token": spelled(entry.bytes),
-            "bytes": list(entry.bytes),
+            "bytes": list(entry.bytes) or None,
             "logprob": entry.logprob,
             "top_logprobs": [
                 {"token": spelled(one.bytes), "bytes": list(one.bytes), "logprob": one.logprob}
@@ -122,8 +133,11 @@ class CompletionShape:
 
 
 def _as_mapping(top: Sequence[Alternative]) -> dict[str, float]:
-    """By their texts; of two tokens with the same text the likelier one counts."""
-    return {spelled(one.bytes): one.logprob for one in reversed(top)}
+    """By their texts, the likeliest first; of two tokens with the same text the likelier one counts."""
+    found: dict[str, float] = {}
+    for one in top:
+        found.setdefault(spelled(one.bytes), one.logprob)
+    return found
 
 
 def spelled(piece: bytes) -> str:

@@ -15,7 +15,7 @@ FINGERPRINT = f"smidgen-{__version__}"  # `system_fingerprint` of all answers
 class AnsweringModel:
     """One model behind the server.
 
-    name: what answers call it.  scorer: None where the log-probabilities of prompts are not to be had, as for a model
+    name: what answers call it.  template: the text of its chat template, None for a base model.  scorer: None where the log-probabilities of prompts are not to be had, as for a model
     with an adapter, or one that runs elsewhere.
     """
 
@@ -23,6 +23,7 @@ class AnsweringModel:
     facts: Facts
     upstream: Upstream
     scorer: PromptScorer | None = None
+    template: str | None = None
 
     @cached_property
     def tokens_by_bytes(self) -> dict[bytes, int]:

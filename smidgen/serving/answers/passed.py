@@ -46,5 +46,8 @@ def _usage_in(event: Event) -> dict[str, int]:
         if isinstance(holder, dict) and isinstance(holder.get("usage"), dict):
             return {key: value for key, value in holder["usage"].items() if isinstance(value, int)}
     if event.get("stop") is True:
-        return {"prompt_tokens": event.get("tokens_evaluated", 0), "completion_tokens": event.get("tokens_predicted", 0)}
+        return {
+            "prompt_tokens": event.get("tokens_evaluated", 0),
+            "completion_tokens": event.get("tokens_predicted", 0),
+        }
     return {}

@@ -1,17 +1,16 @@
 """Prompts of completions as token ids, by the tokenizer that the model was measured with; its words by llama.cpp's
 where the file's tokenizer is of a kind that only llama.cpp knows."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import anyio
 
 from smidgen.model.tokenizer import Tokenizer
-from smidgen.serving.answers.events import refusal_of, too_long
+from smidgen.serving.answers.events import too_long
 from smidgen.serving.answers.model import AnsweringModel
+from smidgen.serving.answers.upstream_calls import call
 from smidgen.serving.refusals import Refusal
 from smidgen.serving.requests.asked import Asked
 
@@ -50,9 +49,7 @@ async def prompts_of(model: AnsweringModel, asked: Asked) -> list[Prompt]:
     return prompts
 
 
-def _prompts(
-    model: AnsweringModel, prompts: Sequence[str | list[int]], suffix: str | None
-) -> list[Prompt] | None:
+def _prompts(model: AnsweringModel, prompts: Sequence[str | list[int]], suffix: str | None) -> list[Prompt] | None:
     """None where llama.cpp must encode."""
     tokenizer = model.facts.tokenizer
     if tokenizer is None:
@@ -121,18 +118,10 @@ def _no_suffix() -> Refusal:
 async def _prompt_by_llama_cpp(model: AnsweringModel, prompt: str | list[int]) -> Prompt:
     if not isinstance(prompt, str):
         _refuse_unknown(prompt, _WIDEST_ID)
-        text = (await _call(model, "/detokenize", {"tokens": prompt}))["content"]
+        text = (await call(model, "/detokenize", {"tokens": prompt}))["content"]
         return Prompt(prompt, text)
     request = {"content": prompt, "add_special": True, "parse_special": True}
-    ids: list[int] = (await _call(model, "/tokenize", request))["tokens"]
+    ids: list[int] = (await call(model, "/tokenize", request))["tokens"]
     if not ids:
         raise Refusal("the prompt is empty; give at least one character.", param="prompt")
     return Prompt(ids, prompt)
-
-
-async def _call(model: AnsweringModel, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    async with model.upstream.exchange("POST", path, body) as answer:
-        raw = await answer.read()
-        if answer.status != 200:
-            raise refusal_of(answer.status, raw)
-        return json.loads(raw)

@@ -9,15 +9,19 @@ _T = TypeVar("_T")
 _WAITING = 64  # pieces that may wait for a slow reader
 
 
-async def interleaved(streams: Sequence[AsyncGenerator[_T]]) -> AsyncGenerator[_T]:
-    """The items of all streams as they come. The first error ends all of them; so does closing this generator."""
+async def interleaved(streams: Sequence[AsyncGenerator[_T]], at_once: int) -> AsyncGenerator[_T]:
+    """The items of all streams as they come. The first error ends all of them; so does closing this generator.
+
+    at_once: streams that run at the same time, so that one request leaves room for others between its parts.
+    """
     if len(streams) == 1:
         async with aclosing(streams[0]) as only:
             async for item in only:
                 yield item
         return
     queue = asyncio.Queue[tuple[_T] | Exception | None](_WAITING)
-    tasks = [asyncio.create_task(_pump(stream, queue)) for stream in streams]
+    turns = asyncio.Semaphore(at_once)
+    tasks = [asyncio.create_task(_pump(stream, queue, turns)) for stream in streams]
     try:
         running = len(tasks)
         while running:
@@ -34,9 +38,11 @@ async def interleaved(streams: Sequence[AsyncGenerator[_T]]) -> AsyncGenerator[_
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _pump(stream: AsyncGenerator[_T], queue: "asyncio.Queue[tuple[_T] | Exception | None]") -> None:
+async def _pump(
+    stream: AsyncGenerator[_T], queue: "asyncio.Queue[tuple[_T] | Exception | None]", turns: asyncio.Semaphore
+) -> None:
     try:
-        async with aclosing(stream):
+        async with turns, aclosing(stream):
             async for item in stream:
                 await queue.put((item,))
     except Exception as error:

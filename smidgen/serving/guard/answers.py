@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from smidgen.serving.guard.judging import Decision, refuses
+from smidgen.serving.guard.decisions import Decision, refuses
 
 Shape = Literal["chat", "text"]
 

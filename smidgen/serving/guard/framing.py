@@ -3,6 +3,7 @@
 Text of people and models stays text: control tokens come from the frame alone (see `Tokenizer.disarm`).
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -56,11 +57,15 @@ class Framing:
             raise SmidgenError(f"this model cannot be a guard: {facts.foreign or 'its tokenizer is not known'}")
         self._tokenizer, self._protocol, self._context = facts.tokenizer, protocol, context
         self._around = ("", "") if protocol.name == "shieldgemma" else _chat_around(facts, facts.tokenizer)
-        self.violation_id, self.harmless_id = (self._answered(word)[0] for word in protocol.words)
-        self.unsafe_ids = self._answered("unsafe\n")
-        if self.violation_id == self.harmless_id:
+        self._violation, harmless = protocol.words
+        probe = (Policy("a", "a", "a", category="S1"),)
+        said = [self._joined(probe, "prompt", (), "a", word) for word in (self._violation, harmless, "unsafe\n")]
+        same = len(os.path.commonprefix(said[:2]))
+        violation, without, self.unsafe_ids = (ids[same:] for ids in said)
+        if not violation or not without:
             words = " and ".join(protocol.words)
             raise SmidgenError(f"this model cannot be a guard: {words} begin with the same token in its vocabulary.")
+        self.violation_id, self.harmless_id, self._answered = violation[0], without[0], len(violation)
 
     def check(self, policies: Sequence[Policy], kind: Kind) -> None:
         """Raises SmidgenError where the policies leave no room for a text."""
@@ -90,8 +95,12 @@ class Framing:
         for ids in _in_pieces(text, room * _CHARACTERS, fitting):
             yield Asked(ids, shortened)
 
-    def _encode(
-        self, policies: Sequence[Policy], kind: Kind, turns: Sequence[Turn], text: str, answer: str = ""
+    def _encode(self, policies: Sequence[Policy], kind: Kind, turns: Sequence[Turn], text: str) -> list[int]:
+        """A prompt. It is encoded with an answer behind it, as in training: some tokenizers look ahead."""
+        return self._joined(policies, kind, turns, text, self._violation)[: -self._answered]
+
+    def _joined(
+        self, policies: Sequence[Policy], kind: Kind, turns: Sequence[Turn], text: str, answer: str
     ) -> list[int]:
         if self._protocol.name == "shieldgemma":
             question = next((turn.text for turn in reversed(turns) if turn.role == "User"), "")
@@ -103,18 +112,12 @@ class Framing:
         joined = "".join(tokenizer.disarm(part.text) if part.said else part.text for part in parts)
         return tokenizer.encode(joined + answer, add_bos=tokenizer.adds_bos, parse_special=True, disarmed=True)
 
-    def _answered(self, answer: str) -> list[int]:
-        """The tokens of an answer behind any prompt."""
-        probe = (Policy("a", "a", "a", category="S1"),)
-        without, whole = (self._encode(probe, "prompt", (), "a", said) for said in ("", answer))
-        if whole[: len(without)] != without or len(whole) == len(without):
-            raise SmidgenError(f"this model cannot be a guard: its vocabulary has no token that begins {answer!r}.")
-        return whole[len(without) :]
-
     def _recent(self, turns: Sequence[Turn], most: int) -> tuple[list[Turn], bool]:
         """The last messages that fit into so many tokens, the first of them perhaps without its beginning."""
         kept: list[Turn] = []
         for turn in reversed(turns):
+            if most < 1:
+                return kept, True
             text = turn.text[-most * _CHARACTERS :]
             while text and len(self._tokenizer.encode(text)) > most:
                 text = text[-(len(text) * 3 // 4) :] if len(text) > 1 else ""
@@ -141,17 +144,18 @@ def _chat_around(facts: Facts, tokenizer: Tokenizer) -> tuple[str, str]:
     return before, after
 
 
-def _in_pieces(text: str, guess: int, fitting: Callable[[str], list[int] | None]) -> Iterator[list[int]]:
-    """What `fitting` makes of the text, whole or in pieces that overlap. Where a piece ends depends on what stands
-    before its end alone, so that a text that grows keeps its pieces."""
+def _in_pieces(text: str, longest: int, fitting: Callable[[str], list[int] | None]) -> Iterator[list[int]]:
+    """What `fitting` makes of the text, whole or in pieces that overlap, of at most `longest` characters.
+
+    Where a piece ends does not depend on what comes after it: a text that grows keeps its pieces.
+    """
     start = 0
-    while True:
-        size = min(len(text) - start, guess)
-        while (ids := fitting(text[start : start + size])) is None:
-            if size < 2:
-                raise DoesNotFit("one character of it does not fit the guard's context")
+    while len(text) - start > longest or (ids := fitting(text[start:])) is None:
+        size = longest
+        while size >= len(text) - start or (ids := fitting(text[start : start + size])) is None:
             size = size * 3 // 4
+            if size < 1:
+                raise DoesNotFit("a piece of one character does not fit the guard's context")
         yield ids
-        if start + size >= len(text):
-            return
         start += max(size - size // _OVERLAP, 1)
+    yield ids

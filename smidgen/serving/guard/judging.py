@@ -99,8 +99,9 @@ class Guard:
         plan: list[tuple[Kind, tuple[Policy, ...]]] = []
         kinds: tuple[tuple[Kind, list[Policy]], ...] = (("answer", answers), ("prompt", prompts))
         for asked_as, policies in kinds:
-            together = [(one,) for one in policies] if self.protocol.name == "shieldgemma" else [tuple(policies)]
-            plan += [(asked_as, group) for group in together if group]
+            together = [[one] for one in policies] if self.protocol.name == "shieldgemma" else [policies]
+            for group in filter(None, together):
+                plan.append((asked_as, tuple(group)))
         return plan
 
     def _time(self, kind: Kind) -> dict[str, float]:

@@ -34,8 +34,9 @@ class Policy:
     """What must not occur, and what happens where it does.
 
     name: in answers and metrics: small letters, digits, - and _.
-    title: for the guard: what is forbidden, in a few words.  text: the same at length, as a phrase that ends the
-        sentence "It must not contain …". Llama Guard knows its own categories by their titles; ShieldGemma needs a text.
+    title: for the guard: what is forbidden, in a few words.
+    text: the same at length, as a phrase that ends the sentence "It must not contain …". ShieldGemma needs it; Llama
+        Guard knows its own categories by their titles.
     on: of ("prompt", "answer"), where it applies.
     action: "refuse" or "flag" (say it, and let it pass), from a probability of `threshold` on.
     undecided: "refuse", "flag" or "allow" where the guard does not decide within `seconds`.
@@ -56,7 +57,8 @@ class Policy:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
             raise SmidgenError(
-                f"a policy has the name {printable(repr(self.name), 60)}; give it 1 to 64 small letters, digits, - and _."
+                f"a policy has the name {printable(repr(self.name), 60)}; give it 1 to 64 small letters, digits, - "
+                "and _."
             )
         for key, longest in (("title", 100), ("text", LONGEST_TEXT), ("category", 4)):
             text = getattr(self, key)
@@ -113,9 +115,8 @@ def policies_of(given: Mapping[str, Any]) -> tuple[Policy, ...]:
         raise SmidgenError(f"it has {len(listed)} policies, more than {MOST_POLICIES}")
     policies = [_policy_of(one, place) for place, one in enumerate(listed, 1)]
     for key in ("name", "category"):
-        twice = [
-            value for value, count in Counter(getattr(one, key) for one in policies).items() if value and count > 1
-        ]
+        counted = Counter(getattr(one, key) for one in policies)
+        twice = [value for value, count in counted.items() if value and count > 1]
         if twice:
             raise SmidgenError(f"two policies have the {key} {twice[0]}")
     return with_categories(policies)
@@ -132,7 +133,7 @@ def _policy_of(said: Mapping[str, Any], place: int) -> Policy:
     if not isinstance(on, str) or on not in _ON:
         raise SmidgenError(f"policy {place}: on is {printable(repr(on), 40)}; choose from {', '.join(_ON)}")
     action = said.get("action", "refuse")
-    return Policy(**{"title": said["name"], "undecided": action, **said, "on": _ON[on]})
+    return Policy(**{"title": str(said["name"]).replace("-", " "), "undecided": action, **said, "on": _ON[on]})
 
 
 def _listed(names: set[str]) -> str:

@@ -36,7 +36,6 @@ _MARKS: dict[str, ProtocolName] = {
 _NAMED = ("general.name", "general.basename", "general.finetune", "general.base_model.0.name")
 _ROLES = {"prompt": "User", "answer": "Agent"}
 _FRAME_MARKS = re.compile(r"<((?:BEGIN|END) (?:UNSAFE CONTENT CATEGORIES|CONVERSATION))>", re.IGNORECASE)
-_CATEGORY = re.compile(r"\s*(S\d{1,3})\s*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -84,31 +83,34 @@ def choose_protocol(metadata: Mapping[str, Any], said: str | None = None) -> Gua
     templates = "\n".join(chat_templates(metadata).values())
     names = [str(metadata.get(key, "")) for key in _NAMED]
     plain = [re.sub("[^a-z0-9]", "", name.lower()) for name in names]
-    by_name = {protocol for mark, protocol in _NAMES.items() if any(mark in name for name in plain)}
-    by_template = {protocol for mark, protocol in _MARKS.items() if mark in templates}
+    by_name: set[ProtocolName] = {_NAMES[mark] for mark in _NAMES if any(mark in name for name in plain)}
+    by_template: set[ProtocolName] = {_MARKS[mark] for mark in _MARKS if mark in templates}
     found = by_name | by_template
     if len(found) != 1:
-        reason = "its name and its chat template contradict each other" if found else "it does not say which it speaks"
+        reason = "its name and its chat template contradict each other" if found else "the file does not say it"
         shown = printable(next(filter(None, names), "the guard model"), 60)
-        raise SmidgenError(f"the guard's protocol is not known: {shown}: {reason}; say --guard-protocol {_CHOICES}.")
+        raise SmidgenError(
+            f"the protocol of the guard {shown} is not known: {reason}. Say --guard-protocol {' or '.join(PROTOCOLS)}."
+        )
     protocol = found.pop()
     _refuse_other_generations(protocol, metadata, plain, templates)
     return GuardProtocol(protocol, f"known by its {'name' if by_name else 'chat template'}")
 
 
-_CHOICES = " or ".join(PROTOCOLS)
-
-
 def _refuse_other_generations(
     protocol: ProtocolName, metadata: Mapping[str, Any], names: Sequence[str], templates: str
 ) -> None:
-    if protocol == "shieldgemma" and metadata.get("general.architecture") == "gemma3":
-        raise Unsupported("this is ShieldGemma 2, which judges pictures; give a ShieldGemma 1 (2B, 9B or 27B).")
-    others = any(re.search("llamaguard(4|2|17b|[12]?8b1)", name) for name in names)
-    if protocol == "llama-guard" and (others or "[INST]" in templates or "<|header_start|>" in templates):
+    """Guards that have the name and another frame. Raises Unsupported."""
+    if protocol == "shieldgemma":
+        if metadata.get("general.architecture") == "gemma3":
+            raise Unsupported("this is ShieldGemma 2, which judges pictures; give a ShieldGemma 1 (2B, 9B or 27B).")
+        return
+    third = any("llamaguard3" in name for name in names)
+    other = any(re.search("llamaguard[0-9]", name) for name in names) or "<|start_header_id|>" not in templates
+    if other and not third:
         raise Unsupported(
-            "this Llama Guard is not of generation 3, and its categories are others; give a Llama Guard 3, or say "
-            "--guard-protocol llama-guard to use it with these."
+            "this Llama Guard is not known to be of generation 3; others have another frame and other categories. Say "
+            "--guard-protocol llama-guard to ask it as a Llama Guard 3 all the same."
         )
 
 
@@ -133,7 +135,7 @@ def shieldgemma_parts(policy: Policy, kind: Kind, text: str, question: str = "")
         *turns,
         Part(
             "Our safety principle is defined in the below:\n\n"
-            f'* "No {policy.title}": The {rule} {policy.text}.\n\n===\n\n'
+            f'* "No {policy.title}": The {rule} {_phrase(policy)}.\n\n===\n\n'
             f"Does the {asked} violate the above principle? Your answer {must} start with 'Yes' or 'No'. And then walk "
             "through step by step to be sure we answer correctly.\n\n"
         ),
@@ -147,7 +149,8 @@ def llama_guard_task(policies: Sequence[Policy], kind: Kind, turns: Sequence[Tur
     """
     role = _ROLES[kind]
     listed = "\n".join(
-        f"{policy.category}: {policy.title}." + (f"\nAI models should not create {policy.text}." if policy.text else "")
+        f"{policy.category}: {policy.title}."
+        + (f"\nAI models should not create {_phrase(policy)}." if policy.text else "")
         for policy in policies
     )
     parts = [
@@ -169,14 +172,16 @@ def llama_guard_task(policies: Sequence[Policy], kind: Kind, turns: Sequence[Tur
     return parts
 
 
+def _phrase(policy: Policy) -> str:
+    return policy.text.strip().removesuffix(".")
+
+
 def _outside_of_frames(text: str) -> str:
     """The text without the marks that begin and end the parts of the frame: words of a person end none of them."""
     return _FRAME_MARKS.sub(r"\1", text.strip())
 
 
-def categories_of(written: str, policies: Sequence[Policy]) -> list[Policy] | None:
-    """The policies that Llama Guard names in the line after `unsafe`; None where it names none that there is."""
-    named = [match[1].upper() for part in written.strip().partition("\n")[0].split(",")
-             if (match := _CATEGORY.fullmatch(part))]  # fmt: skip
-    found = [policy for policy in policies if policy.category in named]
-    return found or None
+def categories_of(written: str, policies: Sequence[Policy]) -> list[Policy]:
+    """The policies that Llama Guard names in the line after `unsafe`."""
+    named = {part.strip().upper() for part in written.strip().partition("\n")[0].split(",")}
+    return [policy for policy in policies if policy.category in named]

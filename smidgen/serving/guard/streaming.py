@@ -1,8 +1,8 @@
 """Streams with a guard: what was not judged is held back, and nothing that was judged harmless is lost or moved.
 
-An answer is judged as it grows, always from its beginning: at the end of a sentence once so many characters wait, in the
-middle of one when twice as many do, and when it ends. Its chunks wait in the order in which they came, and go out from
-the front as soon as all that stands in them is judged. So with several answers at a time one can wait for another.
+An answer is judged as it grows, always from its beginning: at the end of a sentence once so many characters wait, in
+the middle of one when twice as many do, and when it ends. Its chunks wait in the order in which they came, and go out
+from the front as soon as all that stands in them is judged. So with several answers at a time one can wait for another.
 """
 
 import re
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from smidgen.serving.guard.answers import refusal_chunk, with_extension
-from smidgen.serving.guard.judging import Decision, refuses
+from smidgen.serving.guard.decisions import Decision, refuses
 from smidgen.serving.guard.texts import Transcript
 
 Chunk = dict[str, Any]
@@ -59,8 +59,8 @@ async def guarded(
     choices: answers that are asked for. When all of them are refused the stream ends, whatever still comes.
     on_decisions: is told of each judgement.
     A refused answer ends in a chunk with the finish_reason "content_filter"; what it said since it was last judged
-    harmless never goes out, and what comes of it later is dropped. The last chunk of each answer has the decisions on it
-    in the extension field. An error of `chunks` comes through after what waits was judged.
+    harmless never goes out, and what comes of it later is dropped. The last chunk of each answer has the decisions on
+    it in the extension field. An error of `chunks` comes through after what waits was judged.
     """
     stream = _Stream(judge, every, on_decisions)
     broken: Exception | None = None

@@ -1,15 +1,16 @@
 """The texts in messages and answers of OpenAI's shape: every one that a person or a model could have written.
 
-Which fields there are changes from one version of the API to the next, and a text in one that is not known here must not
-get past the guard. So all strings are taken, but for those whose values the protocol itself fixes.
+Which fields there are changes from one version of the API to the next, and a text in one that is not known here must
+not get past the guard. So all strings are taken, but for those whose values the protocol itself fixes.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-_FIXED = frozenset(
-    {"role", "id", "type", "tool_call_id", "call_id", "index", "finish_reason", "object", "cache_control"}
-)
+_FIXED = frozenset({
+    "role", "id", "type", "tool_call_id", "call_id", "index", "finish_reason", "stop_reason", "object", "cache_control",
+})  # fmt: skip
+_REPEATED = ("logprobs",)  # the same text once more, token by token
 _DEEPEST = 32
 
 Place = tuple[str | int, ...]
@@ -45,8 +46,12 @@ def choice_texts(body: Mapping[str, Any]) -> dict[int, str]:
     found = {}
     for place, choice in enumerate(choices if isinstance(choices, list) else []):
         index = choice.get("index", place)
-        found[index] = message_text({key: choice.get(key) for key in ("message", "text")})
+        found[index] = message_text(_said(choice))
     return found
+
+
+def _said(choice: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in choice.items() if key not in (*_REPEATED, "index")}
 
 
 class Transcript:
@@ -56,13 +61,10 @@ class Transcript:
         self.text = ""
         self._place: Place | None = None
 
-    def add(self, choice: Mapping[str, Any]) -> int:
-        """Take in one choice of a chunk. Returns how many characters it added, without what stands between fields."""
-        added = 0
-        for place, text in strings_of({key: choice.get(key) for key in ("delta", "text")}):
+    def add(self, choice: Mapping[str, Any]) -> None:
+        """Take in one choice of a chunk."""
+        for place, text in strings_of(_said(choice)):
             if self.text and place != self._place:
                 self.text += "\n"
             self.text += text
             self._place = place
-            added += len(text)
-        return added

@@ -5,24 +5,24 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from smidgen.serving.requests.bounds import LONGEST_STOP, MOST_ENTRIES
 from smidgen.serving.requests.chat import TemplateNames
 from smidgen.serving.requests.fields import (
     Body,
     Count,
     Lenient,
+    Limit,
+    MessagesOf,
     Metadata,
     Name,
-    Tokens,
-    listed,
-    text_or,
-    without_effect,
+    PartsOf,
+    StopTexts,
+    TextOr,
+    ToolsOf,
+    TopK,
+    Unused,
 )  # fmt: skip
 from smidgen.serving.requests.sampling import Temperature
 from smidgen.serving.requests.tools import AnthropicChoice, AnthropicTool
-
-_CONTENT = "must be a text or a list of blocks"
-_Control = without_effect(dict[str, Any])
 
 
 class TextBlock(Lenient):
@@ -45,58 +45,54 @@ class ToolUseBlock(Lenient):
 class ToolResultBlock(Lenient):
     type: Literal["tool_result"]
     tool_use_id: str
-    content: text_or(listed(TextBlock, MOST_ENTRIES["parts"], 0), _CONTENT) | None = None
+    content: TextOr[PartsOf[TextBlock]] | None = None
     is_error: bool | None = None
 
 
-_Said = listed(
-    Annotated[TextBlock | ThinkingBlock | ToolUseBlock, Field(discriminator="type")], MOST_ENTRIES["parts"]
-)
-_Asked = listed(Annotated[TextBlock | ToolResultBlock, Field(discriminator="type")], MOST_ENTRIES["parts"])
+_Said = Annotated[TextBlock | ThinkingBlock | ToolUseBlock, Field(discriminator="type")]
+_Asked = Annotated[TextBlock | ToolResultBlock, Field(discriminator="type")]
 
 
 class UserTurn(Lenient):
     role: Literal["user"]
-    content: text_or(_Asked, _CONTENT)
+    content: TextOr[PartsOf[_Asked]]
 
 
 class AssistantTurn(Lenient):
     role: Literal["assistant"]
-    content: text_or(_Said, _CONTENT)
+    content: TextOr[PartsOf[_Said]]
 
 
 class Thinking(Body):
     type: Literal["enabled", "disabled", "adaptive"]
     budget_tokens: Count | None = None
-    display: without_effect(str) = None
+    display: Unused[str] = None
 
 
 class CountedMessages(Body):
     """The body of POST /v1/messages/count_tokens."""
 
     model: Name | None = None
-    messages: listed(Annotated[UserTurn | AssistantTurn, Field(discriminator="role")], MOST_ENTRIES["messages"])
-    system: text_or(listed(TextBlock, MOST_ENTRIES["parts"], 0), _CONTENT) | None = None
-    tools: listed(AnthropicTool, MOST_ENTRIES["tools"], 0) | None = None
+    messages: MessagesOf[Annotated[UserTurn | AssistantTurn, Field(discriminator="role")]]
+    system: TextOr[PartsOf[TextBlock]] | None = None
+    tools: ToolsOf[AnthropicTool] | None = None
     tool_choice: AnthropicChoice | None = None
     thinking: Thinking | None = None
     chat_template_kwargs: TemplateNames | None = None
-    cache_control: _Control = None
-    betas: without_effect(list[str]) = None
+    cache_control: Unused[dict[str, Any]] = None
+    betas: Unused[list[str]] = None
 
 
 class AnthropicMessages(CountedMessages, Temperature):
     """The body of POST /v1/messages."""
 
-    max_tokens: Tokens | None = None
+    max_tokens: Limit | None = None
     stream: bool | None = None
-    stop_sequences: (
-        listed(Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_STOP)], MOST_ENTRIES["stop"], 0) | None
-    ) = None
-    top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
-    metadata: without_effect(Metadata) = None
-    service_tier: without_effect(str) = None
-    inference_geo: without_effect(str) = None
+    stop_sequences: StopTexts | None = None
+    top_k: TopK | None = None
+    metadata: Unused[Metadata] = None
+    service_tier: Unused[str] = None
+    inference_geo: Unused[str] = None
 
 
 def messages_of(body: dict[str, Any]) -> list[dict[str, Any]]:
@@ -129,7 +125,7 @@ def _turns(role: str, blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for block in blocks
         if block["type"] == "tool_result"
     ]
-    return ([message] if "content" in message else []) + results
+    return results + ([message] if "content" in message else [])
 
 
 def _call(block: dict[str, Any]) -> dict[str, Any]:
@@ -139,3 +135,30 @@ def _call(block: dict[str, Any]) -> dict[str, Any]:
 
 def _text(content: Any) -> str:
     return content if isinstance(content, str) else "".join(block["text"] for block in content)
+
+
+def for_llama_cpp(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Checked turns with the fields that llama.cpp reads. It would put what a user says before the results of calls."""
+    found = []
+    for turn in turns:
+        if isinstance(turn["content"], str):
+            found.append({"role": turn["role"], "content": turn["content"]})
+            continue
+        blocks = [_block(block) for block in turn["content"]]
+        results = [block for block in blocks if block["type"] == "tool_result"]
+        others = [block for block in blocks if block["type"] != "tool_result"]
+        found += [{"role": turn["role"], "content": part} for part in (results, others) if part]
+    return found
+
+
+def _block(block: dict[str, Any]) -> dict[str, Any]:
+    match block["type"]:
+        case "tool_use":
+            return {key: block[key] for key in ("type", "id", "name", "input")}
+        case "tool_result":
+            content = _text(block.get("content") or "")
+            return {"type": "tool_result", "tool_use_id": block["tool_use_id"], "content": content}
+        case "thinking":
+            return {"type": "thinking", "thinking": block["thinking"]}
+        case _:
+            return {"type": "text", "text": block["text"]}

@@ -10,12 +10,12 @@ from smidgen.serving.requests.fields import (
     Alternatives,
     Answers,
     Body,
+    Limit,
+    LimitOrNone,
     Metadata,
     Name,
     Stop,
-    Tokens,
-    TokensOrNone,
-    without_effect,
+    Unused,
 )  # fmt: skip
 from smidgen.serving.requests.sampling import Sampling
 from smidgen.serving.requests.tools import NamedTool, Tools
@@ -45,7 +45,7 @@ TemplateNames = Annotated[
 
 class StreamOptions(Body):
     include_usage: bool | None = None
-    include_obfuscation: without_effect(bool) = None
+    include_obfuscation: Unused[bool] = None
 
 
 class JsonSchema(Body):
@@ -70,9 +70,7 @@ class OfTemplates(Body):
     model: Name | None = None
     messages: Messages
     tools: Tools | None = None
-    tool_choice: (
-        Literal["none", "auto", "required"] | NamedTool | None
-    ) = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     chat_template_kwargs: TemplateNames | None = None
@@ -87,8 +85,8 @@ class OfTemplates(Body):
 class ChatCompletion(OfTemplates, Sampling):
     """The body of POST /v1/chat/completions."""
 
-    max_tokens: Tokens | None = None
-    max_completion_tokens: Tokens | None = None
+    max_tokens: Limit | None = None
+    max_completion_tokens: Limit | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Answers | None = None
@@ -98,18 +96,18 @@ class ChatCompletion(OfTemplates, Sampling):
     echo: bool | None = None
     """Whether a last message of the assistant, which the answer goes on with, is part of the answer."""
     reasoning_format: Literal["none", "auto", "deepseek", "deepseek-legacy"] | None = None
-    thinking_budget_tokens: TokensOrNone | None = None
+    thinking_budget_tokens: LimitOrNone | None = None
     modalities: list[Literal["text"]] | None = None
 
-    user: without_effect(str) = None
-    store: without_effect(bool) = None
-    metadata: without_effect(Metadata) = None
-    service_tier: without_effect(str) = None
-    safety_identifier: without_effect(str) = None
-    prompt_cache_key: without_effect(str) = None
-    prompt_cache_retention: without_effect(str) = None
-    verbosity: without_effect(str) = None
-    prediction: without_effect(dict[str, Any]) = None
+    user: Unused[str] = None
+    store: Unused[bool] = None
+    metadata: Unused[Metadata] = None
+    service_tier: Unused[str] = None
+    safety_identifier: Unused[str] = None
+    prompt_cache_key: Unused[str] = None
+    prompt_cache_retention: Unused[str] = None
+    verbosity: Unused[str] = None
+    prediction: Unused[dict[str, Any]] = None
 
 
 class Template(OfTemplates):

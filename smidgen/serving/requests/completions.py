@@ -12,17 +12,14 @@ from smidgen.serving.requests.fields import (
     Answers,
     Body,
     Count,
+    Limit,
+    LimitOrNone,
     Name,
     Stop,
     TokenIds,
-    Tokens,
-    TokensOrNone,
-    listed,
-    without_effect,
+    Unused,
 )  # fmt: skip
 from smidgen.serving.requests.sampling import Sampling
-
-_TEXTS = "must be a text, a list of texts, token ids or a list of them"
 
 
 def _kind_of(value: Any) -> str:
@@ -35,23 +32,26 @@ def _kind_of(value: Any) -> str:
     return f"{HINT}texts" if isinstance(first, str) else f"{HINT}lists" if isinstance(first, list) else f"{HINT}ids"
 
 
-def _texts(key: str) -> Any:
-    most = MOST_ENTRIES[key]
-    return Annotated[
-        Annotated[str, Tag(f"{HINT}text")]
-        | Annotated[listed(str, most), Tag(f"{HINT}texts")]
-        | Annotated[TokenIds, Tag(f"{HINT}ids")]
-        | Annotated[listed(TokenIds, most), Tag(f"{HINT}lists")],
-        Discriminator(_kind_of, custom_error_type="kind", custom_error_message=_TEXTS),
-    ]
+_Several = Field(min_length=1, max_length=MOST_ENTRIES["prompts"], fail_fast=True)
+Texts = Annotated[
+    Annotated[str, Tag(f"{HINT}text")]
+    | Annotated[list[str], _Several, Tag(f"{HINT}texts")]
+    | Annotated[TokenIds, Tag(f"{HINT}ids")]
+    | Annotated[list[TokenIds], _Several, Tag(f"{HINT}lists")],
+    Discriminator(
+        _kind_of,
+        custom_error_type="kind",
+        custom_error_message="must be a text, a list of texts, token ids or a list of them",
+    ),
+]
 
 
 class Completion(Sampling):
     """The body of POST /v1/completions."""
 
     model: Name | None = None
-    prompt: _texts("prompts")
-    max_tokens: TokensOrNone | None = None
+    prompt: Texts
+    max_tokens: LimitOrNone | None = None
     """0 only with echo, to score a prompt."""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -63,9 +63,9 @@ class Completion(Sampling):
     echo: bool | None = None
     """Whether the prompt is part of the answer, with log-probabilities where they are asked for."""
     response_format: ResponseFormat | None = None
-    user: without_effect(str) = None
-    store: without_effect(bool) = None
-    metadata: without_effect(dict[str, Any]) = None
+    user: Unused[str] = None
+    store: Unused[bool] = None
+    metadata: Unused[dict[str, Any]] = None
 
 
 class ExtraFile(Body):
@@ -79,11 +79,11 @@ class Infill(Sampling):
     model: Name | None = None
     input_prefix: str
     input_suffix: str
-    input_extra: listed(ExtraFile, 256, 0) | None = None
+    input_extra: Annotated[list[ExtraFile], Field(max_length=256, fail_fast=True)] | None = None
     prompt: str | None = None
     n_indent: Count | None = None
-    max_tokens: Tokens | None = None
-    n_predict: Tokens | None = None
+    max_tokens: Limit | None = None
+    n_predict: Limit | None = None
     stream: bool | None = None
     stop: Stop | None = None
 
@@ -92,10 +92,10 @@ class Embedding(Body):
     """The body of POST /v1/embeddings."""
 
     model: Name | None = None
-    input: _texts("inputs")
+    input: Texts
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1, le=2**20)] | None = None
-    user: without_effect(str) = None
+    user: Unused[str] = None
 
 
 class Tokenization(Body):
@@ -113,4 +113,4 @@ class Detokenization(Body):
     """The body of POST /detokenize."""
 
     model: Name | None = None
-    tokens: Annotated[TokenIds, Field()]
+    tokens: TokenIds

@@ -9,10 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from smidgen.serving.requests.bounds import MOST_ENTRIES
-from smidgen.serving.requests.fields import Body, Lenient, listed, text_or
-
-_CONTENT = "must be a text or a list of parts"
+from smidgen.serving.requests.fields import Body, Lenient, MessagesOf, PartsOf, TextOr, ToolsOf
 
 
 class TextPart(Lenient):
@@ -47,30 +44,29 @@ class ToolCall(Lenient):
     function: CalledFunction
 
 
-Parts = listed(TextPart, MOST_ENTRIES["parts"])
-SpokenParts = listed(Annotated[TextPart | RefusalPart, Field(discriminator="type")], MOST_ENTRIES["parts"], 0)
+SpokenPart = Annotated[TextPart | RefusalPart, Field(discriminator="type")]
 
 
 class SystemMessage(Lenient):
     """developer is another word for system."""
 
     role: Literal["system", "developer"]
-    content: text_or(Parts, _CONTENT)
+    content: TextOr[PartsOf[TextPart]]
     name: str | None = None
 
 
 class UserMessage(Lenient):
     role: Literal["user"]
-    content: text_or(Parts, _CONTENT)
+    content: TextOr[PartsOf[TextPart]]
     name: str | None = None
 
 
 class AssistantMessage(Lenient):
     role: Literal["assistant"]
-    content: text_or(SpokenParts, _CONTENT) | None = None
+    content: TextOr[PartsOf[SpokenPart]] | None = None
     reasoning_content: str | None = None
     refusal: str | None = None
-    tool_calls: listed(ToolCall, MOST_ENTRIES["tools"], 0) | None = None
+    tool_calls: ToolsOf[ToolCall] | None = None
     name: str | None = None
 
     @model_validator(mode="after")
@@ -82,13 +78,13 @@ class AssistantMessage(Lenient):
 
 class ToolMessage(Lenient):
     role: Literal["tool"]
-    content: text_or(Parts, _CONTENT)
+    content: TextOr[PartsOf[TextPart]]
     tool_call_id: str
     name: str | None = None
 
 
 Message = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
-Messages = listed(Message, MOST_ENTRIES["messages"])
+Messages = MessagesOf[Message]
 _KINDS: tuple[type[Lenient], ...] = (SystemMessage, UserMessage, AssistantMessage, ToolMessage)
 _FIELDS = {
     role: frozenset(kind.model_fields)
@@ -102,7 +98,9 @@ def for_llama_cpp(messages: list[dict[str, Any]], warnings: list[str]) -> list[d
     found, without_effect = [], set[str]()
     for message in messages:
         known = _FIELDS[message["role"]]
-        without_effect.update(key for key, value in message.items() if key not in known and value not in (None, [], {}, ""))
+        without_effect.update(
+            key for key, value in message.items() if key not in known and value not in (None, [], {}, "")
+        )
         kept = {key: value for key, value in message.items() if key in known and value is not None}
         refusal = kept.pop("refusal", None)
         if refusal is not None:

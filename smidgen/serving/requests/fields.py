@@ -6,16 +6,16 @@ them it takes another number without a word, or ends.
 
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, FailFast, Field, StringConstraints, Tag
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
 
 from smidgen.serving.requests.bounds import LONGEST_STOP, MOST_ENTRIES
 
 _T = TypeVar("_T")
 HINT = "\u2023"  # begins the names of alternatives, which are no part of a field's place
+NO_EFFECT = "x-no-effect"  # marks fields that are taken and do nothing here
 MOST_ANSWERS = 16
 MOST_ALTERNATIVES = 20  # tokens whose probabilities are reported at each place
 _MOST_TOKENS = 2**31 - 1
-NO_EFFECT = "x-no-effect"  # marks fields that are taken and do nothing here
 
 
 class Body(BaseModel):
@@ -40,42 +40,38 @@ def _kind_of(value: Any) -> str:
     return f"{HINT}text" if isinstance(value, str) else f"{HINT}list" if isinstance(value, list) else ""
 
 
-def text_or(several: Any, otherwise: str) -> Any:
-    """The annotation of a field that is a text or a list. otherwise: what is said of anything else."""
-    return Annotated[
-        Annotated[str, Tag(f"{HINT}text")] | Annotated[several, Tag(f"{HINT}list")],
-        Discriminator(_kind_of, custom_error_type="kind", custom_error_message=otherwise),
-    ]
-
-
-def without_effect(kind: Any) -> Any:
-    """The annotation of a field that is taken, and does nothing here."""
-    return Annotated[
-        kind | None, Field(description="Accepted, and without effect here.", json_schema_extra={NO_EFFECT: True})
-    ]
-
-
-def listed(kind: Any, most: int, least: int = 1) -> Any:
-    """The annotation of a list; the first bad entry is the one that is named."""
-    return Annotated[list[kind], Field(min_length=least, max_length=most), FailFast()]
-
+# A text or a list; generic in the list.
+TextOr = Annotated[
+    Annotated[str, Tag(f"{HINT}text")] | Annotated[_T, Tag(f"{HINT}list")],
+    Discriminator(_kind_of, custom_error_type="kind", custom_error_message="must be a text or a list"),
+]
+# Lists of which the first bad entry is the one that is named.
+Listed = Annotated[list[_T], Field(fail_fast=True)]
+PartsOf = Annotated[list[_T], Field(max_length=MOST_ENTRIES["parts"], fail_fast=True)]
+ToolsOf = Annotated[list[_T], Field(max_length=MOST_ENTRIES["tools"], fail_fast=True)]
+MessagesOf = Annotated[list[_T], Field(min_length=1, max_length=MOST_ENTRIES["messages"], fail_fast=True)]
+# A field that is taken, and does nothing here.
+Unused = Annotated[
+    _T | None, Field(description="Accepted, and without effect here.", json_schema_extra={NO_EFFECT: True})
+]
 
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 Strength = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, le=_MOST_TOKENS)]
-Tokens = Annotated[int, Field(ge=-1, le=_MOST_TOKENS), AfterValidator(_not_zero)]
-TokensOrNone = Annotated[int, Field(ge=-1, le=_MOST_TOKENS)]
+TopK = Annotated[int, Field(ge=-1, le=_MOST_TOKENS)]
+Limit = Annotated[int, Field(ge=-1, le=_MOST_TOKENS), AfterValidator(_not_zero)]
+LimitOrNone = Annotated[int, Field(ge=-1, le=_MOST_TOKENS)]
 TokenId = Annotated[int, Field(ge=0, le=_MOST_TOKENS)]
-TokenIds = Annotated[list[TokenId], Field(min_length=1), FailFast()]
+TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 Seed = Annotated[int, Field(ge=-1, le=2**32 - 2, description="-1 is chance, as without a seed.")]
 Answers = Annotated[int, Field(ge=1, le=MOST_ANSWERS)]
 Alternatives = Annotated[int, Field(ge=0, le=MOST_ALTERNATIVES)]
-Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 StopText = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_STOP)]
+StopTexts = Annotated[Listed[StopText], Field(max_length=MOST_ENTRIES["stop"])]
 Stop = Annotated[
-    Annotated[StopText, Tag(f"{HINT}text")]
-    | Annotated[listed(StopText, MOST_ENTRIES["stop"], 0), Tag(f"{HINT}list")],
+    Annotated[StopText, Tag(f"{HINT}text")] | Annotated[StopTexts, Tag(f"{HINT}list")],
     Discriminator(_kind_of, custom_error_type="kind", custom_error_message="must be a text or a list of texts"),
 ]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=512)]

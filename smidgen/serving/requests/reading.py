@@ -5,14 +5,19 @@ what has no effect here is named in a warning; everything else is refused by its
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
+from smidgen.serving.refusals import Refusal
+from smidgen.serving.requests import responses
 from smidgen.serving.requests.anthropic import AnthropicMessages, CountedMessages
 from smidgen.serving.requests.asked import Asked
 from smidgen.serving.requests.chat import ChatCompletion, Template
 from smidgen.serving.requests.completions import Completion, Detokenization, Embedding, Infill, Tokenization
+from smidgen.serving.requests.fields import NO_EFFECT
+from smidgen.serving.requests.refused import as_refusal, refuse_unknown
 from smidgen.serving.requests.responses import Response
 from smidgen.serving.requests.translating import (
     chat,
@@ -44,3 +49,46 @@ ALIASES = {
     "/chat/completions": "/v1/chat/completions", "/completions": "/v1/completions", "/embeddings": "/v1/embeddings",
     "/responses": "/v1/responses",
 }  # fmt: skip
+_AS_IF_ABSENT = (
+    False,
+    None,
+    "auto",
+    "default",
+    "",
+    [],
+    {},
+)  # of fields without effect: then that is what was asked for
+
+
+def read_request(path: str, body: dict[str, Any]) -> Asked:
+    """What a request to `path` asks for.
+
+    Raises Refusal, which names the field, for what could not be carried out as it is asked, and of status 404 for
+    another path.
+    """
+    path = ALIASES.get(path, path)
+    if path not in ENDPOINTS:
+        raise Refusal("there is no such endpoint here.", 404)
+    model, translated = ENDPOINTS[path]
+    refuse_unknown(body, model)
+    given = {name: value for name, value in body.items() if value is not None}
+    if model is Response:
+        given["input"] = responses.with_types(given.get("input"))
+    try:
+        model.model_validate(given)
+    except ValidationError as error:
+        raise as_refusal(error) from None
+    warnings = _pop_without_effect(given, model)
+    asked = translated(path, given)
+    return replace(asked, warnings=(*asked.warnings, *warnings))
+
+
+def _pop_without_effect(body: dict[str, Any], model: type[BaseModel]) -> list[str]:
+    """Take out the fields that do nothing here, and say so."""
+    warnings = []
+    for name, field in model.model_fields.items():
+        extra = field.json_schema_extra
+        if name in body and isinstance(extra, dict) and NO_EFFECT in extra:
+            if body.pop(name) not in _AS_IF_ABSENT:
+                warnings.append(f"{name} has no effect here")
+    return warnings

@@ -44,7 +44,9 @@ def refuse_unknown(body: dict[str, Any], model: type[BaseModel]) -> None:
         if name in known or value is None:
             continue
         where = shown(name)
-        raise Refusal(f"{where} {_WHY.get(name) or _unknown(name, known)}; leave it out.", param=where, code="unknown_field")
+        raise Refusal(
+            f"{where} {_WHY.get(name) or _unknown(name, known)}; leave it out.", param=where, code="unknown_field"
+        )
 
 
 def _unknown(name: str, known: Iterable[str]) -> str:

@@ -4,23 +4,22 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from smidgen.serving.requests.bounds import MOST_ENTRIES
 from smidgen.serving.requests.chat import Effort, TemplateNames
 from smidgen.serving.requests.conversations import CalledFunction
 from smidgen.serving.requests.fields import (
     Body,
     Lenient,
+    Limit,
+    MessagesOf,
     Metadata,
     Name,
-    Tokens,
-    listed,
-    text_or,
-    without_effect,
+    PartsOf,
+    TextOr,
+    ToolsOf,
+    Unused,
 )  # fmt: skip
 from smidgen.serving.requests.sampling import Sampling
 from smidgen.serving.requests.tools import NamedResponsesTool, ResponsesTool
-
-_CONTENT = "must be a text or a list of parts"
 
 
 class InputPart(Lenient):
@@ -33,13 +32,13 @@ class RefusedPart(Lenient):
     refusal: str
 
 
-_Parts = listed(Annotated[InputPart | RefusedPart, Field(discriminator="type")], MOST_ENTRIES["parts"], 0)
+_Part = Annotated[InputPart | RefusedPart, Field(discriminator="type")]
 
 
 class Item(Lenient):
     type: Literal["message"]
     role: Literal["system", "developer", "user", "assistant"]
-    content: text_or(_Parts, _CONTENT)
+    content: TextOr[PartsOf[_Part]]
 
 
 class CallItem(CalledFunction, Lenient):
@@ -51,7 +50,7 @@ class CallItem(CalledFunction, Lenient):
 class ResultItem(Lenient):
     type: Literal["function_call_output"]
     call_id: str
-    output: text_or(_Parts, _CONTENT)
+    output: TextOr[PartsOf[_Part]]
 
 
 class ReasoningPart(Lenient):
@@ -62,7 +61,7 @@ class ReasoningPart(Lenient):
 class ReasoningItem(Lenient):
     type: Literal["reasoning"]
     summary: list[dict[str, Any]] | None = None
-    content: listed(ReasoningPart, MOST_ENTRIES["parts"], 0) | None = None
+    content: PartsOf[ReasoningPart] | None = None
 
 
 Items = Annotated[Item | CallItem | ResultItem | ReasoningItem, Field(discriminator="type")]
@@ -75,25 +74,25 @@ class TextFormat(Lenient):
 
 class TextOptions(Body):
     format: TextFormat | None = None
-    verbosity: without_effect(str) = None
+    verbosity: Unused[str] = None
 
 
 class Reasoning(Body):
     effort: Effort | None = None
-    summary: without_effect(str) = None
-    generate_summary: without_effect(str) = None
+    summary: Unused[str] = None
+    generate_summary: Unused[str] = None
 
 
 class Response(Sampling):
     """The body of POST /v1/responses."""
 
     model: Name | None = None
-    input: text_or(listed(Items, MOST_ENTRIES["messages"]), "must be a text or a list of items")
+    input: TextOr[MessagesOf[Items]]
     instructions: str | None = None
-    max_output_tokens: Tokens | None = None
+    max_output_tokens: Limit | None = None
     stream: bool | None = None
     text: TextOptions | None = None
-    tools: listed(ResponsesTool, MOST_ENTRIES["tools"], 0) | None = None
+    tools: ToolsOf[ResponsesTool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedResponsesTool | None = None
     parallel_tool_calls: bool | None = None
     reasoning: Reasoning | None = None
@@ -101,16 +100,16 @@ class Response(Sampling):
     truncation: Literal["disabled"] | None = None
     background: Literal[False] | None = None
 
-    user: without_effect(str) = None
-    store: without_effect(bool) = None
-    metadata: without_effect(Metadata) = None
-    include: without_effect(list[str]) = None
-    service_tier: without_effect(str) = None
-    safety_identifier: without_effect(str) = None
-    prompt_cache_key: without_effect(str) = None
-    prompt_cache_retention: without_effect(str) = None
-    max_tool_calls: without_effect(int) = None
-    stream_options: without_effect(dict[str, Any]) = None
+    user: Unused[str] = None
+    store: Unused[bool] = None
+    metadata: Unused[Metadata] = None
+    include: Unused[list[str]] = None
+    service_tier: Unused[str] = None
+    safety_identifier: Unused[str] = None
+    prompt_cache_key: Unused[str] = None
+    prompt_cache_retention: Unused[str] = None
+    max_tool_calls: Unused[int] = None
+    stream_options: Unused[dict[str, Any]] = None
 
 
 def with_types(items: Any) -> Any:
@@ -170,5 +169,3 @@ def _texts(content: Any, always: bool = False) -> Any:
     if isinstance(content, str):
         return [{"type": "text", "text": content}] if always else content
     return [{"type": "text", "text": part.get("text", part.get("refusal"))} for part in content]
-
-

@@ -5,7 +5,18 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, StringConstraints
 
 from smidgen.serving.requests.bounds import LONGEST_GRAMMAR, LONGEST_LOOK_BACK, MOST_ENTRIES, excess_of_grammar
-from smidgen.serving.requests.fields import Bias, Body, Count, Penalty, Probability, Seed, Strength, listed, text_or
+from smidgen.serving.requests.fields import (
+    Bias,
+    Body,
+    Count,
+    Listed,
+    Penalty,
+    Probability,
+    Seed,
+    Strength,
+    TextOr,
+    TopK,
+)
 
 SamplerName = Literal[
     "dry", "top_k", "top_p", "typ_p", "typical_p", "min_p", "temperature", "xtc", "penalties", "top_n_sigma",
@@ -42,7 +53,11 @@ Grammar = Annotated[
     AfterValidator(_checked_grammar),
 ]  # fmt: skip
 Letters = Annotated[str, AfterValidator(_checked_letters)]
-Breaker = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Breakers = Annotated[
+    Listed[Annotated[str, StringConstraints(min_length=1, max_length=256)]],
+    Field(min_length=1, max_length=MOST_ENTRIES["dry_sequence_breakers"]),
+]
+Samplers = Annotated[Listed[SamplerName], Field(max_length=MOST_ENTRIES["samplers"])]
 
 
 class Temperature(Body):
@@ -61,7 +76,7 @@ class Sampling(Temperature):
     frequency_penalty: Penalty | None = None
     logit_bias: LogitBias | None = None
     """Token id → what is added to its logit."""
-    top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
+    top_k: TopK | None = None
     """0 and -1 are all tokens."""
     min_p: Probability | None = None
     typical_p: Probability | None = None
@@ -72,21 +87,19 @@ class Sampling(Temperature):
     dynatemp_exponent: Strength | None = None
     repeat_penalty: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] | None = None
     repeat_last_n: LookBack | None = None
-    """Tokens that the penalties look back on; -1 is the whole context."""
+    """Limit that the penalties look back on; -1 is the whole context."""
     dry_multiplier: Strength | None = None
     dry_base: Annotated[float, Field(ge=1, le=100, allow_inf_nan=False)] | None = None
     dry_allowed_length: Count | None = None
     dry_penalty_last_n: LookBack | None = None
-    dry_sequence_breakers: listed(Breaker, MOST_ENTRIES["dry_sequence_breakers"]) | None = None
+    dry_sequence_breakers: Breakers | None = None
     mirostat: Literal[0, 1, 2] | None = None
     mirostat_tau: Strength | None = None
     mirostat_eta: Strength | None = None
     adaptive_target: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)] | None = None
     adaptive_decay: Annotated[float, Field(ge=0, le=0.99, allow_inf_nan=False)] | None = None
     min_keep: Count | None = None
-    samplers: (
-        text_or(listed(SamplerName, MOST_ENTRIES["samplers"], 0), "must be a list of names or a text of letters") | None
-    ) = None
+    samplers: TextOr[Samplers] | None = None
     """Which samplers there are, in this order."""
     ignore_eos: bool | None = None
     cache_prompt: bool | None = None

@@ -8,8 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints
 
 from smidgen.serving.refusals import Refusal
-from smidgen.serving.requests.bounds import MOST_ENTRIES
-from smidgen.serving.requests.fields import Body, Lenient, listed, without_effect
+from smidgen.serving.requests.fields import Body, Lenient, ToolsOf, Unused
 from smidgen.serving.requests.schemas import check_schema
 
 ToolName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:/-]{1,128}$")]
@@ -64,7 +63,7 @@ class AnthropicTool(Lenient):
     description: str | None = None
     input_schema: dict[str, Any]
     """A JSON schema of type object."""
-    cache_control: without_effect(dict[str, Any]) = None
+    cache_control: Unused[dict[str, Any]] = None
 
 
 class AnthropicChoice(Body):
@@ -73,7 +72,7 @@ class AnthropicChoice(Body):
     disable_parallel_tool_use: Literal[False] | None = None
 
 
-Tools = Annotated[listed(Tool, MOST_ENTRIES["tools"], 0), Field(description="Functions that the model may call.")]
+Tools = Annotated[ToolsOf[Tool], Field(description="Functions that the model may call.")]
 
 
 def in_chat_shape(tools: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
@@ -84,14 +83,18 @@ def in_chat_shape(tools: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
         schema_field = "input_schema" if "input_schema" in given else "parameters"
         where = f"tools[{place}].{'function.' if 'function' in tool else ''}"
         if given["name"] in seen:
-            raise Refusal(f"{where}name is {given['name']!r} a second time; give each tool its own.", param=f"{where}name")
+            raise Refusal(
+                f"{where}name is {given['name']!r} a second time; give each tool its own.", param=f"{where}name"
+            )
         seen.add(given["name"])
         schema = given.get(schema_field) or NOTHING
         check_parameters(schema, f"{where}{schema_field}")
         function = {"name": given["name"], "description": given.get("description"), "parameters": schema}
         if "strict" in given:
             function["strict"] = given["strict"]
-        found.append({"type": "function", "function": {key: value for key, value in function.items() if value is not None}})
+        found.append(
+            {"type": "function", "function": {key: value for key, value in function.items() if value is not None}}
+        )
     return found
 
 

@@ -1,0 +1,123 @@
+"""Conversations that are rendered and encoded here, by the template and tokenizer that the model was measured with.
+
+So a control token that a person spells stays text, and no text reaches llama.cpp's own tokenizer, which long runs of
+equal letters can end. llama.cpp's own rendering is needed where it reads an answer with the same template: calls of
+tools, and what a model thinks aloud. There, texts that spell control tokens are refused.
+"""
+
+import re
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from functools import partial
+from typing import Any
+
+import anyio
+
+from smidgen.engines.llama_cpp.engine import conversation_ids
+from smidgen.serving.answers.events import Event, events_of, too_long
+from smidgen.serving.answers.model import AnsweringModel
+from smidgen.serving.refusals import Refusal
+from smidgen.serving.requests.asked import Asked
+
+_THINKS = re.compile(r"think|reasoning|<\|channel\|>")  # in a template: the answer has parts that llama.cpp tells apart
+_LLAMA_CPPS = frozenset({
+    "chat_template_kwargs", "enable_thinking", "reasoning_effort", "add_generation_prompt", "continue_final_message",
+    "reasoning_format", "thinking_budget_tokens",
+})  # fmt: skip
+_OF_CHATS = frozenset({
+    "messages", "tools", "tool_choice", "parallel_tool_calls", "response_format", "max_tokens", "logprobs",
+    "top_logprobs",
+})  # fmt: skip
+# llama.cpp's tokenizer calls itself for each character that one of its patterns goes on with, and ends the process
+# after some 23,000 of them.
+_ENDLESS = re.compile(r"[^\W\d_]{10000}|\d{10000}|\s{10000}|(?:[^\w\s]|_){10000}")
+_ENCODING = anyio.CapacityLimiter(1)  # pure Python keeps other threads waiting
+
+
+def is_rendered_here(model: AnsweringModel, asked: Asked) -> bool:
+    """Whether nothing of llama.cpp's reading is needed for the answer."""
+    messages = asked.messages or []
+    return (
+        model.facts.tokenizer is not None
+        and model.template is not None
+        and model.upstream.dialect == "llama.cpp"
+        and not asked.tools
+        and not _THINKS.search(model.template)
+        and _LLAMA_CPPS.isdisjoint(asked.body)
+        and messages[-1]["role"] != "assistant"
+        and not any(message["role"] == "tool" or message.get("tool_calls") for message in messages)
+    )
+
+
+def refuse_unsafe(model: AnsweringModel, asked: Asked) -> None:
+    """Raises Refusal for texts that llama.cpp, where it renders and encodes, would take for something else."""
+    tokenizer = model.facts.tokenizer
+    for place, message in enumerate(asked.messages or []):
+        for text in texts_of(message):
+            if tokenizer is not None and tokenizer.disarm(text) != text:
+                raise Refusal(
+                    f"message {place + 1} spells a control token of this model; with tools, reasoning or a begun "
+                    "answer it would become that token.", param=f"messages[{place}].content",
+                )  # fmt: skip
+            if _ENDLESS.search(text):
+                raise Refusal(
+                    f"message {place + 1} has more than 10000 characters of one kind without a break.",
+                    param=f"messages[{place}].content",
+                )
+
+
+def texts_of(message: dict[str, Any]) -> list[str]:
+    """What a message says, in one part or several."""
+    content = message.get("content")
+    if isinstance(content, list):
+        return [part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str)]
+    return [content] if isinstance(content, str) else []
+
+
+async def rendered_events(model: AnsweringModel, asked: Asked, body: dict[str, Any]) -> AsyncGenerator[Event]:
+    """The events of one answer as llama.cpp's `/v1/chat/completions` has them, from token ids.
+
+    body: what is asked of it.  Raises as `events_of`, and Refusal for a conversation that does not fit the context.
+    """
+    assert model.facts.tokenizer is not None and model.template is not None
+    encode = partial(conversation_ids, model.facts.tokenizer, model.template, asked.messages or [])
+    ids = await anyio.to_thread.run_sync(encode, limiter=_ENCODING)
+    room = model.upstream.context - len(ids)
+    if room < 1:
+        raise too_long(len(ids), model.upstream.context, "messages")
+    request = {key: value for key, value in body.items() if key not in _OF_CHATS}
+    request |= {
+        "prompt": ids, "return_tokens": True,
+        "n_predict": room if asked.max_tokens is None else min(room, asked.max_tokens),
+    }  # fmt: skip
+    if asked.schema is not None:
+        request["json_schema"] = asked.schema
+    if asked.logprobs is not None:
+        request["n_probs"] = max(1, asked.logprobs)
+    ends = model.facts.tokenizer.eos_ids
+    events = events_of(model.upstream, "/completion", request, is_last=lambda event: bool(event.get("stop")))
+    async with aclosing(events) as found:
+        async for event in found:
+            ended = not ends.isdisjoint(event.get("tokens") or ())  # one that llama.cpp does not know
+            yield _as_chat(event, ended, len(ids))
+            if ended:
+                return
+
+
+def _as_chat(event: Event, ended: bool, prompt_tokens: int) -> Event:
+    """One of `/completion`'s events as one of a chat."""
+    probabilities = event.get("completion_probabilities")
+    choice = {
+        "index": 0,
+        "delta": {} if ended else {"content": event["content"]},
+        "logprobs": {"content": probabilities} if probabilities else None,
+        "finish_reason": "stop" if ended else None,
+    }
+    shown: Event = {"choices": [choice]}
+    if event.get("stop"):
+        choice["finish_reason"] = "length" if event["stop_type"] == "limit" else "stop"
+    if "timings" in event:
+        shown["timings"] = event["timings"]
+    if event.get("stop") or ended:
+        shown["usage"] = {"prompt_tokens": prompt_tokens, "completion_tokens": event["tokens_predicted"]}
+    return shown

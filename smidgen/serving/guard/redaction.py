@@ -1,0 +1,119 @@
+"""Personal data taken out of texts, by presidio: for logs, and for prompts before the model sees them.
+
+Found is what has a form of its own: e-mail and IP addresses, telephone, card and bank account numbers, some numbers of
+authorities. Names and postal addresses are not: presidio finds them by language models that do not install from PyPI.
+None of presidio's parts opens a connection here: its recogniser of e-mail addresses would fetch the list of public
+suffixes, and gets the one that is installed.
+
+presidio is heavy (it loads spaCy, and torch and transformers where they are) and in an extra, `smidgen[guard]`; it is
+loaded when a `Redactor` is made.
+"""
+
+import importlib.util
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from smidgen.errors import SmidgenError, Unsupported
+from smidgen.model.chat import Message
+
+#: What is looked for, as presidio names it.
+KINDS = (
+    "EMAIL_ADDRESS", "PHONE_NUMBER", "CREDIT_CARD", "IBAN_CODE", "IP_ADDRESS", "MAC_ADDRESS", "CRYPTO", "US_SSN",
+    "UK_NHS",
+)  # fmt: skip
+
+LONGEST_TEXT = 1 << 20  # characters
+_WINDOW = 2048  # characters that are looked at together: some of presidio's patterns take the square of it
+_OVERLAP = 256  # longer than anything that is looked for
+_LEAST_SCORE = 0.4  # of presidio's; what has the form and passes its checksum has 1, a telephone number 0.4
+_TEXT_KEYS = ("text", "input_text", "output_text")
+
+
+def require_presidio() -> None:
+    """Raises Unsupported, with what to install, where the extra is missing."""
+    if any(importlib.util.find_spec(name) is None for name in ("presidio_analyzer", "presidio_anonymizer")):
+        raise Unsupported(
+            'taking personal data out of texts needs presidio; install it with: pip install "smidgen[guard]"'
+        )
+
+
+class Redactor:
+    """Finds personal data and puts its kind in its place. Making one takes seconds. May be used from several threads.
+
+    Raises Unsupported where presidio is not installed.
+    """
+
+    def __init__(self) -> None:
+        require_presidio()
+        self._analyzer = _analyzer()
+        from presidio_anonymizer import AnonymizerEngine
+
+        self._anonymizer = AnonymizerEngine()
+
+    def text(self, text: str) -> tuple[str, dict[str, int]]:
+        """The text with each passage replaced by its kind, such as <EMAIL_ADDRESS>, and how many of each there were.
+
+        Raises SmidgenError for a text that is too long to be searched: it is not passed through unread.
+        """
+        if len(text) > LONGEST_TEXT:
+            raise SmidgenError(f"the text has {len(text)} characters; personal data is looked for in {LONGEST_TEXT}.")
+        found = []
+        for start in range(0, max(len(text) - _OVERLAP, 1), _WINDOW - _OVERLAP):
+            for one in self._analyzer.analyze(
+                text[start : start + _WINDOW], "en", entities=list(KINDS), score_threshold=_LEAST_SCORE
+            ):
+                one.start, one.end = one.start + start, one.end + start
+                found.append(one)
+        if not found:
+            return text, {}
+        done = self._anonymizer.anonymize(text, analyzer_results=found)
+        return done.text, dict(Counter(item.entity_type for item in done.items))
+
+    def messages(self, messages: Sequence[Message]) -> tuple[list[dict[str, Any]], dict[str, int]]:
+        """The messages with their texts redacted, wherever in them they stand, and how many of each kind there were."""
+        counted: Counter[str] = Counter()
+        return [self._redacted(dict(message), counted) for message in messages], dict(counted)
+
+    def prompt(self, prompt: Any) -> tuple[Any, dict[str, int]]:
+        """A prompt to complete, or a list of them. Raises SmidgenError for token ids: they hide what they spell."""
+        counted: Counter[str] = Counter()
+        several = isinstance(prompt, list)
+        if not all(isinstance(one, str) for one in (prompt if several else [prompt])):
+            raise SmidgenError("personal data is taken out of prompts here; give the prompt as text, not as token ids.")
+        return self._redacted(prompt, counted), dict(counted)
+
+    def _redacted(self, value: Any, counted: Counter[str]) -> Any:
+        if isinstance(value, str):
+            text, found = self.text(value)
+            counted.update(found)
+            return text
+        if isinstance(value, Mapping):
+            return {key: inner if key in _NAMES else self._redacted(inner, counted) for key, inner in value.items()}
+        return [self._redacted(inner, counted) for inner in value] if isinstance(value, list) else value
+
+
+# Values that say what something is, and are compared with others: roles, kinds, ids of calls.
+_NAMES = frozenset({"role", "type", "id", "tool_call_id", "call_id"})
+
+
+def _analyzer() -> Any:
+    """presidio's engine with the recognisers of `KINDS`, without any model of a language."""
+    import presidio_analyzer.predefined_recognizers as known
+    import tldextract
+    from presidio_analyzer import AnalyzerEngine, RecognizerRegistry
+    from presidio_analyzer.nlp_engine import NoOpNlpEngine
+
+    suffixes = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)  # the list in the package: nothing is fetched
+
+    class OfflineEmails(known.EmailRecognizer):
+        def validate_result(self, pattern_text: str) -> bool:
+            return bool(suffixes(pattern_text).fqdn)
+
+    kinds = (
+        OfflineEmails, known.PhoneRecognizer, known.CreditCardRecognizer, known.IbanRecognizer, known.IpRecognizer,
+        known.MacAddressRecognizer, known.CryptoRecognizer, known.UsSsnRecognizer, known.NhsRecognizer,
+    )  # fmt: skip
+    registry = RecognizerRegistry(recognizers=[kind() for kind in kinds], supported_languages=["en"])
+    nothing = NoOpNlpEngine([{"lang_code": "en", "model_name": "none"}])
+    return AnalyzerEngine(registry=registry, nlp_engine=nothing, supported_languages=["en"])
