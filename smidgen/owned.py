@@ -49,6 +49,12 @@ def is_ours(folder: Path, name: str) -> bool:
     return found is not None and path.is_file() and found == _sha256(path)
 
 
+def listed(folder: Path) -> dict[str, bool]:
+    """The names on a folder's list, each with whether that file is there as smidgen wrote it. They may be a stranger's:
+    look at a name before it becomes a path."""
+    return {name: "/" not in name and is_ours(folder, name) for name in _read(folder)}
+
+
 def claim(folder: Path, names: Iterable[str]) -> None:
     """Note that these files are about to be written. What else the folder's list has stays on it."""
     _write(folder, _read(folder) | dict.fromkeys(names))

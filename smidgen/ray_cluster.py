@@ -50,7 +50,7 @@ def connected(address: str, cpus: int = 1) -> Iterator[Any]:
         return
     logging.getLogger("ray").setLevel(logging.ERROR)
     # For each worker that ends Ray would print a paragraph on stdout. What that means is told by whoever needs it.
-    ray._private.worker.print_to_stdstream = lambda *_, **__: None
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None  # pyright: ignore
     try:
         with silenced():
             ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **alone)

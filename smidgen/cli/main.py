@@ -33,7 +33,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("smidgen.cli.run", "Answer a prompt, or continue a text."),
     "chat": ("smidgen.cli.chat", "Talk with a model on the terminal."),
     "serve": ("smidgen.cli.serve", "OpenAI-compatible server on this machine."),
+    "ui": ("smidgen.cli.ui", "A page: chat, compare two models blind, cut a model."),
     "export": ("smidgen.cli.export", "The same model in another format: Hugging Face layout or GGUF."),
+    "push": ("smidgen.cli.push", "A model with its card on the Hugging Face hub."),
     "bench": ("smidgen.cli.bench", "Speed, memory and share of the memory bandwidth limit."),
 }
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from smidgen.serving.serve import Served
 
 _DOOR, _LIMITS, _SEVERAL = "Who may come in", "Limits", "Several models"
+_GUARD, _ENGINES = "Guard", "Engines"
 Models = Annotated[list[str], typer.Argument(metavar="MODEL…", help=MODEL_HELP, show_default=False)]
 Host = Annotated[str, typer.Option("--host", metavar="HOST", help="Address; any but a loopback one needs a key.")]
 Port = Annotated[int, typer.Option("--port", min=0, max=65535, metavar="PORT", help="Port; 0 takes a free one.")]
@@ -90,6 +91,56 @@ Log = Annotated[str | None, typer.Option("--log", metavar="FILE", help="Add a li
 LogText = Annotated[bool, typer.Option("--log-text", help="With prompts and answers; otherwise they are in no log.")]
 
 
+Guard = Annotated[
+    str | None,
+    typer.Option(
+        "--guard", metavar="MODEL", help="A classifier (ShieldGemma, Llama Guard) that judges prompts and answers.",
+        rich_help_panel=_GUARD,
+    ),
+]  # fmt: skip
+GuardProtocol = Annotated[
+    str | None,
+    typer.Option(
+        "--guard-protocol", metavar="NAME", help="shieldgemma or llama-guard, where its file does not say.",
+        rich_help_panel=_GUARD,
+    ),
+]  # fmt: skip
+Policies = Annotated[
+    Path | None,
+    typer.Option(
+        "--policies", metavar="FILE", parser=path_of, help="What it judges by, and what follows (TOML).",
+        rich_help_panel=_GUARD,
+    ),
+]  # fmt: skip
+RedactPrompts = Annotated[
+    bool,
+    typer.Option(
+        "--redact-prompts", help="Hide names of accounts, numbers and addresses from the model.", rich_help_panel=_GUARD
+    ),
+]
+Engine = Annotated[
+    str,
+    typer.Option(
+        "--engine", metavar="NAME", help="llama.cpp, or vllm for a folder in Hugging Face layout.",
+        rich_help_panel=_ENGINES,
+    ),
+]  # fmt: skip
+Replicas = Annotated[
+    int | None,
+    typer.Option(
+        "--replicas", min=1, max=1024, metavar="N", help="So many engines on a Ray cluster; needs --ray.",
+        rich_help_panel=_ENGINES,
+    ),
+]  # fmt: skip
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--ray", metavar="ADDRESS", help="The cluster: auto, HOST:PORT; local for a new one here.",
+        rich_help_panel=_ENGINES,
+    ),
+]  # fmt: skip
+
+
 def command(
     models: Models,
     host: Host = "127.0.0.1",
@@ -111,6 +162,13 @@ def command(
     keep_alive: KeepAlive = None,
     log: Log = None,
     log_text: LogText = False,
+    guard: Guard = None,
+    guard_protocol: GuardProtocol = None,
+    policies: Policies = None,
+    redact_prompts: RedactPrompts = False,
+    engine: Engine = "llama.cpp",
+    replicas: Replicas = None,
+    ray: RayAddress = None,
     threads: Threads = None,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -128,6 +186,8 @@ def command(
       smidgen serve gemma-2-2b.gguf --draft gemma-2-small
       SMIDGEN_API_KEY=secret smidgen serve gemma-small --host 0.0.0.0
       smidgen serve gemma-small --host 0.0.0.0 --keys keys.toml --log requests.jsonl
+      smidgen serve gemma-small --guard shieldgemma-2b.gguf --policies policies.toml
+      smidgen serve gemma-small --replicas 2 --ray auto
     """
     from smidgen.serving.serve import serve
 
@@ -135,7 +195,9 @@ def command(
         models, host=host, port=port, api_key=api_key, keys=keys, no_auth=no_auth, parallel=parallel,
         ctx_size=ctx_size, threads=threads, draft=draft, lora=lora, template=template,
         memory=None if memory is None else parse_size(memory), keep_alive=keep_alive, queue=queue,
-        time_limit=time_limit, max_tokens=max_tokens, log=log, log_text=log_text, allow_hosts=allow_host or (),
+        time_limit=time_limit, max_tokens=max_tokens, log=log, log_text=log_text, guard=guard,
+        guard_protocol=guard_protocol, policies=policies, redact_prompts=redact_prompts, engine=engine,
+        replicas=replicas, ray=ray, allow_hosts=allow_host or (),
         allow_origins=allow_origin or (), announce=partial(_announce, keyed=bool(api_key or keys), quiet=quiet),
     )  # fmt: skip
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 WORK, CURVE = "work", "loss.svg"
 #: What the verbs that make models write into their folder, beside the original's licence and notice files.
-_WRITTEN = (
+WRITTEN = (
     MODEL_FILE, "card.json", "card.html", "README.md", "recipe.toml", "NOTICE", "NOTICE.smidgen.txt", CURVE,
     MODELFILE, "metrics.jsonl", "adapter_model.safetensors", "adapter_config.json", "adapter.gguf",
 )  # fmt: skip
@@ -69,7 +69,7 @@ def claim_output(output: Path, *origins: Origin) -> None:
 
 
 def _names_written(origin: Origin) -> list[str]:
-    return [*_WRITTEN, *(file.name for file in origin.notices)]
+    return [*WRITTEN, *(file.name for file in origin.notices)]
 
 
 def _is_of_a_cut(work: Path) -> bool:

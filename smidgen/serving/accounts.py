@@ -1,7 +1,8 @@
 """What each request was and took: for the figures, the journal and the budgets of keys."""
 
 import time
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
+from contextlib import aclosing
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -10,12 +11,15 @@ from smidgen.serving.journal import Entry, Journal
 from smidgen.serving.keys import Budgets, Key
 from smidgen.serving.metrics import Metrics
 
+Events = AsyncIterator[dict[str, Any]]
 _NOBODY_LISTENS = 499
+_BYTES_OF_A_TOKEN = 4
+_ONE_MODEL = "/v1/models/"
 _OTHER = "other"  # paths that are not ours are one endpoint, or strangers could fill the figures
 
 
 class Accounts:
-    """ASGI middleware around everything. Handlers add what they know with `account_of(scope)`."""
+    """ASGI middleware around everything. Handlers add what they know with an `Account`."""
 
     def __init__(self, app: ASGIApp, endpoints: Collection[str], metrics: Metrics, journal: Journal) -> None:
         self._app, self._endpoints = app, frozenset(endpoints)
@@ -26,7 +30,7 @@ class Accounts:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        entry = Entry(scope["path"] if scope["path"] in self._endpoints else _OTHER)
+        entry = Entry(self._name_of(scope["path"]))
         scope["smidgen"] = entry
         began, status = time.monotonic(), _NOBODY_LISTENS
 
@@ -43,6 +47,11 @@ class Accounts:
             self._metrics.answered(entry.endpoint, status, seconds)
             self._journal.write(entry, status, seconds)
 
+    def _name_of(self, path: str) -> str:
+        if path.startswith(_ONE_MODEL):
+            return f"{_ONE_MODEL}{{name}}"
+        return path if path in self._endpoints else _OTHER
+
 
 class Account:
     """One request's: whose it is, and what it used.  began: reading of time.monotonic."""
@@ -51,6 +60,7 @@ class Account:
         self.entry: Entry = scope["smidgen"]
         self.key: Key | None = scope.get("smidgen.key")
         self.began = time.monotonic()
+        self._is_counted, self._prompt_bytes = False, 0
         self._metrics, self._budgets, self.keeps_texts = metrics, budgets, texts
         self.entry.key = None if self.key is None else self.key.name
 
@@ -58,24 +68,73 @@ class Account:
         """Which model is asked what. Raises Refusal for a key whose budget is used up."""
         self._budgets.refuse_spent(self.key)
         self.entry.model = model
+        self._prompt_bytes = len(str(prompt))
         if self.keeps_texts:
             self.entry.prompt = prompt
 
-    def used(self, usage: Any) -> None:
+    def whole(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """Take note of a whole answer."""
+        self._used(answer.get("usage"))
+        if self.keeps_texts:
+            self.entry.answer = answer.get("choices", answer.get("output", answer.get("content")))
+        return answer
+
+    async def events(self, events: Events, with_usage: bool) -> Events:
+        """Take note of an answer in pieces.
+
+        with_usage: whether the client asked for the event that has the counts alone.
+        What its client or the engine breaks off is counted by estimate, never for free.
+        """
+        pieces, texts = 0, dict[int, str]()
+        try:
+            async with aclosing(events):  # pyright: ignore[reportArgumentType]
+                async for event in events:
+                    pieces += 1
+                    self._used(_usage_in(event))
+                    if self.keeps_texts:
+                        _gather(event, texts)
+                    if with_usage or not event.get("usage") or event.get("choices") != []:
+                        yield event
+        finally:
+            if not self._is_counted:
+                prompt = self._prompt_bytes // _BYTES_OF_A_TOKEN + 1
+                self._used({"prompt_tokens": prompt, "completion_tokens": pieces})
+            self.entry.answer = [texts[index] for index in sorted(texts)] if self.keeps_texts else None
+
+    def _used(self, usage: Any) -> None:
         """Count tokens, from `usage` as OpenAI or as Anthropic and Responses write it."""
-        if not isinstance(usage, dict):
+        if not isinstance(usage, dict) or not usage:
             return
         prompt = int(usage.get("prompt_tokens", usage.get("input_tokens", 0)) or 0)
+        prompt += int(usage.get("cache_read_input_tokens", 0) or 0)  # Anthropic counts them apart
         completion = int(usage.get("completion_tokens", usage.get("output_tokens", 0)) or 0)
+        earlier = (self.entry.prompt_tokens or 0, self.entry.completion_tokens or 0)  # Anthropic tells them by and by
+        prompt, completion = max(prompt, earlier[0]), max(completion, earlier[1])
+        more = (prompt - earlier[0], completion - earlier[1])
         self.entry.prompt_tokens, self.entry.completion_tokens = prompt, completion
-        self._metrics.used(self.entry.model or "", self.entry.key, prompt, completion)
-        self._budgets.charge(self.key, prompt + completion)
-
-    def wrote(self, answer: Any) -> None:
-        """Keep an answer for a journal that keeps texts."""
-        if self.keeps_texts:
-            self.entry.answer = answer
+        self._is_counted = True
+        self._metrics.used(self.entry.model or "", self.entry.key, *more)
+        self._budgets.charge(self.key, sum(more))
 
     def first_piece(self) -> None:
         """The first piece of the answer is there."""
         self._metrics.first_piece(self.entry.model or "", time.monotonic() - self.began)
+
+
+def _usage_in(event: dict[str, Any]) -> dict[str, int]:
+    """What an event says of tokens, wherever its dialect has it."""
+    for holder in (event, event.get("response"), event.get("message")):
+        if isinstance(holder, dict) and isinstance(holder.get("usage"), dict):
+            return {key: value for key, value in holder["usage"].items() if isinstance(value, int)}
+    return {}
+
+
+def _gather(event: dict[str, Any], texts: dict[int, str]) -> None:
+    """Add what an event says to the text of its choice."""
+    for choice in event.get("choices") or ():
+        said = choice.get("text") or (choice.get("delta") or {}).get("content") or ""
+        texts[choice["index"]] = texts.get(choice["index"], "") + said
+    delta = event.get("delta")  # of Responses, and of Anthropic
+    said = delta.get("text") if isinstance(delta, dict) else delta
+    if isinstance(said, str):
+        texts[0] = texts.get(0, "") + said

@@ -175,13 +175,18 @@ class _Front:
 
         async def answer(loaded: Loaded) -> dict[str, Any] | Stream:
             let_in = await self._gate.admit(asked, model.name, hidden, self._metrics.decided)
+            bundle = self._bundle(loaded)
+            if loaded.upstream.dialect == "openai":
+                write, stream = passed, passed_events
+            else:
+                write, stream = whole, events
+            if asked.stream and let_in.refused:
+                return Stream(account.events(let_in.refusal_events(), asked.include_usage))
             if asked.stream:
-                found = let_in.refusal_events() if let_in.refused else events(self._bundle(loaded), asked)
-                told = _told(account, asked, found)
-                return Stream(told if let_in.refused else let_in.events(told))
+                return Stream(let_in.events(account.events(stream(bundle, asked), asked.include_usage)))
             if let_in.refused:
                 return let_in.refusal()
-            return await let_in.whole(_whole(account, await whole(self._bundle(loaded), asked)))
+            return await let_in.whole(account.whole(await write(bundle, asked)))
 
         return self._work(model, asked, account, answer)
 
@@ -189,7 +194,7 @@ class _Front:
         asked, model, account, _ = await self._read(request)
 
         async def answer(loaded: Loaded) -> dict[str, Any]:
-            return _whole(account, await embed(self._bundle(loaded), asked))
+            return account.whole(await embed(self._bundle(loaded), asked))
 
         return self._work(model.for_embeddings(), asked, account, answer)
 
@@ -206,8 +211,8 @@ class _Front:
         async def answer(loaded: Loaded) -> dict[str, Any] | Stream:
             bundle = self._bundle(loaded)
             if asked.stream:
-                return Stream(passed_events(bundle, asked, account.used), asked.path in _NAMED_EVENTS)
-            return _whole(account, await passed(bundle, asked))
+                return Stream(account.events(passed_events(bundle, asked), True), asked.path in _NAMED_EVENTS)
+            return account.whole(await passed(bundle, asked))
 
         return self._work(model, asked, account, answer)
 
@@ -224,7 +229,8 @@ class _Front:
     async def _read(self, request: Request) -> tuple[Asked, Hosted, Account, dict[str, int]]:
         """What is asked, of which model, by whom, and what was hidden. Raises Refusal for what may not be asked."""
         body = await read_body(request)
-        asked = await anyio.to_thread.run_sync(read_request, request.url.path, body)
+        asked = await anyio.to_thread.run_sync(read_request, request.url.path, dict(body))
+        asked = replace(asked, given={key: value for key, value in body.items() if value is not None})
         model = self._pool.find(asked.model)
         if self._door.most_tokens is not None:
             asked = _within(asked, self._door.most_tokens)
@@ -284,28 +290,6 @@ def _within(asked: Asked, most: int) -> Asked:
     if asked.max_tokens > most:
         raise Refusal(f"max_tokens is {asked.max_tokens}; {most} is the most here.", param="max_tokens")
     return asked
-
-
-def _whole(account: Account, answer: dict[str, Any]) -> dict[str, Any]:
-    account.used(answer.get("usage"))
-    account.wrote(answer.get("choices", answer.get("output", answer.get("content"))))
-    return answer
-
-
-async def _told(account: Account, asked: Asked, events: Events) -> Events:
-    """The events that the client asked for; the one with the counts is for us in any case."""
-    written: list[Any] = []
-    try:
-        async for event in events:
-            if event.get("usage"):
-                account.used(event["usage"])
-                if not asked.include_usage and not event.get("choices"):
-                    continue
-            if account.keeps_texts:
-                written.extend(event.get("choices") or ())
-            yield event
-    finally:
-        account.wrote(written)
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:

@@ -39,9 +39,9 @@ class Gate:
             return asked, {}
         if asked.messages is not None:
             messages, counts = await anyio.to_thread.run_sync(redactor.messages, asked.messages)
-            return replace(asked, messages=messages, body={**asked.body, "messages": messages}), counts
+            return _with(asked, messages=messages), counts
         prompts, counts = await anyio.to_thread.run_sync(redactor.prompt, list(asked.prompts))
-        return replace(asked, prompts=tuple(prompts), body={**asked.body, "prompt": prompts}), counts
+        return replace(_with(asked, prompt=prompts), prompts=tuple(prompts)), counts
 
     async def admit(
         self, asked: Asked, name: str, redacted: dict[str, int], count: Callable[[Decision], None]
@@ -61,6 +61,12 @@ class Gate:
         for decision in found:
             count(decision)
         return Pass(self.guard, asked, name, _KINDS[asked.path], found, redacted, count)
+
+
+def _with(asked: Asked, **texts: Any) -> Asked:
+    """The request with other texts, wherever it has them."""
+    messages = texts.get("messages", asked.messages)
+    return replace(asked, messages=messages, body={**asked.body, **texts}, given={**asked.given, **texts})
 
 
 @dataclass(frozen=True)

@@ -80,10 +80,10 @@ class Hosted:
         """Its engine, loaded."""
         return LlamaServer(
             self.path, ctx_size=self.context, threads=threads, parallel=self.parallel, name=self.name,
-            draft=self.draft, lora=self.lora, template=self._engine_template(), embeddings=self.embeds,
+            draft=self.draft, lora=self.lora, template=self.engine_template(), embeddings=self.embeds,
         )  # fmt: skip
 
-    def _engine_template(self) -> str | None:
+    def engine_template(self) -> str | None:
         """What llama.cpp shall render with: None for the templates of the file."""
         if not self.facts.has_chat_template:
             return BUILT_IN_TEMPLATE

@@ -1,10 +1,6 @@
 """Figures of a running server for Prometheus. No text, no key and no address is in them; keys go by their names."""
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from smidgen.serving.guard.decisions import Decision
@@ -18,6 +14,7 @@ class Metrics:
     """Counters of one server, in a registry of their own."""
 
     def __init__(self) -> None:
+        disable_created_metrics()
         self._registry = CollectorRegistry()
 
         def counter(name: str, what: str, *labels: str) -> Counter:
@@ -68,13 +65,3 @@ class Metrics:
             self._running.labels(name).set(one.line.working if one else 0)
             self._waiting.labels(name).set(one.line.waiting if one else 0)
         return generate_latest(self._registry)
-
-
-@contextmanager
-def stopwatch() -> Iterator["list[float]"]:
-    """What has passed since the beginning, in seconds: the list's one entry is set at the end."""
-    began, passed = time.monotonic(), [0.0]
-    try:
-        yield passed
-    finally:
-        passed[0] = time.monotonic() - began

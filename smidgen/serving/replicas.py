@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import anyio
 
@@ -24,6 +24,7 @@ from smidgen.errors import EngineEnded, SmidgenError, printable
 from smidgen.progress import say
 from smidgen.ray_cluster import connected, last_line, silenced
 from smidgen.serving.replica import Began, Broke, Engine, Replica, why_not_here
+from smidgen.serving.upstream import Dialect
 
 MOST_REPLICAS = 1024
 _LOG_NOTHING = {"enable_access_log": False, "log_level": "CRITICAL"}
@@ -36,6 +37,7 @@ _HEALTH = {
 }
 _LOOK_EVERY_S = 5.0  # while a request waits for the first word: whether there is anybody to answer
 _STARTING_S = 0.2
+_TELL_AGAIN_S = 5.0  # that a replica was lost
 _TELL_AFTER_S = 15.0  # that it still waits for replicas
 
 
@@ -49,7 +51,7 @@ class RayUpstream:
     same files, and where llama.cpp cannot start.
     """
 
-    dialect: Literal["llama.cpp"] = "llama.cpp"
+    dialect: Dialect = "llama.cpp"
 
     def __init__(
         self,
@@ -64,6 +66,7 @@ class RayUpstream:
         draft: Path | None = None,
         lora: Path | None = None,
         template: str | None = None,
+        embeddings: bool = False,
     ) -> None:
         within("replicas", replicas, 1, MOST_REPLICAS)
         if address.startswith("ray://"):
@@ -71,9 +74,10 @@ class RayUpstream:
         threads = threads or max(1, default_threads() // (replicas if address == "local" else 1))
         engine = Engine.checked(
             path, ctx_size=ctx_size, parallel=parallel, threads=threads, name=name or path.name, draft=draft,
-            lora=lora, template=template,
+            lora=lora, template=template, embeddings=embeddings,
         )  # fmt: skip
         self.context, self.slots = ctx_size, replicas * parallel
+        self._told_at = -_TELL_AGAIN_S
         self._application = f"smidgen-{secrets.token_hex(4)}"
         self._cleaning = ExitStack()
         try:
@@ -109,6 +113,7 @@ class RayUpstream:
         except StopAsyncIteration:
             return None
         except RayActorError as error:
+            self._tell_of_loss()
             raise EngineEnded(
                 "the replica that worked on this request ended; the others go on, and Ray starts it again."
             ) from error
@@ -131,6 +136,12 @@ class RayUpstream:
         if not isinstance(began, Began):
             raise EngineEnded("the replica that worked on this request gave no answer; try again.")
         return began
+
+    def _tell_of_loss(self) -> None:
+        """Once, although several requests notice."""
+        if time.monotonic() - self._told_at > _TELL_AGAIN_S:
+            self._told_at = time.monotonic()
+            say("A replica was lost; Ray starts it again.")
 
     def _refuse_without_replicas(self) -> None:
         """Raises EngineEnded where none runs and Ray has failed to start one."""

@@ -23,15 +23,21 @@ from smidgen.formats.hub.catalogue import ModelName
 from smidgen.formats.hub.home import cache_folder
 from smidgen.memory import usable_memory
 from smidgen.serving.admission import own_names
-from smidgen.serving.agreement import disagreements
 from smidgen.serving.connections import Impatient
+from smidgen.serving.engines import Engines
 from smidgen.serving.front import Door, build_front
+from smidgen.serving.gate import Gate
+from smidgen.serving.guard.defaults import default_policies
+from smidgen.serving.guard.judging import Guard
+from smidgen.serving.guard.policies import read_policies
+from smidgen.serving.guard.protocols import choose_protocol
+from smidgen.serving.guard.redaction import Redactor
 from smidgen.serving.hosting import Hosted
 from smidgen.serving.journal import Journal
 from smidgen.serving.keys import Budgets, Key, read_keys
 from smidgen.serving.listening import address_of, is_loopback, listening_socket
 from smidgen.serving.pool import Pool, refuse_same_names
-from smidgen.serving.upstream import LocalUpstream, Upstream
+from smidgen.serving.upstream import LocalUpstream
 
 _MOST_PARALLEL = 4096
 _LAST_WORDS_S = 60  # that answers under way have when the server is told to stop
@@ -54,6 +60,9 @@ def serve(
     threads: int | None = None, draft: ModelName | None = None, lora: str | os.PathLike[str] | None = None,
     template: str | None = None, memory: int | None = None, keep_alive: float | None = None, queue: int = 64,
     time_limit: float = 600.0, max_tokens: int | None = None, log: str | None = None, log_text: bool = False,
+    guard: ModelName | None = None, guard_protocol: str | None = None,
+    policies: str | os.PathLike[str] | None = None, redact_prompts: bool = False, engine: str = "llama.cpp",
+    replicas: int | None = None, ray: str | None = None,
     allow_hosts: Sequence[str] = (), allow_origins: Sequence[str] = (),
     announce: Callable[[Served], None] | None = None,
 ) -> NoReturn:  # fmt: skip
@@ -70,6 +79,10 @@ def serve(
     keep_alive: seconds after which an idle model is unloaded; None never.
     time_limit: seconds that one answer may take.  max_tokens: the most that one answer may have.
     log: a file to which a line is added for each request, `-` for stderr; log_text: with prompts and answers.
+    guard: a classifier model that judges prompts and answers (see guard/).  guard_protocol: what it speaks, where its
+    file does not say.  policies: a TOML file of them.  redact_prompts: hide from the model what tells who somebody is.
+    engine: "vllm" for a folder in Hugging Face layout, where vLLM is installed.
+    replicas, ray: so many engines on a Ray cluster ("local" starts one here).
     allow_hosts: more names by which clients may call this server, as behind a proxy.
     allow_origins: web pages of other machines that may use it, such as `https://chat.example.org`.
     announce: called once, when the server answers; by default the address is printed.
@@ -88,33 +101,45 @@ def serve(
     names: list[ModelName] = list(model) if isinstance(model, list | tuple) else [cast("ModelName", model)]
     if len(names) > 1 and (draft or lora or template):
         raise SmidgenError("--draft, --lora and --template go with one model; serve the others on another port.")
+    engines = Engines(engine, threads, replicas, ray)
+    engines.refuse_together(draft=draft, lora=lora, template=template)
     models = [
         Hosted.check(name, ctx_size=ctx_size, parallel=parallel, template=template, draft=draft, lora=lora)
         for name in names
     ]
     refuse_same_names(models)
-    journal = Journal(log, log_text)
+    redactor = Redactor() if redact_prompts or (log_text and guard is not None) else None
+    journal = Journal(log, log_text, None if redactor is None else lambda text: redactor.text(text)[0])
     door = Door(
         hosts={*own_names(host), *allow_hosts}, origins=allow_origins, any_address=not is_loopback(host), keys=held,
         budgets=Budgets(_budgets_file(keys)), seconds=time_limit, most_tokens=max_tokens,
     )  # fmt: skip
     share = int(_MEMORY_SHARE * usable_memory()) if memory is None else memory
-    with listening_socket(host, port) as listener:
-        pool = Pool(models, lambda one: _load(one, threads), share, keep_alive, queue)
-        front = build_front(pool, door, journal, threads=threads)
+    with listening_socket(host, port) as listener, _guard(guard, guard_protocol, policies, threads) as judge:
+        pool = Pool(models, engines.start, share, keep_alive, queue)
+        front = build_front(pool, door, journal, Gate(judge, redactor if redact_prompts else None), threads)
         say = announce or _print_address
         served = Served(address_of(listener, host), models[0].name, models[0].facts.has_chat_template)
         _Uvicorn(front, pool, lambda: say(served)).run([listener])
     sys.exit(0)
 
 
-def _load(model: Hosted, threads: int | None) -> Upstream:
-    """The model's engine; where llama.cpp reads texts otherwise than we do, that is said."""
-    server = model.start(threads)
-    if not model.embeds:
-        for line in disagreements(server, model.facts, model.template):
-            progress.say(f"Note on {model.name}: {line}")
-    return LocalUpstream(server, model.parallel)
+@contextmanager
+def _guard(
+    model: ModelName | None, said: str | None, policies: str | os.PathLike[str] | None, threads: int | None
+) -> Iterator[Guard | None]:
+    """The guard and its engine, which stays loaded."""
+    if model is None:
+        if said or policies:
+            raise SmidgenError("--policies and --guard-protocol are for a guard; add --guard MODEL.")
+        yield None
+        return
+    hosted = Hosted.check(model)
+    protocol = choose_protocol(hosted.facts.metadata, said)
+    chosen = default_policies(protocol.name) if policies is None else read_policies(Path(policies))
+    progress.say(f"The guard {hosted.name} speaks {protocol.title}'s protocol ({protocol.why}).")
+    with hosted.start(threads) as server:
+        yield Guard(LocalUpstream(server, 1), hosted.facts, protocol, chosen)
 
 
 def _keys(api_key: str | None, file: str | os.PathLike[str] | None) -> list[Key]:

@@ -12,8 +12,8 @@ import anyio
 import httpx2
 
 from smidgen.engines.llama_cpp.server import LlamaServer
+from smidgen.engines.vllm import VllmServer
 from smidgen.errors import EngineEnded
-
 
 Dialect = Literal["llama.cpp", "openai"]
 
@@ -57,11 +57,10 @@ class Upstream(Protocol):
 
 
 class LocalUpstream:
-    """A llama.cpp in a process of its own on this machine; an `Upstream`."""
+    """A llama.cpp or a vLLM in a process of its own on this machine; an `Upstream`."""
 
-    dialect: Dialect = "llama.cpp"
-
-    def __init__(self, server: LlamaServer, slots: int) -> None:
+    def __init__(self, server: LlamaServer | VllmServer, slots: int) -> None:
+        self.dialect: Dialect = "openai" if isinstance(server, VllmServer) else "llama.cpp"
         self.server, self.context, self.slots = server, server.ctx_size, slots
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
         # Without the proxies that the environment names: the engine is on this machine.

@@ -6,7 +6,6 @@ context on the way: the engine stops, the slot is free, the model may be unloade
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -116,8 +115,3 @@ async def _gone(receive: Receive) -> None:
     """Returns when the client has left."""
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def since(began: float) -> float:
-    """Seconds since a reading of time.monotonic."""
-    return time.monotonic() - began

@@ -15,7 +15,7 @@ from smidgen.engines.llama_cpp.wheel import engine_version
 from smidgen.errors import SmidgenError
 from smidgen.showing.ballots import Ballot, BallotBox
 from smidgen.showing.models import ShownModel
-from smidgen.showing.settings import Settings, TOP_K
+from smidgen.showing.settings import TOP_K, Settings
 from smidgen.showing.writing import Writing
 from smidgen.version import __version__
 from smidgen.votes import WINNERS, Winner, now
@@ -23,7 +23,7 @@ from smidgen.votes import WINNERS, Winner, now
 
 @dataclass
 class Duel:
-    """models, writings: A and B.  settings: with the seed of both.  ballot: the vote, once there is one that is kept."""
+    """models, writings: A and B.  settings: with the seed of both.  ballot: the vote, once one is kept."""
 
     prompt: str
     settings: Settings

@@ -1,9 +1,8 @@
-"""Gradio, from the extra `ui`: imported where it is needed, and without anything that it would send."""
+"""Gradio, from the extra `ui`, prepared before it is imported: so that it sends nothing anywhere."""
 
 import os
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from smidgen.errors import SmidgenError
 
@@ -20,8 +19,11 @@ _SILENT = {
 }
 
 
-def gradio(folder: Path) -> Any:
-    """The package. folder: for its own files. Raises SmidgenError where it is not installed or too old."""
+def prepare_gradio(folder: Path) -> None:
+    """To be called before it is imported. folder: for its own files.
+
+    Raises SmidgenError where it is not installed or too old.
+    """
     os.environ.update(_SILENT | {"GRADIO_TEMP_DIR": str(folder)})
     try:
         module = import_module("gradio")
@@ -29,4 +31,3 @@ def gradio(folder: Path) -> Any:
         raise SmidgenError("smidgen ui needs the package gradio: pip install 'smidgen[ui]'.") from error
     if int(module.__version__.partition(".")[0]) < 6:
         raise SmidgenError(f"smidgen ui needs gradio 6, here is {module.__version__}: pip install 'smidgen[ui]'.")
-    return module

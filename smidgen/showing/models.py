@@ -95,9 +95,7 @@ class ShownModel(Closing):
 class Shelf(Closing):
     """All models that the page shows: those that were given, and after them at most one that was cut on the page."""
 
-    def __init__(
-        self, models: Sequence[ModelName], ctx_size: int | None, threads: int | None, parallel: int
-    ) -> None:
+    def __init__(self, models: Sequence[ModelName], ctx_size: int | None, threads: int | None, parallel: int) -> None:
         self._made = ctx_size, threads, parallel
         self.given = [ShownModel(model, *self._made) for model in models]
         self._cut: ShownModel | None = None

@@ -24,7 +24,9 @@ class Settings:
     system: str
 
     @classmethod
-    def of_page(cls, temperature: object, top_p: object, max_tokens: object, seed: object, system: object) -> "Settings":
+    def of_page(
+        cls, temperature: object, top_p: object, max_tokens: object, seed: object, system: object
+    ) -> "Settings":
         """From what the fields of the page hold; an empty field is None. Raises SmidgenError for what is no setting."""
         text = "" if system is None else refuse_half_characters(str(system))
         settings = cls(

@@ -67,7 +67,7 @@ def test_file_fits_and_everything_is_there(write, folder: Path) -> None:
     assert result["bytes"] == size and 0.98 * fit <= size <= fit
     notice = ["NOTICE"] if write is write_gemma3 else []  # Gemma's terms ask for one
     assert sorted(path.name for path in (folder / "out").iterdir()) == [
-        ".smidgen.json", *notice, "README.md", "card.html", "card.json", "model.gguf", "recipe.toml"
+        ".smidgen.json", "Modelfile", *notice, "README.md", "card.html", "card.json", "model.gguf", "recipe.toml"
     ]  # fmt: skip
     card = json.loads((folder / "out/card.json").read_text())
     assert card["schema"] == 1 and card["cut"]["sha256"] == sha256(folder / "out/model.gguf")
@@ -184,7 +184,7 @@ def test_a_card_of_an_earlier_model_does_not_stay(folder: Path) -> None:
     assert (folder / "out/card.json").exists()
     again = smidgen(folder, *cut_arguments(model, 140_000, "out"), "--no-measure")
     assert again.returncode == 0, again.stderr
-    names = [".smidgen.json", "NOTICE", "README.md", "model.gguf", "recipe.toml"]
+    names = [".smidgen.json", "Modelfile", "NOTICE", "README.md", "model.gguf", "recipe.toml"]
     assert sorted(path.name for path in (folder / "out").iterdir()) == names
 
 

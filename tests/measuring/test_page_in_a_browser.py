@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from smidgen.measuring.report import render
-from tests.measuring.browser import Browser, assert_looks_right, browser_or_skip, is_not_blank
+from tests.browser import Browser, assert_looks_right, browser_or_skip, is_not_blank
 from tests.measuring.whole_card import whole_card
 
 HEADINGS = (

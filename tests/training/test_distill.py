@@ -64,7 +64,7 @@ def test_a_fresh_student_learns_and_is_written(teacher: Path, tmp_path: Path) ->
     assert result.steps == 8 and result.path == tmp_path / "out" / "model.gguf"
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         ".smidgen.json",
-        "NOTICE", "README.md", "loss.svg", "metrics.jsonl", "model.gguf"
+        "Modelfile", "NOTICE", "README.md", "loss.svg", "metrics.jsonl", "model.gguf"
     ]  # fmt: skip
     lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 9))

@@ -99,12 +99,13 @@ class _Reader:
 
     def __init__(self, path: Path, ballots: Ballots, seen: set[int], skip_bad: bool) -> None:
         self._path, self._ballots, self._seen, self._skip_bad = path, ballots, seen, skip_bad
+        self._is_database = is_database(path)
         self.votes = self.skipped = 0
 
     def read(self) -> None:
-        place = "vote" if is_database(self._path) else "line"
+        row_of = f"{printable(self._path)} {'vote' if self._is_database else 'line'}"
         for number, row in self._rows():
-            vote = self._vote(f"{printable(self._path)} {place} {number}", row)
+            vote = self._vote(f"{row_of} {number}", row)
             if vote is not None:
                 self._ballots.add(*vote)
                 self.votes += 1
@@ -120,7 +121,7 @@ class _Reader:
         self.skipped += 1
 
     def _rows(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        if is_database(self._path):
+        if self._is_database:
             yield from database_rows(self._path)
             return
         first = b""

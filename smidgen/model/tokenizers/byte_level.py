@@ -9,7 +9,7 @@ A vocabulary may lack bytes (SmolLM2 lacks 0x04 and seven others that occur in v
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
@@ -21,6 +21,9 @@ LONGEST_SPACE = (
     1_000_000  # white space in a row; the library's regular expressions give up (and crash) at ten times that
 )
 _SPACES = re.compile(r"\s+")
+_PART = 1 << 16  # characters, at least: the library holds Python's lock, so Ctrl-C is noticed between two parts only
+# Where every set of expressions in splitting.py ends a word, and decides so without what stands beyond.
+_BORDER = re.compile(r"(?<=\S)(?= )|(?<=\S\n)(?=[^\s/])")
 
 
 def _byte_characters() -> list[str]:
@@ -56,12 +59,23 @@ class ByteLevel:
         """Token ids of a stretch of text without special tokens. Raises SmidgenError for a million spaces in a row."""
         if len(text) > LONGEST_SPACE and any(len(run[0]) > LONGEST_SPACE for run in _SPACES.finditer(text)):
             raise SmidgenError(f"the text has more than {LONGEST_SPACE} spaces in a row; shorten the run.")
-        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        ids: list[int] = []
+        for part in _parts(text):
+            ids += self._tokenizer.encode(part, add_special_tokens=False).ids
         return [token for token in ids if token < self._size] if self.missing_bytes else ids
 
     def spell(self, token_text: str) -> list[int]:
         """Token ids for the text of a token, as files write it, of this or another vocabulary: merged as one word."""
         return [token.id for token in self._tokenizer.model.tokenize(token_text) if token.id < self._size]
+
+
+def _parts(text: str) -> Iterator[str]:
+    """The text in parts that are encoded as they are within the whole."""
+    start = 0
+    while border := _BORDER.search(text, start + _PART):
+        yield text[start : border.start()]
+        start = border.start()
+    yield text[start:]
 
 
 def read_merges(metadata: Mapping[str, MetadataValue], vocabulary: Vocabulary) -> list[tuple[str, str]]:

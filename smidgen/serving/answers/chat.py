@@ -6,7 +6,8 @@ here: several answers at once, each counted; the texts that end an answer, with 
 log-probabilities a token. It always streams, so that a whole answer is the same as its pieces.
 
 Where the last message is the assistant's, the model goes on with it. The answer holds what the model wrote, and with
-`echo` that beginning too. Stop texts are looked for in what the answer says, not in its reasoning nor in calls of tools.
+`echo` that beginning too. Stop texts are looked for in what the answer says, not in its reasoning nor in calls of
+tools.
 """
 
 import secrets

@@ -53,10 +53,11 @@ def refusal_of(status: int, body: bytes) -> Refusal:
     llama.cpp answers with 500 where a request made it raise an exception, too: such are the client's mistakes.
     """
     try:
-        error = json.loads(body)["error"]
+        found = json.loads(body)
+        error = found.get("error", found)
         message, status = str(error["message"]), int(error.get("code") or status)
-    except (ValueError, KeyError, TypeError):
-        error, message = {}, body.decode(errors="replace")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return Refusal("the engine failed without a word of why; try again.", max(500, status))
     if "n_ctx" in error:
         return too_long(error.get("n_prompt_tokens"), error["n_ctx"])
     told = f"the engine did not carry out this request: {printable(message.strip() or 'no reason', _LONGEST_REASON)}"

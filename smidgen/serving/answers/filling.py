@@ -40,7 +40,7 @@ async def _asked_for(
     model: AnsweringModel, before: list[int | str], entry: TokenEntry, whole: int, alternatives: int
 ) -> TokenEntry:
     request = {
-        "prompt": before, "n_predict": 1, "n_probs": _CANDIDATES, "temperature": 0, "logit_bias": [[whole, _BIAS]],
+        "prompt": [*before], "n_predict": 1, "n_probs": _CANDIDATES, "temperature": 0, "logit_bias": [[whole, _BIAS]],
     }  # fmt: skip
     told = (await call(model, "/completion", request)).get("completion_probabilities")
     if not told:

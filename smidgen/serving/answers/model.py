@@ -15,8 +15,9 @@ FINGERPRINT = f"smidgen-{__version__}"  # `system_fingerprint` of all answers
 class AnsweringModel:
     """One model behind the server.
 
-    name: what answers call it.  template: the text of its chat template, None for a base model.  scorer: None where the log-probabilities of prompts are not to be had, as for a model
-    with an adapter, or one that runs elsewhere.
+    name: what answers call it.  template: the text of its chat template, None for a base model.
+    scorer: None where the log-probabilities of prompts are not to be had, as for a model with an adapter, or one that
+    runs elsewhere.
     """
 
     name: str

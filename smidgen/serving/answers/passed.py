@@ -1,53 +1,48 @@
-"""Answers that llama.cpp writes in other dialects (Responses, Anthropic's messages, infill), handed on as they come."""
+"""Answers that are handed on as they come: those that llama.cpp writes in other dialects (Responses, Anthropic's
+messages, infill), and all of an engine that has OpenAI's endpoints itself."""
 
 import json
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 from smidgen.serving.answers.events import Event, events_of, refusal_of
 from smidgen.serving.answers.model import AnsweringModel
+from smidgen.serving.answers.rendered import refuse_unsafe
 from smidgen.serving.requests.asked import Asked
 
 _LAST_TYPES = frozenset({"response.completed", "response.failed", "response.incomplete", "message_stop"})
-Count = Callable[[dict[str, int]], None]
+_COUNTED_LAST = frozenset({"/v1/chat/completions", "/v1/completions"})
 
 
 async def passed(model: AnsweringModel, asked: Asked) -> dict[str, Any]:
     """The whole answer. Raises Refusal with the engine's words where it refuses."""
-    async with model.upstream.exchange("POST", asked.path, asked.body | {"model": model.name}) as answer:
+    refuse_unsafe(model, asked)
+    async with model.upstream.exchange("POST", asked.path, _body(model, asked)) as answer:
         raw = await answer.read()
         if answer.status != 200:
             raise refusal_of(answer.status, raw)
     return json.loads(raw)
 
 
-async def passed_events(model: AnsweringModel, asked: Asked, count: Count) -> AsyncGenerator[Event]:
-    """The events of a streamed answer. count: called once, with what the answer used.
+async def passed_events(model: AnsweringModel, asked: Asked) -> AsyncGenerator[Event]:
+    """The events of a streamed answer.
 
     Raises Refusal where the engine refuses, EngineEnded where the stream breaks off.
     """
-    usage: dict[str, int] = {}
-    body = asked.body | {"model": model.name}
-    try:
-        async for event in events_of(model.upstream, asked.path, body, _is_last):
-            usage |= _usage_in(event)
+    refuse_unsafe(model, asked)
+    async with aclosing(events_of(model.upstream, asked.path, _body(model, asked), _is_last)) as events:
+        async for event in events:
             yield event
-    finally:
-        count(usage)
+
+
+def _body(model: AnsweringModel, asked: Asked) -> dict[str, Any]:
+    if model.upstream.dialect == "llama.cpp":
+        return asked.body | {"model": model.name}
+    counted = {"stream_options": {"include_usage": True}} if asked.stream and asked.path in _COUNTED_LAST else {}
+    return asked.given | {"model": model.name} | counted
 
 
 def _is_last(event: Event) -> bool:
-    return event.get("type") in _LAST_TYPES or event.get("stop") is True
-
-
-def _usage_in(event: Event) -> dict[str, int]:
-    """What an event says of tokens, wherever its dialect has it."""
-    for holder in (event, event.get("response"), event.get("message")):
-        if isinstance(holder, dict) and isinstance(holder.get("usage"), dict):
-            return {key: value for key, value in holder["usage"].items() if isinstance(value, int)}
-    if event.get("stop") is True:
-        return {
-            "prompt_tokens": event.get("tokens_evaluated", 0),
-            "completion_tokens": event.get("tokens_predicted", 0),
-        }
-    return {}
+    counted = bool(event.get("usage")) and event.get("choices") == []
+    return counted or event.get("type") in _LAST_TYPES or event.get("stop") is True

@@ -82,6 +82,9 @@ class PromptScorer:
         try:
             process.stdin.write(json.dumps(request).encode() + b"\n")
             await process.stdin.drain()
+        except OSError:
+            pass  # it has ended; it may have said why
+        try:
             size = int(await process.stdout.readline())
             return json.loads(await process.stdout.readexactly(size))
         except (OSError, ValueError, asyncio.IncompleteReadError) as error:

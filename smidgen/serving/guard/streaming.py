@@ -73,11 +73,11 @@ async def guarded(
         except Exception as error:  # whatever broke it: what is judged harmless still belongs to the client
             broken = error
             break
-        async for ready in stream.take(chunk):
+        for ready in await stream.take(chunk):
             yield ready
         if stream.refusals >= choices:
             return
-    async for ready in stream.end():
+    for ready in await stream.end():
         yield ready
     if broken is not None:
         raise broken
@@ -90,12 +90,12 @@ class _Stream:
         self._held: deque[_Held] = deque()
         self.refusals = 0
 
-    async def take(self, chunk: Chunk) -> AsyncIterator[Chunk]:
+    async def take(self, chunk: Chunk) -> list[Chunk]:
         """One chunk comes in; those that may go come out."""
         parts = [one for one in chunk.get("choices") or [] if isinstance(one, Mapping)]
         left = [one for one in parts if not self._of(one).refused]
         if parts and not left:
-            return
+            return []
         until: dict[int, int] = {}
         for part in left:
             choice = self._of(part)
@@ -103,21 +103,19 @@ class _Stream:
             choice.ended = choice.ended or part.get("finish_reason") is not None
             until[_index(part)] = len(choice.said.text)
         self._held.append(_Held({**chunk, "choices": left} if len(left) < len(parts) else chunk, until))
-        for index in until:
+        ready = []
+        for index in {_index(part) for part in left}:
             if self._is_due(self._choices[index]):
-                async for ready in self._judge_now(index, chunk):
-                    yield ready
-        for ready in self._ready():
-            yield ready
+                ready += await self._judge_now(index, chunk)
+        return ready + self._ready()
 
-    async def end(self) -> AsyncIterator[Chunk]:
+    async def end(self) -> list[Chunk]:
         """No more comes: the rest is judged, and goes."""
+        ready = []
         for index, choice in self._choices.items():
             if choice.waits and not choice.refused:
-                async for ready in self._judge_now(index, self._held[-1].chunk):
-                    yield ready
-        for ready in self._ready():
-            yield ready
+                ready += await self._judge_now(index, self._held[-1].chunk)
+        return ready + self._ready()
 
     def _of(self, part: Mapping[str, Any]) -> _Choice:
         return self._choices.setdefault(_index(part), _Choice())
@@ -129,8 +127,8 @@ class _Stream:
             return True
         return choice.waits >= self._every and _SENTENCE_END.search(choice.said.text[-8:]) is not None
 
-    async def _judge_now(self, index: int, head: Chunk) -> AsyncIterator[Chunk]:
-        """Judge an answer as far as it has come. If it is refused, its last chunk comes out."""
+    async def _judge_now(self, index: int, head: Chunk) -> list[Chunk]:
+        """Judge an answer as far as it has come. If it is refused, its last chunk comes out, after what may go."""
         choice = self._choices[index]
         length = len(choice.said.text)
         choice.decisions = await self._judge(index, choice.said.text)
@@ -138,26 +136,11 @@ class _Stream:
             self._on_decisions(choice.decisions)
         if not refuses(choice.decisions):
             choice.judged = length
-            return
+            return []
         choice.refused = True
         self.refusals += 1
-        self._drop(index, choice.judged)
-        for ready in self._ready():
-            yield ready
-        yield refusal_chunk(head, index, choice.decisions)
-
-    def _drop(self, index: int, judged: int) -> None:
-        """Take out of what waits the part of an answer that was not judged."""
-        kept: deque[_Held] = deque()
-        for held in self._held:
-            if held.until.get(index, 0) > judged:
-                rest = [one for one in held.chunk["choices"] if _index(one) != index]
-                held.chunk = {**held.chunk, "choices": rest}
-                del held.until[index]
-                if not rest:
-                    continue
-            kept.append(held)
-        self._held = kept
+        self._held = deque(left for held in self._held if (left := _without(held, index, choice.judged)) is not None)
+        return [*self._ready(), refusal_chunk(head, index, choice.decisions)]
 
     def _ready(self) -> list[Chunk]:
         """The chunks at the front in which all is judged."""
@@ -170,6 +153,15 @@ class _Stream:
         ended = [one for one in chunk.get("choices") or [] if one.get("finish_reason") is not None]
         decisions = [decision for one in ended for decision in self._of(one).decisions]
         return with_extension(chunk, decisions) if decisions else chunk
+
+
+def _without(held: _Held, index: int, judged: int) -> _Held | None:
+    """A chunk without the part of an answer that was not judged; None where it has no other."""
+    if held.until.get(index, 0) <= judged:
+        return held
+    rest = [one for one in held.chunk["choices"] if _index(one) != index]
+    until = {one: length for one, length in held.until.items() if one != index}
+    return _Held({**held.chunk, "choices": rest}, until) if rest else None
 
 
 def _index(part: Mapping[str, Any]) -> int:

@@ -25,6 +25,7 @@ class Asked:
     tools: in that shape too.  tool_choice: `none`, `auto` or `required`.  tool_name: the one that was named.
     schema: the JSON schema that the answer must follow.
     warnings: a line for each field that has no effect here.
+    given: the body as it came, for engines that have OpenAI's endpoints themselves.
     """
 
     path: str
@@ -48,3 +49,4 @@ class Asked:
     tool_name: str | None = None
     schema: Any = None
     warnings: tuple[str, ...] = field(default=())
+    given: dict[str, Any] = field(default_factory=dict)

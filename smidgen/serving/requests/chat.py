@@ -15,6 +15,7 @@ from smidgen.serving.requests.fields import (
     Metadata,
     Name,
     Stop,
+    TextOrObject,
     Unused,
 )  # fmt: skip
 from smidgen.serving.requests.sampling import Sampling
@@ -70,7 +71,7 @@ class OfTemplates(Body):
     model: Name | None = None
     messages: Messages
     tools: Tools | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tool_choice: TextOrObject[Literal["none", "auto", "required"], NamedTool] | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     chat_template_kwargs: TemplateNames | None = None

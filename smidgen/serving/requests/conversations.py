@@ -51,13 +51,13 @@ class SystemMessage(Lenient):
     """developer is another word for system."""
 
     role: Literal["system", "developer"]
-    content: TextOr[PartsOf[TextPart]]
+    content: TextOr[PartsOf[SpokenPart]]
     name: str | None = None
 
 
 class UserMessage(Lenient):
     role: Literal["user"]
-    content: TextOr[PartsOf[TextPart]]
+    content: TextOr[PartsOf[SpokenPart]]
     name: str | None = None
 
 
@@ -78,7 +78,7 @@ class AssistantMessage(Lenient):
 
 class ToolMessage(Lenient):
     role: Literal["tool"]
-    content: TextOr[PartsOf[TextPart]]
+    content: TextOr[PartsOf[SpokenPart]]
     tool_call_id: str
     name: str | None = None
 

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 from smidgen.serving.requests.bounds import LONGEST_STOP, MOST_ENTRIES
 
 _T = TypeVar("_T")
+_O = TypeVar("_O")
 HINT = "\u2023"  # begins the names of alternatives, which are no part of a field's place
 NO_EFFECT = "x-no-effect"  # marks fields that are taken and do nothing here
 MOST_ANSWERS = 16
@@ -36,14 +37,21 @@ def _not_zero(value: int) -> int:
     return value
 
 
-def _kind_of(value: Any) -> str:
-    return f"{HINT}text" if isinstance(value, str) else f"{HINT}list" if isinstance(value, list) else ""
+def kind_of(value: Any) -> str:
+    """The name of an alternative, by what a value is."""
+    kinds = {str: f"{HINT}text", list: f"{HINT}list", dict: f"{HINT}object"}
+    return kinds.get(type(value), "")
 
 
 # A text or a list; generic in the list.
 TextOr = Annotated[
     Annotated[str, Tag(f"{HINT}text")] | Annotated[_T, Tag(f"{HINT}list")],
-    Discriminator(_kind_of, custom_error_type="kind", custom_error_message="must be a text or a list"),
+    Discriminator(kind_of, custom_error_type="kind", custom_error_message="must be a text or a list"),
+]
+# A text or an object; generic in both.
+TextOrObject = Annotated[
+    Annotated[_T, Tag(f"{HINT}text")] | Annotated[_O, Tag(f"{HINT}object")],
+    Discriminator(kind_of, custom_error_type="kind", custom_error_message="must be a text or an object"),
 ]
 # Lists of which the first bad entry is the one that is named.
 Listed = Annotated[list[_T], Field(fail_fast=True)]
@@ -72,7 +80,7 @@ StopText = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_STO
 StopTexts = Annotated[Listed[StopText], Field(max_length=MOST_ENTRIES["stop"])]
 Stop = Annotated[
     Annotated[StopText, Tag(f"{HINT}text")] | Annotated[StopTexts, Tag(f"{HINT}list")],
-    Discriminator(_kind_of, custom_error_type="kind", custom_error_message="must be a text or a list of texts"),
+    Discriminator(kind_of, custom_error_type="kind", custom_error_message="must be a text or a list of texts"),
 ]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 Metadata = dict[str, Any]

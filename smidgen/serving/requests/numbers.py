@@ -14,15 +14,11 @@ NUMBER = f"{INTEGER} {_FRACTION} ([eE] [-+]? [0-9]{{1,2}})?"
 
 def integers(schema: Mapping[str, Any]) -> str | None:
     """Whole numbers within the bounds of a schema; None where there are none."""
-    least, most, _, _ = _bounds(schema)
+    least, most, above, below = _bounds(schema)
     if least is None and most is None:
         return INTEGER
-    low = -_LARGEST if least is None else math.ceil(least)
-    high = _LARGEST if most is None else math.floor(most)
-    if least is not None and least == low and "exclusiveMinimum" in schema and least == schema["exclusiveMinimum"]:
-        low += 1
-    if most is not None and most == high and "exclusiveMaximum" in schema and most == schema["exclusiveMaximum"]:
-        high -= 1
+    low = -_LARGEST if least is None else math.ceil(least) + (above and least == math.ceil(least))
+    high = _LARGEST if most is None else math.floor(most) - (below and most == math.floor(most))
     return _span(max(low, -_LARGEST), min(high, _LARGEST))
 
 
@@ -35,7 +31,10 @@ def numbers(schema: Mapping[str, Any]) -> str | None:
         return None
     low = -_LARGEST if least is None else int(least)
     high = _LARGEST if most is None else int(most)
-    parts = [*_up_from_zero(max(low, 0), high, above and low >= 0, below), *_down_from_zero(low, min(high, 0), above, below and high <= 0)]
+    parts = [
+        *_up_from_zero(max(low, 0), high, above and low >= 0, below),
+        *_down_from_zero(low, min(high, 0), above, below and high <= 0),
+    ]
     return " | ".join(parts) if parts else None
 
 
@@ -44,7 +43,7 @@ def _up_from_zero(low: int, high: int, above: bool, below: bool) -> Iterator[str
     if high < low:
         return
     if above and low < high:
-        yield f'{_digits(low, low)} {_SOME_FRACTION}'
+        yield f"{_digits(low, low)} {_SOME_FRACTION}"
     first = low + 1 if above else low
     if first <= high - 1:
         yield f"({_digits(first, high - 1)}) {_FRACTION}"

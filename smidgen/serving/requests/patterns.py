@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable
 from re import _parser  # pyright: ignore[reportAttributeAccessIssue]
 from typing import Any
 
-CHARACTER = r'([^"\\\x00-\x1F\x7F] | "\\" (["\\/bfnrt] | "u" ([0-9a-cefA-CEF] [0-9a-fA-F]{3} | [dD] [0-7] [0-9a-fA-F]{2})))'
+CHARACTER = (
+    r'([^"\\\x00-\x1F\x7F] | "\\" (["\\/bfnrt] | "u" ([0-9a-cefA-CEF] [0-9a-fA-F]{3} | [dD] [0-7] [0-9a-fA-F]{2})))'
+)
 _DIGITS, _SPACES = [(0x30, 0x39)], [(0x09, 0x0D), (0x20, 0x20)]
 _WORDS = [(0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)]
 _CATEGORIES = {"CATEGORY_DIGIT": _DIGITS, "CATEGORY_SPACE": _SPACES, "CATEGORY_WORD": _WORDS}
@@ -148,7 +150,9 @@ def _literal(code: int) -> str:
 
 def quoted(text: str) -> str:
     """A text as a grammar writes one."""
-    shown = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
+    shown = (
+        text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
+    )
     return f'"{shown}"'
 
 

@@ -77,7 +77,7 @@ def read_request(path: str, body: dict[str, Any]) -> Asked:
     try:
         model.model_validate(given)
     except ValidationError as error:
-        raise as_refusal(error) from None
+        raise as_refusal(error, given) from None
     warnings = _pop_without_effect(given, model)
     asked = translated(path, given)
     return replace(asked, warnings=(*asked.warnings, *warnings))

@@ -8,7 +8,6 @@ from pydantic import BaseModel, ValidationError
 
 from smidgen.serving.refusals import Refusal
 from smidgen.serving.requests.conversations import shown
-from smidgen.serving.requests.fields import HINT
 
 _SERVERS_OWN = "is the server's own matter"
 _ONE_MODEL = "would change what others get"
@@ -41,39 +40,39 @@ def refuse_unknown(body: dict[str, Any], model: type[BaseModel]) -> None:
     """Raises Refusal for the first field that a request of this kind does not have; null counts as absent."""
     known = model.model_fields
     for name, value in body.items():
-        if name in known or value is None:
-            continue
-        where = shown(name)
-        raise Refusal(
-            f"{where} {_WHY.get(name) or _unknown(name, known)}; leave it out.", param=where, code="unknown_field"
-        )
+        if name not in known and value is not None:
+            why = f"{_WHY[name]}; leave it out." if name in _WHY else _unknown(name, known)
+            raise Refusal(f"{shown(name)} {why}", param=shown(name), code="unknown_field")
 
 
 def _unknown(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name[:64].lower(), known, 1, 0.7)
-    return f"is not known here; did you mean {close[0]}? If not" if close else "is not known here"
+    return f"is not known here; did you mean {close[0]}?" if close else "is not known here; leave it out."
 
 
-def as_refusal(error: ValidationError) -> Refusal:
-    """The first thing that is wrong, by its field."""
+def as_refusal(error: ValidationError, body: Any) -> Refusal:
+    """The first thing that is wrong, by its field in the body."""
     found = error.errors(include_url=False, include_input=False)[0]
-    where = place(found["loc"])
-    said = _said(found)
+    where, value = _placed(found, body)
+    if found["type"].startswith("union_tag"):
+        where += "." + found["ctx"]["discriminator"].strip("'")
+    said = _said(found, value)
     return Refusal(f"{where} {said}." if where else f"the request {said}.", param=where or None)
 
 
-def place(parts: Iterable[int | str]) -> str:
-    """A field as people write it: `messages[2].content`."""
-    where = ""
-    for part in parts:
+def _placed(found: Any, body: Any) -> tuple[str, Any]:
+    """A field as people write it (`messages[2].content`), and its value. Names of alternatives are no part of it."""
+    where, value, parts = "", body, found["loc"]
+    for place, part in enumerate(parts):
+        is_missing = place == len(parts) - 1 and found["type"] == "missing"
         if isinstance(part, int):
-            where += f"[{part}]"
-        elif not part.startswith(HINT) and part not in ("nullable", "[key]"):
-            where += f".{shown(part)}" if where else shown(part)
-    return where
+            where, value = f"{where}[{part}]", value[part]
+        elif isinstance(value, dict) and (part in value or is_missing):
+            where, value = f"{where}.{shown(part)}".lstrip("."), value.get(part)
+    return where, value
 
 
-def _said(found: Any) -> str:
+def _said(found: Any, value: Any) -> str:
     """What is wrong, without the value: it may be a person's text."""
     kind, context = found["type"], found.get("ctx", {})
     match kind:
@@ -96,11 +95,11 @@ def _said(found: Any) -> str:
         case "finite_number":
             return "must be a finite number"
         case "greater_than_equal":
-            return f"must be at least {context['ge']}"
+            return f"must be at least {context['ge']:g}"
         case "greater_than":
-            return f"must be above {context['gt']}"
+            return f"must be above {context['gt']:g}"
         case "less_than_equal":
-            return f"must be at most {context['le']}"
+            return f"must be at most {context['le']:.10g}"
         case "too_short":
             return f"needs at least {context['min_length']} {_entries(context['min_length'])}"
         case "too_long":
@@ -114,9 +113,9 @@ def _said(found: Any) -> str:
         case "extra_forbidden":
             return "is not known here; leave it out"
         case "literal_error":
-            return f"must be {context['expected']}"
+            return _bad_word(context["expected"], value)
         case "union_tag_not_found":
-            return f"needs a {context['discriminator']}".replace("'", "")
+            return "is missing"
         case "union_tag_invalid":
             return _bad_tag(context)
         case _:
@@ -127,12 +126,18 @@ def _entries(count: int) -> str:
     return "entry" if count == 1 else "entries"
 
 
+def _bad_word(expected: str, value: Any) -> str:
+    """Of a field that has one of a few words. It is no text of a person, so that it may be shown."""
+    listed = {"False": "false", "True": "true"}.get(expected, expected).replace("'", "")
+    given = f"is {shown(str(value))!r}, but " if isinstance(value, str) else ""
+    return f"{given}must be {listed}"
+
+
 def _bad_tag(context: dict[str, Any]) -> str:
     """Of a role, or of a kind of part."""
-    field, given = context["discriminator"].replace("'", ""), shown(str(context["tag"]))
-    listed = context["expected_tags"].replace("'", "")
-    hint = "; this model reads text only" if field == "type" and _is_media(given) else ""
-    return f"has the {field} {given!r}; known are {listed}{hint}"
+    given, listed = shown(str(context["tag"])), context["expected_tags"].replace("'", "")
+    hint = "; this model reads text only" if _is_media(given) else ""
+    return f"is {given!r}, but must be {listed.replace(', ', ' or ')}{hint}"
 
 
 def _is_media(kind: str) -> bool:

@@ -15,6 +15,7 @@ from smidgen.serving.requests.fields import (
     Name,
     PartsOf,
     TextOr,
+    TextOrObject,
     ToolsOf,
     Unused,
 )  # fmt: skip
@@ -93,7 +94,7 @@ class Response(Sampling):
     stream: bool | None = None
     text: TextOptions | None = None
     tools: ToolsOf[ResponsesTool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedResponsesTool | None = None
+    tool_choice: TextOrObject[Literal["none", "auto", "required"], NamedResponsesTool] | None = None
     parallel_tool_calls: bool | None = None
     reasoning: Reasoning | None = None
     chat_template_kwargs: TemplateNames | None = None

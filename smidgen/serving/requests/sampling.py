@@ -2,10 +2,11 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag
 
 from smidgen.serving.requests.bounds import LONGEST_GRAMMAR, LONGEST_LOOK_BACK, MOST_ENTRIES, excess_of_grammar
 from smidgen.serving.requests.fields import (
+    HINT,
     Bias,
     Body,
     Count,
@@ -14,9 +15,9 @@ from smidgen.serving.requests.fields import (
     Probability,
     Seed,
     Strength,
-    TextOr,
     TopK,
-)
+    kind_of,
+)  # fmt: skip
 
 SamplerName = Literal[
     "dry", "top_k", "top_p", "typ_p", "typical_p", "min_p", "temperature", "xtc", "penalties", "top_n_sigma",
@@ -40,6 +41,8 @@ def _checked_letters(letters: str) -> str:
 
 
 def _checked_grammar(grammar: str) -> str:
+    if grammar.lstrip().startswith("%"):
+        raise ValueError("must be in GBNF")  # another notation, whose errors llama.cpp passes over
     excess = excess_of_grammar(grammar)
     if excess is not None:
         raise ValueError(excess)
@@ -99,7 +102,12 @@ class Sampling(Temperature):
     adaptive_target: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)] | None = None
     adaptive_decay: Annotated[float, Field(ge=0, le=0.99, allow_inf_nan=False)] | None = None
     min_keep: Count | None = None
-    samplers: TextOr[Samplers] | None = None
+    samplers: (
+        Annotated[
+            Annotated[Letters, Tag(f"{HINT}text")] | Annotated[Samplers, Tag(f"{HINT}list")], Discriminator(kind_of)
+        ]
+        | None
+    ) = None
     """Which samplers there are, in this order."""
     ignore_eos: bool | None = None
     cache_prompt: bool | None = None

@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints
 
 from smidgen.serving.refusals import Refusal
 from smidgen.serving.requests.fields import Body, Lenient, ToolsOf, Unused
-from smidgen.serving.requests.schemas import check_schema
+from smidgen.serving.requests.tool_schemas import for_tools
 
 ToolName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:/-]{1,128}$")]
 NOTHING = {"type": "object", "properties": {}}  # the parameters of a function without any
@@ -75,34 +75,29 @@ class AnthropicChoice(Body):
 Tools = Annotated[ToolsOf[Tool], Field(description="Functions that the model may call.")]
 
 
-def in_chat_shape(tools: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
-    """Tools of any dialect, checked already, as chat completions have them. Raises Refusal for bad schemas."""
+def in_chat_shape(tools: list[dict[str, Any]] | None, warnings: list[str]) -> list[dict[str, Any]]:
+    """Tools of any dialect, checked already, as chat completions have them. Raises Refusal for bad schemas.
+
+    What llama.cpp does not enforce of their schemas joins the warnings, where they are not strict.
+    """
     found, seen = [], set[str]()
     for place, tool in enumerate(tools or []):
         given = tool.get("function", tool)
-        schema_field = "input_schema" if "input_schema" in given else "parameters"
         where = f"tools[{place}].{'function.' if 'function' in tool else ''}"
-        if given["name"] in seen:
-            raise Refusal(
-                f"{where}name is {given['name']!r} a second time; give each tool its own.", param=f"{where}name"
-            )
-        seen.add(given["name"])
-        schema = given.get(schema_field) or NOTHING
-        check_parameters(schema, f"{where}{schema_field}")
-        function = {"name": given["name"], "description": given.get("description"), "parameters": schema}
-        if "strict" in given:
-            function["strict"] = given["strict"]
-        found.append(
-            {"type": "function", "function": {key: value for key, value in function.items() if value is not None}}
-        )
+        name = given["name"]
+        if name in seen:
+            raise Refusal(f"{where}name is {name!r} a second time; give each tool its own.", param=f"{where}name")
+        seen.add(name)
+        key = "input_schema" if "input_schema" in given else "parameters"
+        schema = given.get(key) or NOTHING
+        if schema.get("type", "object") != "object":
+            raise Refusal(f"{where}{key} must be a schema of type object.", param=f"{where}{key}")
+        function = {"name": name, "parameters": for_tools(schema, f"{where}{key}", bool(given.get("strict")), warnings)}
+        for also in ("description", "strict"):
+            if given.get(also) is not None:
+                function[also] = given[also]
+        found.append({"type": "function", "function": function})
     return found
-
-
-def check_parameters(schema: dict[str, Any], name: str) -> None:
-    """Raises Refusal for parameters that are not an object, or that could not be enforced."""
-    if schema.get("type", "object") != "object":
-        raise Refusal(f"{name} must be a schema of type object.", param=name)
-    check_schema(schema, name)
 
 
 def choose(tools: list[dict[str, Any]], choice: Any) -> tuple[list[dict[str, Any]], str, str | None]:
@@ -134,4 +129,4 @@ def _read(choice: Any) -> tuple[str, str | None]:
         if choice.get("name") is None:
             raise Refusal("tool_choice of type tool needs the name of a tool.", param="tool_choice.name")
         return "required", choice["name"]
-    return {"any": "required"}.get(choice["type"], choice["type"]), None
+    return ("required" if choice["type"] == "any" else str(choice["type"])), None

@@ -5,10 +5,8 @@ from typing import Any
 from smidgen.serving.refusals import Refusal
 from smidgen.serving.requests import anthropic, conversations, responses
 from smidgen.serving.requests.asked import Asked
-from smidgen.serving.requests.schemas import check_schema
+from smidgen.serving.requests.formats import pop_schema, refuse_beside_tools
 from smidgen.serving.requests.tools import choose, in_chat_shape
-
-_ANY_OBJECT = {"type": "object"}
 
 
 def chat(path: str, body: dict[str, Any]) -> Asked:
@@ -62,9 +60,7 @@ def completion(path: str, body: dict[str, Any]) -> Asked:
     logprobs = body.pop("logprobs", None)
     if logprobs is not None:
         body["n_probs"] = max(1, logprobs)
-    schema = _pop_schema(body)
-    if schema is not None:
-        body["json_schema"] = schema
+    schema = pop_schema(body)
     prompts = _several(body["prompt"])
     return Asked(
         path, body, n=n, echo=echo, logprobs=logprobs, max_tokens=limit, prompts=prompts, schema=schema, **found
@@ -77,9 +73,7 @@ def infill(path: str, body: dict[str, Any]) -> Asked:
     limit = _pop_limit(body, "max_tokens", "n_predict")
     if limit is not None:
         body["n_predict"] = limit
-    schema = _pop_schema(body)
-    if schema is not None:
-        body["json_schema"] = schema
+    schema = pop_schema(body)
     if "input_extra" in body:
         body["input_extra"] = [_without_nulls(one) for one in body["input_extra"]]
     prompts = (body["input_prefix"], body["input_suffix"])
@@ -108,16 +102,17 @@ def response(path: str, body: dict[str, Any]) -> Asked:
     found = _pop_common(body)
     messages = responses.messages_of(body)
     _refuse_odd_end(messages)
-    tools, choice, name = choose(in_chat_shape(body.pop("tools", None)), body.pop("tool_choice", None))
+    warnings: list[str] = []
+    tools, choice, name = choose(in_chat_shape(body.pop("tools", None), warnings), body.pop("tool_choice", None))
     if tools:
         body |= {"tools": [{"type": "function", **tool["function"]} for tool in tools], "tool_choice": choice}
     text, reasoning = body.pop("text", None) or {}, body.pop("reasoning", None) or {}
-    warnings = _nested_warnings("text", text, ("verbosity",))
+    warnings += _nested_warnings("text", text, ("verbosity",))
     warnings += _nested_warnings("reasoning", reasoning, ("summary", "generate_summary"))
     if text.get("format") is not None:
         body["response_format"] = text["format"]
-    schema = _pop_schema(body, "text.format")
-    _add_schema(body, schema, tools, choice)
+    schema = pop_schema(body, "text.format")
+    refuse_beside_tools(body, schema, tools, choice, "text.format")
     if reasoning.get("effort") is not None:
         body["reasoning"] = {"effort": reasoning["effort"]}
     limit = _pop_limit(body, "max_output_tokens")
@@ -134,18 +129,23 @@ def response(path: str, body: dict[str, Any]) -> Asked:
 
 def messages(path: str, body: dict[str, Any]) -> Asked:
     """/v1/messages"""
-    found = _of_anthropic(body)
+    warnings: list[str] = []
+    found = _of_anthropic(body, warnings)
     stop = tuple(body.get("stop_sequences", ()))
     _count_from_zero(body)
     limit = _pop_limit(body, "max_tokens")
     if limit is not None:
         body["max_tokens"] = limit
-    return Asked(path, body, stream=body.get("stream", False), max_tokens=limit, stop=stop, **found)
+    return Asked(
+        path, body, stream=body.get("stream", False), max_tokens=limit, stop=stop, warnings=tuple(warnings), **found
+    )  # fmt: skip
 
 
 def counted(path: str, body: dict[str, Any]) -> Asked:
     """/v1/messages/count_tokens"""
-    return Asked(path, body, **_of_anthropic(body))
+    warnings: list[str] = []
+    found = _of_anthropic(body, warnings)
+    return Asked(path, body, warnings=tuple(warnings), **found)
 
 
 def _of_templates(body: dict[str, Any], warnings: list[str]) -> dict[str, Any]:
@@ -162,12 +162,14 @@ def _of_templates(body: dict[str, Any], warnings: list[str]) -> dict[str, Any]:
             raise Refusal(
                 "add_generation_prompt and continue_final_message cannot both be true.", param="add_generation_prompt"
             )
-    tools, choice, name = choose(in_chat_shape(body.pop("tools", None)), body.pop("tool_choice", None))
+    tools, choice, name = choose(in_chat_shape(body.pop("tools", None), warnings), body.pop("tool_choice", None))
     body["messages"] = messages
     if tools:
         body |= {"tools": tools, "tool_choice": choice}
-    schema = _pop_schema(body)
-    _add_schema(body, schema, tools, choice)
+    schema = pop_schema(body)
+    refuse_beside_tools(body, schema, tools, choice, "response_format")
+    if schema is not None:
+        body["reasoning_format"] = "none"  # all of the answer is what the schema describes
     thinking = body.pop("enable_thinking", None)
     if thinking is not None:
         body["chat_template_kwargs"] = body.get("chat_template_kwargs", {}) | {"enable_thinking": thinking}
@@ -180,10 +182,10 @@ def _of_templates(body: dict[str, Any], warnings: list[str]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _of_anthropic(body: dict[str, Any]) -> dict[str, Any]:
+def _of_anthropic(body: dict[str, Any], warnings: list[str]) -> dict[str, Any]:
     messages = anthropic.messages_of(body)
     _refuse_odd_end(messages)
-    tools, choice, name = choose(in_chat_shape(body.pop("tools", None)), body.pop("tool_choice", None))
+    tools, choice, name = choose(in_chat_shape(body.pop("tools", None), warnings), body.pop("tool_choice", None))
     if tools:
         body["tools"] = [_anthropic_tool(tool["function"]) for tool in tools]
         body["tool_choice"] = {"type": "any" if choice == "required" else "auto"}
@@ -257,54 +259,8 @@ def _pop_limit(body: dict[str, Any], *names: str) -> int | None:
 def _pop_chat_logprobs(body: dict[str, Any]) -> int | None:
     wanted, top = body.pop("logprobs", False), body.pop("top_logprobs", None)
     if not wanted and top:
-        raise Refusal("top_logprobs need logprobs to be true.", param="top_logprobs")
+        raise Refusal("top_logprobs needs logprobs to be true.", param="top_logprobs")
     return (top or 0) if wanted else None
-
-
-def _pop_schema(body: dict[str, Any], name: str = "response_format") -> Any:
-    """The JSON schema that the answer must follow, wherever it is said; None where there is none."""
-    wanted = body.pop("response_format", None)
-    given = [key for key in ("json_schema", "grammar") if key in body]
-    if wanted is not None and wanted["type"] != "text":
-        given.append(name)
-    if len(given) > 1:
-        raise Refusal(f"{' and '.join(given)} cannot both be followed; give one of them.", param=given[0])
-    if "json_schema" in body:
-        schema, where = body.pop("json_schema"), "json_schema"
-    elif wanted is None:
-        return None
-    else:
-        schema, where = _schema_of(wanted, name)
-    if schema is not None:
-        check_schema(schema, where)
-    return schema
-
-
-def _schema_of(wanted: dict[str, Any], name: str) -> tuple[Any, str]:
-    """The schema of a response format, and its place."""
-    inner = wanted.get("json_schema")
-    if wanted["type"] == "json_schema" and inner is not None:
-        schema, where = inner["schema"], f"{name}.json_schema.schema"
-    else:
-        schema, where = wanted.get("schema"), f"{name}.schema"
-    if wanted["type"] == "json_schema" and schema is None:
-        raise Refusal(f"{name} of type json_schema needs a schema.", param=name)
-    if wanted["type"] == "json_object" and schema is None:
-        return _ANY_OBJECT, name
-    if wanted["type"] == "text" and (schema is not None or inner is not None):
-        raise Refusal(f"{name} has a schema, but its type is text; make it json_schema.", param=f"{name}.type")
-    if wanted["type"] == "json_object" and inner is not None:
-        raise Refusal(
-            f"{name} has a json_schema, but its type is json_object; make it json_schema.", param=f"{name}.type"
-        )
-    return schema, where
-
-
-def _add_schema(body: dict[str, Any], schema: Any, tools: list[dict[str, Any]], choice: str) -> None:
-    if tools and "grammar" in body:
-        raise Refusal("a grammar cannot be followed where there are tools; leave one out.", param="grammar")
-    if schema is not None:
-        body["response_format"] = {"type": "json_schema", "json_schema": {"schema": schema}}
 
 
 def _several(given: Any) -> tuple[Any, ...]:

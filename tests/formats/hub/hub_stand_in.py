@@ -9,7 +9,7 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -38,11 +38,12 @@ class Hub:
     info: dict[str, Any] | None = None
     revisions: tuple[str, ...] = ("main", "v1", "refs/pr/1", COMMIT)
     log: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
+    handler: ClassVar[type["_Handler"]]
 
     def __enter__(self) -> "Hub":
         hub = self
 
-        class Handler(_Handler):
+        class Handler(hub.handler):
             pass
 
         Handler.hub = hub
@@ -147,3 +148,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+
+Hub.handler = _Handler

@@ -189,7 +189,7 @@ def test_a_stream_that_breaks_off_never_passes_for_whole() -> None:
         (error(500, "Compute error."), 500, "Compute"),
         (error(503, "Loading model"), 503, "Loading"),
         (error(501, "not supported"), 501, "not supported"),
-        ((500, b"<html>"), 400, "html"),
+        ((500, b"<html>"), 500, "without a word"),
         (sse([{"error": {"code": 500, "message": "Invalid input batch."}}]), 500, "batch"),
         ((200, b'error: {"code": 400, "message": "old"}\n\n'), 400, "old"),
     ],

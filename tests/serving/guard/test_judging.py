@@ -10,7 +10,9 @@ from smidgen.engines.llama_cpp.engine import Facts
 from smidgen.errors import EngineEnded, SmidgenError
 from smidgen.serving.guard.decisions import Decision, refuses, worst
 from smidgen.serving.guard.defaults import default_policies
+from smidgen.serving.guard.framing import Framing
 from smidgen.serving.guard.policies import Policy
+from smidgen.serving.guard.protocols import GuardProtocol
 from tests.pretended_guard import pretended_guard
 
 WEAPONS = Policy("weapons", "Weapons", "ways to build weapons")
@@ -211,15 +213,8 @@ def test_policies_that_cannot_be_asked_about_are_refused_at_the_start(facts: Fac
         pretended_guard(facts, bad, Policy("a", "a", "word " * 400), context=512)
     with pytest.raises(SmidgenError, match="the 14 policies"):
         pretended_guard(facts, bad, *default_policies("llama-guard"), protocol="llama-guard", context=256)
-    with pytest.raises(SmidgenError, match="cannot be a guard"):
-        pretended_guard(replace(facts, tokenizer=None, foreign="strange."), bad, WEAPONS) if False else _foreign(facts)
-
-
-def _foreign(facts: Facts) -> None:
-    from smidgen.serving.guard.framing import Framing
-    from smidgen.serving.guard.protocols import GuardProtocol
-
-    Framing(replace(facts, tokenizer=None, foreign="strange."), GuardProtocol("shieldgemma", ""), 512)
+    with pytest.raises(SmidgenError, match="cannot be a guard: strange"):
+        Framing(replace(facts, tokenizer=None, foreign="strange."), GuardProtocol("shieldgemma", ""), 512)
 
 
 def test_the_gravest_decision_of_several_stays() -> None:

@@ -36,9 +36,7 @@ def read(tmp_path: Path, content: str | bytes) -> tuple[Policy, ...]:
 
 def test_a_file_says_everything(tmp_path: Path) -> None:
     weapons, town = read(tmp_path, FULL)
-    assert weapons == Policy(
-        "weapons", "Weapons", "ways to build weapons", ("prompt",), "flag", 0.7, "allow", 5, "S9"
-    )
+    assert weapons == Policy("weapons", "Weapons", "ways to build weapons", ("prompt",), "flag", 0.7, "allow", 5, "S9")
     assert (town.title, town.on, town.action, town.undecided) == ("my town", ("prompt", "answer"), "refuse", "refuse")
     assert town.category == "S1"
 

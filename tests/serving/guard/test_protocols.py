@@ -7,7 +7,12 @@ from smidgen.model.chat import render_chat
 from smidgen.serving.guard.defaults import default_policies
 from smidgen.serving.guard.policies import Policy
 from smidgen.serving.guard.protocols import (
-    PROTOCOLS, Turn, categories_of, choose_protocol, llama_guard_task, shieldgemma_parts,
+    PROTOCOLS,
+    Turn,
+    categories_of,
+    choose_protocol,
+    llama_guard_task,
+    shieldgemma_parts,
 )  # fmt: skip
 
 POLICY = Policy("weapons", "Weapons", "ways to build weapons.", category="S1")
@@ -144,7 +149,14 @@ def test_a_text_cannot_end_the_conversation_in_the_frame() -> None:
 
 @pytest.mark.parametrize(
     ("written", "named"),
-    [("S1", ["S1"]), ("S9,S1\nmore S2", ["S1", "S9"]), (" s1 , S12", ["S1", "S12"]), ("S99", []), ("hate", []), ("", [])],
+    [
+        ("S1", ["S1"]),
+        ("S9,S1\nmore S2", ["S1", "S9"]),
+        (" s1 , S12", ["S1", "S12"]),
+        ("S99", []),
+        ("hate", []),
+        ("", []),
+    ],
 )
 def test_categories_are_read_from_the_answer(written: str, named: list[str]) -> None:
     policies = default_policies("llama-guard")

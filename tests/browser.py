@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 import warnings
 import zlib
 from base64 import b64decode
@@ -24,7 +25,7 @@ from smidgen.closing import Closing
 _FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--hide-scrollbars", "--remote-debugging-pipe",
-    "--host-resolver-rules=MAP * ~NOTFOUND", "--allow-file-access-from-files",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--allow-file-access-from-files",
 )  # fmt: skip
 _SECONDS = 60  # for an answer
 
@@ -68,8 +69,8 @@ class Browser(Closing):
         for domain in ("Page", "Runtime", "Log", "Network"):
             self._ask(f"{domain}.enable")
 
-    def show(self, page: Path, width: int = 1200, dark: bool = False, media: str = "screen") -> None:
-        """Open a page at a width in CSS pixels, on light or dark ground, on a screen or as if printed."""
+    def show(self, page: Path | str, width: int = 1200, dark: bool = False, media: str = "screen") -> None:
+        """Open a page (a file or an address) at a width in CSS pixels, on light or dark ground, or as if printed."""
         self.console.clear()
         self.requested.clear()
         self._ask(
@@ -78,7 +79,7 @@ class Browser(Closing):
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._ask("Emulation.setEmulatedMedia", media=media, features=[scheme])
         self._events.clear()
-        self._ask("Page.navigate", url=page.resolve().as_uri())
+        self._ask("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
         while "Page.loadEventFired" not in self._events:
             self._take()
 
@@ -86,9 +87,35 @@ class Browser(Closing):
         """The value of a JavaScript expression in the page."""
         return self._ask("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
 
-    def picture(self) -> bytes:
-        """All of the page as PNG."""
-        return b64decode(self._ask("Page.captureScreenshot", format="png", captureBeyondViewport=True)["data"])
+    def wait_for(self, expression: str, seconds: float = _SECONDS) -> Any:
+        """The value of a JavaScript expression, once it is true."""
+        end = time.monotonic() + seconds
+        while not (value := self.ask(expression)):
+            assert time.monotonic() < end, f"{expression} is {value!r} after {seconds} s; {self.console}"
+            time.sleep(0.05)
+        return value
+
+    def click(self, selector: str) -> None:
+        """Click on what a CSS selector finds, once it is there and can be clicked on."""
+        found = f"document.querySelector({json.dumps(selector)})"
+        self.wait_for(f"{found} && !{found}.disabled && {found}.getClientRects().length > 0")
+        self.ask(f"{found}.click()")
+
+    def type(self, selector: str, text: str, enter: bool = False) -> None:
+        """Put a text into a field, in place of what is there, and press Enter on request."""
+        found = f"document.querySelector({json.dumps(selector)})"
+        self.wait_for(f"{found} && !{found}.disabled && {found}.getClientRects().length > 0")
+        self.ask(f"{found}.focus(); {found}.select()")
+        self._ask("Input.insertText", text=text)
+        if enter:
+            for kind in ("keyDown", "keyUp"):
+                self._ask(
+                    "Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", windowsVirtualKeyCode=13, text="\r"
+                )
+
+    def picture(self, whole: bool = True) -> bytes:
+        """The page as PNG: all of it, or what is in the window."""
+        return b64decode(self._ask("Page.captureScreenshot", format="png", captureBeyondViewport=whole)["data"])
 
     def printed(self) -> bytes:
         """The page as PDF, A4."""

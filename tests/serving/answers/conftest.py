@@ -1,0 +1,32 @@
+"""The real engine, once for each module, and its scorer."""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from smidgen.engines.llama_cpp.engine import read_facts
+from smidgen.engines.llama_cpp.server import LlamaServer
+from smidgen.serving.answers.model import AnsweringModel
+from smidgen.serving.answers.scorer import PromptScorer
+from smidgen.serving.upstream import LocalUpstream
+
+
+@dataclass(frozen=True)
+class Running:
+    """A model that runs. loop: where everything that it does must run."""
+
+    model: AnsweringModel
+    scorer: PromptScorer
+    loop: asyncio.Runner
+
+
+@pytest.fixture(scope="module")
+def running(smollm_path: Path) -> Iterator[Running]:
+    scorer = PromptScorer(smollm_path)
+    with asyncio.Runner() as loop, LlamaServer(smollm_path, ctx_size=512, parallel=2) as server:
+        yield Running(AnsweringModel("ours", read_facts(smollm_path), LocalUpstream(server, 2), scorer), scorer, loop)
+        scorer.close()
+        loop.run(asyncio.sleep(0.1))  # the process's pipes are closed
