@@ -10,7 +10,7 @@ from smidgen.cli import options
 from smidgen.errors import Unsupported, printable
 from smidgen.shell import path_of
 
-_FORMATS = ("hf", "gguf", "compressed-tensors")
+_FORMATS = ("hf", "gguf", "compressed-tensors", "lmstudio")
 _LATER = ("vllm", "onnx", "openvino")
 
 
@@ -25,12 +25,20 @@ class Dtype(StrEnum):
 def command(
     model: options.Model,
     to: Annotated[
-        str, typer.Option("--to", metavar="hf|gguf|compressed-tensors", help="Format to write.", show_default=False)
+        str,
+        typer.Option(
+            "--to", metavar="hf|gguf|compressed-tensors|lmstudio", help="Format to write.", show_default=False
+        ),
     ],
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", metavar="PATH", parser=path_of, help="File for gguf, else a folder.", show_default=False
+            "--output",
+            "-o",
+            metavar="PATH",
+            parser=path_of,
+            help="File for gguf, else a folder; for lmstudio that of all its models.",
+            show_default=False,
         ),
     ],
     dtype: Annotated[
@@ -45,21 +53,27 @@ def command(
     hf is a folder that transformers, vLLM and others load: config.json, safetensors, tokenizer files; quantized weights
     are decoded. gguf is one file for llama.cpp, Ollama and LM Studio, with the weights as they are. compressed-tensors
     is a folder with the weights of a 2:4 sparse model at 9/16 of their size, for vLLM 0.8 to 0.18 on Hopper GPUs.
+    lmstudio puts a GGUF file where LM Studio finds it: into a folder PUBLISHER/MODEL of its models folder; a file on the
+    same disk gets a second name and takes no space twice.
 
     \b
     Examples:
       smidgen export gemma-small --to hf -o gemma-small-hf
       smidgen export google/gemma-2-2b-it --to gguf -o gemma-2-2b-it.gguf
+      smidgen export gemma-small --to lmstudio -o ~/.lmstudio/models
     """
     if to in _LATER:
         raise Unsupported(f"--to {to} is not there yet; smidgen writes {', '.join(_FORMATS)}.")
     if to not in _FORMATS:
-        raise typer.BadParameter(f"--to {to!r} is no format; choose hf, gguf or compressed-tensors")
-    if to == "gguf" and dtype is not None:
+        raise typer.BadParameter(f"--to {to!r} is no format; choose hf, gguf, compressed-tensors or lmstudio")
+    if to in ("gguf", "lmstudio") and dtype is not None:
         raise typer.BadParameter("--dtype is for folders; a GGUF file keeps the weights as they are")
     from smidgen.exporting.export import export
     from smidgen.formats.hub.catalogue import model_word
 
-    export(model, to, output, None if dtype is None else dtype.value)
-    advice = "" if to == "compressed-tensors" else f' Try it: smidgen run {model_word(output)} "Once upon a time"'
-    print(f"{printable(output)}: written.{advice}")
+    written = export(model, to, output, None if dtype is None else dtype.value)
+    if to == "lmstudio":
+        advice = f" LM Studio shows it as {printable(written.parent.parent.name)}/{printable(written.parent.name)}."
+    else:
+        advice = "" if to == "compressed-tensors" else f' Try it: smidgen run {model_word(output)} "Once upon a time"'
+    print(f"{printable(written)}: written.{advice}")

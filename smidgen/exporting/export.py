@@ -1,16 +1,17 @@
 """The verb `export`: any model as a GGUF file or as a folder in Hugging Face layout, with its licence.
 
-2:4 sparse models can be written in compressed-tensors' sparse format too."""
+2:4 sparse models can be written in compressed-tensors' sparse format too, and any model to where LM Studio finds it."""
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from filecmp import cmp
 from pathlib import Path
 from typing import Literal, get_args
 
 from smidgen.atomic import refuse_unwritable
 from smidgen.errors import SmidgenError, printable
+from smidgen.exporting import lm_studio
 from smidgen.exporting.compressed_tensors import write_compressed
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.convert import WRITTEN_BY, write_as_gguf
@@ -25,13 +26,14 @@ from smidgen.progress import say
 from smidgen.publishing.companions import write_export_notes
 from smidgen.shell import path_of
 
-Format = Literal["hf", "compressed-tensors", "gguf"]
+Format = Literal["hf", "compressed-tensors", "gguf", "lmstudio"]
 
 
-def export(model: ModelName, to: Format, output: str | os.PathLike[str], dtype: str | None = None) -> None:
-    """Write `model` (a name, a path or a loaded `Model`) as `output`: a file for "gguf", a folder for the others.
+def export(model: ModelName, to: Format, output: str | os.PathLike[str], dtype: str | None = None) -> Path:
+    """Write `model` (a name, a path or a loaded `Model`) as `output`: a file for "gguf", a folder for the others; for
+    "lmstudio" the folder of all its models.
 
-    Licence and notice files go with it.
+    Licence and notice files go with it. Returns the path of what was written.
 
     dtype: of the weights in a folder ("float32", "float16", "bfloat16"); None for what they are, or float16 where they
     are quantized.
@@ -42,23 +44,35 @@ def export(model: ModelName, to: Format, output: str | os.PathLike[str], dtype: 
         raise SmidgenError(f"{to!r} is no format to export to; choose from {', '.join(get_args(Format))}.")
     with open_model(model) as checkpoint:
         if to == "gguf":
-            _export_gguf(checkpoint, output)
+            notices = {output.with_name(f"{output.stem}.{notice.name}"): notice for notice in checkpoint.origin.notices}
+            _write_gguf(checkpoint, output, notices, write_as_gguf)
+        elif to == "lmstudio":
+            output = lm_studio.place(output, checkpoint.origin)
+            output.parent.mkdir(parents=True, exist_ok=True)
+            notices = {output.with_name(notice.name): notice for notice in checkpoint.origin.notices}
+            if not _is_same(output, checkpoint.path):
+                _write_gguf(checkpoint, output, notices, lm_studio.write_or_link)
         else:
             write = write_hf if to == "hf" else write_compressed
             write(checkpoint, output, dtype)
             write_export_notes(output, checkpoint)
+    return output
 
 
-def _export_gguf(checkpoint: Checkpoint, output: Path) -> None:
-    """The file, and licence and notice files beside it: beside others, whose licences may have the same names."""
+def _write_gguf(
+    checkpoint: Checkpoint, output: Path, notices: Mapping[Path, Path], write: Callable[[Checkpoint, Path], None]
+) -> None:
+    """The file, and licence and notice files beside it.
+
+    notices: copy → original. In a folder with other models the names of copies say whose they are.
+    """
     if output.exists() and output.resolve() == checkpoint.path.resolve():
         raise SmidgenError(f"{printable(output)} is the model itself. Choose another file with -o.")
     if isinstance(checkpoint.file, GGUFFile):
         refuse_damaged(checkpoint.file)  # what llama.cpp cannot run would be copied as it is
     refuse_unwritable(output)
-    notices = {output.with_name(f"{output.stem}.{notice.name}"): notice for notice in checkpoint.origin.notices}
     _refuse_others(output, notices)
-    write_as_gguf(checkpoint, output)
+    write(checkpoint, output)
     if llama_cpp_splits_otherwise(checkpoint.tokenizer_metadata):
         say(
             "llama.cpp has only an approximation of how this tokenizer splits text, and cuts some words otherwise (at "
@@ -86,6 +100,13 @@ def _refuse_others(output: Path, notices: Mapping[Path, Path]) -> None:
 
 def _is_there(path: Path) -> bool:
     return path.exists() or path.is_symlink()
+
+
+def _is_same(output: Path, model: Path) -> bool:
+    """Whether a file is the model already, by another name or as a copy."""
+    if not (output.is_file() and model.is_file()):
+        return False
+    return output.samefile(model) or cmp(output, model, shallow=False)
 
 
 def _same_text(copy: Path, notice: Path) -> bool:

@@ -14,6 +14,7 @@ from smidgen.serving.metrics import Metrics
 Events = AsyncIterator[dict[str, Any]]
 _NOBODY_LISTENS = 499
 _BYTES_OF_A_TOKEN = 4
+_ACCOUNT = "smidgen.account"
 _ONE_MODEL = "/v1/models/"
 _OTHER = "other"  # paths that are not ours are one endpoint, or strangers could fill the figures
 
@@ -43,6 +44,9 @@ class Accounts:
         try:
             await self._app(scope, receive, send_and_see)
         finally:
+            account = scope.get(_ACCOUNT)
+            if isinstance(account, Account):
+                account.close()
             seconds = time.monotonic() - began
             self._metrics.answered(entry.endpoint, status, seconds)
             self._journal.write(entry, status, seconds)
@@ -60,8 +64,10 @@ class Account:
         self.entry: Entry = scope["smidgen"]
         self.key: Key | None = scope.get("smidgen.key")
         self.began = time.monotonic()
-        self._is_counted, self._prompt_bytes = False, 0
+        self._is_begun = self._is_counted = False
+        self._prompt_bytes = self._pieces = 0
         self._metrics, self._budgets, self.keeps_texts = metrics, budgets, texts
+        scope[_ACCOUNT] = self
         self.entry.key = None if self.key is None else self.key.name
 
     def asked(self, model: str, prompt: Any) -> None:
@@ -83,7 +89,6 @@ class Account:
         """Take note of an answer in pieces.
 
         with_usage: whether the client asked for the event that has the counts alone.
-        What its client or the engine breaks off is counted by estimate, never for free.
         """
         pieces, texts = 0, dict[int, str]()
         try:
@@ -96,10 +101,18 @@ class Account:
                     if with_usage or not event.get("usage") or event.get("choices") != []:
                         yield event
         finally:
-            if not self._is_counted:
-                prompt = self._prompt_bytes // _BYTES_OF_A_TOKEN + 1
-                self._used({"prompt_tokens": prompt, "completion_tokens": pieces})
+            self._pieces = pieces
             self.entry.answer = [texts[index] for index in sorted(texts)] if self.keeps_texts else None
+
+    def begin(self) -> None:
+        """From here on the engine works."""
+        self._is_begun = True
+
+    def close(self) -> None:
+        """Count by estimate what the client or the engine broke off: it is never for free."""
+        if self._is_begun and not self._is_counted:
+            prompt = self._prompt_bytes // _BYTES_OF_A_TOKEN + 1
+            self._used({"prompt_tokens": prompt, "completion_tokens": self._pieces})
 
     def _used(self, usage: Any) -> None:
         """Count tokens, from `usage` as OpenAI or as Anthropic and Responses write it."""

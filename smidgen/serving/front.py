@@ -279,7 +279,12 @@ class _Front:
         answer: Callable[[Loaded], Awaitable[dict[str, Any] | Stream]],
     ) -> Response:  # fmt: skip
         headers = {"X-Smidgen-Warning": "; ".join(asked.warnings)} if asked.warnings else {}
-        return Work(self._pool, model, answer, self._door.seconds, headers, account.first_piece)
+
+        async def begun(loaded: Loaded) -> dict[str, Any] | Stream:
+            account.begin()
+            return await answer(loaded)
+
+        return Work(self._pool, model, begun, self._door.seconds, headers, account.first_piece)
 
 
 def _within(asked: Asked, most: int) -> Asked:

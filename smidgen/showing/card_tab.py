@@ -52,6 +52,6 @@ def build_card(shelf: Shelf) -> tuple[Any, Any]:
     """The tab's content. Returns its choice of the model, and the frame, which other tabs may set."""
     first = next((model for model in shelf.given if model.card is not None), shelf.given[0])
     choice = gr.Dropdown(shelf.names, value=first.name, label="Model", filterable=False)
-    frame = gr.HTML(frame_of(shelf, first.name), elem_id="card")
+    frame = gr.Markdown(frame_of(shelf, first.name), elem_id="card", sanitize_html=False)
     choice.change(lambda name: frame_of(shelf, name), [choice], [frame], concurrency_limit=None, show_progress="hidden")
     return choice, frame

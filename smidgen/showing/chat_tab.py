@@ -41,15 +41,15 @@ def build_chat(shelf: Shelf) -> Any:
     """The tab's content. Returns its choice of the model, which other tabs may set."""
     first = shelf.given[0]
     choice = gr.Dropdown(shelf.names, value=first.name, label="Model", elem_id="chat-model", filterable=False)
-    kind = gr.HTML(status(about_kind(first)))
+    kind = gr.Markdown(status(about_kind(first)))
     talk = gr.State(Talk())
     pane = gr.Chatbot(
         elem_id="chat", show_label=False, height="56vh", editable="user", buttons=["copy"], layout="bubble",
         placeholder="Nothing of a conversation is stored, and nothing leaves this machine.", latex_delimiters=[],
     )  # fmt: skip
-    said = gr.HTML(elem_id="chat-status")
+    said = gr.Markdown(elem_id="chat-status")
     box = gr.Textbox(
-        elem_id="chat-message", show_label=False, placeholder="Message", lines=1, max_lines=10, autofocus=True,
+        elem_id="chat-message", show_label=False, placeholder="Message", lines=1, max_lines=10,
         submit_btn=True,
     )  # fmt: skip
     fields = settings_fields(1024)

@@ -33,9 +33,9 @@ class Round:
 def build_compare(shelf: Shelf, box: BallotBox) -> None:
     """The tab's content."""
     if len(shelf.given) < 2:
-        gr.HTML(status(_ONE_MODEL))
+        gr.Markdown(status(_ONE_MODEL))
         return
-    gr.HTML(status(_what_happens(shelf, box)))
+    gr.Markdown(status(_what_happens(shelf, box)))
     state = gr.State(Round())
     prompt = gr.Textbox(
         elem_id="compare-prompt", show_label=False, placeholder="A prompt for both", lines=2, max_lines=10,
@@ -54,7 +54,7 @@ def build_compare(shelf: Shelf, box: BallotBox) -> None:
             gr.Button(text, elem_id=f"vote-{winner}", interactive=False, min_width=120)
             for winner, text in _CHOICES.items()
         ]
-    said = gr.HTML(elem_id="compare-status")
+    said = gr.Markdown(elem_id="compare-status")
     fields = settings_fields(256)
 
     def buttons(active: bool) -> Updates:

@@ -21,7 +21,7 @@ def build_cut(shelf: Shelf, desk: CutDesk, tabs: Any, chat: Any, card: tuple[Any
     tabs: of the page, to go to the chat.  chat, card: the choices of a model on these tabs, and the card's frame.
     """
     names = list(shelf.to_cut())
-    gr.HTML(
+    gr.Markdown(
         status(
             f"The result is a new folder in {desk.place}. Without a text to calibrate on, the model writes one first, "
             "which takes minutes. The report card takes some more."
@@ -42,7 +42,7 @@ def build_cut(shelf: Shelf, desk: CutDesk, tabs: Any, chat: Any, card: tuple[Any
         begin = gr.Button("Cut", variant="primary", elem_id="cut-begin")
         cancel = gr.Button("Cancel", variant="stop", interactive=False, elem_id="cut-cancel")
         talk = gr.Button("Chat with the result", interactive=False, elem_id="cut-chat")
-    told = gr.HTML(elem_id="cut-status")
+    told = gr.Markdown(elem_id="cut-status")
     clock = gr.Timer(_LOOK_EVERY_S, active=False)
 
     def look() -> Updates:

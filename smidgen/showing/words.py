@@ -8,9 +8,13 @@ from smidgen.showing.writing import Writing
 
 
 def status(text: str, is_error: bool = False) -> str:
-    """A line of the page as HTML. What it says may be a stranger's."""
+    """A line of the page as HTML, for Gradio's Markdown (its HTML evaluates templates). Text may be a stranger's."""
     role = "alert" if is_error else "status"
-    return f'<p class="{"wrong" if is_error else "said"}" role="{role}">{html.escape(text)}</p>' if text else ""
+    return (
+        f'<p class="{"wrong" if is_error else "said"}" role="{role}">{html.escape(" ".join(text.split()))}</p>'
+        if text
+        else ""
+    )
 
 
 def while_written(writing: Writing) -> str:

@@ -72,7 +72,7 @@ def test_engines_get_one_converted_file(folder: Path, tmp_path: Path, monkeypatc
     ("words", "message"),
     [
         (["--to", "onnx", "-o", "x"], "--to onnx is not there yet"),
-        (["--to", "pdf", "-o", "x"], "no format; choose hf, gguf or compressed-tensors"),
+        (["--to", "pdf", "-o", "x"], "no format; choose hf, gguf, compressed-tensors or lmstudio"),
         (["--to", "gguf", "-o", "x.gguf", "--dtype", "float32"], "--dtype is for folders"),
         (["--to", "compressed-tensors", "-o", "x"], "is not 2:4 sparse"),
         (["--to", "gguf", "-o", "missing/x.gguf"], "no folder"),
@@ -213,3 +213,33 @@ def test_a_padding_token_that_is_none(value: int | None, tmp_path: Path) -> None
     export(tmp_path / "padded.gguf", "hf", tmp_path / "out")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["pad_token_id"] is None
     transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+
+
+def test_lm_studio_finds_it(folder: Path, tmp_path: Path) -> None:
+    """A file of its own gets a second name, a folder is converted; licences go along; a second time changes nothing."""
+    model, models = write_gemma3(tmp_path / "gemma small.gguf"), tmp_path / "models"
+    (tmp_path / "LICENSE").write_text("the terms")
+    for _ in range(2):
+        done = command(str(model), "--to", "lmstudio", "-o", str(models), "-q")
+        assert done.returncode == 0 and "LM Studio shows it as smidgen/gemma-small." in done.stdout, done.stderr
+    written = models / "smidgen" / "gemma-small" / "gemma-small.gguf"
+    assert written.samefile(model) and written.with_name("LICENSE").read_text() == "the terms"
+    for _ in range(2):
+        assert export(folder, "lmstudio", models) == models / "smidgen" / "tiny" / "tiny.gguf"
+    with open_checkpoint(folder) as before, open_checkpoint(models / "smidgen" / "tiny") as after:
+        assert all(torch.equal(before.tensor(name), after.tensor(name)) for name in before.names())
+
+
+def test_lm_studio_on_another_disk_gets_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_link(*_: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr("os.link", no_link)
+    model = write_llama(tmp_path / "tiny.gguf")
+    for _ in range(2):
+        written = export(model, "lmstudio", tmp_path / "models")
+        assert not written.samefile(model) and written.read_bytes() == model.read_bytes()
+    written.write_bytes(b"theirs")
+    with pytest.raises(SmidgenError, match="smidgen did not write it"):
+        export(model, "lmstudio", tmp_path / "models")
+    assert written.read_bytes() == b"theirs"

@@ -1,7 +1,8 @@
 """What a guard adds to an answer of OpenAI's shape: its decisions, and a refusal where one of them says so.
 
-A refusal is an answer with status 200 whose finish_reason is "content_filter", as OpenAI's clients know it. What was
-decided stands beside it in an extension field of ours.
+A refusal is an answer with status 200 whose finish_reason is "content_filter", as OpenAI's clients know it. Its sentence
+stands in `refusal`, and in `content` too where nothing else does: many clients show that alone. What was decided stands
+beside it in an extension field of ours.
 """
 
 import secrets
@@ -38,9 +39,15 @@ def _as_json(decision: Decision) -> dict[str, Any]:
 def with_extension(
     body: Mapping[str, Any], decisions: Sequence[Decision], redacted: Mapping[str, int] | None = None
 ) -> dict[str, Any]:
-    """A body with the extension field, beside what another part of smidgen may have put there."""
-    added = extension(decisions, redacted)
-    return {**body, FIELD: {**body.get(FIELD, {}), **added[FIELD]}} if added else dict(body)
+    """A body with the extension field: what is new first, then what was there before."""
+    added, there = extension(decisions, redacted), body.get(FIELD, {})
+    if not added:
+        return dict(body)
+    field = {**there, **added[FIELD]}
+    if "guard" in field:
+        new = added[FIELD].get("guard", [])
+        field["guard"] = [*new, *(one for one in there.get("guard", []) if one not in new)]
+    return {**body, FIELD: field}
 
 
 def refusal_text(decisions: Sequence[Decision]) -> str:
@@ -63,18 +70,22 @@ def refusal_completion(kind: Shape, model: str, decisions: Sequence[Decision]) -
 def refusal_chunks(kind: Shape, model: str, decisions: Sequence[Decision]) -> list[dict[str, Any]]:
     """The same as the chunks of a stream."""
     head = _head(_CHUNK[kind], model)
-    chunks = [refusal_chunk(head, 0, decisions)]
+    chunks = [refusal_chunk(head, 0, decisions, begun=False)]
     if kind == "chat":
         begun = {"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
         chunks.insert(0, {**head, "choices": [begun]})
     return chunks
 
 
-def refusal_chunk(head: Mapping[str, Any], index: int, decisions: Sequence[Decision]) -> dict[str, Any]:
-    """The last chunk of a streamed answer that is refused.  head: a chunk of that answer, for its id and model."""
+def refusal_chunk(head: Mapping[str, Any], index: int, decisions: Sequence[Decision], *, begun: bool) -> dict[str, Any]:
+    """The last chunk of a streamed answer that is refused.
+
+    head: a chunk of that answer, for its id and model.  begun: whether something of it has gone out.
+    """
     kept = {key: head[key] for key in ("id", "object", "created", "model", "system_fingerprint") if key in head}
     if head.get("object") == _CHUNK["chat"]:
-        said: dict[str, Any] = {"delta": {"refusal": refusal_text(decisions)}}
+        sentence = refusal_text(decisions)
+        said: dict[str, Any] = {"delta": {"refusal": sentence} | ({} if begun else {"content": sentence})}
     else:
         said = {"text": ""}
     choice = {"index": index, **said, "logprobs": None, "finish_reason": FILTERED}
@@ -93,10 +104,9 @@ def refuse_choices(body: Mapping[str, Any], decisions: Sequence[Decision]) -> di
 
 
 def _refused_choice(kind: Shape, index: int, decisions: Sequence[Decision]) -> dict[str, Any]:
-    if kind == "chat":
-        said: dict[str, Any] = {"message": {"role": "assistant", "content": None, "refusal": refusal_text(decisions)}}
-    else:
-        said = {"text": ""}
+    sentence = refusal_text(decisions)
+    chat = {"message": {"role": "assistant", "content": sentence, "refusal": sentence}}
+    said: dict[str, Any] = chat if kind == "chat" else {"text": ""}
     return {"index": index, **said, "logprobs": None, "finish_reason": FILTERED}
 
 

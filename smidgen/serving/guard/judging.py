@@ -63,18 +63,18 @@ class Guard:
         conversation: the messages before it. An empty text is not judged: there are no decisions.
         """
         role = "user" if kind == "prompt" else "assistant"
-        return await self._judge(kind, role, conversation, text, self._time(kind))
+        return await self._judge(kind, role, _turns(conversation), text, self._time(kind))
 
     async def judge_prompt(self, messages: Sequence[Message]) -> list[Decision]:
         """Judge each message of a request, the last first: a client can write all of them, also those of the model.
 
         There is one decision for each policy, the gravest; its time is for all messages together.
         """
-        left = self._time("prompt")
+        left, turns = self._time("prompt"), _turns(messages)
         found: list[Decision] = []
         for place in reversed(range(len(messages))):
-            role, text = str(messages[place].get("role")), message_text(messages[place])
-            found += await self._judge("prompt", role, messages[:place], text, left)
+            role = str(messages[place].get("role"))
+            found += await self._judge("prompt", role, turns[:place], turns[place].text, left)
             if refuses(found):
                 break
         return worst(found)
@@ -109,12 +109,11 @@ class Guard:
         return {policy.name: policy.seconds for policy in self.policies if kind in policy.on}
 
     async def _judge(
-        self, kind: Kind, role: str, conversation: Sequence[Message], text: str, left: dict[str, float]
+        self, kind: Kind, role: str, turns: Sequence[Turn], text: str, left: dict[str, float]
     ) -> list[Decision]:
         found: list[Decision] = []
         if not text.strip():
             return found
-        turns = [_turn(message) for message in conversation]
         for asked_as, group in self._plan(kind, role):
             found += [replace(one, on=kind) for one in await self._decide(group, asked_as, turns, text, left)]
             if refuses(found):
@@ -200,5 +199,5 @@ class Guard:
         return read
 
 
-def _turn(message: Message) -> Turn:
-    return Turn("Agent" if message.get("role") == "assistant" else "User", message_text(message))
+def _turns(messages: Sequence[Message]) -> list[Turn]:
+    return [Turn("Agent" if one.get("role") == "assistant" else "User", message_text(one)) for one in messages]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from smidgen.serving.guard.answers import refusal_chunk, with_extension
-from smidgen.serving.guard.decisions import Decision, refuses
+from smidgen.serving.guard.decisions import Decision, refuses, worst
 from smidgen.serving.guard.texts import Transcript
 
 Chunk = dict[str, Any]
@@ -131,16 +131,17 @@ class _Stream:
         """Judge an answer as far as it has come. If it is refused, its last chunk comes out, after what may go."""
         choice = self._choices[index]
         length = len(choice.said.text)
-        choice.decisions = await self._judge(index, choice.said.text)
+        found = await self._judge(index, choice.said.text)
+        choice.decisions = worst([*choice.decisions, *found])  # what was flagged once stays so
         if self._on_decisions is not None:
-            self._on_decisions(choice.decisions)
-        if not refuses(choice.decisions):
+            self._on_decisions(found)
+        if not refuses(found):
             choice.judged = length
             return []
         choice.refused = True
         self.refusals += 1
         self._held = deque(left for held in self._held if (left := _without(held, index, choice.judged)) is not None)
-        return [*self._ready(), refusal_chunk(head, index, choice.decisions)]
+        return [*self._ready(), refusal_chunk(head, index, choice.decisions, begun=choice.judged > 0)]
 
     def _ready(self) -> list[Chunk]:
         """The chunks at the front in which all is judged."""

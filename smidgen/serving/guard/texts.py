@@ -1,23 +1,25 @@
 """The texts in messages and answers of OpenAI's shape: every one that a person or a model could have written.
 
 Which fields there are changes from one version of the API to the next, and a text in one that is not known here must
-not get past the guard. So all strings are taken, but for those whose values the protocol itself fixes.
+not get past the guard. So all strings are taken, but for those that say what something is.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-_FIXED = frozenset({
-    "role", "id", "type", "tool_call_id", "call_id", "index", "finish_reason", "stop_reason", "object", "cache_control",
-})  # fmt: skip
+_KINDS = frozenset({"role", "type"})
+_MADE_HERE = _KINDS | {"id", "index", "finish_reason", "stop_reason"}  # in what our own engine answers
 _REPEATED = ("logprobs",)  # the same text once more, token by token
 _DEEPEST = 32
 
 Place = tuple[str | int, ...]
 
 
-def strings_of(value: Any, place: Place = ()) -> Iterator[tuple[Place, str]]:
-    """Every string that is not empty, with where it stands: a delta has the next part of what stands there."""
+def strings_of(value: Any, fixed: Collection[str] = _KINDS, place: Place = ()) -> Iterator[tuple[Place, str]]:
+    """Every string that is not empty, with where it stands: a delta has the next part of what stands there.
+
+    fixed: keys whose strings are no texts.
+    """
     if isinstance(value, str):
         if value:
             yield place, value
@@ -27,16 +29,17 @@ def strings_of(value: Any, place: Place = ()) -> Iterator[tuple[Place, str]]:
         number = value.get("index")  # of a tool call in a delta
         here = (*place, number) if isinstance(number, int) else place
         for key, inner in value.items():
-            if key not in _FIXED or not isinstance(inner, str | int | None):
-                yield from strings_of(inner, (*here, str(key)))
+            if key not in fixed or not isinstance(inner, str):
+                yield from strings_of(inner, fixed, (*here, str(key)))
     elif isinstance(value, list | tuple):
         for number, inner in enumerate(value):
             known = isinstance(inner, Mapping) and isinstance(inner.get("index"), int)
-            yield from strings_of(inner, place if known else (*place, number))
+            yield from strings_of(inner, fixed, place if known else (*place, number))
 
 
 def message_text(message: Mapping[str, Any]) -> str:
-    """All that is said in a message: its content, what was thought before it, the calls in it."""
+    """All that is said in a message of a request: content, what was thought before it, calls, also ids of calls: chat
+    templates write those too."""
     return "\n".join(text for _, text in strings_of(message))
 
 
@@ -46,7 +49,7 @@ def choice_texts(body: Mapping[str, Any]) -> dict[int, str]:
     found = {}
     for place, choice in enumerate(choices if isinstance(choices, list) else []):
         index = choice.get("index", place)
-        found[index] = message_text(_said(choice))
+        found[index] = "\n".join(text for _, text in strings_of(_said(choice), _MADE_HERE))
     return found
 
 
@@ -63,7 +66,7 @@ class Transcript:
 
     def add(self, choice: Mapping[str, Any]) -> None:
         """Take in one choice of a chunk."""
-        for place, text in strings_of(_said(choice)):
+        for place, text in strings_of(_said(choice), _MADE_HERE):
             if self.text and place != self._place:
                 self.text += "\n"
             self.text += text

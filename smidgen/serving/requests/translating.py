@@ -5,6 +5,7 @@ from typing import Any
 from smidgen.serving.refusals import Refusal
 from smidgen.serving.requests import anthropic, conversations, responses
 from smidgen.serving.requests.asked import Asked
+from smidgen.serving.requests.bounds import LONGEST_LOOK_BACK
 from smidgen.serving.requests.formats import pop_schema, refuse_beside_tools
 from smidgen.serving.requests.tools import choose, in_chat_shape
 
@@ -235,9 +236,10 @@ def _pop_common(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _count_from_zero(body: dict[str, Any]) -> None:
-    """-1 is all tokens elsewhere, and 0 in llama.cpp."""
-    if body.get("top_k") == -1:
-        body["top_k"] = 0
+    """-1 is all tokens elsewhere; in llama.cpp it is 0 for `top_k`, and nothing for those that look back."""
+    for name, all_tokens in (("top_k", 0), ("repeat_last_n", LONGEST_LOOK_BACK), ("dry_penalty_last_n", LONGEST_LOOK_BACK)):
+        if body.get(name) == -1:
+            body[name] = all_tokens
 
 
 def _pop_stream_options(body: dict[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,8 @@ import pytest
 from smidgen.errors import SmidgenError
 from smidgen.measuring.arena.page import refuse_page, render
 from smidgen.measuring.arena.ranking import rank
-from tests.measuring.arena.made_votes import ballots_of
 from tests.browser import Browser, browser_or_skip
+from tests.measuring.arena.made_votes import ballots_of
 from tests.measuring.test_page_in_a_browser import assert_looks_right
 
 VOTES = "A>B*30 B>A*10 B>C*24 C>B*12 A>C*20 C>A*4 D>A*3 B>E*5"

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from datetime import datetime, time
 from typing import Any
 
 import jsonschema
@@ -16,6 +17,9 @@ from smidgen.serving.requests.forcing import PROBE, begun_with, opening_of_calls
 from smidgen.serving.requests.reading import read_request
 from smidgen.serving.requests.schemas import grammar_of
 
+CHECKER = jsonschema.FormatChecker(["date", "email", "ipv4", "uuid"])
+for _name, _read in (("date-time", datetime.fromisoformat), ("time", time.fromisoformat)):
+    CHECKER.checks(_name, ValueError)(lambda text, read=_read: bool(read(text)))
 ASKED = [{"role": "user", "content": "Hi"}]
 TOOLS = [
     {
@@ -105,7 +109,7 @@ def test_what_is_written_follows_the_schema(engine: LlamaServer, schema: dict[st
         return
     text = written(engine, grammar, seed)
     if text is not None:
-        jsonschema.validate(json.loads(text), schema, format_checker=jsonschema.FormatChecker())
+        jsonschema.validate(json.loads(text), schema, format_checker=CHECKER)
 
 
 def required(tool_choice: Any, **more: Any) -> Asked:
