@@ -1,5 +1,5 @@
 """`python -m smidgen` is the command line."""
 
-from smidgen.cli.main import main
+from smidgen.cli.start import main
 
 main()

@@ -45,7 +45,7 @@ def connected(address: str, cpus: int = 1) -> Iterator[Any]:
         import ray
     except ImportError as error:
         raise SmidgenError("--ray needs Ray: pip install 'smidgen[cluster]'.") from error
-    if ray.is_initialized():  # by whoever called us
+    if is_connected():  # by whoever called us
         yield ray
         return
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -67,6 +67,11 @@ def connected(address: str, cpus: int = 1) -> Iterator[Any]:
     finally:
         with silenced():
             ray.shutdown()
+
+
+def is_connected() -> bool:
+    """Whether this process has a Ray already."""
+    return "ray" in sys.modules and sys.modules["ray"].is_initialized()
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 """Where llama.cpp renders or encodes a text otherwise than we do.
 
-Calibration, training and the card use our templates and our tokenizer. For conversations the server must use
-llama.cpp's, because its answers (tool calls, reasoning, formats) are read with the same template. So both are asked
-before serving begins, with texts that are known to divide tokenizers and templates, and the person is told where they
-part.
+Calibration, training and the card use our templates and our tokenizer, and so does the server where it can. Where an
+answer may have calls of tools or reasoning it must use llama.cpp's, which reads the answer with the same template. So
+both are asked before serving begins, with texts that are known to divide tokenizers and templates, and the person is
+told where they part.
 """
 
 from collections.abc import Iterator
@@ -21,6 +21,7 @@ _TEXTS = (
     "\u0939\u093f\u0928\u094d\u0926\u0940", "\u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35", "\u65e5\u672c\u8a9e",
     "\U0001f468\u200d\U0001f469\u200d\U0001f467", "def f(x):\n    return x", "CamelCaseWORDS_and_snake",
 )  # fmt: skip
+_AFFECTED = "Requests with tools, of models that think aloud, and with a begun answer"
 _USER = {"role": "user", "content": "  What is 2+2?\n"}
 _ANSWER = {"role": "assistant", "content": " It is 4. "}
 _CHATS: tuple[list[dict[str, str]], ...] = (
@@ -41,14 +42,11 @@ def disagreements(server: LlamaServer, facts: Facts, template: str | None = None
         if _encoded_by_llama_cpp(server, text) != facts.tokenizer.encode(text, parse_special=True):
             yield (
                 f"llama.cpp encodes some texts otherwise than this model's tokenizer, such as {printable(repr(text))}. "
-                "Completions are not affected; for conversations llama.cpp's tokens are used."
+                f"{_AFFECTED} get llama.cpp's tokens."
             )
             break
     if END_IDS in facts.metadata:
-        yield (
-            f"llama.cpp stops at some of the {len(facts.tokenizer.eos_ids)} end tokens only; `smidgen run` and "
-            "`smidgen chat` stop at all of them."
-        )
+        yield f"{_AFFECTED} stop at some of the model's {len(facts.tokenizer.eos_ids)} end tokens only."
     if not facts.has_chat_template:
         return
     for chat in _CHATS:
@@ -56,8 +54,7 @@ def disagreements(server: LlamaServer, facts: Facts, template: str | None = None
         if ours is not None and ours != theirs:
             yield (
                 "llama.cpp renders this model's chat template otherwise than it is meant"
-                f"{' (a system message)' if chat[0]['role'] == 'system' else ''}; `smidgen chat` renders it as "
-                "transformers does."
+                f"{' (a system message)' if chat[0]['role'] == 'system' else ''}; {_AFFECTED.lower()} get its rendering."
             )
             break
 

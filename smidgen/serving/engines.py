@@ -62,9 +62,8 @@ class Engines:
 
     def _vllm(self, model: Hosted) -> Upstream:
         from smidgen.engines.vllm import VllmServer
-        from smidgen.serving.upstream import VllmUpstream
 
         server = VllmServer(
             model.origin.path, ctx_size=model.context, parallel=model.parallel, threads=self.threads, name=model.name
         )
-        return VllmUpstream(server, model.parallel)
+        return LocalUpstream(server, model.parallel)

@@ -22,7 +22,7 @@ from smidgen.bounds import within
 from smidgen.engines.machine import default_threads
 from smidgen.errors import EngineEnded, SmidgenError, printable
 from smidgen.progress import say
-from smidgen.ray_cluster import connected, last_line, silenced
+from smidgen.ray_cluster import connected, is_connected, last_line, silenced
 from smidgen.serving.replica import Began, Broke, Engine, Replica, why_not_here
 from smidgen.serving.upstream import Dialect
 
@@ -66,7 +66,6 @@ class RayUpstream:
         draft: Path | None = None,
         lora: Path | None = None,
         template: str | None = None,
-        embeddings: bool = False,
     ) -> None:
         within("replicas", replicas, 1, MOST_REPLICAS)
         if address.startswith("ray://"):
@@ -74,17 +73,20 @@ class RayUpstream:
         threads = threads or max(1, default_threads() // (replicas if address == "local" else 1))
         engine = Engine.checked(
             path, ctx_size=ctx_size, parallel=parallel, threads=threads, name=name or path.name, draft=draft,
-            lora=lora, template=template, embeddings=embeddings,
+            lora=lora, template=template,
         )  # fmt: skip
         self.context, self.slots = ctx_size, replicas * parallel
         self._told_at = -_TELL_AGAIN_S
         self._application = f"smidgen-{secrets.token_hex(4)}"
         self._cleaning = ExitStack()
         try:
+            alone = address == "local" and not is_connected()
             self._ray = self._cleaning.enter_context(connected(address, replicas * threads))
             self._serve = _ray_serve()
             self._refuse_where_files_differ(engine)
-            self._handle = self._start(engine, replicas, threads, address)
+            if not alone:  # else everything ends with Ray itself
+                self._cleaning.callback(self._end, not _serve_runs(self._ray))
+            self._handle = self._start(engine, replicas, threads)
         except BaseException:  # also Ctrl-C while they load
             self.close()
             raise
@@ -166,12 +168,10 @@ class RayUpstream:
             if reason is not None:
                 raise SmidgenError(reason)
 
-    def _start(self, engine: Engine, replicas: int, threads: int, address: str) -> Any:
+    def _start(self, engine: Engine, replicas: int, threads: int) -> Any:
         """Ray Serve's handle to the replicas, all of which answer."""
-        ours = address == "local" or not _serve_runs(self._ray)
         with silenced():
             self._serve.start(proxy_location="Disabled", logging_config=_LOG_NOTHING)
-        self._cleaning.callback(self._end, ours, address)
         deployment = self._serve.deployment(
             Replica, name="replica", num_replicas=replicas, max_ongoing_requests=engine.settings["parallel"],
             ray_actor_options={"num_cpus": threads}, logging_config=_LOG_NOTHING, **_HEALTH,
@@ -195,10 +195,8 @@ class RayUpstream:
         application = self._serve.status().applications.get(self._application)
         return _State(0, True, "they were stopped.") if application is None else _State.of(application)
 
-    def _end(self, ours: bool, address: str) -> None:
-        """End our replicas; other applications of a Ray Serve that others have started stay."""
-        if address == "local":
-            return  # everything ends with Ray itself
+    def _end(self, ours: bool) -> None:
+        """End our replicas, and Ray Serve where it is ours and nobody else has come to use it."""
         with suppress(self._ray.exceptions.RayError, RuntimeError), silenced():
             self._serve.delete(self._application)
             if ours and not self._serve.status().applications:

@@ -38,7 +38,7 @@ def build_compare(shelf: Shelf, box: BallotBox) -> None:
     gr.Markdown(status(_what_happens(shelf, box)))
     state = gr.State(Round())
     prompt = gr.Textbox(
-        elem_id="compare-prompt", show_label=False, placeholder="A prompt for both", lines=2, max_lines=10,
+        elem_id="compare-prompt", show_label=False, placeholder="A prompt for both", lines=1, max_lines=10,
         submit_btn=True,
     )  # fmt: skip
     with gr.Row():
@@ -88,7 +88,7 @@ def build_compare(shelf: Shelf, box: BallotBox) -> None:
         elif not duel.complete:
             text = "Stopped. A vote needs two whole answers."
         else:
-            text = "Which answer is better? The names come with your vote."
+            text = f"Which answer is better? The names come with your vote.{_cut_short(duel)}"
         return {
             prompt: gr.Textbox(submit_btn=True, stop_btn=False), said: status(text, is_error=failed is not None),
             **buttons(duel.complete),
@@ -118,6 +118,17 @@ def build_compare(shelf: Shelf, box: BallotBox) -> None:
     prompt.stop(stop, [state], None, **quick)
     for winner, button in zip(_CHOICES, votes, strict=True):
         button.click(partial(vote, winner), [state], [said, *votes], **quick)
+
+
+def _cut_short(duel: Duel) -> str:
+    """Which answers are not whole, and why."""
+    reasons = {"max_tokens": f"the longest answer of {duel.settings.max_tokens} tokens", "context": "a full context"}
+    ends = [
+        f" {letter} ends at {reasons[one.reply.stop]}."
+        for letter, one in zip("AB", duel.writings, strict=True)
+        if one.reply is not None and one.reply.stop in reasons
+    ]
+    return "".join(ends)
 
 
 def _what_happens(shelf: Shelf, box: BallotBox) -> str:

@@ -1,6 +1,7 @@
 """What the model thinks of a prompt's own tokens: `echo` with `logprobs`, by which evaluation harnesses score texts.
 
-llama.cpp's server does not tell, so our decoder computes it (scorer.py). Where such a request wants one more token and
+llama.cpp's server does not tell, so our decoder computes it (scorer.py), exactly as for a report card; llama.cpp rounds
+activations to 8 bits, so its own figures for the answer behind differ by some hundredths. Where such a request wants one more token and
 the likeliest one, as harnesses do, the scores tell that as well, and llama.cpp need not read the prompt once more.
 """
 
@@ -20,7 +21,7 @@ from smidgen.serving.requests.asked import Asked
 MOST_SCORES = 1 << 20  # log-probabilities in one answer: they stand in memory as text, some 25 bytes each
 # Of a request for one token: fields that leave the likeliest one the likeliest.
 _WITHOUT_EFFECT = frozenset(
-    "prompt max_tokens n_predict temperature seed stream n_probs cache_prompt stop top_k top_p min_p typical_p".split()
+    "prompt max_tokens n_predict temperature seed stream n_probs cache_prompt stop top_k top_p min_p".split()
 )
 
 

@@ -57,7 +57,7 @@ class PromptScorer:
                 if not whole:
                     self.close()
             if "refused" in answer:
-                self.close()
+                await self.aclose()
                 raise Refusal(answer["refused"], answer["status"])
             self._idle = asyncio.get_running_loop().call_later(_IDLE_S, self.close)
         return [TextScores(one["own"], [[(t, p) for t, p in top] for top in one["top"]]) for one in answer["scores"]]
@@ -73,6 +73,13 @@ class PromptScorer:
                 process.kill()
             except ProcessLookupError:
                 pass  # it ended by itself
+
+    async def aclose(self) -> None:
+        """`close`, and wait until the process is gone."""
+        process = self._process
+        self.close()
+        if process is not None:
+            await process.wait()
 
     async def _ask(self, request: dict[str, object]) -> dict[str, Any]:
         process = self._process

@@ -8,6 +8,7 @@ ANNOTATIONS = {
     "writeOnly", "$defs", "definitions", "$anchor", "discriminator", "contentEncoding", "contentMediaType", "xml",
     "externalDocs",
 }  # fmt: skip
+_ITEMS = {"items", "prefixItems", "additionalItems"}
 _NUMBERS = {"minimum": max, "exclusiveMinimum": max, "minLength": max, "minItems": max, "minProperties": max,
             "maximum": min, "exclusiveMaximum": min, "maxLength": min, "maxItems": min, "maxProperties": min}  # fmt: skip
 
@@ -41,9 +42,47 @@ def flattened(schema: Any, root: Any, where: str) -> dict[str, Any]:
         if "$ref" in inner:
             also = [resolved(inner.pop("$ref"), root, where), *also]
         waiting += reversed(also)
-        for key, value in inner.items():
-            found[key] = _both(key, found[key], value, where) if key in found else value
+        if found and "unevaluatedProperties" in inner:
+            raise Unenforceable(where, "unevaluatedProperties", "is not enforced within allOf")
+        found = _met(found, inner, where) if found else inner
     return found
+
+
+def _met(one: dict[str, Any], other: dict[str, Any], where: str) -> dict[str, Any]:
+    """What follows two schemas at once."""
+    if any(key in one and key in other and one[key] != other[key] for key in _ITEMS) or (
+        _ITEMS & set(one) and _ITEMS & set(other) and _ITEMS & set(one) != _ITEMS & set(other)
+    ):
+        raise Unenforceable(where, "items", "is not enforced where two parts say different things")
+    found = dict(one)
+    for key, value in other.items():
+        found[key] = _both(key, one[key], value, where) if key in one else value
+    if "properties" in found or "additionalProperties" in found:
+        return found | _members(one, other, where)
+    return found
+
+
+def _members(one: dict[str, Any], other: dict[str, Any], where: str) -> dict[str, Any]:
+    """The members of both: what one does not list follows what it says of others."""
+    listed = [part.get("properties", {}) for part in (one, other)]
+    if not all(isinstance(names, Mapping) for names in listed):
+        raise Unenforceable(where, "properties", "must be an object of schemas")
+    extras = [part.get("additionalProperties", True) for part in (one, other)]
+    members = {}
+    for name in [*listed[0], *(name for name in listed[1] if name not in listed[0])]:
+        members[name] = _meeting([names.get(name, extra) for names, extra in zip(listed, extras, strict=True)])
+    found: dict[str, Any] = {"properties": members} if members else {}
+    if any("additionalProperties" in part for part in (one, other)):
+        found["additionalProperties"] = _meeting(extras)
+    return found
+
+
+def _meeting(schemas: list[Any]) -> Any:
+    """A schema for what follows all of these."""
+    if any(one is False for one in schemas):
+        return False
+    several = [one for one in schemas if one is not True]
+    return True if not several else several[0] if len(several) == 1 else {"allOf": several}
 
 
 def _is_annotation(key: str) -> bool:
@@ -56,9 +95,8 @@ def _both(key: str, one: Any, other: Any, where: str) -> Any:
         return one
     if key == "required" and isinstance(one, list) and isinstance(other, list):
         return [*one, *(name for name in other if name not in one)]
-    if key == "properties" and isinstance(one, Mapping) and isinstance(other, Mapping):
-        shared = {name: {"allOf": [one[name], other[name]]} for name in one if name in other}
-        return {**one, **other, **shared}
+    if key in ("properties", "additionalProperties"):
+        return one  # see `_members`
     if key in _NUMBERS and not isinstance(one, bool | str) and not isinstance(other, bool | str):
         return _NUMBERS[key](one, other)
     if key == "type":

@@ -237,7 +237,11 @@ def _pop_common(body: dict[str, Any]) -> dict[str, Any]:
 
 def _count_from_zero(body: dict[str, Any]) -> None:
     """-1 is all tokens elsewhere; in llama.cpp it is 0 for `top_k`, and nothing for those that look back."""
-    for name, all_tokens in (("top_k", 0), ("repeat_last_n", LONGEST_LOOK_BACK), ("dry_penalty_last_n", LONGEST_LOOK_BACK)):
+    for name, all_tokens in (
+        ("top_k", 0),
+        ("repeat_last_n", LONGEST_LOOK_BACK),
+        ("dry_penalty_last_n", LONGEST_LOOK_BACK),
+    ):
         if body.get(name) == -1:
             body[name] = all_tokens
 

@@ -25,8 +25,8 @@ class Running:
 
 @pytest.fixture(scope="module")
 def running(smollm_path: Path) -> Iterator[Running]:
-    scorer = PromptScorer(smollm_path)
-    with asyncio.Runner() as loop, LlamaServer(smollm_path, ctx_size=512, parallel=2) as server:
+    scorer = PromptScorer(smollm_path, threads=1)
+    engine = LlamaServer(smollm_path, ctx_size=512, parallel=2, threads=1)
+    with asyncio.Runner() as loop, engine as server:
         yield Running(AnsweringModel("ours", read_facts(smollm_path), LocalUpstream(server, 2), scorer), scorer, loop)
-        scorer.close()
-        loop.run(asyncio.sleep(0.1))  # the process's pipes are closed
+        loop.run(scorer.aclose())

@@ -33,7 +33,7 @@ _SUBJECT = (
     "The following are multiple choice questions (with answers) about colours.\n\n"
     "Grass is\nA. blue\nB. green\nC. red\nD. white\nAnswer: B\n\n"
 )
-_QUESTIONS = ("The sky is", "Blood is", "Fresh snow is")
+_QUESTIONS = ("The sky is", "Blood is")
 
 
 def questions() -> list[Instance]:
@@ -55,11 +55,11 @@ class Place:
 
 @pytest.fixture(scope="module")
 def place(smollm_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    facts, scorer = read_facts(smollm_path), PromptScorer(smollm_path)
+    facts, scorer = read_facts(smollm_path), PromptScorer(smollm_path, threads=1)
     folder = tmp_path_factory.mktemp("tokenizer")
     write_tokenizer(folder, facts.metadata)
     bodies: list[dict[str, Any]] = []
-    with LlamaServer(smollm_path, ctx_size=512) as llama:
+    with LlamaServer(smollm_path, ctx_size=512, threads=1) as llama:
         model = AnsweringModel("ours", facts, LocalUpstream(llama, 1), scorer)
 
         async def answer(request: Request) -> JSONResponse:
@@ -88,8 +88,7 @@ def expected(smollm_path: Path) -> list[tuple[float, bool]]:
         return EngineLM(answers, "ours").loglikelihood(questions())
 
 
-@pytest.mark.parametrize("tokenized", [True, False])
-@pytest.mark.parametrize("batch", [1, 8])
+@pytest.mark.parametrize(("tokenized", "batch"), [(True, 8), (False, 4), (True, 1)])
 def test_the_same_scores_as_our_own_class(
     place: Place, expected: list[tuple[float, bool]], tokenized: bool, batch: int
 ) -> None:
@@ -102,8 +101,8 @@ def test_the_same_scores_as_our_own_class(
     assert all(isinstance(one, kind) for one in place.bodies[-1]["prompt"])
     assert [value for value, _ in found] == pytest.approx([value for value, _ in expected], abs=2e-3)
     assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
-    best = [max("ABCD", key=lambda one: found[4 * place + "ABCD".index(one)][0]) for place in range(3)]
-    assert best == [max("ABCD", key=lambda one: expected[4 * place + "ABCD".index(one)][0]) for place in range(3)]
+    best = [max("ABCD", key=lambda one: found[4 * place + "ABCD".index(one)][0]) for place in range(2)]
+    assert best == [max("ABCD", key=lambda one: expected[4 * place + "ABCD".index(one)][0]) for place in range(2)]
 
 
 def test_it_writes_answers(place: Place) -> None:

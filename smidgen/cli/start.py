@@ -1,0 +1,41 @@
+"""Where the command begins, before there is a command line: Ctrl-C ends it without a word from the first moment on."""
+
+import atexit
+import os
+import signal
+import sys
+
+_INTERRUPTED = 130
+
+
+def main() -> None:
+    """Entry point of the console script and of `python -m smidgen`. Leaves through SystemExit, or at once."""
+    ctrl_c = signal.getsignal(signal.SIGINT)
+    _end_at_ctrl_c()  # an import that is interrupted would print where it was
+    from smidgen.cli.main import main as command_line
+
+    signal.signal(signal.SIGINT, ctrl_c)
+    try:
+        command_line()
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            _leave_at_once()
+        raise
+
+
+def _end_at_ctrl_c() -> None:
+    """By the system, whatever Python is doing. A program that a shell has put into the background goes on."""
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _leave_at_once() -> None:
+    """Without waiting for threads that still compute, and without giving back memory piece by piece."""
+    _end_at_ctrl_c()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            pass  # closed, or nobody reads it
+    atexit._run_exitfuncs()  # processes that work for us end there
+    os._exit(_INTERRUPTED)
