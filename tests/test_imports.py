@@ -40,6 +40,9 @@ VERBS: dict[str, set[str]] = {
     "exporting": {"formats", "model", "numerics", "publishing"},
     "running": {"engines", "formats", "model"},
     "serving": {"engines", "formats", "model"},
+    "showing": {
+        "engines", "formats", "model", "serving.admission", "serving.keys", "serving.listening", "serving.refusals",
+    },
     # No method grades itself: measuring never sees what cuts and trains, and its core sees no files either.
     "measuring": {"engines.base", "data", "numerics"},
     "measuring.measure": {"engines", "publishing", *_BELOW},
@@ -75,6 +78,7 @@ TORCH_FREE = [
     "smidgen.engines.llama_cpp.bench",
     "smidgen.running.load",
     "smidgen.serving.serve",
+    "smidgen.showing.ui",
     "smidgen.cli.main",
 ]
 HEAVY = {

@@ -37,10 +37,10 @@ def command(
             "-o",
             metavar="PATH",
             parser=path_of,
-            help="File for gguf, else a folder; for lmstudio that of all its models.",
             show_default=False,
+            help="File for gguf, else a folder; for lmstudio that of all its models.",
         ),
-    ],
+    ],  # fmt: skip
     dtype: Annotated[
         Dtype | None,
         typer.Option("--dtype", help="Of a folder's weights.  [default: as they are; float16 if quantized]"),
@@ -53,8 +53,8 @@ def command(
     hf is a folder that transformers, vLLM and others load: config.json, safetensors, tokenizer files; quantized weights
     are decoded. gguf is one file for llama.cpp, Ollama and LM Studio, with the weights as they are. compressed-tensors
     is a folder with the weights of a 2:4 sparse model at 9/16 of their size, for vLLM 0.8 to 0.18 on Hopper GPUs.
-    lmstudio puts a GGUF file where LM Studio finds it: into a folder PUBLISHER/MODEL of its models folder; a file on the
-    same disk gets a second name and takes no space twice.
+    lmstudio puts a GGUF file where LM Studio finds it: into a folder PUBLISHER/MODEL of its models folder. A file on
+    the same disk gets a second name, and takes no space twice.
 
     \b
     Examples:

@@ -1,4 +1,7 @@
-"""Where the command begins, before there is a command line: Ctrl-C ends it without a word from the first moment on."""
+"""Where the command begins, before there is a command line.
+
+Ctrl-C ends it without a word from the first moment on, and what a caller has closed is not taken for something else.
+"""
 
 import atexit
 import os
@@ -10,6 +13,7 @@ _INTERRUPTED = 130
 
 def main() -> None:
     """Entry point of the console script and of `python -m smidgen`. Leaves through SystemExit, or at once."""
+    _keep_places()
     ctrl_c = signal.getsignal(signal.SIGINT)
     _end_at_ctrl_c()  # an import that is interrupted would print where it was
     from smidgen.cli.main import main as command_line
@@ -21,6 +25,20 @@ def main() -> None:
         if end.code == _INTERRUPTED:
             _leave_at_once()
         raise
+
+
+def _keep_places() -> None:
+    """Where stdin, stdout or stderr is closed, the next file or connection would get its number, and what it writes.
+
+    `sys.stdin` and `sys.stdout` stay None then, which commands look at; without stderr nobody hears what is said there.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number, which is this one
+    if sys.stderr is None:  # `print` to None would print to stdout
+        sys.stderr = open(os.devnull, "w")
 
 
 def _end_at_ctrl_c() -> None:

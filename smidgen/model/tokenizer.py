@@ -9,6 +9,7 @@ layout may carry rules that llama.cpp does not know (tokenizers/text_rules.py); 
 import operator
 import re
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import SupportsIndex
 
 from smidgen.errors import SmidgenError
@@ -153,6 +154,18 @@ class Tokenizer:
                     self._rules.prefixed(stretch, not place) if self._add_space_prefix else stretch
                 )
         return self._with_one_bos(ids) if add_bos else ids
+
+    def fewest_tokens(self, text: str) -> int:
+        """No more than `encode` finds, as if each were the longest; counted at once, where that may take a while."""
+        text = self._rules.normalize(text.replace(_DISARMED, ""))
+        if self._rules.strip_left or self._rules.strip_right:
+            text = "".join(text.split())
+        counted = text.encode(errors="replace").translate(None, bytes(self.missing_bytes))
+        return -(-len(counted) // self._longest_piece)
+
+    @cached_property
+    def _longest_piece(self) -> int:
+        return max(map(len, self._coder.pieces))
 
     def decode(self, ids: Iterable[SupportsIndex], *, skip_special: bool = False) -> str:
         """The text of token ids; bytes that are not UTF-8 become U+FFFD.

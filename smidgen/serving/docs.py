@@ -1,4 +1,7 @@
-"""The page /docs: every endpoint with its fields, made of the OpenAPI document. No script, no font, no outside request."""
+"""The page /docs: every endpoint with its fields, made of the OpenAPI document.
+
+It needs nothing from elsewhere: no script, no font, no other request.
+"""
 
 import json
 from html import escape
@@ -6,16 +9,20 @@ from typing import Any
 
 _STYLE = """
 :root { color-scheme: light dark; --line: color-mix(in srgb, currentColor 18%, transparent);
-        --soft: color-mix(in srgb, currentColor 6%, transparent); --quiet: color-mix(in srgb, currentColor 66%, transparent) }
+        --soft: color-mix(in srgb, currentColor 6%, transparent);
+        --quiet: color-mix(in srgb, currentColor 66%, transparent) }
 * { box-sizing: border-box }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 54rem; margin: 0 auto; padding: 1rem; background: Canvas; color: CanvasText }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 54rem; margin: 0 auto; padding: 1rem;
+       background: Canvas; color: CanvasText }
 h1 { margin: .5rem 0 } h2 { margin: 2rem 0 .5rem } p { margin: .5rem 0 }
 code, pre { font: 14px/1.45 ui-monospace, monospace }
-pre { background: var(--soft); padding: .75rem; border-radius: 6px; overflow-x: auto; white-space: pre-wrap; overflow-wrap: anywhere }
+pre { background: var(--soft); padding: .75rem; border-radius: 6px; white-space: pre-wrap; overflow-wrap: anywhere }
 details { border: 1px solid var(--line); border-radius: 6px; margin: .5rem 0; padding: 0 .75rem }
 summary { padding: .6rem 0; cursor: pointer; overflow-wrap: anywhere }
-summary b { display: inline-block; min-width: 3.2rem; text-transform: uppercase; font-size: 12px; color: var(--quiet) }
-dl { margin: 0 0 .75rem } dt { margin-top: .5rem; overflow-wrap: anywhere } dd { margin: 0 0 0 1rem; color: var(--quiet) }
+summary b { display: inline-block; min-width: 3.2rem; text-transform: uppercase; font-size: 12px;
+            color: var(--quiet) }
+dl { margin: 0 0 .75rem }
+dt { margin-top: .5rem; overflow-wrap: anywhere } dd { margin: 0 0 0 1rem; color: var(--quiet) }
 small { color: var(--quiet) } nav { overflow-wrap: anywhere }
 """
 _EXAMPLE = {"messages": [{"role": "user", "content": "Why is the sky blue?"}], "max_tokens": 100}

@@ -1,4 +1,4 @@
-"""What can be asked, for programs (OpenAPI 3.1) and for people (a page). Both are made of the models that check requests.
+"""What can be asked, for programs (OpenAPI 3.1) and for people (a page), made of the models that check requests.
 
 Specification: https://spec.openapis.org/oas/v3.1.0
 """

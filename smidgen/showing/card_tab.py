@@ -41,8 +41,8 @@ def frame_of(shelf: Shelf, name: object) -> str:
         return status(str(error), is_error=True)
     if model.card is None:
         return status(
-            f"There is no report card beside {model.name}. The command smidgen cut writes one, and smidgen measure makes one "
-            "of an original and its cut."
+            f"There is no report card beside {model.name}. The command smidgen cut writes one, and smidgen "
+            "measure makes one of an original and its cut."
         )
     title = html.escape(f"Report card of {model.name}", quote=True)
     return f'<iframe class="card" sandbox src="/card/{shelf.all.index(model)}" title="{title}"></iframe>'

@@ -80,7 +80,7 @@ def build_chat(shelf: Shelf) -> Any:
         text = str(writing.error) if failed else when_ended(writing, model, settings)
         if unanswered is not None:
             text += " Your message is back in its field."
-        back = {} if unanswered is None else {"value": unanswered}  # else what is being typed stays
+        back: Updates = {} if unanswered is None else {"value": unanswered}  # else what is being typed stays
         ready = gr.update(submit_btn=True, stop_btn=False, **back)
         return {pane: shown(talk.messages), said: status(text, is_error=failed), box: ready}
 

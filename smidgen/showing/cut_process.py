@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import rmtree
 from typing import Any, Literal
 
 from smidgen.closing import Closing
@@ -162,7 +163,7 @@ class CutProcess(Closing):
         for reader in self._readers:
             reader.join()
         if self._text is not None:
-            self._text.unlink(missing_ok=True)
+            rmtree(self._text.parent, ignore_errors=True)
         if code == 0:
             self.result = _parsed(self._printed)
         if self.result is None and not self._cancelled:
@@ -191,9 +192,10 @@ class CutProcess(Closing):
 
 
 def _keep(text: str, scratch: Path) -> Path:
-    """The calibration text as a file that only its owner may read."""
-    scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = scratch / f"pasted-{os.getpid()}.txt"
+    """The calibration text as a file that only its owner may read. The report card will know it by its name."""
+    folder = scratch / f"cut-{os.getpid()}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / "pasted.txt"
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:
         file.write(text)

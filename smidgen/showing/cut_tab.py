@@ -33,9 +33,13 @@ def build_cut(shelf: Shelf, desk: CutDesk, tabs: Any, chat: Any, card: tuple[Any
         name = gr.Textbox("smaller", label="Name of the new folder", elem_id="cut-name")
     with gr.Accordion("More", open=False, elem_id="cut-more"):
         languages = gr.Textbox(label="Languages to keep", info="codes such as de,en; empty for all", max_lines=1)
-        text = gr.Textbox(label="Text to calibrate on", info="as the model will be used for", lines=3, max_lines=8)
-        tokens = gr.Number(None, label="Tokens of calibration", info="empty: 16384", precision=0, minimum=512)
-        with_card = gr.Checkbox(True, label="Measure the result and write its report card")
+        text = gr.Textbox(
+            label="Text to calibrate on", info="as the model will be used for", lines=3, max_lines=8, elem_id="cut-text"
+        )
+        tokens = gr.Number(
+            None, label="Tokens of calibration", info="empty: 16384", precision=0, minimum=512, elem_id="cut-tokens"
+        )
+        with_card = gr.Checkbox(True, label="Measure the result and write its report card", elem_id="cut-card")
         resume = gr.Checkbox(False, label="Go on with a cut that was interrupted, with the same wishes")
     with gr.Row():
         plan = gr.Button("Show the plan", elem_id="cut-plan")

@@ -86,6 +86,22 @@ def test_very_long_lines_finish(unit: str, gemma_path: Path, smollm_path: Path) 
             assert tokenizer.decode(tokenizer.encode(candidate, parse_special=True)) == candidate
 
 
+@given(text=st.text("ab \n\x04<s>/=\u0301e\u2581", max_size=60))
+@settings(deadline=None)
+def test_the_fewest_tokens_are_never_more_than_there_are(smollm_path: Path, text: str) -> None:
+    swallowing = Tokenizer.from_gguf(sentencepiece_metadata() | {"general.name": "phi-3"})
+    normalising = Tokenizer.from_gguf(byte_level_metadata() | {"tokenizer.smidgen.normalizer": "nfc"})
+    for tokenizer in (tiny(sentencepiece_metadata), swallowing, normalising, real(smollm_path)):
+        for special in (False, True):
+            assert tokenizer.fewest_tokens(text) <= len(tokenizer.encode(text, parse_special=special))
+
+
+def test_the_fewest_tokens_of_a_text_that_is_far_too_long(gemma_path: Path, smollm_path: Path) -> None:
+    """Counted at once, where a book of one letter takes minutes to encode."""
+    for tokenizer in (real(gemma_path), real(smollm_path)):
+        assert 100_000 < tokenizer.fewest_tokens("a" * 16_000_000) < 16_000_000
+
+
 def test_endless_white_space_is_refused_where_the_library_would_crash(smollm_path: Path) -> None:
     tokenizer = real(smollm_path)
     assert tokenizer.decode(tokenizer.encode(" " * 1_000_000 + "x")) == " " * 1_000_000 + "x"

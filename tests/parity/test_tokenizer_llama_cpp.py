@@ -116,7 +116,7 @@ def write_tiny_model(path: Path, tokenizer: Callable[[gguf.GGUFWriter], int]) ->
     """A one-layer Llama of width 32; `tokenizer` adds its metadata and returns the vocabulary's size."""
     writer = gguf.GGUFWriter(path, "llama")
     vocabulary = tokenizer(writer)
-    writer.add_context_length(256)
+    writer.add_context_length(1024)
     writer.add_embedding_length(32)
     writer.add_block_count(1)
     writer.add_feed_forward_length(32)

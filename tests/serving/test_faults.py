@@ -60,6 +60,7 @@ def test_an_engine_that_ended_while_nobody_asked_is_started_again(server: Served
     os.kill(server.engines()[0], signal.SIGKILL)
     while server.engines():
         time.sleep(0.01)
+    time.sleep(0.5)  # its connections are closed
     assert answers(server)
 
 
@@ -144,7 +145,7 @@ GRAMMARS = {
     "repeats of repeats": 'root ::= (("a"{1,200}){1,200}){1,200}',
     "many ways to nothing": "root ::= " + '("a"? ' * 200 + ")*" * 200,
     "deep": "root ::= " + "(" * 20_000 + '"a"' + ")" * 20_000,
-    "a million rules": "\n".join(f"r{number} ::= r{number + 1}" for number in range(50_000)) + '\nroot ::= r0',
+    "a million rules": "\n".join(f"r{number} ::= r{number + 1}" for number in range(50_000)) + "\nroot ::= r0",
     "open": 'root ::= "a',
     "NUL": 'root ::= "\0"',
 }
@@ -219,7 +220,7 @@ def test_no_text_is_in_any_log_and_figures_stand_in_the_one_that_was_asked_for(s
     lines = [json.loads(line) for line in (server.folder / "requests.jsonl").read_text().splitlines()]
     good = [line for line in lines if line["endpoint"] == CHAT and line["status"] == 200]
     assert good and good[-1]["model"] == MODEL and good[-1]["completion_tokens"] in range(1, 5)
-    assert {line["status"] for line in lines} > {200, 400, 404, 413, 415, 499, 503}
+    assert {line["status"] for line in lines} >= {200, 400, 404, 413, 415, 499, 503}
     assert (server.folder / "stderr").read_text() == ""
 
 
@@ -266,12 +267,12 @@ def test_a_second_model_waits_for_the_first_ones_answer_and_idle_ones_go(tmp_pat
     other: dict[str, Any] = {"model": "gemma-3-270m", "prompt": "One two three", "max_tokens": 4, "temperature": 0}
     with serving(tmp_path, *words, models=(MODEL, "gemma-3-270m")) as server:
         found: list[tuple[int, dict[str, Any]]] = []
-        with server.streaming(CHAT, question(max_tokens=300, ignore_eos=True, model=MODEL)) as events:
+        with server.streaming(CHAT, question(max_tokens=100, ignore_eos=True, model=MODEL)) as events:
             next(events)
             second = threading.Thread(target=lambda: found.append(server.post(TEXT, other)))
             second.start()
             rest = list(events)
-        assert "error" not in rest[-1] and rest[-1]["choices"][0]["finish_reason"] == "length" and len(rest) > 250
+        assert "error" not in rest[-1] and rest[-1]["choices"][0]["finish_reason"] == "length" and len(rest) > 80
         second.join()
         assert found[0][0] == 200 and found[0][1]["model"] == "gemma-3-270m"
         server.wait_until('smidgen_model_loaded{model="gemma-3-270m"}', 0)
@@ -280,7 +281,7 @@ def test_a_second_model_waits_for_the_first_ones_answer_and_idle_ones_go(tmp_pat
 
 
 def test_a_signal_finishes_what_is_under_way_and_lets_nobody_in(tmp_path: Path) -> None:
-    with serving(tmp_path, "--ctx-size", "512", "--queue", "4", "--quiet") as server:
+    with serving(tmp_path, "--ctx-size", "512", "--queue", "4") as server:
         halves = [server.send(server.head(1000) + b"{"), server.send(b"POST / HTTP/1.1\r\n"), server.send(b"")]
         with server.streaming(CHAT, question(max_tokens=200, ignore_eos=True)) as events:
             next(events)
@@ -301,12 +302,13 @@ def test_a_signal_finishes_what_is_under_way_and_lets_nobody_in(tmp_path: Path) 
 
 
 def test_a_second_signal_ends_what_is_under_way(tmp_path: Path) -> None:
-    with serving(tmp_path, "--ctx-size", "4096", "--quiet") as server:
+    with serving(tmp_path, "--ctx-size", "4096") as server:
         with server.streaming(CHAT, question(max_tokens=4000, ignore_eos=True)) as events:
             next(events)
             engine = server.engines()[0]
             server.process.send_signal(signal.SIGINT)
-            next(events)
+            while "Finishing 1 answers" not in (tmp_path / "stderr").read_text():
+                next(events)
             server.process.send_signal(signal.SIGINT)
             assert server.process.wait(10) == 0
         server.process.wait()

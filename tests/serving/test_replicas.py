@@ -85,7 +85,9 @@ async def first_done(tasks: list["asyncio.Task[str]"]) -> str:
 
 def children(word: str, parents: set[int]) -> set[int]:
     """The processes with a word in their command that one of these has started."""
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        ["ps", "-eww", "-o", "pid=", "-o", "ppid=", "-o", "args="], capture_output=True, text=True, check=True
+    ).stdout
     found = (line.split(None, 2) for line in listed.splitlines())
     return {int(pid) for pid, parent, command in found if word in command and int(parent) in parents}
 

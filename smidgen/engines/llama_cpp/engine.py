@@ -166,10 +166,13 @@ class LlamaCppEngine(Closing):
         )
 
     def tokenize(self, text: str) -> list[int]:
-        """Token ids of a prompt: special tokens recognised, the model's BOS in front, once, and no EOS behind."""
+        """Token ids of a prompt: special tokens recognised, the model's BOS in front, once, and no EOS behind.
+
+        Raises SmidgenError for one that is far too long for the context, without reading it.
+        """
         tokenizer = self.facts.tokenizer
         if tokenizer is not None:
-            return tokenizer.encode(text, add_bos=tokenizer.adds_bos, parse_special=True)
+            return _prompt_ids(tokenizer, text, self.ctx_size)
         request = {"content": text, "add_special": True, "parse_special": True}
         ids: list[int] = self._server.call("/tokenize", request)["tokens"]
         bos_id, eos_id = (self.facts.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos"))
@@ -223,9 +226,10 @@ class LlamaCppEngine(Closing):
         A message that spells a control token has its letters, not the token: tokens come from the template alone.
         (Not where only llama.cpp knows the tokenizer.)  Raises as `chat`.
         """
+        chosen = require_chat_template(self.facts, template)
         if self.facts.tokenizer is None:
-            return self.tokenize(render_chat(require_chat_template(self.facts, template), messages))
-        return conversation_ids(self.facts.tokenizer, require_chat_template(self.facts, template), messages)
+            return self.tokenize(render_chat(chosen, messages))
+        return conversation_ids(self.facts.tokenizer, chosen, messages, self.ctx_size)
 
     def takes_system_role(self, template: str | None = None) -> bool:
         """Whether the chat template has a place for a system message; `chat` puts it into the first message if not."""
@@ -257,14 +261,26 @@ class LlamaCppEngine(Closing):
         return SmidgenError(f"the prompt has {tokens} tokens: no room in a context of {self.ctx_size}; {advice}.")
 
 
-def conversation_ids(tokenizer: Tokenizer, template: str, messages: Sequence[Message]) -> list[int]:
+def conversation_ids(
+    tokenizer: Tokenizer, template: str, messages: Sequence[Message], context: int | None = None
+) -> list[int]:
     """A conversation as the model reads it, up to where its next answer begins.
 
     template: the text of a chat template. Control tokens come from it alone: what people spell stays text.
+    context: tokens; one that is far longer is not encoded, but a SmidgenError.
     """
     plain = [_with_plain_text(message, tokenizer) for message in messages]
-    prompt = render_chat(template, plain, tokenizer.special_texts)
-    return tokenizer.encode(prompt, add_bos=tokenizer.adds_bos, parse_special=True, disarmed=True)
+    return _prompt_ids(tokenizer, render_chat(template, plain, tokenizer.special_texts), context, disarmed=True)
+
+
+def _prompt_ids(tokenizer: Tokenizer, text: str, context: int | None, disarmed: bool = False) -> list[int]:
+    """Raises SmidgenError for what cannot fit: to encode megabytes takes minutes."""
+    if context is not None and (fewest := tokenizer.fewest_tokens(text)) > context:
+        raise SmidgenError(
+            f"the prompt has {fewest} tokens at least: no room in a context of {context}; shorten it, or use a larger "
+            "--ctx-size where the model allows that."
+        )
+    return tokenizer.encode(text, add_bos=tokenizer.adds_bos, parse_special=True, disarmed=disarmed)
 
 
 def _with_plain_text(message: Message, tokenizer: Tokenizer) -> Message:

@@ -8,6 +8,8 @@ and what was held back for its bytes is asked for once more, in an answer that i
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
+from smidgen.errors import EngineEnded, printable
+
 StopReason = Literal["end", "max_tokens", "context", "stop_text", "closed"]
 _STOP_REASONS: dict[str, StopReason] = {"eos": "end", "none": "end", "word": "stop_text"}  # llama.cpp's words for ours
 
@@ -106,9 +108,13 @@ class Reply(Iterator[str]):
         before, self.generated_tokens = self.generated_tokens, event.get("tokens_predicted", self.generated_tokens)
         if "timings" in event:
             self.tokens_per_s = decode_rate(event["timings"])
-        content, tokens = event["content"], event.get("tokens") or []
+        content, tokens = event.get("content"), event.get("tokens") or []
+        reasons: dict[str, StopReason] = {**_STOP_REASONS, "limit": self._limit}
+        if not isinstance(content, str) or (event.get("stop") and event.get("stop_type") not in reasons):
+            self.close()
+            raise EngineEnded(f"llama.cpp sent what smidgen does not understand: {printable(event, 120)}.")
         if event.get("stop"):
-            self.stop = self._limit if event["stop_type"] == "limit" else _STOP_REASONS[event["stop_type"]]
+            self.stop = reasons[event["stop_type"]]
             held = self.generated_tokens - before
             if held > 0 and self._held_back is not None:
                 self.close()  # the next request waits for this one

@@ -143,6 +143,8 @@ class LlamaServer(Closing):
             for line in response:
                 if line.startswith(b"data: "):
                     event = json.loads(line[len(b"data: ") :])
+                    if not isinstance(event, dict):
+                        raise ValueError("not an event")
                     if "error" in event:
                         raise _refusal(line[len(b"data: ") :])
                     complete = bool(event.get("stop"))
@@ -250,7 +252,8 @@ def _version(file: Path) -> tuple[int, int] | None:
 def _refusal(body: bytes) -> SmidgenError:
     """llama.cpp's own message, as one of our errors."""
     try:
-        message = json.loads(body)["error"]["message"]
-    except (ValueError, KeyError, TypeError):
+        answer = json.loads(body)
+        message = answer.get("error", answer)["message"]
+    except (ValueError, KeyError, TypeError, AttributeError):
         message = body.decode(errors="replace")[:200]
     return SmidgenError(f"llama.cpp: {message}")

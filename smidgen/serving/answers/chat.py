@@ -22,7 +22,7 @@ from smidgen.serving.answers.events import Event, events_of
 from smidgen.serving.answers.filling import filled
 from smidgen.serving.answers.logprobs import UNKNOWN, TokenEntry, chat_shape, entries_of
 from smidgen.serving.answers.model import FINGERPRINT, AnsweringModel
-from smidgen.serving.answers.rendered import is_rendered_here, refuse_unsafe, rendered_events
+from smidgen.serving.answers.rendered import ids_of_conversation, is_rendered_here, refuse_unsafe, rendered_events
 from smidgen.serving.answers.side_by_side import interleaved
 from smidgen.serving.answers.stopping import Passing
 from smidgen.serving.answers.upstream_calls import call
@@ -142,8 +142,11 @@ async def _answer(model: AnsweringModel, asked: Asked, index: int, counts: Count
 async def _filled(model: AnsweringModel, asked: Asked, entries: list[TokenEntry]) -> list[TokenEntry]:
     if all(entry.logprob is not None for entry in entries):
         return entries
-    rendered = (await call(model, "/apply-template", asked.body))["prompt"]
-    return await filled(model, [rendered], entries, asked.logprobs or 0)
+    if is_rendered_here(model, asked):
+        prompt: list[int | str] = [*await ids_of_conversation(model, asked)]
+    else:
+        prompt = [(await call(model, "/apply-template", asked.body))["prompt"]]
+    return await filled(model, prompt, entries, asked.logprobs or 0)
 
 
 def _events(model: AnsweringModel, asked: Asked, body: dict[str, Any]) -> AsyncGenerator[Event]:

@@ -1,8 +1,9 @@
 """What the model thinks of a prompt's own tokens: `echo` with `logprobs`, by which evaluation harnesses score texts.
 
-llama.cpp's server does not tell, so our decoder computes it (scorer.py), exactly as for a report card; llama.cpp rounds
-activations to 8 bits, so its own figures for the answer behind differ by some hundredths. Where such a request wants one more token and
-the likeliest one, as harnesses do, the scores tell that as well, and llama.cpp need not read the prompt once more.
+llama.cpp's server does not tell, so our decoder computes it (scorer.py), as it does for a report card. llama.cpp rounds
+activations to 8 bits, so its own figures, those of an answer behind the prompt, differ by some hundredths. Where such a
+request wants one more token and the likeliest one, as harnesses do, the scores tell that as well, and llama.cpp need
+not read the prompt once more.
 """
 
 from collections.abc import AsyncGenerator, Sequence

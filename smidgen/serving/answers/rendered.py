@@ -59,11 +59,13 @@ def refuse_unsafe(model: AnsweringModel, asked: Asked) -> None:
                     f"message {place + 1} spells a control token of this model; with tools, reasoning or a begun "
                     "answer it would become that token.", param=f"messages[{place}].content",
                 )  # fmt: skip
-            if _ENDLESS.search(text):
-                raise Refusal(
-                    f"message {place + 1} has more than 10000 characters of one kind without a break.",
-                    param=f"messages[{place}].content",
-                )
+            refuse_endless(text, f"message {place + 1}", f"messages[{place}].content")
+
+
+def refuse_endless(text: str, name: str, param: str) -> None:
+    """Raises Refusal for a text that could end llama.cpp's tokenizer."""
+    if _ENDLESS.search(text):
+        raise Refusal(f"{name} has more than 10000 characters of one kind without a break.", param=param)
 
 
 def texts_of(message: dict[str, Any]) -> list[str]:
@@ -74,14 +76,20 @@ def texts_of(message: dict[str, Any]) -> list[str]:
     return [content] if isinstance(content, str) else []
 
 
+async def ids_of_conversation(model: AnsweringModel, asked: Asked) -> list[int]:
+    """The conversation as token ids, of a model for which `is_rendered_here`."""
+    assert model.facts.tokenizer is not None and model.template is not None
+    encode = partial(conversation_ids, model.facts.tokenizer, model.template, asked.messages or [])
+    return await anyio.to_thread.run_sync(encode, limiter=_ENCODING)
+
+
 async def rendered_events(model: AnsweringModel, asked: Asked, body: dict[str, Any]) -> AsyncGenerator[Event]:
     """The events of one answer as llama.cpp's `/v1/chat/completions` has them, from token ids.
 
     body: what is asked of it.  Raises as `events_of`, and Refusal for a conversation that does not fit the context.
     """
-    assert model.facts.tokenizer is not None and model.template is not None
-    encode = partial(conversation_ids, model.facts.tokenizer, model.template, asked.messages or [])
-    ids = await anyio.to_thread.run_sync(encode, limiter=_ENCODING)
+    assert model.facts.tokenizer is not None
+    ids = await ids_of_conversation(model, asked)
     room = model.upstream.context - len(ids)
     if room < 1:
         raise too_long(len(ids), model.upstream.context, "messages")
@@ -110,7 +118,7 @@ def _as_chat(event: Event, ended: bool, prompt_tokens: int) -> Event:
     choice = {
         "index": 0,
         "delta": {} if ended else {"content": event["content"]},
-        "logprobs": {"content": probabilities} if probabilities else None,
+        "logprobs": {"content": probabilities} if probabilities and not ended else None,
         "finish_reason": "stop" if ended else None,
     }
     shown: Event = {"choices": [choice]}

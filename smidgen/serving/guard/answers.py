@@ -1,8 +1,8 @@
 """What a guard adds to an answer of OpenAI's shape: its decisions, and a refusal where one of them says so.
 
-A refusal is an answer with status 200 whose finish_reason is "content_filter", as OpenAI's clients know it. Its sentence
-stands in `refusal`, and in `content` too where nothing else does: many clients show that alone. What was decided stands
-beside it in an extension field of ours.
+A refusal is an answer with status 200 whose finish_reason is "content_filter", as OpenAI's clients know it. Its
+sentence stands in `refusal`, and in `content` too where nothing else does: many clients show that alone. What was
+decided stands beside it in an extension field of ours.
 """
 
 import secrets

@@ -16,6 +16,7 @@ from typing import Any
 
 from smidgen.errors import SmidgenError, Unsupported
 from smidgen.model.chat import Message
+from smidgen.serving.guard.texts import strings_of
 
 #: What is looked for, as presidio names it.
 KINDS = (
@@ -23,11 +24,10 @@ KINDS = (
     "UK_NHS",
 )  # fmt: skip
 
-LONGEST_TEXT = 1 << 20  # characters
+LONGEST_TEXT = 1 << 19  # characters of a request; a processor searches some 100,000 in a second
 _WINDOW = 2048  # characters that are looked at together: some of presidio's patterns take the square of it
 _OVERLAP = 256  # longer than anything that is looked for
 _LEAST_SCORE = 0.4  # of presidio's; what has the form and passes its checksum has 1, a telephone number 0.4
-_TEXT_KEYS = ("text", "input_text", "output_text")
 
 
 def require_presidio() -> None:
@@ -56,8 +56,7 @@ class Redactor:
 
         Raises SmidgenError for a text that is too long to be searched: it is not passed through unread.
         """
-        if len(text) > LONGEST_TEXT:
-            raise SmidgenError(f"the text has {len(text)} characters; personal data is looked for in {LONGEST_TEXT}.")
+        _refuse_long(text)
         found = []
         for start in range(0, max(len(text) - _OVERLAP, 1), _WINDOW - _OVERLAP):
             for one in self._analyzer.analyze(
@@ -70,8 +69,18 @@ class Redactor:
         done = self._anonymizer.anonymize(text, analyzer_results=found)
         return done.text, dict(Counter(item.entity_type for item in done.items))
 
+    def for_log(self, text: str) -> str:
+        """The same for a log, which gets the length alone of a text that is too long."""
+        if len(text) > LONGEST_TEXT:
+            return f"<{len(text)} characters, too many to look for personal data>"
+        return self.text(text)[0]
+
     def messages(self, messages: Sequence[Message]) -> tuple[list[dict[str, Any]], dict[str, int]]:
-        """The messages with their texts redacted, wherever in them they stand, and how many of each kind there were."""
+        """The messages with their texts redacted, wherever in them they stand, and how many of each kind there were.
+
+        Raises SmidgenError where they are too long together.
+        """
+        _refuse_long(messages)
         counted: Counter[str] = Counter()
         return [self._redacted(dict(message), counted) for message in messages], dict(counted)
 
@@ -81,6 +90,7 @@ class Redactor:
         several = isinstance(prompt, list)
         if not all(isinstance(one, str) for one in (prompt if several else [prompt])):
             raise SmidgenError("personal data is taken out of prompts here; give the prompt as text, not as token ids.")
+        _refuse_long(prompt)
         return self._redacted(prompt, counted), dict(counted)
 
     def _redacted(self, value: Any, counted: Counter[str]) -> Any:
@@ -91,6 +101,14 @@ class Redactor:
         if isinstance(value, Mapping):
             return {key: inner if key in _NAMES else self._redacted(inner, counted) for key, inner in value.items()}
         return [self._redacted(inner, counted) for inner in value] if isinstance(value, list) else value
+
+
+def _refuse_long(value: Any) -> None:
+    characters = sum(len(text) for _, text in strings_of(value))
+    if characters > LONGEST_TEXT:
+        raise SmidgenError(
+            f"the texts have {characters} characters; {LONGEST_TEXT} is the most in which personal data is looked for."
+        )
 
 
 # Values that say what something is, and are compared with others: roles, kinds, ids of calls.

@@ -27,7 +27,7 @@ _REPEAT = re.compile(r"\{\s*(\d*)\s*,?\s*(\d*)\s*\}")
 
 
 def excess_of_grammar(grammar: str) -> str | None:
-    """What is too much about a grammar (GBNF): too long, nested too deep, or repeating too often. None where nothing."""
+    """What is too much about a grammar (GBNF): its length, its depth, its repetitions. None where nothing."""
     if len(grammar) > LONGEST_GRAMMAR:
         return f"has {len(grammar)} characters; {LONGEST_GRAMMAR} are the most"
     structure = _SKIPPED.sub(" ", grammar)

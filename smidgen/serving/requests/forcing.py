@@ -19,7 +19,7 @@ PROBE: dict[str, Any] = {
 
 
 def opening_of_calls(answer: Mapping[str, Any]) -> str | None:
-    """The words that open a call, as llama.cpp's answer to `PROBE` (/v1/chat/completions) shows; None where it shows none."""
+    """The words that open a call, from its answer to `PROBE` at /v1/chat/completions; None where it has none."""
     triggers = answer.get("__verbose", {}).get("generation_settings", {}).get("grammar_triggers", [])
     words = [one["value"] for one in triggers if one.get("type") == _WORD and one.get("value")]
     return words[0] if len(words) == 1 else None

@@ -1,16 +1,18 @@
-"""Parts of JSON schemas that hold at once, made one; references followed; and alternatives of which only one can hold."""
+"""JSON schemas that hold at once made one, references followed, and alternatives of which only one can hold."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 ANNOTATIONS = {
-    "title", "description", "default", "examples", "example", "$schema", "$id", "id", "$comment", "deprecated", "readOnly",
-    "writeOnly", "$defs", "definitions", "$anchor", "discriminator", "contentEncoding", "contentMediaType", "xml",
+    "title", "description", "default", "examples", "example", "$schema", "$id", "id", "$comment", "deprecated",
+    "readOnly", "writeOnly", "$defs", "definitions", "$anchor", "discriminator", "contentEncoding",
+    "contentMediaType", "xml",
     "externalDocs",
 }  # fmt: skip
+_MOST_ALTERNATIVES = 256  # each is compared with each
 _ITEMS = {"items", "prefixItems", "additionalItems"}
-_NUMBERS = {"minimum": max, "exclusiveMinimum": max, "minLength": max, "minItems": max, "minProperties": max,
-            "maximum": min, "exclusiveMaximum": min, "maxLength": min, "maxItems": min, "maxProperties": min}  # fmt: skip
+_NUMBERS: dict[str, Callable[..., Any]] = dict.fromkeys(("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties"), max)
+_NUMBERS |= dict.fromkeys(("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties"), min)
 
 
 class Unenforceable(ValueError):
@@ -115,7 +117,7 @@ def _listed(given: Any) -> list[Any]:
 
 
 def resolved(reference: Any, root: Any, where: str) -> Any:
-    """What a reference leads to in the end. Raises Unenforceable for one that leads elsewhere, nowhere or in a circle."""
+    """What a reference leads to in the end. Raises Unenforceable where that is elsewhere, nothing, or itself."""
     seen = set[str]()
     while True:
         if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
@@ -139,6 +141,8 @@ def resolved(reference: Any, root: Any, where: str) -> Any:
 
 def disjoint(alternatives: list[Any], root: Any, where: str) -> bool:
     """Whether no value can follow two of the alternatives, as far as types, values and members show."""
+    if len(alternatives) > _MOST_ALTERNATIVES:
+        raise Unenforceable(where, "oneOf", f"has more than {_MOST_ALTERNATIVES} alternatives; use anyOf or enum")
     parts = [flattened(one, root, where) for one in alternatives]
     return all(_apart(parts[i], parts[j], root, where) for i in range(len(parts)) for j in range(i))
 

@@ -49,6 +49,7 @@ ALIASES = {
     "/chat/completions": "/v1/chat/completions", "/completions": "/v1/completions", "/embeddings": "/v1/embeddings",
     "/responses": "/v1/responses",
 }  # fmt: skip
+_MOST_WARNINGS, _LONGEST_WARNING = 16, 200
 _AS_IF_ABSENT = (
     False,
     None,
@@ -80,7 +81,7 @@ def read_request(path: str, body: dict[str, Any]) -> Asked:
         raise as_refusal(error, given) from None
     warnings = _pop_without_effect(given, model)
     asked = translated(path, given)
-    return replace(asked, warnings=(*asked.warnings, *warnings))
+    return replace(asked, warnings=_for_a_header([*warnings, *asked.warnings]))
 
 
 def _pop_without_effect(body: dict[str, Any], model: type[BaseModel]) -> list[str]:
@@ -92,3 +93,10 @@ def _pop_without_effect(body: dict[str, Any], model: type[BaseModel]) -> list[st
             if body.pop(name) not in _AS_IF_ABSENT:
                 warnings.append(f"{name} has no effect here")
     return warnings
+
+
+def _for_a_header(warnings: list[str]) -> tuple[str, ...]:
+    """Warnings as a header can carry them: in ASCII, and not too many."""
+    shown = [line.encode("ascii", "backslashreplace").decode()[:_LONGEST_WARNING] for line in warnings[:_MOST_WARNINGS]]
+    more = len(warnings) - len(shown)
+    return (*shown, f"and {more} more") if more else tuple(shown)

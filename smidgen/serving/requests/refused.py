@@ -25,7 +25,7 @@ _WHY = {
     "web_search_options": "is not carried out: nothing here searches the web",
     "previous_response_id": "is not carried out: nothing is kept here; send the whole conversation",
     "conversation": "is not carried out: nothing is kept here; send the whole conversation",
-    "prompt_id": "is not carried out: nothing is kept here", "mcp_servers": "is not carried out: nothing here calls others",
+    "mcp_servers": "is not carried out: nothing here calls others",
     "container": "is not carried out: nothing here runs programs",
     "context_management": "is not carried out: nothing is dropped here",
     "output_config": "is not carried out by messages; use /v1/chat/completions with response_format",
@@ -55,7 +55,7 @@ def as_refusal(error: ValidationError, body: Any) -> Refusal:
     found = error.errors(include_url=False, include_input=False)[0]
     where, value = _placed(found, body)
     if found["type"].startswith("union_tag"):
-        where += "." + found["ctx"]["discriminator"].strip("'")
+        where += "." + found.get("ctx", {})["discriminator"].strip("'")
     said = _said(found, value)
     return Refusal(f"{where} {said}." if where else f"the request {said}.", param=where or None)
 
@@ -66,7 +66,7 @@ def _placed(found: Any, body: Any) -> tuple[str, Any]:
     for place, part in enumerate(parts):
         is_missing = place == len(parts) - 1 and found["type"] == "missing"
         if isinstance(part, int):
-            where, value = f"{where}[{part}]", value[part]
+            where, value = f"{where}[{part}]", value[part] if isinstance(value, list) else None
         elif isinstance(value, dict) and (part in value or is_missing):
             where, value = f"{where}.{shown(part)}".lstrip("."), value.get(part)
     return where, value

@@ -20,7 +20,9 @@ from smidgen.serving.requests.patterns import CHARACTER, NoGrammar, grammar_of_p
 
 TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 _BY_TYPE = {
-    "object": {"properties", "required", "additionalProperties", "minProperties", "maxProperties", "unevaluatedProperties"},
+    "object": {
+        "properties", "required", "additionalProperties", "minProperties", "maxProperties", "unevaluatedProperties",
+    },
     "array": {"items", "prefixItems", "minItems", "maxItems", "uniqueItems", "additionalItems"},
     "string": {"minLength", "maxLength", "pattern", "format"},
     "number": {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"},
@@ -222,7 +224,8 @@ class _Grammar:
             inside = f"{_under(where)}properties.{name[:60]}"
             if schema is False and name not in required:
                 continue
-            written = f'{quoted(json.dumps(name, ensure_ascii=False))} ws ":" ws {self._rule("member", self._of(schema, inside))}'
+            value = self._rule("member", self._of(schema, inside))
+            written = f'{quoted(json.dumps(name, ensure_ascii=False))} ws ":" ws {value}'
             if name in required:
                 at_start, after = f"{written} {after}", self._rule("rest", f'ws "," ws {written} {after}')
             else:

@@ -1,4 +1,4 @@
-"""Schemas of the arguments of tools, which llama.cpp turns into grammars itself: what it enforces, and what it passes over.
+"""Schemas of the arguments of tools. llama.cpp makes grammars of them itself, and passes over much of what they say.
 
 Looked up in the grammars that it makes (tests/serving/requests/test_on_engine.py does so again). Where a function is
 `strict`, what is passed over is refused; elsewhere the model reads it, nothing enforces it, and a warning says so.

@@ -1,6 +1,6 @@
 """Tools that a model may call, and which of them it must.
 
-A named tool is enforced in the way that llama.cpp can: it is the only one that the model is given, and it must call one.
+A named tool is enforced as llama.cpp can do it: the model is given no other, and must call one.
 """
 
 from typing import Annotated, Any, Literal

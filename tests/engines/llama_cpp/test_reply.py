@@ -77,12 +77,28 @@ def test_a_streamed_reply_has_all_that_a_whole_one_has(tiny: LlamaCppEngine) -> 
     assert lost, "llama.cpp loses nothing any more: take this out"
 
 
-def test_an_error_in_a_stream_is_one_of_ours(tiny: LlamaCppEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b'data: {"error": {"code": 500, "message": "the context shifted"}}', "llama.cpp: the context shifted"),
+        (b'error: {"code": 500, "message": "the context shifted"}', "llama.cpp: the context shifted"),
+        (b'data: {"error": "out of memory"}', "llama.cpp: .*out of memory"),
+        (b'data: {"content": "and the', "broke off its answer"),
+        (b"data: [1]", "broke off its answer"),
+        (b": a comment", "broke off its answer"),
+        (b'data: {"text": "and"}', "does not understand: .*'text': 'and'"),
+        (b'data: {"content": "", "stop": true, "stop_type": "tired"}', "does not understand: .*tired"),
+    ],
+)
+def test_a_broken_stream_is_one_of_our_errors(
+    tiny: LlamaCppEngine, monkeypatch: pytest.MonkeyPatch, line: bytes, said: str
+) -> None:
     class Broken:
         status = 200
 
         def __iter__(self) -> Iterator[bytes]:
-            yield b'data: {"error": {"code": 500, "message": "the context shifted"}}\n'
+            yield b'data: {"content": "Once", "tokens": [5], "tokens_predicted": 1, "stop": false}\n'
+            yield line + b"\n"
 
     class Connection:
         def __init__(self, *_: object, **__: object) -> None: ...
@@ -92,8 +108,11 @@ def test_an_error_in_a_stream_is_one_of_ours(tiny: LlamaCppEngine, monkeypatch: 
             return Broken()
 
     monkeypatch.setattr("smidgen.engines.llama_cpp.server.HTTPConnection", Connection)
-    with pytest.raises(SmidgenError, match="llama.cpp: the context shifted"):
-        tiny.stream([2, 50], 4).text()
+    monkeypatch.setattr("smidgen.engines.llama_cpp.process._ENDING_S", 0.05)
+    reply = tiny.stream([2, 50], 4)
+    assert next(reply) == "Once"
+    with pytest.raises(SmidgenError, match=said):
+        list(reply)
 
 
 def test_a_message_never_becomes_a_control_token(tmp_path: Path) -> None:

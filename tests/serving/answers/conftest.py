@@ -2,12 +2,12 @@
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from smidgen.engines.llama_cpp.engine import read_facts
+from smidgen.engines.llama_cpp.engine import read_facts, require_chat_template
 from smidgen.engines.llama_cpp.server import LlamaServer
 from smidgen.serving.answers.model import AnsweringModel
 from smidgen.serving.answers.scorer import PromptScorer
@@ -16,9 +16,13 @@ from smidgen.serving.upstream import LocalUpstream
 
 @dataclass(frozen=True)
 class Running:
-    """A model that runs. loop: where everything that it does must run."""
+    """A model that runs. loop: where everything that it does must run.
+
+    model: its conversations are rendered by llama.cpp.  rendering: the same, but they are rendered by us.
+    """
 
     model: AnsweringModel
+    rendering: AnsweringModel
     scorer: PromptScorer
     loop: asyncio.Runner
 
@@ -28,5 +32,7 @@ def running(smollm_path: Path) -> Iterator[Running]:
     scorer = PromptScorer(smollm_path, threads=1)
     engine = LlamaServer(smollm_path, ctx_size=512, parallel=2, threads=1)
     with asyncio.Runner() as loop, engine as server:
-        yield Running(AnsweringModel("ours", read_facts(smollm_path), LocalUpstream(server, 2), scorer), scorer, loop)
+        facts = read_facts(smollm_path)
+        model = AnsweringModel("ours", facts, LocalUpstream(server, 2), scorer)
+        yield Running(model, replace(model, template=require_chat_template(facts)), scorer, loop)
         loop.run(scorer.aclose())

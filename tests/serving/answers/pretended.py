@@ -2,22 +2,24 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from smidgen.engines.llama_cpp.engine import Facts
+from smidgen.engines.llama_cpp.engine import Facts, read_facts
 from smidgen.model.tokenizer import Tokenizer
 from smidgen.serving.answers.model import AnsweringModel
 from smidgen.serving.answers.scorer import PromptScorer
-from smidgen.serving.upstream import Answer
+from smidgen.serving.upstream import Answer, Dialect
 
+_facts_of = cache(read_facts)
 Reply = tuple[int, bytes]  # status and body
 
 
 class PretendedAnswer:
-    headers: dict[str, str] = {}
+    headers: Mapping[str, str] = {}
 
     def __init__(self, status: int, body: bytes, hangs: bool) -> None:
         self.status, self._body, self._hangs = status, body, hangs
@@ -40,6 +42,7 @@ class PretendedUpstream:
 
     def __init__(self, answer: Callable[[dict[str, Any]], Reply], hangs: bool = False, slots: int = 4) -> None:
         self.context, self.slots = 64, slots
+        self.dialect: Dialect = "llama.cpp"
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.open = self.most_open = 0
         self._answer, self._hangs = answer, hangs
@@ -98,9 +101,7 @@ def model_on(
     upstream: PretendedUpstream, path: Path | None = None, scorer: PromptScorer | None = None
 ) -> AnsweringModel:
     """A model with the tokenizer of a GGUF file, or with none that we know."""
-    from smidgen.engines.llama_cpp.engine import read_facts
-
-    facts = Facts(64, None, "unknown", False, {}) if path is None else read_facts(path)
+    facts = Facts(64, None, "unknown", False, {}) if path is None else _facts_of(path)
     return AnsweringModel("ours", facts, upstream, scorer)
 
 

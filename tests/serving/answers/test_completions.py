@@ -156,7 +156,6 @@ def test_no_alternatives_are_null(smollm_path: Path) -> None:
         (asked(""), "empty", None),
         (asked([]), "empty", None),
         (asked("One", [10**6]), "from 0 to 49151", None),
-        (asked("One", body={"suffix": "end"}), "leave suffix out", None),
     ],
 )
 def test_prompts_that_are_refused(question: Asked, words: str, code: str | None, smollm_path: Path) -> None:

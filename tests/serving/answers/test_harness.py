@@ -88,14 +88,19 @@ def expected(smollm_path: Path) -> list[tuple[float, bool]]:
         return EngineLM(answers, "ours").loglikelihood(questions())
 
 
-@pytest.mark.parametrize(("tokenized", "batch"), [(True, 8), (False, 4), (True, 1)])
+def harness_on(place: Place, **settings: Any) -> Any:
+    harness: Any = LocalCompletionsAPI
+    return harness(
+        base_url=place.url, model="ours", tokenizer=str(place.tokenizer), tokenizer_backend="huggingface",
+        max_retries=1, **settings,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("tokenized", "batch"), [(True, 8), (False, 4)])
 def test_the_same_scores_as_our_own_class(
     place: Place, expected: list[tuple[float, bool]], tokenized: bool, batch: int
 ) -> None:
-    lm = LocalCompletionsAPI(
-        base_url=place.url, model="ours", tokenizer=str(place.tokenizer), tokenizer_backend="huggingface",
-        tokenized_requests=tokenized, batch_size=batch, max_retries=1,
-    )  # fmt: skip
+    lm = harness_on(place, tokenized_requests=tokenized, batch_size=batch)
     found = lm.loglikelihood(questions(), disable_tqdm=True)
     kind = list if tokenized else str
     assert all(isinstance(one, kind) for one in place.bodies[-1]["prompt"])
@@ -106,9 +111,7 @@ def test_the_same_scores_as_our_own_class(
 
 
 def test_it_writes_answers(place: Place) -> None:
-    lm = LocalCompletionsAPI(
-        base_url=place.url, model="ours", tokenizer=str(place.tokenizer), tokenizer_backend="huggingface", max_retries=1
-    )
+    lm = harness_on(place)
     settings = {"until": ["\n\n"], "max_gen_toks": 6, "temperature": 0}
     (answer,) = lm.generate_until([Instance("generate_until", {}, ("The capital of France is", settings), 0)])
     assert answer

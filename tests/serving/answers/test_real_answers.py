@@ -19,18 +19,21 @@ from tests.serving.answers.conftest import Running
 from tests.serving.answers.pretended import tokenizer_of
 
 EMOJI = [{"role": "user", "content": "Say hi \U0001f44b in Bengali and with emoji"}]
+rendered_by = pytest.mark.parametrize("by_us", [False, True])
 BENGALI = "বাংলা ভাষা বাংলা ভাষা বাংলা"
 
 
-def talked(running: Running, **body: Any) -> dict[str, Any]:
-    return running.loop.run(chat(running.model, read_request("/v1/chat/completions", body)))
+def talked(running: Running, by_us: bool = False, **body: Any) -> dict[str, Any]:
+    model = running.rendering if by_us else running.model
+    return running.loop.run(chat(model, read_request("/v1/chat/completions", body)))
 
 
-def talked_in_pieces(running: Running, **body: Any) -> list[dict[str, Any]]:
+def talked_in_pieces(running: Running, by_us: bool = False, **body: Any) -> list[dict[str, Any]]:
+    model = running.rendering if by_us else running.model
     asked = read_request("/v1/chat/completions", body | {"stream": True})
 
     async def collect() -> list[dict[str, Any]]:
-        return [event async for event in chat_events(running.model, asked)]
+        return [event async for event in chat_events(model, asked)]
 
     return running.loop.run(collect())
 
@@ -48,8 +51,9 @@ def completed_in_pieces(running: Running, **body: Any) -> list[dict[str, Any]]:
     return running.loop.run(collect())
 
 
-def test_emoji_have_one_entry_a_token_and_all_log_probabilities(running: Running) -> None:
-    answer = talked(running, messages=EMOJI, max_tokens=6, temperature=0, logprobs=True, top_logprobs=2)
+@rendered_by
+def test_emoji_have_one_entry_a_token_and_all_log_probabilities(running: Running, by_us: bool) -> None:
+    answer = talked(running, by_us, messages=EMOJI, max_tokens=6, temperature=0, logprobs=True, top_logprobs=2)
     entries = answer["choices"][0]["logprobs"]["content"]
     assert len(entries) == answer["usage"]["completion_tokens"] == 6
     text = bytes(byte for entry in entries for byte in entry["bytes"]).decode()
@@ -59,16 +63,17 @@ def test_emoji_have_one_entry_a_token_and_all_log_probabilities(running: Running
     assert any(entry["token"].startswith("bytes:") for entry in entries)
 
 
-def test_emoji_in_a_stream_have_one_entry_a_token(running: Running) -> None:
+@rendered_by
+def test_emoji_in_a_stream_have_one_entry_a_token(running: Running, by_us: bool) -> None:
     asked = {"messages": EMOJI, "max_tokens": 6, "temperature": 0, "logprobs": True, "top_logprobs": 1}
-    events = talked_in_pieces(running, **asked)
+    events = talked_in_pieces(running, by_us, **asked)
     entries = [
         entry
         for event in events[:-1]
         for entry in (event["choices"][0]["logprobs"] or {"content": []})["content"]
     ]  # fmt: skip
     assert len(entries) == events[-1]["usage"]["completion_tokens"] == 6
-    whole = talked(running, **asked)["choices"][0]["logprobs"]["content"]
+    whole = talked(running, by_us, **asked)["choices"][0]["logprobs"]["content"]
     assert [entry["bytes"] for entry in entries] == [entry["bytes"] for entry in whole]
 
 
@@ -84,8 +89,9 @@ def test_bengali_in_the_shape_of_completions(running: Running, tokens: int) -> N
     assert max(found["text_offset"]) <= len(choice["text"])
 
 
-def test_three_answers(running: Running) -> None:
-    answer = talked(running, messages=EMOJI, max_tokens=4, n=3, temperature=0)
+@rendered_by
+def test_three_answers(running: Running, by_us: bool) -> None:
+    answer = talked(running, by_us, messages=EMOJI, max_tokens=4, n=3, temperature=0)
     assert answer["usage"]["completion_tokens"] == 12
     single = talked(running, messages=EMOJI, max_tokens=4, temperature=0)
     assert answer["usage"]["prompt_tokens"] == single["usage"]["prompt_tokens"]
@@ -133,9 +139,10 @@ def test_a_begun_answer_goes_on(running: Running) -> None:
     assert "".join(event["choices"][0]["delta"].get("content", "") for event in pieces[:-1]) == whole
 
 
-def test_too_long_a_conversation_names_both_numbers(running: Running) -> None:
+@rendered_by
+def test_too_long_a_conversation_names_both_numbers(running: Running, by_us: bool) -> None:
     with pytest.raises(Refusal, match=r"8\d\d tokens.* 512 tokens") as found:
-        talked(running, messages=[{"role": "user", "content": "word " * 800}])
+        talked(running, by_us, messages=[{"role": "user", "content": "word " * 800}])
     assert (found.value.status, found.value.code) == (400, "context_length_exceeded")
 
 

@@ -63,6 +63,14 @@ def test_the_sentence_says_what_was_refused_and_why() -> None:
     assert "could not judge this answer by its policy weapons" in refusal_text([ALLOWED, UNDECIDED])
 
 
+def test_decisions_on_prompt_and_answer_stand_together() -> None:
+    answered = with_extension({}, [ALLOWED])
+    both = with_extension(answered, [REFUSED], {"US_SSN": 1})["smidgen"]
+    assert [one["on"] for one in both["guard"]] == ["prompt", "answer"]
+    assert with_extension(answered, [REFUSED, ALLOWED])["smidgen"]["guard"] == both["guard"]
+    assert with_extension(answered, [], {"US_SSN": 1})["smidgen"]["guard"] == answered["smidgen"]["guard"]
+
+
 def test_refused_answers_are_replaced_and_the_others_stay() -> None:
     body = {
         "id": "1", "object": "chat.completion", "usage": {"total_tokens": 9},
@@ -74,7 +82,7 @@ def test_refused_answers_are_replaced_and_the_others_stay() -> None:
     }  # fmt: skip
     done = refuse_choices(body, [Decision("town", "answer", "allowed", "allow", 0.1, "", 0.1, choice=0), UNDECIDED])
     assert done["choices"][0] == body["choices"][0]
-    assert "answer" not in str(done["choices"][1]["message"]["content"]) and done["choices"][1]["logprobs"] is None
+    assert "answer 1" not in str(done["choices"][1]) and done["choices"][1]["logprobs"] is None
     assert done["choices"][1]["finish_reason"] == "content_filter"
     assert done["usage"] == {"total_tokens": 9}
     text = {"object": "text_completion", "choices": [{"index": 0, "text": "bad", "finish_reason": "stop"}]}

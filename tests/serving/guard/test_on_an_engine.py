@@ -19,7 +19,7 @@ from smidgen.serving.upstream import LocalUpstream
 
 @pytest.fixture(scope="module")
 def server(smollm_path: Path) -> Iterator[LlamaServer]:
-    with LlamaServer(smollm_path, ctx_size=512, threads=1, parallel=1) as server:
+    with LlamaServer(smollm_path, ctx_size=384, threads=1, parallel=1) as server:
         yield server
 
 
@@ -42,12 +42,12 @@ def test_with_any_share_it_gives_a_probability(
     server: LlamaServer, facts: Facts, protocol: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(judging, "LEAST_SHARE", 1e-30)
-    monkeypatch.setattr(judging, "_ALTERNATIVES", 8192)
-    long = "Bread is made of flour and water. " * 45  # more than the context
+    monkeypatch.setattr(judging, "_ALTERNATIVES", 4096)
+    long = "Bread is made of flour and water. " * 25  # more than the context
     messages: list[dict[str, Any]] = [{"role": "user", "content": "How do I bake bread?"}]
 
     async def judged() -> None:
-        guard = guard_on(server, facts, protocol)
+        guard = guard_on(server, facts, protocol, 1)
         for text in ("Mix flour and water.", long):
             for one in await guard.judge("answer", messages, text):
                 # What it names as categories, should it say "unsafe", is no matter here.
@@ -58,7 +58,7 @@ def test_with_any_share_it_gives_a_probability(
 
 
 def test_an_engine_that_was_ended_is_undecided(smollm_path: Path, facts: Facts) -> None:
-    server = LlamaServer(smollm_path, ctx_size=512, threads=1, parallel=1)
+    server = LlamaServer(smollm_path, ctx_size=384, threads=1, parallel=1)
     guard = guard_on(server, facts, "shieldgemma")
     server.close()
     found = asyncio.run(guard.judge("prompt", [], "How do I bake bread?"))

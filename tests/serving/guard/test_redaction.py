@@ -75,6 +75,16 @@ def test_prompts_are_redacted_and_token_ids_refused(redactor: Redactor) -> None:
 def test_a_text_that_is_too_long_is_not_passed_through_unread(redactor: Redactor) -> None:
     with pytest.raises(SmidgenError, match="characters"):
         redactor.text("x" * (LONGEST_TEXT + 1))
+    half = {"role": "user", "content": "x" * (LONGEST_TEXT // 2 + 1)}
+    with pytest.raises(SmidgenError, match="characters"):
+        redactor.messages([half, half])
+    with pytest.raises(SmidgenError, match="characters"):
+        redactor.prompt([half["content"]] * 2)
+
+
+def test_a_log_gets_redacted_texts_and_of_long_ones_the_length(redactor: Redactor) -> None:
+    assert redactor.for_log("I am a@example.com") == "I am <EMAIL_ADDRESS>"
+    assert redactor.for_log("x" * (LONGEST_TEXT + 1)).startswith("<524289 characters")
 
 
 def test_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -171,9 +171,27 @@ def test_the_refusal_is_the_last_of_it_and_reading_stops() -> None:
     out = asyncio.run(go())
     assert said(out, 0) == "good. " * 4
     assert out[-1]["choices"][0]["finish_reason"] == "content_filter"
-    assert "refuses this answer: policy weapons" in out[-1]["choices"][0]["delta"]["refusal"]
+    delta = out[-1]["choices"][0]["delta"]
+    assert "refuses this answer: policy weapons" in delta["refusal"] and "content" not in delta
     assert out[-1]["smidgen"]["guard"][0]["verdict"] == "refused"
     assert read == 7 and len(told) == 3
+
+
+def test_where_nothing_went_out_the_refusal_is_all_that_is_said() -> None:
+    out, _ = run([chat_chunk(0, {"content": "bad"}), chat_chunk(0, {}, "stop")], lambda text: "bad" in text)
+    assert out[0]["choices"][0]["delta"]["content"] == out[0]["choices"][0]["delta"]["refusal"]
+
+
+def test_what_was_flagged_once_stays_flagged() -> None:
+    chunks = [*([text_chunk(0, "word. ")] * 9), text_chunk(0, "", "stop")]
+
+    async def whole() -> list[Chunk]:
+        async def judge(index: int, text: str) -> list[Decision]:
+            return [decision("flagged", "flag") if len(text) < 20 else decision()]
+
+        return [chunk async for chunk in guarded(source(chunks), judge, every=6)]
+
+    assert asyncio.run(whole())[-1]["smidgen"]["guard"][0]["verdict"] == "flagged"
 
 
 @pytest.mark.parametrize(

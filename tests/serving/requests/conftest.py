@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 import pytest
-from tests import tiny_models
 
 from smidgen.engines.llama_cpp.server import LlamaServer
+from tests import tiny_models
 
 # Qwen2.5's way of showing tools and calls, in our words.
 TEMPLATE = """\
