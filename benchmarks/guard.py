@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import csv
 import hashlib
+import io
 import json
 import tempfile
 from collections.abc import Sequence
@@ -50,7 +51,7 @@ class Item:
 
 def read(path: Path) -> list[Item]:
     """Raises SmidgenError for a file that is not of that form."""
-    rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
+    rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
     if not rows or any(row.get("label") not in ("safe", "unsafe") or not row.get("prompt") for row in rows):
         raise SmidgenError(f"{path.name} has no columns prompt and label with safe and unsafe.")
     return [Item(row["prompt"], row["label"] == "unsafe") for row in rows]

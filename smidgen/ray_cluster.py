@@ -3,10 +3,13 @@
 `distillation/team/cluster.py` trains on it, `serving/replicas.py` serves from it. Ray is the extra `cluster`.
 """
 
+import ctypes
 import logging
 import os
 import secrets
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +27,7 @@ _SETTINGS = {
 #: For a Ray of our own: it listens on loopback, as Ray does by itself on macOS and Windows; and what listens asks for a
 #: token, without which anybody on this machine could have programs run.
 _ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
+_SIGACTION_BYTES = 1024  # more than the structure has anywhere
 _OBJECTS = 2**28  # bytes for what processes of a Ray of our own hand each other: text, and how it goes
 
 
@@ -52,7 +56,7 @@ def connected(address: str, cpus: int = 1) -> Iterator[Any]:
     # For each worker that ends Ray would print a paragraph on stdout. What that means is told by whoever needs it.
     ray._private.worker.print_to_stdstream = lambda *_, **__: None  # pyright: ignore
     try:
-        with silenced():
+        with silenced(), _sigterm_kept():
             ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **alone)
             there = int(ray.cluster_resources().get("CPU", 0))
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
@@ -86,6 +90,23 @@ def silenced() -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """What is done at SIGTERM stays as it was. Ray would write a stack trace; undone in C, as threads may not."""
+    if sys.platform == "win32":
+        yield
+        return
+    library, kept = ctypes.CDLL(None), ctypes.create_string_buffer(_SIGACTION_BYTES)
+    handler = signal.getsignal(signal.SIGTERM)
+    library.sigaction(signal.SIGTERM, None, kept)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+        library.sigaction(signal.SIGTERM, kept, None)
 
 
 def last_line(error: Exception) -> str:

@@ -129,7 +129,7 @@ class _Front:
                 group.cancel_scope.cancel()
                 with anyio.CancelScope(shield=True):
                     for scorer in self._scorers.values():
-                        scorer.close()
+                        await scorer.aclose()
                     await self._pool.close()
                     self._door.budgets.save()
 

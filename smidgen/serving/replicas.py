@@ -33,7 +33,7 @@ _HEALTH = {
     "health_check_timeout_s": 600,  # it may have to load the model again
     "graceful_shutdown_wait_loop_s": 0.1,
     "graceful_shutdown_timeout_s": 1,
-    "max_constructor_retry_count": 2,
+    "max_constructor_retry_count": 1,  # at first; one that was running is tried again for ever
 }
 _LOOK_EVERY_S = 5.0  # while a request waits for the first word: whether there is anybody to answer
 _STARTING_S = 0.2

@@ -63,6 +63,7 @@ def test_a_client_that_does_not_read_has_gone(monkeypatch: pytest.MonkeyPatch) -
         await send({"type": "http.response.start", "status": 200, "headers": []})
         while not watch.done():
             await send({"type": "http.response.body", "body": b"a" * 2**20, "more_body": True})
+            await asyncio.sleep(0)
         assert watch.result()["type"] == "http.disconnect"
         gone.set()
 

@@ -215,6 +215,8 @@ def test_no_body_ends_or_stops_it(server: Served, body: dict[str, Any] | bytes) 
 def test_no_text_is_in_any_log_and_figures_stand_in_the_one_that_was_asked_for(server: Served) -> None:
     assert answers(server)
     server.post("/nowhere", question())
+    while '"status": 404' not in (server.folder / "requests.jsonl").read_text():
+        time.sleep(0.05)
     for file in server.folder.rglob("*"):
         assert not file.is_file() or MARKER.encode() not in file.read_bytes(), file
     lines = [json.loads(line) for line in (server.folder / "requests.jsonl").read_text().splitlines()]

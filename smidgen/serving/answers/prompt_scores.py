@@ -62,7 +62,8 @@ async def prompt_scores(model: AnsweringModel, prompts: Sequence[Prompt], altern
 def _scores(model: AnsweringModel, prompt: Prompt, found: TextScores, alternatives: int) -> PromptScores:
     tokenizer = model.facts.tokenizer
     assert tokenizer is not None
-    hidden = prompt.ids[0] == tokenizer.bos_id and tokenizer.adds_bos  # put there by the tokenizer, not by a person
+    # Put there by the tokenizer, not by a person.
+    hidden = prompt.ids[0] == tokenizer.bos_id and not prompt.text.startswith(tokenizer.token_text(prompt.ids[0]))
     entries = [TokenEntry(prompt.ids[0], model.piece(prompt.ids[0]), None, None, shown=not hidden)]
     for token, logprob, top in zip(prompt.ids[1:], found.own, found.top, strict=False):
         likeliest = tuple(Alternative(model.piece(one), value) for one, value in top[:alternatives])

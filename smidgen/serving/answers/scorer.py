@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import anyio
+
 from smidgen.engines.machine import default_threads
 from smidgen.errors import EngineEnded
 from smidgen.serving.refusals import Refusal
@@ -60,7 +62,7 @@ class PromptScorer:
                 await self.aclose()
                 raise Refusal(answer["refused"], answer["status"])
             self._idle = asyncio.get_running_loop().call_later(_IDLE_S, self.close)
-        return [TextScores(one["own"], [[(t, p) for t, p in top] for top in one["top"]]) for one in answer["scores"]]
+        return answer["scores"]
 
     def close(self) -> None:
         """End the process at once, and what it is doing. Safe to call twice; the next request starts another."""
@@ -93,7 +95,7 @@ class PromptScorer:
             pass  # it has ended; it may have said why
         try:
             size = int(await process.stdout.readline())
-            return json.loads(await process.stdout.readexactly(size))
+            return await anyio.to_thread.run_sync(_read, await process.stdout.readexactly(size))
         except (OSError, ValueError, asyncio.IncompleteReadError) as error:
             raise EngineEnded(
                 "the process that scores prompts ended while it worked on this request, perhaps because memory ran "
@@ -110,3 +112,13 @@ class PromptScorer:
         assert process.stdin is not None
         process.stdin.write(json.dumps(self._settings).encode() + b"\n")
         return process
+
+
+def _read(raw: bytes) -> dict[str, Any]:
+    """An answer of the process, its scores as such."""
+    answer = json.loads(raw)
+    scores = [
+        TextScores(one["own"], [[(token, logprob) for token, logprob in top] for top in one["top"]])
+        for one in answer.get("scores", ())
+    ]
+    return {**answer, "scores": scores}

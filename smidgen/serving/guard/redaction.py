@@ -5,13 +5,14 @@ authorities. Names and postal addresses are not: presidio finds them by language
 None of presidio's parts opens a connection here: its recogniser of e-mail addresses would fetch the list of public
 suffixes, and gets the one that is installed.
 
-presidio is heavy (it loads spaCy, and torch and transformers where they are) and in an extra, `smidgen[guard]`; it is
-loaded when a `Redactor` is made.
+presidio is heavy and in an extra, `smidgen[guard]`; it is loaded when a `Redactor` is made.
 """
 
 import importlib.util
+import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from smidgen.errors import SmidgenError, Unsupported
@@ -46,10 +47,11 @@ class Redactor:
 
     def __init__(self) -> None:
         require_presidio()
-        self._analyzer = _analyzer()
-        from presidio_anonymizer import AnonymizerEngine
+        with _as_if_missing("torch", "transformers"):
+            self._analyzer = _analyzer()
+            from presidio_anonymizer import AnonymizerEngine
 
-        self._anonymizer = AnonymizerEngine()
+            self._anonymizer = AnonymizerEngine()
 
     def text(self, text: str) -> tuple[str, dict[str, int]]:
         """The text with each passage replaced by its kind, such as <EMAIL_ADDRESS>, and how many of each there were.
@@ -113,6 +115,19 @@ def _refuse_long(value: Any) -> None:
 
 # Values that say what something is, and are compared with others: roles, kinds, ids of calls.
 _NAMES = frozenset({"role", "type", "id", "tool_call_id", "call_id"})
+
+
+@contextmanager
+def _as_if_missing(*packages: str) -> Iterator[None]:
+    """Imports of these fail meanwhile, unless they are loaded: presidio would load them (300 MB, and seconds) for
+    recognisers that are not used here."""
+    hidden = [name for name in packages if name not in sys.modules]
+    sys.modules |= dict.fromkeys(hidden)
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 def _analyzer() -> Any:

@@ -126,6 +126,23 @@ def test_only_the_prompts_scores(smollm_path: Path) -> None:
     assert not upstream.asked
 
 
+@pytest.mark.parametrize(
+    ("prompt", "tokens", "offsets"),
+    [
+        ("Hello world", ["<bos>", "Hello", " world"], [0, 0, 5]),
+        ("<bos>Hello", ["<bos>", "Hello"], [0, 5]),
+        (" Hello", ["<bos>", " Hello"], [0, 0]),
+    ],
+)
+def test_a_bos_that_the_tokenizer_adds_has_no_place_in_the_text(
+    prompt: str, tokens: list[str], offsets: list[int], gemma_path: Path
+) -> None:
+    choice = choices_of(upstream_that_says(), gemma_path, asked(prompt, max_tokens=0, echo=True, logprobs=0))[0]
+    assert choice["text"] == prompt
+    assert choice["logprobs"]["tokens"] == tokens
+    assert choice["logprobs"]["text_offset"] == offsets
+
+
 def test_one_more_token_comes_from_the_scores_where_it_is_the_likeliest(smollm_path: Path) -> None:
     """Harnesses ask so; the prompt is read once only. Anything that shapes the choice is left to the engine."""
     upstream = upstream_that_says("x")
