@@ -4,7 +4,7 @@ By default the threads wait in a busy loop, of milliseconds. With any other work
 small operations up to 30 times slower, so before torch is loaded they are told to sleep instead. llama.cpp's threads
 meet some hundred times for every token: asleep in between, they decode at less than half their speed; in long busy
 loops, they burn the time in which the thread that they wait for could run, and decode at a hundredth of it beside other
-work. So they look so many times, some hundredths of a millisecond, and then sleep (benchmarks/busy.py). The wheel has
+work. So they look so many times, about a hundredth of a millisecond, and then sleep (benchmarks/busy.py). The wheel has
 an OpenMP of its own, which reads the variables when it is loaded.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _POLICY, _ASLEEP = "OMP_WAIT_POLICY", "PASSIVE"
-_LOOKS, _LOOKS_OF_LLAMA_CPP = "GOMP_SPINCOUNT", "1000"
+_LOOKS, _LOOKS_OF_LLAMA_CPP = "GOMP_SPINCOUNT", "300"
 
 
 def wait_asleep() -> None:

@@ -7,10 +7,10 @@ environment variables. What the repository has already is looked at first: nothi
 and what smidgen sent there earlier about another model is removed.
 """
 
-import sys
+import io
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from json import JSONDecodeError
 from pathlib import Path
@@ -18,16 +18,17 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import ModelInfo
-from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, logging
 
 from smidgen.errors import SmidgenError, printable
 from smidgen.formats.hub.hub import DEFAULT_REVISION, HubModel
 from smidgen.formats.hub.transfer import NO_NETWORK, endpoint, is_offline
 from smidgen.owned import MANIFEST
-from smidgen.progress import is_quiet
+from smidgen.progress import Task, track
 from smidgen.publishing.companions import WRITTEN
 from smidgen.version import __version__
 
+_LARGE = (".gguf", ".safetensors")
 _AGAIN = "Run the same command again: what has arrived there is not sent twice."
 
 
@@ -65,22 +66,20 @@ def upload(folder: Path, names: Sequence[str], wish: HubModel, wishes: Wishes) -
             "HF_TOKEN or run `hf auth login`."
         )
     api = HfApi(endpoint=endpoint(), library_name="smidgen", library_version=__version__, token=token)
-    with _explained(wish), _library_set():
+    with _explained(wish), _library_quiet():
         there = _repository(api, wish, wishes)
         present = [] if there is None else [file.rfilename for file in there.siblings or []]
         _refuse_to_replace(wish, names, present, wishes)
         outdated = [name for name in present if MANIFEST in present and name in WRITTEN and name not in names]
-        done = api.create_commit(
-            wish.repo,
-            [
-                *(CommitOperationAdd(name, folder / name) for name in names),
-                *(CommitOperationDelete(name) for name in outdated),
-            ],
-            commit_message=wishes.message or f"Made with smidgen {__version__}",
-            revision=wish.revision,
-            create_pr=wishes.pull_request,
-            parent_commit=None if there is None else there.sha,
-        )
+        with _additions(folder, names) as additions:
+            done = api.create_commit(
+                wish.repo,
+                [*additions, *map(CommitOperationDelete, outdated)],
+                commit_message=wishes.message or f"Made with smidgen {__version__}",
+                revision=wish.revision,
+                create_pr=wishes.pull_request,
+                parent_commit=None if there is None else there.sha,
+            )
     return Sent(printable(done.pr_url or address_of(wish.repo)), done.oid)
 
 
@@ -115,19 +114,50 @@ def _refuse_to_replace(wish: HubModel, names: Sequence[str], present: Sequence[s
 
 
 @contextmanager
-def _library_set() -> Iterator[None]:
-    """No reports to anybody, bars on a terminal only, and the library's advice to programmers nowhere."""
+def _additions(folder: Path, names: Sequence[str]) -> Iterator[list[CommitOperationAdd]]:
+    """The files for the library; the bar moves while it reads the large ones to send them."""
+    large = [name for name in names if name.endswith(_LARGE)]
+    with ExitStack() as stack:
+        task = stack.enter_context(
+            track("Sending", sum((folder / name).stat().st_size for name in large), in_bytes=True)
+        )
+        files = {name: stack.enter_context(_Watched(folder / name, task)) for name in large}
+        yield [CommitOperationAdd(name, files.get(name, folder / name)) for name in names]
+
+
+class _Watched(io.BufferedReader):
+    """A file whose reading moves a bar. It is read once to be hashed, then sent, and sent again after a break."""
+
+    def __init__(self, path: Path, task: Task) -> None:
+        super().__init__(io.FileIO(path))
+        self._size, self._task = path.stat().st_size, task
+        self._hashed, self._sent = False, 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        place = self.tell()
+        if self._hashed and place > self._sent:
+            self._task.advance(place - self._sent)
+            self._sent = place
+        self._hashed = self._hashed or place == self._size
+        return data
+
+
+@contextmanager
+def _library_quiet() -> Iterator[None]:
+    """No reports to anybody; no bars beside ours, and no advice to programmers."""
     constants.HF_HUB_DISABLE_TELEMETRY = True  # another part of this process may have loaded the library before
-    hidden, by_lfs = are_progress_bars_disabled(), constants.HF_HUB_DISABLE_XET
+    hidden, by_lfs, level = are_progress_bars_disabled(), constants.HF_HUB_DISABLE_XET, logging.get_verbosity()
     constants.HF_HUB_DISABLE_XET = True
-    if is_quiet() or not sys.stderr.isatty():
-        disable_progress_bars()
+    disable_progress_bars()
+    logging.set_verbosity_error()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         constants.HF_HUB_DISABLE_XET = by_lfs
+        logging.set_verbosity(level)
         if not hidden:
             enable_progress_bars()
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import aclosing
 from typing import Any
 
+import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from smidgen.serving.journal import Entry, Journal
@@ -49,7 +50,8 @@ class Accounts:
                 account.close()
             seconds = time.monotonic() - began
             self._metrics.answered(entry.endpoint, status, seconds)
-            self._journal.write(entry, status, seconds)
+            with anyio.CancelScope(shield=True):
+                await self._journal.write(entry, status, seconds)
 
     def _name_of(self, path: str) -> str:
         if path.startswith(_ONE_MODEL):

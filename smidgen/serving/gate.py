@@ -99,7 +99,7 @@ class Pass:
         """An answer as it may go out: judged, and with what was decided."""
         if self.guard is None:
             return with_extension(answer, [], self.redacted)
-        found = await self.guard.judge_answer(self.asked.messages or [], answer)
+        found = await self._judged_choices(self.guard, answer)
         for decision in found:
             self.count(decision)
         return with_extension(refuse_choices(answer, found), self.decisions + found, self.redacted)
@@ -118,11 +118,25 @@ class Pass:
             async for event in chunks:
                 yield event
 
-    def _guarded(self, guard: Guard, events: Events) -> Events:
-        messages = self.asked.messages or []
+    async def _judged_choices(self, guard: Guard, answer: dict[str, Any]) -> list[Decision]:
+        """Each choice beside what it answers."""
+        found: list[Decision] = []
+        for choice in answer["choices"]:
+            alone = {**answer, "choices": [choice]}
+            decided = await guard.judge_answer(self._before(choice["index"]), alone)
+            several = len(answer["choices"]) > 1
+            found += [replace(one, choice=choice["index"] if several else None) for one in decided]
+        return found
 
+    def _before(self, index: int) -> list[dict[str, Any]]:
+        """The conversation that choice `index` goes on with."""
+        if self.asked.messages is not None:
+            return self.asked.messages
+        return [{"role": "user", "content": self.asked.prompts[index // self.asked.n]}]
+
+    def _guarded(self, guard: Guard, events: Events) -> Events:
         async def judge(index: int, text: str) -> list[Decision]:
-            return await guard.judge("answer", messages, text)
+            return await guard.judge("answer", self._before(index), text)
 
         def count(decisions: list[Decision]) -> None:
             for decision in decisions:

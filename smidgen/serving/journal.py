@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
+import anyio
+
 from smidgen.errors import SmidgenError, printable
 
 
@@ -31,7 +33,7 @@ class Entry:
 class Journal:
     """file: where lines are added, `-` for stderr, None for nowhere.  texts: whether prompts and answers are in them.
 
-    redact: what is done to texts first.  Raises SmidgenError for a file that cannot be written.
+    redact: what is done to texts first, in a thread.  Raises SmidgenError for a file that cannot be written.
     """
 
     def __init__(
@@ -47,7 +49,7 @@ class Journal:
             except OSError as error:
                 raise SmidgenError(f"the log {printable(file)} cannot be written: {error.strerror}.") from error
 
-    def write(self, entry: Entry, status: int, seconds: float) -> None:
+    async def write(self, entry: Entry, status: int, seconds: float) -> None:
         """Add a line. A disk that is full loses it, not the request."""
         if self._file is None:
             return
@@ -57,16 +59,17 @@ class Journal:
             "completion_tokens": entry.completion_tokens,
         }  # fmt: skip
         if self.texts:
-            line |= {"prompt": self._shown(entry.prompt), "answer": self._shown(entry.answer)}
+            texts = {"prompt": entry.prompt, "answer": entry.answer}
+            line |= texts if self._redact is None else await anyio.to_thread.run_sync(self._redacted, texts)
         with suppress(OSError, ValueError):
             print(json.dumps(line, ensure_ascii=False), file=self._file, flush=True)
 
-    def _shown(self, value: Any) -> Any:
+    def _redacted(self, value: Any) -> Any:
         """The same with every text in it redacted."""
-        if isinstance(value, str):
-            return value if self._redact is None else self._redact(value)
+        if isinstance(value, str) and self._redact is not None:
+            return self._redact(value)
         if isinstance(value, list | tuple):
-            return [self._shown(one) for one in value]
+            return [self._redacted(one) for one in value]
         if isinstance(value, dict):
-            return {key: self._shown(one) for key, one in value.items()}
+            return {key: self._redacted(one) for key, one in value.items()}
         return value

@@ -109,7 +109,7 @@ def serve(
     ]
     refuse_same_names(models)
     redactor = Redactor() if redact_prompts or (log_text and guard is not None) else None
-    journal = Journal(log, log_text, None if redactor is None else lambda text: redactor.text(text)[0])
+    journal = Journal(log, log_text, None if redactor is None else redactor.for_log)
     door = Door(
         hosts={*own_names(host), *allow_hosts}, origins=allow_origins, any_address=not is_loopback(host), keys=held,
         budgets=Budgets(_budgets_file(keys)), seconds=time_limit, most_tokens=max_tokens,
@@ -139,7 +139,15 @@ def _guard(
     chosen = default_policies(protocol.name) if policies is None else read_policies(Path(policies))
     progress.say(f"The guard {hosted.name} speaks {protocol.title}'s protocol ({protocol.why}).")
     with hosted.start(threads) as server:
-        yield Guard(LocalUpstream(server, 1), hosted.facts, protocol, chosen)
+
+        def guard() -> Guard:
+            return Guard(LocalUpstream(server, 1), hosted.facts, protocol, chosen)
+
+        for decision in asyncio.run(guard().judge("prompt", [], "Hello.")):
+            if decision.verdict == "undecided":
+                progress.say(f"Note: the guard cannot decide of a plain hello by {decision.policy}: {decision.reason}")
+                break
+        yield guard()
 
 
 def _keys(api_key: str | None, file: str | os.PathLike[str] | None) -> list[Key]:

@@ -4,16 +4,17 @@ The front does not know whether that is a llama.cpp beside it, several on other 
 engine.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, Literal, Protocol
 
 import anyio
-import httpx2
 
 from smidgen.engines.llama_cpp.server import LlamaServer
 from smidgen.engines.vllm import VllmServer
 from smidgen.errors import EngineEnded
+from smidgen.serving.wire import BROKEN, WireAnswer, exchange
 
 Dialect = Literal["llama.cpp", "openai"]
 
@@ -62,41 +63,44 @@ class LocalUpstream:
     def __init__(self, server: LlamaServer | VllmServer, slots: int) -> None:
         self.dialect: Dialect = "openai" if isinstance(server, VllmServer) else "llama.cpp"
         self.server, self.context, self.slots = server, server.ctx_size, slots
-        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
-        # Without the proxies that the environment names: the engine is on this machine.
-        self._client = httpx2.AsyncClient(timeout=None, limits=limits, trust_env=False)
 
     @asynccontextmanager
     async def exchange(self, method: str, path: str, body: dict[str, Any] | None) -> AsyncIterator[Answer]:
         """See `Upstream`."""
-        lease = self.server.lend()
-        address = await anyio.to_thread.run_sync(lease.__enter__)  # it may have to start again, which takes a while
-        try:
-            request = self._client.build_request(method, address + path, json=body, headers=self.server.headers)
+        async with self._lent() as address, AsyncExitStack() as stack:
             try:
-                answer = await self._client.send(request, stream=True)
-            except httpx2.HTTPError as error:
+                asked = exchange(method, address, path, body, self.server.headers)
+                answer = await stack.enter_async_context(asked)
+            except BROKEN as error:
                 raise await self._why_it_broke() from error
-            try:
-                yield _LocalAnswer(answer, self)
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await answer.aclose()
-        finally:
-            lease.__exit__(None, None, None)
+            yield _LocalAnswer(answer, self)
 
     def close(self) -> None:
         """End the engine."""
         self.server.close()
+
+    @asynccontextmanager
+    async def _lent(self) -> AsyncIterator[str]:
+        """The engine's address. It may have to start again, which takes a while; who leaves meanwhile gives it back."""
+        lease = self.server.lend()
+        entering = asyncio.ensure_future(anyio.to_thread.run_sync(lease.__enter__))
+
+        def give_back(entered: "asyncio.Future[str]") -> None:
+            if not entered.cancelled() and entered.exception() is None:
+                lease.__exit__(None, None, None)
+
+        try:
+            yield await asyncio.shield(entering)
+        finally:
+            entering.add_done_callback(give_back)
 
     async def _why_it_broke(self) -> EngineEnded:
         return await anyio.to_thread.run_sync(self.server.why_it_broke)
 
 
 class _LocalAnswer:
-    def __init__(self, answer: httpx2.Response, upstream: LocalUpstream) -> None:
-        self.status = answer.status_code
-        self.headers: Mapping[str, str] = answer.headers
+    def __init__(self, answer: WireAnswer, upstream: LocalUpstream) -> None:
+        self.status, self.headers = answer.status, answer.headers
         self._answer, self._upstream = answer, upstream
 
     async def read(self) -> bytes:
@@ -104,7 +108,7 @@ class _LocalAnswer:
 
     async def pieces(self) -> AsyncIterator[bytes]:
         try:
-            async for piece in self._answer.aiter_raw():
+            async for piece in self._answer.pieces():
                 yield piece
-        except httpx2.HTTPError as error:
+        except BROKEN as error:
             raise await self._upstream._why_it_broke() from error

@@ -48,10 +48,11 @@ def frame_of(shelf: Shelf, name: object) -> str:
     return f'<iframe class="card" sandbox src="/card/{shelf.all.index(model)}" title="{title}"></iframe>'
 
 
-def build_card(shelf: Shelf) -> tuple[Any, Any]:
+def build_card(shelf: Shelf, tab: Any) -> tuple[Any, Any]:
     """The tab's content. Returns its choice of the model, and the frame, which other tabs may set."""
     first = next((model for model in shelf.given if model.card is not None), shelf.given[0])
-    choice = gr.Dropdown(shelf.names, value=first.name, label="Model", filterable=False)
-    frame = gr.Markdown(frame_of(shelf, first.name), elem_id="card", sanitize_html=False)
-    choice.change(lambda name: frame_of(shelf, name), [choice], [frame], concurrency_limit=None, show_progress="hidden")
+    choice = gr.Dropdown(shelf.names, value=first.name, label="Model", filterable=False, elem_id="card-model")
+    frame = gr.Markdown(elem_id="card", sanitize_html=False)
+    for begins in (choice.change, tab.select):  # a card may have come meanwhile
+        begins(lambda name: frame_of(shelf, name), [choice], [frame], concurrency_limit=None, show_progress="hidden")
     return choice, frame

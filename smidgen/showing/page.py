@@ -30,8 +30,8 @@ def build_page(shelf: Shelf, box: BallotBox, desk: CutDesk) -> FastAPI:
                 chat = build_chat(shelf)
             with gr.Tab("Compare", id="compare"):
                 build_compare(shelf, box)
-            with gr.Tab("Card", id="card"):
-                card = build_card(shelf)
+            with gr.Tab("Card", id="card") as tab:
+                card = build_card(shelf, tab)
             with gr.Tab("Cut", id="cut"):
                 on_load = build_cut(shelf, desk, tabs, chat, card)
         on_load(blocks)

@@ -14,16 +14,18 @@ import uvicorn
 from hypothesis import HealthCheck, Phase, settings
 from schemathesis import Case
 from schemathesis.specs.openapi.checks import (
-    content_type_conformance, response_schema_conformance, status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
 )  # fmt: skip
-from tests import tiny_models
-from tests.serving.requests.conftest import TEMPLATE
 
 from smidgen.serving.front import Door, build_front
 from smidgen.serving.hosting import Hosted
 from smidgen.serving.openapi import openapi
 from smidgen.serving.pool import Pool
 from smidgen.serving.upstream import LocalUpstream
+from tests import tiny_models
+from tests.serving.requests.conftest import TEMPLATE
 
 
 @pytest.fixture(scope="module")
@@ -52,18 +54,15 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 schema = schemathesis.openapi.from_dict(openapi(models=("tiny",)))
+schema.config.phases.coverage.enabled = False  # made at once for all, which takes minutes
 
 
 @schema.parametrize()
-@settings(
-    max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate]
-)
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
 def test_answers_keep_to_the_description(case: Case, address: str) -> None:
-    case.call_and_validate(
-        base_url=address,
-        checks=[
-            schemathesis.checks.not_a_server_error, status_code_conformance, content_type_conformance,
-            response_schema_conformance,
-        ],
-        timeout=60,
-    )  # fmt: skip
+    response = case.call(base_url=address, timeout=60)
+    no_infill = case.path == "/infill" and response.status_code == 501  # the tiny model has no tokens for it
+    assert response.status_code < 500 or no_infill, response.text
+    case.validate_response(
+        response, checks=[status_code_conformance, content_type_conformance, response_schema_conformance]
+    )

@@ -25,8 +25,8 @@ _LLAMA_CPPS = frozenset({
     "reasoning_format", "thinking_budget_tokens",
 })  # fmt: skip
 _OF_CHATS = frozenset({
-    "messages", "tools", "tool_choice", "parallel_tool_calls", "response_format", "max_tokens", "logprobs",
-    "top_logprobs",
+    "messages", "tools", "tool_choice", "parallel_tool_calls", "response_format", "reasoning_format", "max_tokens",
+    "logprobs", "top_logprobs",
 })  # fmt: skip
 # llama.cpp's tokenizer calls itself for each character that one of its patterns goes on with, and ends the process
 # after some 23,000 of them.
@@ -43,7 +43,7 @@ def is_rendered_here(model: AnsweringModel, asked: Asked) -> bool:
         and model.upstream.dialect == "llama.cpp"
         and not asked.tools
         and not _THINKS.search(model.template)
-        and _LLAMA_CPPS.isdisjoint(asked.body)
+        and _LLAMA_CPPS.isdisjoint(asked.body.keys() - ({"reasoning_format"} if asked.schema is not None else set()))
         and messages[-1]["role"] != "assistant"
         and not any(message["role"] == "tool" or message.get("tool_calls") for message in messages)
     )
@@ -98,8 +98,6 @@ async def rendered_events(model: AnsweringModel, asked: Asked, body: dict[str, A
         "prompt": ids, "return_tokens": True,
         "n_predict": room if asked.max_tokens is None else min(room, asked.max_tokens),
     }  # fmt: skip
-    if asked.schema is not None:
-        request["json_schema"] = asked.schema
     if asked.logprobs is not None:
         request["n_probs"] = max(1, asked.logprobs)
     ends = model.facts.tokenizer.eos_ids

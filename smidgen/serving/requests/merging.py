@@ -11,7 +11,9 @@ ANNOTATIONS = {
 }  # fmt: skip
 _MOST_ALTERNATIVES = 256  # each is compared with each
 _ITEMS = {"items", "prefixItems", "additionalItems"}
-_NUMBERS: dict[str, Callable[..., Any]] = dict.fromkeys(("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties"), max)
+_NUMBERS: dict[str, Callable[..., Any]] = dict.fromkeys(
+    ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties"), max
+)
 _NUMBERS |= dict.fromkeys(("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties"), min)
 
 

@@ -1,5 +1,6 @@
 """`smidgen chat` and `smidgen run` as a person meets them: in a terminal, with keys, pastes and Ctrl-C."""
 
+import fcntl
 import json
 import os
 import signal
@@ -133,6 +134,31 @@ def test_head_takes_what_it_wants(tiny: Path, cli_environment: dict[str, str]) -
     run.stdout.close()
     assert (run.stderr.read(), run.wait(60)) == (b"", 141)
     run.stderr.close()
+
+
+@pytest.mark.parametrize("command", ["run", "chat"])
+def test_a_slow_reader_gets_everything(tiny: Path, cli_environment: dict[str, str], command: str) -> None:
+    """As behind `| tee` over a slow connection: the pipe is full nearly always."""
+    asked = words(command, "tiny.gguf", *(["Hi"] if command == "run" else []), "-n", "3000", "--threads", "1")
+    asked += ["--seed", "1", "--quiet"]
+    whole = subprocess.run(
+        asked, input=b"Hi\n", stdout=subprocess.PIPE, cwd=tiny, env=cli_environment, timeout=60
+    ).stdout
+    read, write = os.pipe()
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
+    process = subprocess.Popen(asked, stdin=subprocess.PIPE, stdout=write, cwd=tiny, env=cli_environment)
+    os.close(write)
+    assert process.stdin is not None
+    with process.stdin as stdin, os.fdopen(read, "rb", buffering=0) as pipe:
+        stdin.write(b"Hi\n")
+        stdin.close()
+        pieces: list[bytes] = []
+        while not pieces or pieces[-1]:
+            pieces.append(pipe.read(64))
+            time.sleep(0.002)
+    assert (process.wait(60), b"".join(pieces)) == (0, whole)
+    assert len(whole) > 5000
 
 
 @pytest.mark.parametrize(("closed", "said"), [("<&-", b"no prompt"), (">&-", b"stdout is closed")])

@@ -1,4 +1,5 @@
 """Messages in three dialects: what is said reaches llama.cpp, and what it would drop or break at is refused."""
+# ruff: noqa: E501 - one case, one line
 
 from typing import Any
 

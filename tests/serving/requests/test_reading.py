@@ -1,4 +1,5 @@
 """What may be asked: each field that is wrong is named, what passes is put as llama.cpp takes it."""
+# ruff: noqa: E501 - one case, one line
 
 import time
 from typing import Any

@@ -1,4 +1,5 @@
 """Schemas that cannot be enforced are refused by keyword and place. (That the others are enforced: test_on_engine.py.)"""
+# ruff: noqa: E501 - one case, one line
 
 from typing import Any
 
