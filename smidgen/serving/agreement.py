@@ -54,7 +54,7 @@ def disagreements(server: LlamaServer, facts: Facts, template: str | None = None
         if ours is not None and ours != theirs:
             yield (
                 "llama.cpp renders this model's chat template otherwise than it is meant"
-                f"{' (a system message)' if chat[0]['role'] == 'system' else ''}; {_AFFECTED.lower()} get its rendering."
+                f"{' (a system message)' if chat[0]['role'] == 'system' else ''}; {_AFFECTED.lower()} get it so."
             )
             break
 
