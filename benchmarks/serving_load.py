@@ -46,10 +46,10 @@ class Load:
     memory: list[tuple[float, int, int]] = field(default_factory=list)
 
 
-async def client(http: httpx2.AsyncClient, number: int, load: Load, end: float) -> None:
-    """One client, until its time is over."""
+async def client(http: httpx2.AsyncClient, number: int, load: Load) -> None:
+    """One client, until it is cancelled."""
     generator = random.Random(number)
-    while time.perf_counter() < end:
+    while True:
         prompt, tokens = prompt_of(generator, generator.randint(20, 200)), generator.randint(8, 48)
         if generator.random() < _IMPATIENT:
             try:
@@ -80,10 +80,15 @@ async def put_under_load(front: int, address: str, options: argparse.Namespace) 
     """All clients at the same time."""
     load = Load([[] for _ in range(options.clients)])
     began = time.perf_counter()
-    end = began + 60 * options.minutes
     async with client_of(address) as http:
-        clients = (client(http, number, load, end) for number in range(options.clients))
-        await asyncio.gather(look(front, load, began, end), *clients)
+        clients = [asyncio.create_task(client(http, number, load)) for number in range(options.clients)]
+        await look(front, load, began, began + 60 * options.minutes)
+        for one in clients:
+            one.cancel()
+        ended = await asyncio.gather(*clients, return_exceptions=True)
+    failed = [error for error in ended if not isinstance(error, asyncio.CancelledError)]
+    if failed:
+        raise SmidgenError(f"{len(failed)} clients failed, the first with {failed[0]!r}")
     return load
 
 

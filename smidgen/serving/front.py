@@ -25,6 +25,7 @@ from smidgen.errors import EngineEnded, SmidgenError
 from smidgen.model.chat import refuse_hostile_chat
 from smidgen.serving.accounts import Account, Accounts
 from smidgen.serving.admission import Admission
+from smidgen.serving.answers.calls import RequiredCalls
 from smidgen.serving.answers.chat import chat, chat_events
 from smidgen.serving.answers.completions import complete, complete_events
 from smidgen.serving.answers.model import AnsweringModel
@@ -117,6 +118,7 @@ class _Front:
         self._journal, self._metrics, self._threads = journal, metrics, threads
         self._scorers: dict[str, PromptScorer] = {}
         self._bundles: dict[str, AnsweringModel] = {}
+        self._calls = RequiredCalls()
         self._openapi = openapi(models=tuple(pool.models))
 
     @asynccontextmanager
@@ -182,11 +184,12 @@ class _Front:
                 write, stream = whole, events
             if asked.stream and let_in.refused:
                 return Stream(account.events(let_in.refusal_events(), asked.include_usage))
-            if asked.stream:
-                return Stream(let_in.events(account.events(stream(bundle, asked), asked.include_usage)))
             if let_in.refused:
                 return let_in.refusal()
-            return await let_in.whole(account.whole(await write(bundle, asked)))
+            wanted = await self._calls.begun(bundle, asked)
+            if asked.stream:
+                return Stream(let_in.events(account.events(stream(bundle, wanted), asked.include_usage)))
+            return await let_in.whole(account.whole(await write(bundle, wanted)))
 
         return self._work(model, asked, account, answer)
 
@@ -210,9 +213,10 @@ class _Front:
     def _passed(self, asked: Asked, model: Hosted, account: Account) -> Response:
         async def answer(loaded: Loaded) -> dict[str, Any] | Stream:
             bundle = self._bundle(loaded)
+            wanted = await self._calls.begun(bundle, asked)
             if asked.stream:
-                return Stream(account.events(passed_events(bundle, asked), True), asked.path in _NAMED_EVENTS)
-            return account.whole(await passed(bundle, asked))
+                return Stream(account.events(passed_events(bundle, wanted), True), asked.path in _NAMED_EVENTS)
+            return account.whole(await passed(bundle, wanted))
 
         return self._work(model, asked, account, answer)
 
