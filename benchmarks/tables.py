@@ -16,7 +16,7 @@ from benchmarks.marked import write
 from benchmarks.record import REPOSITORY, RESULTS
 
 #: Where tables stand.
-PAGES = (REPOSITORY / "docs" / "costs.md", REPOSITORY / "README.md")
+PAGES = (REPOSITORY / "docs" / "costs.md", REPOSITORY / "docs" / "serve.md", REPOSITORY / "README.md")
 
 _LEFT, _RIGHT = "---", "--:"
 
@@ -296,6 +296,16 @@ def _score(score: dict[str, Any]) -> str:
     return f"{shares}: {100 * score['difference']:+.1f} [{low}, {high}]; {flips}"
 
 
+def vllm_cpu() -> str:
+    """vLLM on a CPU next to llama.cpp."""
+    found = result("vllm_cpu")
+    rows = [
+        [engine, f"{found['start_seconds'][engine]:.0f} s", *(f"{rate['median']:.0f}" for rate in rates.values())]
+        for engine, rates in found["tokens_per_s"].items()
+    ]
+    return _table(["engine", "to start", "tokens/s, one client", "tokens/s, four clients together"], rows)
+
+
 #: Name of the markers → what makes the table between them.
 TABLES: dict[str, Callable[[], str]] = {
     "quality": quality,
@@ -311,6 +321,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "student": student,
     "training-step": training_step,
     "real-card": real_card,
+    "vllm-cpu": vllm_cpu,
 }
 
 

@@ -75,7 +75,8 @@ def connected(address: str, cpus: int = 1) -> Iterator[Any]:
 
 def is_connected() -> bool:
     """Whether this process has a Ray already."""
-    return "ray" in sys.modules and sys.modules["ray"].is_initialized()
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized()
 
 
 @contextmanager

@@ -87,8 +87,6 @@ def _repository(api: HfApi, wish: HubModel, wishes: Wishes) -> ModelInfo | None:
     """What the repository has at this branch; None where it was made just now."""
     try:
         there = api.model_info(wish.repo, revision=wish.revision or DEFAULT_REVISION)
-    except RevisionNotFoundError:
-        raise
     except RepositoryNotFoundError:
         if wish.revision not in (None, DEFAULT_REVISION):
             raise SmidgenError(
@@ -117,10 +115,9 @@ def _refuse_to_replace(wish: HubModel, names: Sequence[str], present: Sequence[s
 def _additions(folder: Path, names: Sequence[str]) -> Iterator[list[CommitOperationAdd]]:
     """The files for the library; the bar moves while it reads the large ones to send them."""
     large = [name for name in names if name.endswith(_LARGE)]
+    total = sum((folder / name).stat().st_size for name in large)
     with ExitStack() as stack:
-        task = stack.enter_context(
-            track("Sending", sum((folder / name).stat().st_size for name in large), in_bytes=True)
-        )
+        task = stack.enter_context(track("Sending", total, in_bytes=True))
         files = {name: stack.enter_context(_Watched(folder / name, task)) for name in large}
         yield [CommitOperationAdd(name, files.get(name, folder / name)) for name in names]
 

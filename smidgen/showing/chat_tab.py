@@ -24,15 +24,18 @@ def shown(messages: list[Message], writing: str | None = None) -> list[dict[str,
     ]
 
 
-def settings_fields(max_tokens: int) -> list[Any]:
+def settings_fields(tab: str, max_tokens: int) -> list[Any]:
     """The fields of `Settings`, in its order, folded away."""
-    with gr.Accordion("Settings", open=False):
+    with gr.Accordion("Settings", open=False, elem_id=f"{tab}-settings"):
         system = gr.Textbox(label="System message", lines=2, max_lines=6, placeholder="none")
         with gr.Row():
             temperature = gr.Number(0.8, label="Temperature", info="0: always the likeliest token", minimum=0, step=0.1)
             top_p = gr.Number(0.95, label="Top-p", info="draw from the likeliest that make up this share", step=0.05)
         with gr.Row():
-            longest = gr.Number(max_tokens, label="Longest answer", info="in tokens; empty for no limit", precision=0)
+            longest = gr.Number(
+                max_tokens, label="Longest answer", info="in tokens; empty for no limit", precision=0,
+                elem_id=f"{tab}-max-tokens",
+            )  # fmt: skip
             seed = gr.Number(None, label="Seed", info="fixes the draw; empty for a new one", precision=0)
     return [temperature, top_p, longest, seed, system]
 
@@ -52,7 +55,7 @@ def build_chat(shelf: Shelf) -> Any:
         elem_id="chat-message", show_label=False, placeholder="Message", lines=1, max_lines=10,
         submit_btn=True,
     )  # fmt: skip
-    fields = settings_fields(1024)
+    fields = settings_fields("chat", 1024)
 
     async def answer(
         change: Callable[[Talk], None], talk: Talk, name: object, values: tuple[object, ...]

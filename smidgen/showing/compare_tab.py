@@ -55,7 +55,7 @@ def build_compare(shelf: Shelf, box: BallotBox) -> None:
             for winner, text in _CHOICES.items()
         ]
     said = gr.Markdown(elem_id="compare-status")
-    fields = settings_fields(256)
+    fields = settings_fields("compare", 256)
 
     def buttons(active: bool) -> Updates:
         return {button: gr.Button(interactive=active) for button in votes}

@@ -8,7 +8,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
@@ -82,7 +82,7 @@ class Writing:
         if not self.ended:
             self.state = "stopped"
 
-    async def looks(self) -> AsyncIterator[None]:
+    async def looks(self) -> AsyncGenerator[None, None]:
         """Comes back each time that there is something new to see, the last time when it has ended.
 
         Whoever leaves before stops the writing.

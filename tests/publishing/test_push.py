@@ -61,12 +61,17 @@ def refused(folder: Path, *fragments: str, repository: str = "org/name", **wishe
     return message
 
 
-def test_a_cut_goes_there_and_comes_back_the_same(folder: Path, hub: TakingHub) -> None:
+def test_a_cut_goes_there_and_comes_back_the_same(
+    folder: Path, hub: TakingHub, capsys: pytest.CaptureFixture[str]
+) -> None:
     done = push(folder, "org/name")
     assert done.commit == COMMIT and done.address == f"{hub.address}/org/name"
     assert set(hub.files) == MADE | {".gitattributes"} and not hub.private
     assert all(hub.files[name] == (folder / name).read_bytes() for name in MADE)
-    assert len((folder / "model.gguf").read_bytes()) >= LARGE and hub.sent()  # by Git LFS, as on the real hub
+    size = (folder / "model.gguf").stat().st_size
+    (large,) = [headers for method, _, headers in hub.log if method == "PUT"]  # by Git LFS, as on the real hub
+    assert size >= LARGE and large["content-length"] == str(size)  # whose store takes no other bodies
+    assert f"Sending: {size / 1e6:.1f} MB/" in capsys.readouterr().err
     assert [commit["summary"].partition(" 0")[0] for commit in hub.commits] == ["Made with smidgen"]
     fetched = download(HubModel("org/name"))
     assert fetched.read_bytes() == (folder / "model.gguf").read_bytes()

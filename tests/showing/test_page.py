@@ -66,7 +66,7 @@ class Page:
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     folder = tmp_path_factory.mktemp("page")
     write_llama(folder / "tiny.gguf")
-    page = Page(folder, "smollm2-135m-instruct", "tiny.gguf", "--ctx-size", "256", "--votes", "votes.sqlite")
+    page = Page(folder, "smollm2-135m-instruct", "tiny.gguf", "--ctx-size", "512", "--votes", "votes.sqlite")
     yield page
     page.process.kill()
     page.process.communicate()
@@ -109,11 +109,11 @@ def send(browser: Browser, text: str) -> None:
 
 
 def test_an_answer_is_streamed_and_its_speed_is_said(browser: Browser) -> None:
-    send(browser, "Tell me a story about a whale and a ship.")
+    send(browser, "Write one sentence about a whale.")
     browser.wait_for(f"{SAID}.includes('Writing')")
     early = browser.ask(PANE)
     said = browser.wait_for(f"{SAID}.includes('Context:') && {SAID}")
-    assert "tokens/s" in said and "of 256 tokens" in said
+    assert "tokens/s" in said and "of 512 tokens" in said
     assert len(browser.ask(PANE)) > len(early)
     assert browser.ask(f"document.querySelector('{MESSAGE}').value") == ""
 
@@ -137,10 +137,10 @@ def test_stop_stops_retry_and_edit_go_on(browser: Browser) -> None:
 
 
 def test_a_prompt_over_the_context_names_both_numbers_and_comes_back(browser: Browser) -> None:
-    send(browser, "whale " * 400)
+    send(browser, "whale " * 800)
     said = browser.wait_for(f"{SAID}.includes('no room') && {SAID}")
-    assert "256" in said and "back in its field" in said
-    assert browser.ask(f"document.querySelector('{MESSAGE}').value.length") == len("whale " * 400)
+    assert "512" in said and "back in its field" in said
+    assert browser.ask(f"document.querySelector('{MESSAGE}').value.length") == len("whale " * 800)
 
 
 def test_an_engine_that_is_killed_is_a_line_and_the_next_message_works(browser: Browser, page: Page) -> None:
@@ -156,15 +156,10 @@ def test_an_engine_that_is_killed_is_a_line_and_the_next_message_works(browser: 
 def test_two_windows_do_not_mix(browser: Browser, page: Page) -> None:
     with Browser(browser_or_skip()) as other:
         opened(other, page)
-        send(browser, "My name is Walrus. Tell me a long story.")
-        send(other, "My name is Penguin. Tell me a long story.")
-        other.wait_for(f"{SAID}.includes('Waiting') || {SAID}.includes('Writing')")
-        browser.wait_for(f"{SAID}.includes('Writing')")
-        browser.click("#chat-message .stop-button")
-        browser.wait_for(f"{SAID}.includes('Stopped.')")
-        other.wait_for(f"{SAID}.includes('Writing')")
-        other.click("#chat-message .stop-button")
-        other.wait_for(f"{SAID}.includes('Stopped.')")
+        for window, name in ((browser, "Walrus"), (other, "Penguin")):
+            send(window, f"My name is {name}. What is my name?")
+        for window in (browser, other):
+            window.wait_for(f"{SAID}.includes('Context:')")
         assert "Walrus" in browser.ask(PANE) and "Penguin" not in browser.ask(PANE)
         assert "Penguin" in other.ask(PANE) and "Walrus" not in other.ask(PANE)
 
@@ -172,12 +167,16 @@ def test_two_windows_do_not_mix(browser: Browser, page: Page) -> None:
 def test_a_base_model_continues_and_the_page_says_so(browser: Browser) -> None:
     choose(browser, "#chat-model", "tiny")
     browser.wait_for("document.body.innerText.includes('tiny is a base model without a chat template')")
+    browser.click("#chat-settings button")
+    browser.type("#chat-max-tokens input", "9")
     send(browser, "Once")
-    browser.wait_for(f"{SAID}.includes('Context:')")
+    browser.wait_for(f"{SAID}.includes('9 tokens') && {SAID}.includes('the longest answer of 9 tokens')")
 
 
 def test_a_blind_vote_lands_in_sqlite(browser: Browser, page: Page) -> None:
     tab(browser, "Compare")
+    browser.click("#compare-settings button")
+    browser.type("#compare-max-tokens input", "16")
     browser.type("#compare-prompt textarea", "Say hello.", enter=True)
     browser.wait_for(f"{COMPARED}.includes('Which answer is better?')")
     answers = [browser.ask(f"document.querySelector('#compare-{letter} .bot .message').innerText") for letter in "ab"]
@@ -217,6 +216,8 @@ def test_a_cut_is_made_shown_and_talked_with(browser: Browser, page: Page) -> No
     assert not list((page.folder / "home" / "ui").rglob("*.txt"))
     browser.click("#cut-chat")
     browser.wait_for("document.querySelector('#chat-model input').value == 'smaller'")
+    browser.click("#chat-settings button")
+    browser.type("#chat-max-tokens input", "9")
     send(browser, "Once")
     browser.wait_for(f"{SAID}.includes('Context:')")
 
@@ -225,6 +226,7 @@ def test_a_card_is_shown_in_a_frame_that_may_do_nothing(browser: Browser, page: 
     hostile = "<h1>A card</h1><script>top.document.title = 'taken'</script><img src='https://example.org/x.png'>"
     (page.folder / "card.html").write_text(hostile)
     title = browser.ask("document.title")
+    browser.show("about:blank")
     browser.show(f"{page.address}card/1")
     assert browser.ask("document.body.innerText").strip() == "A card"
     assert [said.partition(" ")[0] for said in browser.console] == ["Blocked", "Loading"]  # … has been blocked
@@ -256,7 +258,8 @@ def test_nothing_of_a_person_is_in_the_log_and_nobody_was_called(page: Page) -> 
     assert [one for one in kept if b"whale" in one.read_bytes()] == []
 
 
-def test_it_ends_when_it_is_told_to_though_windows_are_open(browser: Browser, page: Page) -> None:
+def test_it_ends_when_it_is_told_to_though_windows_are_open(chromium: Browser, page: Page) -> None:
+    opened(chromium, page)
     engines = page.engines()
     page.process.terminate()
     assert page.process.wait(30) == 0

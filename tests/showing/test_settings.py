@@ -2,7 +2,7 @@
 
 import pytest
 
-from smidgen.engines.llama_cpp.engine import LARGEST_SEED
+from smidgen.engines.llama_cpp.engine import LARGEST_SEED, Message
 from smidgen.errors import SmidgenError
 from smidgen.showing.settings import Settings, refuse_half_characters
 
@@ -37,7 +37,7 @@ def test_each_try_has_the_next_seed() -> None:
 
 
 def test_the_system_message_comes_first() -> None:
-    said = [{"role": "user", "content": "Hello"}]
+    said: list[Message] = [{"role": "user", "content": "Hello"}]
     assert Settings.of_page(1, 1, 1, 1, " Be brief. ").conversation(said)[0] == {
         "role": "system",
         "content": "Be brief.",

@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from contextlib import aclosing
 
 import pytest
 
@@ -99,9 +100,8 @@ def test_leaving_the_looks_stops_it() -> None:
     writing = Writing(lambda: reply_of(["a", "b"], threading.Event()), Line(1))
 
     async def leave() -> None:
-        looks = writing.looks()
-        await anext(looks)
-        await looks.aclose()
+        async with aclosing(writing.looks()) as looks:
+            await anext(looks)
 
     asyncio.run(leave())
     assert writing.state == "stopped"

@@ -250,6 +250,8 @@ class LlamaCppEngine(Closing):
         ids = list(request["prompt"])
         for part in written:
             ids += self.facts.tokenizer.encode(part) if isinstance(part, str) else part
+        if len(ids) + tokens > self.ctx_size:  # read anew, a text can have more tokens than it was written with
+            return "\ufffd"
         return self._server.call("/completion", {**request, "prompt": ids, "n_predict": tokens})["content"]
 
     def _too_long(self, tokens: int) -> SmidgenError:

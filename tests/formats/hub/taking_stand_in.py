@@ -83,20 +83,11 @@ class _TakingHandler(_Handler):
             self.rfile.read(self.hub.breaks.pop(0))
             self.close_connection = True
             return self.connection.close()
-        content = self.rfile.read(int(headers["content-length"])) if "content-length" in headers else self.chunks()
+        content = self.rfile.read(int(headers["content-length"]))
         digest = hashlib.sha256(content).hexdigest()
         assert self.path == f"/lfs/{digest}"
         self.hub.stored[digest] = content
         return self.answer(200, {"ETag": digest})
-
-    def chunks(self) -> bytes:
-        """A body that comes in pieces, each after its length."""
-        pieces = []
-        while size := int(self.rfile.readline(), 16):
-            pieces.append(self.rfile.read(size))
-            self.rfile.readline()
-        self.rfile.readline()
-        return b"".join(pieces)
 
     def create(self, asked: dict[str, Any]) -> None:
         if self.hub.there:
