@@ -86,8 +86,11 @@ def smidgen_serve(*words: str) -> Iterator[tuple[int, str]]:
 
 
 def client_of(address: str, headers: dict[str, str] | None = None) -> httpx2.AsyncClient:
-    """A client that waits as long as it takes, and does not go through the proxies of the environment."""
-    limits = httpx2.Limits(max_connections=None)
+    """A client that waits as long as it takes, and does not go through the proxies of the environment.
+
+    Each request has a connection of its own: llama.cpp's server announces that it keeps them, and does not.
+    """
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
     return httpx2.AsyncClient(base_url=address, headers=headers, timeout=None, limits=limits, trust_env=False)
 
 

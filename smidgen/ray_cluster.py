@@ -8,11 +8,13 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 from smidgen.errors import SmidgenError, printable
 from smidgen.progress import say
@@ -27,6 +29,7 @@ _SETTINGS = {
 #: For a Ray of our own: it listens on loopback, as Ray does by itself on macOS and Windows; and what listens asks for a
 #: token, without which anybody on this machine could have programs run.
 _ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
+_CONNECTING_S = 10
 _SIGACTION_BYTES = 1024  # more than the structure has anywhere
 _OBJECTS = 2**28  # bytes for what processes of a Ray of our own hand each other: text, and how it goes
 
@@ -52,6 +55,7 @@ def connected(address: str, cpus: int = 1) -> Iterator[Any]:
     if is_connected():  # by whoever called us
         yield ray
         return
+    _refuse_where_nobody_listens(address)
     logging.getLogger("ray").setLevel(logging.ERROR)
     # For each worker that ends Ray would print a paragraph on stdout. What that means is told by whoever needs it.
     ray._private.worker.print_to_stdstream = lambda *_, **__: None  # pyright: ignore
@@ -60,10 +64,7 @@ def connected(address: str, cpus: int = 1) -> Iterator[Any]:
             ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **alone)
             there = int(ray.cluster_resources().get("CPU", 0))
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-        reason = printable(" ".join(str(error).split()), 120)
-        raise SmidgenError(
-            f"no Ray answers at {printable(address)}: {reason}. Start one, or say --ray local."
-        ) from error
+        raise _no_ray(address, error) from error
     try:
         if there < cpus:
             say(f"This cluster has {there} CPUs, and {cpus} are needed: waiting for more.")
@@ -71,6 +72,22 @@ def connected(address: str, cpus: int = 1) -> Iterator[Any]:
     finally:
         with silenced():
             ray.shutdown()
+
+
+def _refuse_where_nobody_listens(address: str) -> None:
+    """Raises SmidgenError at once. Ray itself goes on trying for minutes, and says nothing."""
+    try:
+        found = urlsplit(address if "://" in address else f"//{address}")
+        host, port = found.hostname, found.port
+        if host is not None and port is not None:
+            socket.create_connection((host, port), timeout=_CONNECTING_S).close()
+    except (OSError, ValueError) as error:
+        raise _no_ray(address, error) from error
+
+
+def _no_ray(address: str, error: Exception) -> SmidgenError:
+    reason = printable(" ".join(str(error).split()), 120)
+    return SmidgenError(f"no Ray answers at {printable(address)}: {reason}. Start one, or say --ray local.")
 
 
 def is_connected() -> bool:

@@ -13,7 +13,7 @@ from smidgen.serving.keys import Budgets, Key
 from smidgen.serving.metrics import Metrics
 
 Events = AsyncIterator[dict[str, Any]]
-_NOBODY_LISTENS = 499
+_FIRST_REFUSAL, _NOBODY_LISTENS = 400, 499
 _BYTES_OF_A_TOKEN = 4
 _ACCOUNT = "smidgen.account"
 _ONE_MODEL = "/v1/models/"
@@ -47,7 +47,7 @@ class Accounts:
         finally:
             account = scope.get(_ACCOUNT)
             if isinstance(account, Account):
-                account.close()
+                account.close(status)
             seconds = time.monotonic() - began
             self._metrics.answered(entry.endpoint, status, seconds)
             with anyio.CancelScope(shield=True):
@@ -66,7 +66,7 @@ class Account:
         self.entry: Entry = scope["smidgen"]
         self.key: Key | None = scope.get("smidgen.key")
         self.began = time.monotonic()
-        self._is_begun = self._is_counted = False
+        self._is_begun = self._is_counted = self._is_whole = False
         self._prompt_bytes = self._pieces = 0
         self._metrics, self._budgets, self.keeps_texts = metrics, budgets, texts
         scope[_ACCOUNT] = self
@@ -83,6 +83,7 @@ class Account:
     def whole(self, answer: dict[str, Any]) -> dict[str, Any]:
         """Take note of a whole answer."""
         self._used(answer.get("usage"))
+        self._is_whole = self._is_counted
         if self.keeps_texts:
             self.entry.answer = answer.get("choices", answer.get("output", answer.get("content")))
         return answer
@@ -102,18 +103,25 @@ class Account:
                         _gather(event, texts)
                     if with_usage or not event.get("usage") or event.get("choices") != []:
                         yield event
+            self._is_whole = self._is_counted
         finally:
             self._pieces = pieces
             self.entry.answer = [texts[index] for index in sorted(texts)] if self.keeps_texts else None
 
     def begin(self) -> None:
-        """From here on the engine works."""
+        """From here on the engine works. Raises Refusal for a key whose budget was used up while this request waited."""
+        self._budgets.refuse_spent(self.key)
         self._is_begun = True
 
-    def close(self) -> None:
-        """Count by estimate what the client or the engine broke off: it is never for free."""
-        if self._is_begun and not self._is_counted:
-            prompt = self._prompt_bytes // _BYTES_OF_A_TOKEN + 1
+    def close(self, status: int) -> None:
+        """Count by estimate what the client or the engine broke off: it is never for free. A refusal is.
+
+        status: of the answer.
+        """
+        is_refused = _FIRST_REFUSAL <= status < _NOBODY_LISTENS
+        if self._is_begun and not self._is_whole and not is_refused:
+            # Anthropic's streams tell what was read at their beginning.
+            prompt = 0 if self._is_counted else self._prompt_bytes // _BYTES_OF_A_TOKEN + 1
             self._used({"prompt_tokens": prompt, "completion_tokens": self._pieces})
 
     def _used(self, usage: Any) -> None:

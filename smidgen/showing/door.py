@@ -14,6 +14,7 @@ import re
 from collections.abc import Collection, Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from smidgen.serving.admission import Admission
@@ -22,11 +23,12 @@ from smidgen.serving.refusals import Refusal
 
 LONGEST_BODY = 4 << 20  # bytes
 _READ = re.compile(
-    r"/|/health|/config|/theme\.css|/favicon\.ico|/manifest\.json|/(?:assets|static)/[\w./-]+|/card/\d{1,2}"
+    r"/|/health|/config|/theme\.css|/favicon\.ico|/(?:assets|static)/[\w./-]+|/card/\d{1,2}"
     r"|/gradio_api/(?:info|app_id|startup-events|queue/data|heartbeat/\w{1,64})",
     re.ASCII,
 )
 _WRITTEN = re.compile(r"/gradio_api/(?:queue/join|cancel|reset)")
+_MANIFEST = "/manifest.json"
 #: Only from here. Gradio's page begins with scripts and styles of its own, in line.
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
@@ -53,6 +55,8 @@ class Door:
             await self._admission(scope, receive, send)
         elif scope["type"] != "http":  # the page opens no web socket
             await send({"type": "websocket.close", "code": 1008})
+        elif scope["path"] == _MANIFEST:  # which browsers ask for without the key
+            await JSONResponse({})(scope, receive, _with_rules(send))
         else:
             await self._let_in(scope, receive, _with_rules(send))
 

@@ -70,6 +70,15 @@ def test_chat_and_stream_say_the_same(url: str, folder: Path) -> None:
     assert "walrus7" not in (folder / "log").read_text()
 
 
+def test_a_message_in_parts_is_one_text(url: str) -> None:
+    create, asked = client(url).chat.completions.create, {"model": MODEL, "max_tokens": 8, "temperature": 0}
+    parts: list = [{"role": "user", "content": [{"type": "text", "text": text} for text in ("Name a", "colour.")]}]
+    whole: list = [{"role": "user", "content": "Name a\ncolour."}]
+    in_parts, at_once = create(messages=parts, **asked), create(messages=whole, **asked)
+    assert in_parts.choices[0].message.content == at_once.choices[0].message.content
+    assert in_parts.usage == at_once.usage
+
+
 def test_only_health_is_public(url: str) -> None:
     with pytest.raises(openai.AuthenticationError):
         client(url, "wrong").chat.completions.create(model=MODEL, messages=QUESTION, max_tokens=1)

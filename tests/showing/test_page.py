@@ -264,4 +264,3 @@ def test_it_ends_when_it_is_told_to_though_windows_are_open(chromium: Browser, p
     page.process.terminate()
     assert page.process.wait(30) == 0
     assert engines and not [one for one in engines if Path(f"/proc/{one}").exists()]
-    browser.show("about:blank")

@@ -20,6 +20,7 @@ from smidgen.serving.refusals import Refusal
 from smidgen.serving.requests.asked import Asked
 
 _THINKS = re.compile(r"think|reasoning|<\|channel\|>")  # in a template: the answer has parts that llama.cpp tells apart
+_READS_PARTS = re.compile(r"""['"]text['"]|\.text\b""")  # in a template: what it shows of a part
 _LLAMA_CPPS = frozenset({
     "chat_template_kwargs", "enable_thinking", "reasoning_effort", "add_generation_prompt", "continue_final_message",
     "reasoning_format", "thinking_budget_tokens",
@@ -79,8 +80,19 @@ def texts_of(message: dict[str, Any]) -> list[str]:
 async def ids_of_conversation(model: AnsweringModel, asked: Asked) -> list[int]:
     """The conversation as token ids, of a model for which `is_rendered_here`."""
     assert model.facts.tokenizer is not None and model.template is not None
-    encode = partial(conversation_ids, model.facts.tokenizer, model.template, asked.messages or [])
+    messages = _as_it_reads(model.template, asked.messages or [])
+    encode = partial(conversation_ids, model.facts.tokenizer, model.template, messages)
     return await anyio.to_thread.run_sync(encode, limiter=_ENCODING)
+
+
+def _as_it_reads(template: str, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Texts in parts as one text, joined as llama.cpp joins them, for a template that knows of no parts."""
+    if _READS_PARTS.search(template):
+        return messages
+    return [
+        {**message, "content": "\n".join(texts_of(message))} if isinstance(message.get("content"), list) else message
+        for message in messages
+    ]
 
 
 async def rendered_events(model: AnsweringModel, asked: Asked, body: dict[str, Any]) -> AsyncGenerator[Event]:

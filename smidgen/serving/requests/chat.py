@@ -47,6 +47,7 @@ TemplateNames = Annotated[
 class StreamOptions(Body):
     include_usage: bool | None = None
     include_obfuscation: Unused[bool] = None
+    continuous_usage_stats: Unused[bool] = None  # vLLM's, which tools that measure send
 
 
 class JsonSchema(Body):

@@ -14,7 +14,7 @@ from smidgen.serving.refusals import Refusal
 from smidgen.serving.requests import responses
 from smidgen.serving.requests.anthropic import AnthropicMessages, CountedMessages
 from smidgen.serving.requests.asked import Asked
-from smidgen.serving.requests.chat import ChatCompletion, Template
+from smidgen.serving.requests.chat import ChatCompletion, StreamOptions, Template
 from smidgen.serving.requests.completions import Completion, Detokenization, Embedding, Infill, Tokenization
 from smidgen.serving.requests.fields import NO_EFFECT
 from smidgen.serving.requests.refused import as_refusal, refuse_unknown
@@ -80,6 +80,9 @@ def read_request(path: str, body: dict[str, Any]) -> Asked:
     except ValidationError as error:
         raise as_refusal(error, given) from None
     warnings = _pop_without_effect(given, model)
+    if isinstance(options := given.get("stream_options"), dict):
+        given["stream_options"] = options = dict(options)
+        warnings += [f"stream_options.{line}" for line in _pop_without_effect(options, StreamOptions)]
     asked = translated(path, given)
     return replace(asked, warnings=_for_a_header([*warnings, *asked.warnings]))
 

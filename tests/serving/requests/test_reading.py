@@ -114,6 +114,8 @@ def test_what_has_no_effect_is_said() -> None:
     assert set(asked.warnings) == {f"{name} has no effect here" for name in ("user", "store", "metadata", "verbosity")}
     assert set(asked.body) == {"messages"}
     assert chat(store=False, metadata={}).warnings == ()
+    measured = chat(stream=True, stream_options={"include_usage": True, "continuous_usage_stats": True})
+    assert measured.warnings == ("stream_options.continuous_usage_stats has no effect here",) and measured.include_usage
     assert all(line.isascii() and line.isprintable() for line in asked.warnings)
 
 
