@@ -300,7 +300,7 @@ def vllm_cpu() -> str:
     """vLLM on a CPU next to llama.cpp."""
     found = result("vllm_cpu")
     rows = [
-        [engine, f"{found['start_seconds'][engine]:.0f} s", *(f"{rate['median']:.0f}" for rate in rates.values())]
+        [engine, f"{found['start_seconds'][engine]:.1f} s", *(f"{rate['median']:.0f}" for rate in rates.values())]
         for engine, rates in found["tokens_per_s"].items()
     ]
     return _table(["engine", "to start", "tokens/s, one client", "tokens/s, four clients together"], rows)

@@ -50,6 +50,7 @@ def connected(address: str, cpus: int = 1) -> Iterator[Any]:
         alone = {"include_dashboard": False, "num_cpus": cores, "object_store_memory": _OBJECTS}
     try:
         import ray
+        from ray.exceptions import RayError
     except ImportError as error:
         raise SmidgenError("--ray needs Ray: pip install 'smidgen[cluster]'.") from error
     if is_connected():  # by whoever called us
@@ -57,13 +58,15 @@ def connected(address: str, cpus: int = 1) -> Iterator[Any]:
         return
     _refuse_where_nobody_listens(address)
     logging.getLogger("ray").setLevel(logging.ERROR)
+    if alone:  # That process is for a web page. Without one it still asks the cloud's servers on which of them it runs.
+        ray._private.services.start_api_server = lambda *_, **__: (None, None)  # pyright: ignore
     # For each worker that ends Ray would print a paragraph on stdout. What that means is told by whoever needs it.
     ray._private.worker.print_to_stdstream = lambda *_, **__: None  # pyright: ignore
     try:
         with silenced(), _sigterm_kept():
             ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **alone)
             there = int(ray.cluster_resources().get("CPU", 0))
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError, RayError) as error:
         raise _no_ray(address, error) from error
     try:
         if there < cpus:

@@ -41,7 +41,8 @@ VERBS: dict[str, set[str]] = {
     "running": {"engines", "formats", "model"},
     "serving": {"engines", "formats", "model"},
     "showing": {
-        "engines", "formats", "model", "serving.admission", "serving.keys", "serving.listening", "serving.refusals",
+        "engines", "formats", "model", "serving.admission", "serving.connections", "serving.keys", "serving.listening",
+        "serving.refusals",
     },
     # No method grades itself: measuring never sees what cuts and trains, and its core sees no files either.
     "measuring": {"engines.base", "data", "numerics"},

@@ -125,6 +125,27 @@ def refuse_hostile_chat(
     return len(set(written)) > 1
 
 
+@lru_cache(maxsize=16)
+def shows_calls(template: str) -> bool:
+    """Whether a template writes earlier calls of tools and what they returned, rather than drop them without a word.
+
+    What a template refuses is not dropped.
+    """
+    drops = False
+    for arguments in ({"word": "a"}, '{"word": "a"}'):
+        call = {**_CALL, "function": {"name": "called_back", "arguments": arguments}}
+        returned = {"role": "tool", "tool_call_id": _CALL["id"], "content": "found_it"}
+        chat = {"messages": [_ASKED, {**_CALLED, "tool_calls": [call]}, returned], "tools": [_LOOK_UP]}
+        try:
+            written = _generate(template, {**_NOTHING, **_SPECIALS, **chat}, _PROBE_WORK)
+        except Exception:  # noqa: S112 - a program's own errors
+            continue
+        if "called_back" in written and "found_it" in written:
+            return True
+        drops = True
+    return not drops
+
+
 def render_chat(
     template: str,
     messages: Sequence[Message],

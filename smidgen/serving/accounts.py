@@ -82,7 +82,7 @@ class Account:
 
     def whole(self, answer: dict[str, Any]) -> dict[str, Any]:
         """Take note of a whole answer."""
-        self._used(answer.get("usage"))
+        self._used(_usage_in(answer))
         self._is_whole = self._is_counted
         if self.keeps_texts:
             self.entry.answer = answer.get("choices", answer.get("output", answer.get("content")))
@@ -103,13 +103,13 @@ class Account:
                         _gather(event, texts)
                     if with_usage or not event.get("usage") or event.get("choices") != []:
                         yield event
-            self._is_whole = self._is_counted
+            self._is_whole = True
         finally:
             self._pieces = pieces
             self.entry.answer = [texts[index] for index in sorted(texts)] if self.keeps_texts else None
 
     def begin(self) -> None:
-        """From here on the engine works. Raises Refusal for a key whose budget was used up while this request waited."""
+        """From here on the engine works. Raises Refusal for a key whose budget was used up while this one waited."""
         self._budgets.refuse_spent(self.key)
         self._is_begun = True
 
@@ -146,6 +146,8 @@ class Account:
 
 def _usage_in(event: dict[str, Any]) -> dict[str, int]:
     """What an event says of tokens, wherever its dialect has it."""
+    if "tokens_evaluated" in event:  # of infill
+        return {"prompt_tokens": event["tokens_evaluated"], "completion_tokens": event.get("tokens_predicted", 0)}
     for holder in (event, event.get("response"), event.get("message")):
         if isinstance(holder, dict) and isinstance(holder.get("usage"), dict):
             return {key: value for key, value in holder["usage"].items() if isinstance(value, int)}

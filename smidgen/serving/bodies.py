@@ -16,7 +16,7 @@ _PATIENCE_S = 60.0  # for the whole of it
 
 async def read_body(request: Request) -> dict[str, Any]:
     """The JSON object in a request. Raises Refusal for anything else, and for one that is too large or too slow."""
-    if request.headers.get("content-encoding", "identity") != "identity":
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise Refusal("requests are read uncompressed; leave Content-Encoding out.", 415)
     try:
         async with asyncio.timeout(_PATIENCE_S):

@@ -6,6 +6,7 @@ comes back is put right where llama.cpp does not tell the truth (answers/). Wher
 ends in an error event and any other request gets status 503; the next request starts the engine again.
 """
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ from starlette.routing import Route
 from smidgen import progress
 from smidgen.engines.llama_cpp.engine import require_chat_template
 from smidgen.errors import EngineEnded, SmidgenError
-from smidgen.model.chat import refuse_hostile_chat
+from smidgen.model.chat import refuse_hostile_chat, shows_calls
 from smidgen.serving.accounts import Account, Accounts
 from smidgen.serving.admission import Admission
 from smidgen.serving.answers.calls import RequiredCalls
@@ -45,6 +46,7 @@ from smidgen.serving.pool import Loaded, Pool
 from smidgen.serving.refusals import Refusal
 from smidgen.serving.requests.asked import Asked
 from smidgen.serving.requests.reading import read_request
+from smidgen.serving.requests.sampling import refuse_unknown_biases
 from smidgen.serving.work import Events, Stream, Work
 
 _CHATTED = ("/v1/chat/completions", "/chat/completions")
@@ -55,6 +57,7 @@ _PASSED = ("/infill", "/detokenize")
 _NAMED_EVENTS = frozenset({"/v1/responses", "/v1/messages"})
 _LIMIT_NAMES = {"/v1/responses": "max_output_tokens", "/infill": "n_predict"}
 _WITHOUT_TEXT = frozenset({"/v1/embeddings", "/tokenize", "/detokenize", "/v1/messages/count_tokens"})
+_LONGEST_HEADER = 2000  # characters
 _STATUS_OF_FAULT = 500
 _NOBODY_LISTENS = 499
 
@@ -185,7 +188,7 @@ class _Front:
             if asked.stream and let_in.refused:
                 return Stream(account.events(let_in.refusal_events(), asked.include_usage))
             if let_in.refused:
-                return let_in.refusal()
+                return account.whole(let_in.refusal())
             wanted = await self._calls.begun(bundle, asked)
             if asked.stream:
                 return Stream(let_in.events(account.events(stream(bundle, wanted), asked.include_usage)))
@@ -236,6 +239,8 @@ class _Front:
         asked = await anyio.to_thread.run_sync(read_request, request.url.path, dict(body))
         asked = replace(asked, given={key: value for key, value in body.items() if value is not None})
         model = self._pool.find(asked.model)
+        if model.facts.tokenizer is not None:
+            refuse_unknown_biases(asked.body.get("logit_bias"), len(model.facts.tokenizer))
         if self._door.most_tokens is not None:
             asked = _within(asked, self._door.most_tokens)
         if asked.path not in _WITHOUT_TEXT:
@@ -257,9 +262,14 @@ class _Front:
                 param="messages", code="context_length_exceeded",
             )  # fmt: skip
         specials = {} if tokenizer is None else tokenizer.special_texts
-        seen = await anyio.to_thread.run_sync(
-            lambda: refuse_hostile_chat(template, asked.messages or [], specials, asked.tools)
-        )
+        messages = [{"content": "", **message} for message in asked.messages or ()]  # as llama.cpp reads one without
+        seen = await anyio.to_thread.run_sync(lambda: refuse_hostile_chat(template, messages, specials, asked.tools))
+        calls = any(message["role"] == "tool" or message.get("tool_calls") for message in messages)
+        if calls and not shows_calls(template):
+            raise Refusal(
+                "this model's chat template has no place for calls of tools, so the model would not see those of "
+                "earlier messages.", param="messages",
+            )  # fmt: skip
         if asked.tools and not seen and asked.tool_choice != "none":
             raise Refusal(
                 "this model's chat template has no place for tools, so the model would not see them.", param="tools"
@@ -282,7 +292,7 @@ class _Front:
         self, model: Hosted, asked: Asked, account: Account,
         answer: Callable[[Loaded], Awaitable[dict[str, Any] | Stream]],
     ) -> Response:  # fmt: skip
-        headers = {"X-Smidgen-Warning": "; ".join(asked.warnings)} if asked.warnings else {}
+        headers = {"X-Smidgen-Warning": _as_header(asked.warnings)} if asked.warnings else {}
 
         async def begun(loaded: Loaded) -> dict[str, Any] | Stream:
             account.begin()
@@ -299,6 +309,12 @@ def _within(asked: Asked, most: int) -> Asked:
     if asked.max_tokens > most:
         raise Refusal(f"max_tokens is {asked.max_tokens}; {most} is the most here.", param="max_tokens")
     return asked
+
+
+def _as_header(warnings: Sequence[str]) -> str:
+    """In what a header may hold; names in them are the client's."""
+    text = re.sub(r"[^ -~]", "?", "; ".join(warnings))
+    return text if len(text) <= _LONGEST_HEADER else f"{text[:_LONGEST_HEADER]} ..."
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:

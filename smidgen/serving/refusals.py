@@ -58,10 +58,11 @@ def error_object(
     return {"message": message, "type": kind, "param": param, "code": code or status}
 
 
-def error_event(error: Exception) -> bytes:
-    """A server-sent event that ends a stream which cannot be completed."""
+def error_event(error: Exception, named: bool = False) -> bytes:
+    """A server-sent event that ends a stream which cannot be completed. named: as Responses and Anthropic have it."""
     if isinstance(error, Refusal):
         told = error.as_object()
     else:
         told = error_object(503, str(error), "server_error")
-    return f"data: {json.dumps({'error': told})}\n\n".encode()
+    head, kind = ("event: error\n", {"type": "error"}) if named else ("", {})
+    return f"{head}data: {json.dumps({**kind, 'error': told})}\n\n".encode()

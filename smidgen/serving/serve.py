@@ -172,8 +172,8 @@ class _Uvicorn(uvicorn.Server):
     def __init__(self, front: Starlette, pool: Pool, announce: Callable[[], None]) -> None:
         super().__init__(
             uvicorn.Config(
-                front, http=Impatient, log_config=None, log_level="critical", access_log=False, server_header=False,
-                lifespan="on", timeout_graceful_shutdown=_LAST_WORDS_S, proxy_headers=False,
+                front, http=Impatient, ws="none", log_config=None, log_level="critical", access_log=False,
+                server_header=False, lifespan="on", timeout_graceful_shutdown=_LAST_WORDS_S, proxy_headers=False,
             )
         )  # fmt: skip
         self._pool, self._announce = pool, announce

@@ -47,6 +47,7 @@ class Work(Response):
     added: dict[str, str] = field(default_factory=dict)
     first: Callable[[], None] = lambda: None
     begun: bool = False
+    named: bool = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Work until the answer is sent. Raises ClientDisconnect, Refusal and others before it has begun only."""
@@ -54,9 +55,10 @@ class Work(Response):
         watch = asyncio.create_task(_gone(receive))
         try:
             await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
+            if work.done():
+                work.result()
+            elif not self.begun:
                 raise ClientDisconnect
-            work.result()
         finally:
             for task in (work, watch):
                 task.cancel()
@@ -68,6 +70,7 @@ class Work(Response):
                 async with self.pool.use(self.model) as loaded, loaded.line.place():
                     answer = await self.answer(loaded)
                     if isinstance(answer, Stream):
+                        self.named = answer.named
                         await self._stream(answer, send)
                         return
                 await JSONResponse(answer, headers=self.added)(scope, receive, send)
@@ -75,7 +78,7 @@ class Work(Response):
             error = Refusal(f"the answer was not complete after {self.seconds:.0f} s.", 504, code="timeout")
             if not self.begun:
                 raise error from None
-            await _send(send, error_event(error), last=True)
+            await _send(send, error_event(error, self.named), last=True)
 
     async def _stream(self, stream: Stream, send: Send) -> None:
         """Send events as they come. What fails before the first is an ordinary refusal, later an event."""
@@ -89,7 +92,7 @@ class Work(Response):
             except SmidgenError as error:
                 if not self.begun:
                     raise
-                await _send(send, error_event(error), last=True)
+                await _send(send, error_event(error, stream.named), last=True)
                 return
             if not self.begun:
                 await self._begin(send)

@@ -29,7 +29,14 @@ def settings_fields(tab: str, max_tokens: int) -> list[Any]:
     with gr.Accordion("Settings", open=False, elem_id=f"{tab}-settings"):
         system = gr.Textbox(label="System message", lines=2, max_lines=6, placeholder="none")
         with gr.Row():
-            temperature = gr.Number(0.8, label="Temperature", info="0: always the likeliest token", minimum=0, step=0.1)
+            temperature = gr.Number(
+                0.8,
+                label="Temperature",
+                info="0: always the likeliest token",
+                minimum=0,
+                step=0.1,
+                elem_id=f"{tab}-temperature",
+            )
             top_p = gr.Number(0.95, label="Top-p", info="draw from the likeliest that make up this share", step=0.05)
         with gr.Row():
             longest = gr.Number(

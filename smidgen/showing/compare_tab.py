@@ -18,7 +18,7 @@ from smidgen.showing.words import status
 from smidgen.votes import Winner
 
 _CHOICES: dict[Winner, str] = {
-    "model_a": "A is better", "model_b": "B is better", "tie": "Both are as good", "both_bad": "Both are bad",
+    "model_a": "A is better", "model_b": "B is better", "tie": "A tie", "both_bad": "Both are bad",
 }  # fmt: skip
 _ONE_MODEL = "Two models are compared here. Start the page with both: smidgen ui MODEL MODEL"
 

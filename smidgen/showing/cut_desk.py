@@ -12,7 +12,7 @@ from smidgen.closing import Closing
 from smidgen.errors import SmidgenError, printable
 from smidgen.showing.cut_process import CutProcess, CutWish
 from smidgen.showing.models import Shelf
-from smidgen.showing.settings import refuse_half_characters
+from smidgen.showing.settings import refuse_half_characters, whole_number
 from smidgen.showing.words import status
 
 _SHOWN_LINES = 8
@@ -37,7 +37,7 @@ class CutDesk(Closing):
         languages, text, tokens, card, resume = others
         wish = CutWish.of_page(
             given, fit, name, self.place, languages=languages, text=refuse_half_characters(str(text or "")),
-            tokens=int(tokens) if isinstance(tokens, int | float) else None, card=bool(card), resume=bool(resume),
+            tokens=whole_number("number of tokens", tokens), card=bool(card), resume=bool(resume),
         )  # fmt: skip
         with self._lock:
             if self.run is not None and self.run.state == "running":

@@ -35,6 +35,8 @@ _POLICY = (
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; frame-src 'self'; worker-src 'self' blob:; "
     "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
 )
+#: `detail` is what Gradio's page shows of an error.
+_TOO_LONG = JSONResponse({"detail": f"The text is longer than {LONGEST_BODY >> 20} MiB: shorten it."}, 413)
 _ALWAYS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -56,7 +58,7 @@ class Door:
         elif scope["type"] != "http":  # the page opens no web socket
             await send({"type": "websocket.close", "code": 1008})
         elif scope["path"] == _MANIFEST:  # which browsers ask for without the key
-            await JSONResponse({})(scope, receive, _with_rules(send))
+            await JSONResponse({"name": "smidgen"})(scope, receive, _with_rules(send))
         else:
             await self._let_in(scope, receive, _with_rules(send))
 
@@ -87,8 +89,7 @@ class _Bounded:
                 body += message.get("body", b"")
                 more = message.get("more_body", False)
                 if len(body) > LONGEST_BODY:
-                    refusal = Refusal(f"the request is longer than {LONGEST_BODY >> 20} MiB.", 413)
-                    await refusal.as_response()(scope, receive, send)
+                    await _TOO_LONG(scope, receive, send)
                     return
             receive = _again(bytes(body), receive)
         await self._app(scope, receive, send)

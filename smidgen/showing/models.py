@@ -57,12 +57,18 @@ class ShownModel(Closing):
 
     @cached_property
     def sha256(self) -> str:
-        """Of the model's file; of one in parts, of all of them one after the other. Reads every byte, once."""
+        """Of the model's file; of one in parts, of all of them one after the other. Reads every byte, once.
+
+        Raises SmidgenError where they are gone.
+        """
         digest = hashlib.sha256()
-        for part in parts_of(self.path):
-            with part.open("rb") as file:
-                while piece := file.read(1 << 20):
-                    digest.update(piece)
+        try:
+            for part in parts_of(self.path):
+                with part.open("rb") as file:
+                    while piece := file.read(1 << 20):
+                        digest.update(piece)
+        except OSError as error:
+            raise SmidgenError(f"{printable(self.path)} cannot be read any more: {error.strerror}.") from error
         return digest.hexdigest()
 
     def load(self) -> LlamaCppEngine:

@@ -30,8 +30,8 @@ class Settings:
         """From what the fields of the page hold; an empty field is None. Raises SmidgenError for what is no setting."""
         text = "" if system is None else refuse_half_characters(str(system))
         settings = cls(
-            _number("temperature", temperature), _number("top-p", top_p), _whole("longest answer", max_tokens),
-            _whole("seed", seed), text.strip(),
+            _number("temperature", temperature), _number("top-p", top_p), whole_number("longest answer", max_tokens),
+            whole_number("seed", seed), text.strip(),
         )  # fmt: skip
         within("longest answer", settings.max_tokens, 1)
         _ = settings.sampling  # which checks the others
@@ -66,7 +66,8 @@ def _number(name: str, value: object) -> float:
     return float(value)
 
 
-def _whole(name: str, value: object) -> int | None:
+def whole_number(name: str, value: object) -> int | None:
+    """What a field holds; None where it is empty. Raises SmidgenError for what is no whole number."""
     if value is None or value == "":
         return None
     number = _number(name, value)

@@ -17,6 +17,7 @@ from smidgen.errors import SmidgenError
 from smidgen.formats.hub.catalogue import ModelName
 from smidgen.formats.hub.home import cache_folder
 from smidgen.serving.admission import own_names
+from smidgen.serving.connections import Impatient
 from smidgen.serving.keys import Key
 from smidgen.serving.listening import address_of, is_loopback, listening_socket
 from smidgen.showing.ballots import BallotBox
@@ -92,8 +93,8 @@ class _WebServer(uvicorn.Server):
     def __init__(self, page: ASGIApp, announce: Callable[[], object]) -> None:
         super().__init__(
             uvicorn.Config(
-                page, log_config=None, log_level="critical", access_log=False, server_header=False, lifespan="on",
-                timeout_graceful_shutdown=_LAST_WORDS_S, proxy_headers=False, ws="none",
+                page, http=Impatient, ws="none", log_config=None, log_level="critical", access_log=False,
+                server_header=False, lifespan="on", timeout_graceful_shutdown=_LAST_WORDS_S, proxy_headers=False,
             )
         )  # fmt: skip
         self._announce = announce

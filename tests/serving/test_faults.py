@@ -103,6 +103,19 @@ def test_half_requests_keep_nobody_out(server: Served) -> None:
     assert answers(server)
 
 
+def test_heads_without_end_are_refused_and_upgrades_are_ordinary_requests(server: Served) -> None:
+    client = server.send(b"GET /health HTTP/1.1\r\n")
+    try:
+        client.sendall(b"Name: value\r\n" * 200_000)
+        assert client.recv(12) in (b"HTTP/1.1 400", b"")
+    except ConnectionError:
+        pass
+    client.close()
+    answer, _ = server.ask("GET", "/health", Connection="Upgrade", Upgrade="websocket", Sec_WebSocket_Version="13")
+    assert answer.status == 200
+    assert answers(server)
+
+
 def test_a_body_of_100_mb_is_refused_and_not_kept(server: Served) -> None:
     before, piece = server.memory(), b"a" * 2**20
     client = server.send(server.head(100 * 2**20) + b'{"prompt": "')

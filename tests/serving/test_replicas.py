@@ -194,8 +194,6 @@ def test_what_cannot_be_is_said_in_a_line(tmp_path: Path, monkeypatch: pytest.Mo
     model = write_gemma3(tmp_path / "tiny.gguf")
     with pytest.raises(SmidgenError, match="cannot be streamed over ray://"):
         RayUpstream(model, replicas=2, address="ray://127.0.0.1:1", ctx_size=256)
-    with pytest.raises(SmidgenError, match=r"^no Ray answers at 127.0.0.1:9: .*\. Start one, or say --ray local\.$"):
-        RayUpstream(model, replicas=2, address="127.0.0.1:9", ctx_size=256)
     with pytest.raises(SmidgenError, match="replicas"):
         RayUpstream(model, replicas=0, address="local", ctx_size=256)
     monkeypatch.setitem(sys.modules, "ray", None)

@@ -179,6 +179,8 @@ class _Work:
         if self._asked.logprobs is None:
             return text, [], reason
         entries = entries_of(self._model, found, counts.written - before, self._asked.logprobs)
+        # llama.cpp leaves control tokens out of the text.
+        entries = [replace(one, shown=False) if one.id in self._control else one for one in entries]
         if reason == "stop":
             entries = [self._end_entry(entries)]
         elif reason is not None:
@@ -189,6 +191,11 @@ class _Work:
     def _end_ids(self) -> frozenset[int]:
         tokenizer = self._model.facts.tokenizer
         return frozenset() if tokenizer is None else tokenizer.eos_ids
+
+    @property
+    def _control(self) -> frozenset[int]:
+        tokenizer = self._model.facts.tokenizer
+        return frozenset() if tokenizer is None else tokenizer.control
 
     def _end_entry(self, entries: Sequence[TokenEntry]) -> TokenEntry:
         """Of the token that ended the text, which does not have it. llama.cpp tells nothing of it in a stream."""

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
+from smidgen.serving.answers.dialects import events_put_right, put_right, without_stops
 from smidgen.serving.answers.events import Event, events_of, refusal_of
 from smidgen.serving.answers.model import AnsweringModel
 from smidgen.serving.answers.rendered import refuse_unsafe
@@ -22,7 +23,8 @@ async def passed(model: AnsweringModel, asked: Asked) -> dict[str, Any]:
         raw = await answer.read()
         if answer.status != 200:
             raise refusal_of(answer.status, raw)
-    return json.loads(raw)
+    found = json.loads(raw)
+    return put_right(model, asked, found) if model.upstream.dialect == "llama.cpp" else found
 
 
 async def passed_events(model: AnsweringModel, asked: Asked) -> AsyncGenerator[Event]:
@@ -31,14 +33,17 @@ async def passed_events(model: AnsweringModel, asked: Asked) -> AsyncGenerator[E
     Raises Refusal where the engine refuses, EngineEnded where the stream breaks off.
     """
     refuse_unsafe(model, asked)
-    async with aclosing(events_of(model.upstream, asked.path, _body(model, asked), _is_last)) as events:
-        async for event in events:
+    events = events_of(model.upstream, asked.path, _body(model, asked), _is_last)
+    if model.upstream.dialect == "llama.cpp":
+        events = events_put_right(model, asked, events)
+    async with aclosing(events) as told:
+        async for event in told:
             yield event
 
 
 def _body(model: AnsweringModel, asked: Asked) -> dict[str, Any]:
     if model.upstream.dialect == "llama.cpp":
-        return asked.body | {"model": model.name}
+        return without_stops(asked) | {"model": model.name}
     counted = {"stream_options": {"include_usage": True}} if asked.stream and asked.path in _COUNTED_LAST else {}
     return asked.given | {"model": model.name} | counted
 

@@ -91,7 +91,7 @@ async def _one_token(model: AnsweringModel, top: Sequence[tuple[int, float]]) ->
         "top_logprobs": [{"id": one, "bytes": list(model.piece(one)), "logprob": value} for one, value in top],
     }  # fmt: skip
     yield {
-        "content": "" if ends else model.piece(token).decode(errors="ignore"),
+        "content": "" if token in tokenizer.eos_ids | tokenizer.control else model.piece(token).decode(errors="ignore"),
         "tokens_predicted": 1, "completion_probabilities": [told], "stop": True,
         "stop_type": "eos" if ends else "limit",
     }  # fmt: skip

@@ -52,15 +52,40 @@ def is_rendered_here(model: AnsweringModel, asked: Asked) -> bool:
 
 def refuse_unsafe(model: AnsweringModel, asked: Asked) -> None:
     """Raises Refusal for texts that llama.cpp, where it renders and encodes, would take for something else."""
-    tokenizer = model.facts.tokenizer
     for place, message in enumerate(asked.messages or []):
         for text in texts_of(message):
-            if tokenizer is not None and tokenizer.disarm(text) != text:
-                raise Refusal(
-                    f"message {place + 1} spells a control token of this model; with tools, reasoning or a begun "
-                    "answer it would become that token.", param=f"messages[{place}].content",
-                )  # fmt: skip
+            _refuse_control(model, text, f"message {place + 1}", f"messages[{place}].content")
             refuse_endless(text, f"message {place + 1}", f"messages[{place}].content")
+        _refuse_inside(model, {**message, "content": None}, f"message {place + 1}", f"messages[{place}]")
+    for name in ("tools", "chat_template_kwargs"):
+        _refuse_inside(model, asked.tools if name == "tools" else asked.body.get(name), name, name)
+    if asked.path == "/infill":
+        for name in ("input_prefix", "input_suffix", "prompt", "input_extra"):
+            _refuse_inside(model, asked.body.get(name), name, name, control=False)  # which llama.cpp takes as letters
+
+
+def _refuse_inside(model: AnsweringModel, value: Any, name: str, param: str, control: bool = True) -> None:
+    """The same of texts wherever they stand in a value, the names of its fields among them."""
+    if isinstance(value, str):
+        if control:
+            _refuse_control(model, value, name, param)
+        refuse_endless(value, name, param)
+    elif isinstance(value, list):
+        for inner in value:
+            _refuse_inside(model, inner, name, param, control)
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            _refuse_inside(model, key, name, param, control)
+            _refuse_inside(model, inner, name, param, control)
+
+
+def _refuse_control(model: AnsweringModel, text: str, name: str, param: str) -> None:
+    tokenizer = model.facts.tokenizer
+    if tokenizer is not None and tokenizer.disarm(text) != text:
+        raise Refusal(
+            f"{name} spells a control token of this model; with tools, reasoning or a begun answer it would become "
+            "that token.", param=param,
+        )  # fmt: skip
 
 
 def refuse_endless(text: str, name: str, param: str) -> None:

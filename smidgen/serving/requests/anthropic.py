@@ -151,6 +151,14 @@ def for_llama_cpp(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
+def join_last(turns: list[dict[str, Any]]) -> None:
+    """Make one text of a begun answer: llama.cpp would put line breaks between its parts."""
+    blocks = turns[-1]["content"]
+    if isinstance(blocks, list) and len(texts := [block["text"] for block in blocks if block["type"] == "text"]) > 1:
+        others = [block for block in blocks if block["type"] != "text"]
+        turns[-1]["content"] = [*others, {"type": "text", "text": "".join(texts)}]
+
+
 def _block(block: dict[str, Any]) -> dict[str, Any]:
     match block["type"]:
         case "tool_use":

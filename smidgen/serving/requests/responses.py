@@ -166,6 +166,13 @@ def for_llama_cpp(items: Any) -> Any:
     return found
 
 
+def join_last(items: list[dict[str, Any]]) -> None:
+    """Make one text of a begun answer: llama.cpp would put line breaks between its parts."""
+    parts = items[-1].get("content") or []
+    if items[-1]["type"] == "message" and len(parts) > 1:
+        items[-1]["content"] = [{**parts[0], "text": "".join(part["text"] for part in parts)}]
+
+
 def _texts(content: Any, always: bool = False) -> Any:
     if isinstance(content, str):
         return [{"type": "text", "text": content}] if always else content

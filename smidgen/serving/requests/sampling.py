@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag
 
+from smidgen.serving.refusals import Refusal
 from smidgen.serving.requests.bounds import LONGEST_GRAMMAR, LONGEST_LOOK_BACK, MOST_ENTRIES, excess_of_grammar
 from smidgen.serving.requests.fields import (
     HINT,
@@ -31,6 +32,15 @@ def _checked_bias(bias: dict[str, float]) -> dict[str, float]:
         if not (token.isascii() and token.isdigit() and len(token) < 10):
             raise ValueError(f"must have token ids as keys, not {token[:30]!r}; /tokenize gives the ids of a text")
     return bias
+
+
+def refuse_unknown_biases(bias: dict[str, float] | None, tokens: int) -> None:
+    """Raises Refusal for ids that a model of so many tokens does not have: llama.cpp passes over them."""
+    unknown = next((token for token in bias or () if int(token) >= tokens), None)
+    if unknown is not None:
+        raise Refusal(
+            f"logit_bias has the token id {unknown}; this model's go from 0 to {tokens - 1}.", param="logit_bias"
+        )
 
 
 def _checked_letters(letters: str) -> str:

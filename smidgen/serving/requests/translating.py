@@ -122,6 +122,8 @@ def response(path: str, body: dict[str, Any]) -> Asked:
     for key in ("truncation", "background"):
         body.pop(key, None)
     body["input"] = responses.for_llama_cpp(body["input"])
+    if _is_begun(messages) and isinstance(body["input"], list):
+        responses.join_last(body["input"])
     return Asked(
         path, body, max_tokens=limit, messages=messages, tools=tools or None, tool_choice=choice, tool_name=name,
         schema=schema, warnings=tuple(warnings), **found,
@@ -163,6 +165,8 @@ def _of_templates(body: dict[str, Any], warnings: list[str]) -> dict[str, Any]:
             raise Refusal(
                 "add_generation_prompt and continue_final_message cannot both be true.", param="add_generation_prompt"
             )
+    if _is_begun(messages) and isinstance(messages[-1].get("content"), list):
+        messages[-1]["content"] = "".join(part["text"] for part in messages[-1]["content"])  # as it is echoed
     tools, choice, name = choose(in_chat_shape(body.pop("tools", None), warnings), body.pop("tool_choice", None))
     body["messages"] = messages
     if tools:
@@ -191,6 +195,8 @@ def _of_anthropic(body: dict[str, Any], warnings: list[str]) -> dict[str, Any]:
         body["tools"] = [_anthropic_tool(tool["function"]) for tool in tools]
         body["tool_choice"] = {"type": "any" if choice == "required" else "auto"}
     body["messages"] = anthropic.for_llama_cpp(body["messages"])
+    if _is_begun(messages):
+        anthropic.join_last(body["messages"])
     thinking = body.pop("thinking", None)
     if thinking is not None:
         if thinking["type"] == "disabled":

@@ -66,6 +66,14 @@ def test_the_last_place_of_the_context_is_used_and_no_more(smollm: LlamaCppEngin
         smollm.stream("", 5)
 
 
+def test_a_full_context_in_the_middle_of_a_character_is_no_error(tmp_path: Path) -> None:
+    """What a model of single bytes wrote has more tokens when it is read anew, and no room to ask for its end again."""
+    with LlamaCppEngine(tiny_models.write_llama(tmp_path / "bytes.gguf"), 2 * CONTEXT, threads=1) as engine:
+        for seed in (7, 14, 20, 21):
+            reply = engine.stream("Once", None, Sampling(temperature=0.8, top_p=0.95, seed=seed))
+            assert reply.text() and reply.stop in ("context", "end")
+
+
 def test_chat_uses_the_models_template(smollm: LlamaCppEngine) -> None:
     reply = smollm.chat([{"role": "user", "content": "Hi"}], 4, GREEDY)
     written_out = (
