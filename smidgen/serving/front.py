@@ -23,7 +23,6 @@ from starlette.routing import Route
 from smidgen import progress
 from smidgen.engines.llama_cpp.engine import require_chat_template
 from smidgen.errors import EngineEnded, SmidgenError
-from smidgen.model.chat import refuse_hostile_chat, shows_calls
 from smidgen.serving.accounts import Account, Accounts
 from smidgen.serving.admission import Admission
 from smidgen.serving.answers.calls import RequiredCalls
@@ -31,7 +30,6 @@ from smidgen.serving.answers.chat import chat, chat_events
 from smidgen.serving.answers.completions import complete, complete_events
 from smidgen.serving.answers.model import AnsweringModel
 from smidgen.serving.answers.passed import passed, passed_events
-from smidgen.serving.answers.rendered import texts_of
 from smidgen.serving.answers.scorer import PromptScorer
 from smidgen.serving.bodies import read_body
 from smidgen.serving.cards import data_of_card, page_of_card
@@ -43,6 +41,7 @@ from smidgen.serving.keys import Budgets, Key
 from smidgen.serving.metrics import CONTENT_TYPE, Metrics
 from smidgen.serving.openapi import docs_page, openapi
 from smidgen.serving.pool import Loaded, Pool
+from smidgen.serving.readable import check_chat
 from smidgen.serving.refusals import Refusal
 from smidgen.serving.requests.asked import Asked
 from smidgen.serving.requests.reading import read_request
@@ -165,7 +164,7 @@ class _Front:
 
     async def chat(self, request: Request) -> Response:
         asked, model, account, hidden = await self._read(request)
-        await self._check_chat(model, asked)
+        await check_chat(model, asked)
         return self._answered(asked, model, account, hidden, chat, chat_events)
 
     async def complete(self, request: Request) -> Response:
@@ -206,7 +205,7 @@ class _Front:
 
     async def pass_chat(self, request: Request) -> Response:
         asked, model, account, _ = await self._read(request)
-        await self._check_chat(model, asked)
+        await check_chat(model, asked)
         return self._passed(asked, model, account)
 
     async def pass_on(self, request: Request) -> Response:
@@ -249,31 +248,6 @@ class _Front:
         account = Account(request.scope, self._metrics, self._door.budgets, self._journal.texts)
         account.asked(model.name, asked.messages or asked.prompts or asked.inputs or None)
         return asked, model, account, hidden
-
-    async def _check_chat(self, model: Hosted, asked: Asked) -> None:
-        """Messages that the template refuses, tools that it would drop, and what makes it run without end."""
-        template = require_chat_template(model.facts, model.template)
-        tokenizer = model.facts.tokenizer
-        longest = model.longest_text
-        size = sum(len(text.encode(errors="replace")) for message in asked.messages or () for text in texts_of(message))
-        if size > longest:
-            raise Refusal(
-                f"the messages have {size} bytes of text: more than a context of {model.context} tokens can hold.",
-                param="messages", code="context_length_exceeded",
-            )  # fmt: skip
-        specials = {} if tokenizer is None else tokenizer.special_texts
-        messages = [{"content": "", **message} for message in asked.messages or ()]  # as llama.cpp reads one without
-        seen = await anyio.to_thread.run_sync(lambda: refuse_hostile_chat(template, messages, specials, asked.tools))
-        calls = any(message["role"] == "tool" or message.get("tool_calls") for message in messages)
-        if calls and not shows_calls(template):
-            raise Refusal(
-                "this model's chat template has no place for calls of tools, so the model would not see those of "
-                "earlier messages.", param="messages",
-            )  # fmt: skip
-        if asked.tools and not seen and asked.tool_choice != "none":
-            raise Refusal(
-                "this model's chat template has no place for tools, so the model would not see them.", param="tools"
-            )
 
     def _bundle(self, loaded: Loaded) -> AnsweringModel:
         """The model with all that answers need of it; made once for each engine."""

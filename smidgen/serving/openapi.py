@@ -75,7 +75,7 @@ def _operation(one: Endpoint, body: type[BaseModel] | None) -> dict[str, Any]:
     elif one.media is not None:
         content[one.media] = {"schema": {"type": "string"} if one.media != "application/json" else {"type": "object"}}
     if one.event is not None:
-        content["text/event-stream"] = {"schema": {"type": "string"}, "x-event": _reference(one.event)}
+        content["text/event-stream"] = {"x-event": _reference(one.event)}  # 3.1 has no schema of single events
     operation: dict[str, Any] = {
         "operationId": one.name, "summary": one.summary, "tags": [one.part],
         "responses": {"200": {"description": one.returns, "content": content}}
