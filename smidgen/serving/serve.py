@@ -74,8 +74,8 @@ def serve(
     parallel: requests at a time, each with `ctx_size` tokens of context; default the model's own, at most 4096.
     queue: how many more may wait for each model.
     draft: a smaller model of the same vocabulary that proposes tokens.  lora: an adapter, as `tune` writes it.
-    template: the name of one of the model's chat templates, where it has several. These three, and `replicas`, go with one
-    model only.
+    template: the name of one of the model's chat templates, where it has several. These three, and `replicas`, go with
+    one model only.
     memory: bytes that models may take together, default 80% of this machine's.
     keep_alive: seconds after which an idle model is unloaded; None never.
     time_limit: seconds that one answer may take.  max_tokens: the most that one answer may have.

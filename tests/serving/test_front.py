@@ -229,6 +229,14 @@ def test_a_budget_is_charged_for_whole_streamed_and_broken_answers(hosted: Hoste
     assert spent.json()["error"]["type"] == "insufficient_quota"
 
 
+def test_a_bias_for_a_token_that_there_is_not_is_refused(hosted: Hosted) -> None:
+    async def test(client: httpx2.AsyncClient) -> Any:
+        return await client.post("/v1/chat/completions", json={**CHAT, "logit_bias": {"49152": 1}})
+
+    answer = with_front(hosted, test)
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == "logit_bias"
+
+
 def test_an_engine_that_ends_before_its_first_word_is_503(hosted: Hosted) -> None:
     async def test(client: httpx2.AsyncClient) -> Any:
         return await client.post("/v1/chat/completions", json=CHAT)

@@ -12,7 +12,7 @@ from smidgen.serving.answers.completions import complete, complete_events
 from smidgen.serving.answers.scorer import PromptScorer, TextScores
 from smidgen.serving.refusals import Refusal
 from smidgen.serving.requests.asked import Asked
-from tests.serving.answers.pretended import PretendedUpstream, Reply, error, model_on, text_stream, tokenizer_of
+from tests.serving.answers.pretended import PretendedUpstream, Reply, error, model_on, sse, text_stream, tokenizer_of
 
 
 class Scores(PromptScorer):
@@ -47,6 +47,21 @@ def events_of(upstream: PretendedUpstream, path: Path, question: Asked) -> list[
         return [event async for event in complete_events(model_on(upstream, path, Scores()), question)]
 
     return asyncio.run(collect())
+
+
+def test_a_control_token_that_is_written_has_no_place_in_the_text(smollm_path: Path) -> None:
+    tokenizer = tokenizer_of(model_on(PretendedUpstream(lambda body: text_stream()), smollm_path))
+    control, word = next(iter(tokenizer.control - tokenizer.eos_ids)), tokenizer.encode("ass")[0]
+
+    def told(token: int, text: str, written: int) -> dict[str, Any]:
+        found = {"id": token, "bytes": list(tokenizer.piece(token)), "logprob": -1.0, "top_logprobs": []}
+        more = {"tokens": [token], "tokens_predicted": written, "completion_probabilities": [found]}
+        return {"content": text, "stop": False, **more}
+
+    last = {"content": "", "stop": True, "stop_type": "limit", "tokens_predicted": 2}
+    upstream = PretendedUpstream(lambda body: sse([told(control, "", 1), told(word, "ass", 2), last], done=False))
+    (choice,) = choices_of(upstream, smollm_path, asked("Hi", logprobs=1, max_tokens=2))
+    assert choice["text"] == "ass" and choice["logprobs"]["text_offset"] == [0, 0]
 
 
 def test_each_prompt_has_its_answers_and_all_are_counted(smollm_path: Path) -> None:
