@@ -22,8 +22,8 @@ Votes = Annotated[
     list[Path] | None,
     typer.Option(
         "--votes", metavar="FILE", parser=path_of,
-        help="CSV or JSON Lines with model_a, model_b and winner (model_a, model_b, tie, both_bad, a name), or the SQLite "
-        "file of `smidgen ui`; repeatable.",
+        help="CSV or JSON Lines with model_a, model_b and winner (model_a, model_b, tie, both_bad, a name), or the "
+        "SQLite file of `smidgen ui`; repeatable.",
     ),
 ]  # fmt: skip
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out rows that are of no use, and count them.")]
