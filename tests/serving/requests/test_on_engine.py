@@ -46,7 +46,14 @@ NO_CONTROL = {"2": -1000, "3": -1000}
 
 def written(engine: LlamaServer, grammar: str, seed: int) -> str | None:
     """A text of the grammar; None for one that is cut off, or has bytes that are no text (the model knows only bytes)."""
-    body = {"prompt": [1, 2], "grammar": grammar, "n_predict": 600, "seed": seed, "logit_bias": ENDS | NO_CONTROL, **RANDOM}
+    body = {
+        "prompt": [1, 2],
+        "grammar": grammar,
+        "n_predict": 600,
+        "seed": seed,
+        "logit_bias": ENDS | NO_CONTROL,
+        **RANDOM,
+    }
     answer = engine.call("/completion", body)
     return None if answer["stop_type"] != "eos" or "\ufffd" in answer["content"] else answer["content"]
 
