@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import os
-import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +12,6 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, cast
 
-import uvicorn
 from starlette.applications import Starlette
 
 from smidgen import progress
@@ -23,7 +21,6 @@ from smidgen.formats.hub.catalogue import ModelName
 from smidgen.formats.hub.home import cache_folder
 from smidgen.memory import usable_memory
 from smidgen.serving.admission import own_names
-from smidgen.serving.connections import Impatient
 from smidgen.serving.engines import Engines
 from smidgen.serving.front import Door, build_front
 from smidgen.serving.gate import Gate
@@ -38,6 +35,7 @@ from smidgen.serving.keys import Budgets, Key, read_keys
 from smidgen.serving.listening import address_of, is_loopback, listening_socket
 from smidgen.serving.pool import Pool, refuse_same_names
 from smidgen.serving.upstream import LocalUpstream
+from smidgen.serving.web_server import WebServer
 
 _MOST_PARALLEL = 4096
 _LAST_WORDS_S = 60  # that answers under way have when the server is told to stop
@@ -123,7 +121,7 @@ def serve(
         front = build_front(pool, door, journal, Gate(judge, redactor if redact_prompts else None), threads)
         say = announce or _print_address
         served = Served(address_of(listener, host), models[0].name, models[0].facts.has_chat_template)
-        _Uvicorn(front, pool, lambda: say(served)).run([listener])
+        _Server(front, pool, lambda: say(served)).run([listener])
     sys.exit(0)
 
 
@@ -169,17 +167,12 @@ def _print_address(served: Served) -> None:
     print(f"smidgen serves {served.name} on {served.address}/v1", flush=True)
 
 
-class _Uvicorn(uvicorn.Server):
-    """The web server: silent, and it ends with Ctrl-C or SIGTERM without raising them anew."""
+class _Server(WebServer):
+    """It loads the first model before it answers, and finishes what is under way before it ends."""
 
     def __init__(self, front: Starlette, pool: Pool, announce: Callable[[], None]) -> None:
-        super().__init__(
-            uvicorn.Config(
-                front, http=Impatient, ws="none", log_config=None, log_level="critical", access_log=False,
-                server_header=False, lifespan="on", timeout_graceful_shutdown=_LAST_WORDS_S, proxy_headers=False,
-            )
-        )  # fmt: skip
-        self._pool, self._announce = pool, announce
+        super().__init__(front, announce, _LAST_WORDS_S)
+        self._pool = pool
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Load the first model, and answer from then on. A signal meanwhile ends everything."""
@@ -190,7 +183,6 @@ class _Uvicorn(uvicorn.Server):
             os._exit(0)  # a loading engine ends with this process
         loading.result()
         await super().startup(sockets)
-        self._announce()
 
     async def _load_first(self) -> None:
         async with self._pool.use(self._pool.first):
@@ -204,15 +196,6 @@ class _Uvicorn(uvicorn.Server):
         elif running:
             progress.say(f"Finishing {running} answers under way; the same again ends them.")
         self.should_exit = True
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        earlier = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in earlier.items():
-                signal.signal(number, handler)
 
 
 def check_exposure(host: str, keyed: bool, no_auth: bool = False) -> None:

@@ -1,23 +1,17 @@
 """The verb `ui`: a page to chat with models, compare and cut them, until it is told to stop."""
 
-import signal
-import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
-
-import uvicorn
-from starlette.types import ASGIApp
 
 from smidgen.bounds import MOST_THREADS, within
 from smidgen.errors import SmidgenError
 from smidgen.formats.hub.catalogue import ModelName
 from smidgen.formats.hub.home import cache_folder
 from smidgen.serving.admission import own_names
-from smidgen.serving.connections import Impatient
 from smidgen.serving.keys import Key
 from smidgen.serving.listening import address_of, is_loopback, listening_socket
 from smidgen.showing.ballots import BallotBox
@@ -76,7 +70,7 @@ def ui(
         desk = stack.enter_context(CutDesk(shelf, Path.cwd(), home / "ui"))
         door = Door(build_page(shelf, box, desk), own_names(host), keys, any_address=not is_loopback(host))
         shown = Shown(address_of(listener, host), shelf.names, box.path)
-        _WebServer(door, lambda: announce and announce(shown)).run([listener])
+        WebServer(door, lambda: announce and announce(shown), _LAST_WORDS_S).run([listener])
     sys.exit(0)
 
 
@@ -85,29 +79,3 @@ def _ballot_box(votes: Path | None, home: Path) -> BallotBox:
         home.mkdir(parents=True, exist_ok=True)
         votes = home / "votes.sqlite"
     return BallotBox(votes.absolute())
-
-
-class _WebServer(uvicorn.Server):
-    """Silent: nothing of a request comes into a log. It ends with Ctrl-C or SIGTERM without raising them anew."""
-
-    def __init__(self, page: ASGIApp, announce: Callable[[], object]) -> None:
-        super().__init__(
-            uvicorn.Config(
-                page, http=Impatient, ws="none", log_config=None, log_level="critical", access_log=False,
-                server_header=False, lifespan="on", timeout_graceful_shutdown=_LAST_WORDS_S, proxy_headers=False,
-            )
-        )  # fmt: skip
-        self._announce = announce
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._announce()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        earlier = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in earlier.items():
-                signal.signal(number, handler)

@@ -2,8 +2,9 @@
 
 A begun answer (the assistant's message last) comes back with its beginning in some places and without it in others:
 here it is always without. A stream holds back what may begin a stop text, and loses it where the answer ends for
-another reason: here streams are searched for stop texts. An answer that the token limit cuts off passes for complete
-in Responses: here it is incomplete, as OpenAI has it.
+another reason: here streams are searched for stop texts. The events of Responses lack the numbers by which clients put
+them together: here they have them. An answer that the token limit cuts off passes for complete in Responses: here it
+is incomplete, as OpenAI has it.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
@@ -43,9 +44,13 @@ def put_right(model: AnsweringModel, asked: Asked, answer: dict[str, Any]) -> di
 
 async def events_put_right(model: AnsweringModel, asked: Asked, events: AsyncGenerator[Event]) -> AsyncGenerator[Event]:
     """The events of a stream that was asked for with `without_stops`, up to a stop text."""
-    stopped = {"/infill": _stopped_infill, "/v1/messages": _stopped_message}.get(asked.path)
+    told: AsyncIterator[Event] = events
+    if asked.path == "/v1/responses":
+        told = _numbered(model, events)
+    elif asked.stop:
+        told = (_stopped_infill if asked.path == "/infill" else _stopped_message)(asked.stop, events)
     async with aclosing(events):
-        async for event in stopped(asked.stop, events) if stopped and asked.stop else events:
+        async for event in told:
             yield put_right(model, asked, event)
 
 
@@ -71,6 +76,24 @@ def _is_cut_off(model: AnsweringModel, asked: Asked, usage: dict[str, Any]) -> b
     """llama.cpp does not tell: an answer that ends by itself with its last token passes for cut off, too."""
     limit = asked.max_tokens or model.upstream.context
     return usage.get("output_tokens", 0) >= limit or usage.get("total_tokens", 0) >= model.upstream.context
+
+
+async def _numbered(model: AnsweringModel, events: AsyncIterator[Event]) -> AsyncIterator[Event]:
+    """Events of Responses with the numbers by which clients put them together, which llama.cpp leaves out."""
+    places: dict[str, int] = {}
+    number = 0
+    async for event in events:
+        numbered = {**event, "sequence_number": number}
+        number += 1
+        item = event.get("item") or {}
+        name = event.get("item_id") or item.get("id") or item.get("call_id")
+        if name is not None:
+            numbered["output_index"] = places.setdefault(name, len(places))
+            if not item and "function_call" not in event["type"]:
+                numbered["content_index"] = 0  # an item has one part
+        elif event.get("response", {}).get("status") == "in_progress":
+            numbered["response"] = {"model": model.name, "output": [], **event["response"]}
+        yield numbered
 
 
 async def _stopped_infill(stops: tuple[str, ...], events: AsyncIterator[Event]) -> AsyncIterator[Event]:

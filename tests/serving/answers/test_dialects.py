@@ -98,6 +98,22 @@ def test_a_begun_answer_comes_without_its_beginning_streamed_and_whole() -> None
     assert "One" not in str(events_of(question, told)[0])
 
 
+def test_events_of_responses_have_the_numbers_by_which_clients_put_them_together() -> None:
+    told = [
+        {"type": "response.created", "response": {"id": "r", "status": "in_progress"}},
+        {"type": "response.output_item.added", "item": {"id": "m", "type": "message"}},
+        {"type": "response.output_text.delta", "item_id": "m", "delta": "a"},
+        {"type": "response.output_item.added", "item": {"id": "c", "type": "function_call"}},
+        {"type": "response.function_call_arguments.delta", "item_id": "c", "delta": "{}"},
+        {"type": "response.completed", "response": {"status": "completed", "usage": {}}},
+    ]
+    events, _ = events_of(read_request("/v1/responses", {"input": "Hi", "stream": True}), told)
+    assert [one["sequence_number"] for one in events] == list(range(6))
+    assert [one.get("output_index") for one in events] == [None, 0, 0, 1, 1, None]
+    assert [one.get("content_index") for one in events] == [None, None, 0, None, None, None]
+    assert events[0]["response"] == {"model": "ours", "output": [], "id": "r", "status": "in_progress"}
+
+
 def test_the_arguments_of_a_call_stay_as_they_are() -> None:
     call = {"type": "tool_use", "id": "a", "name": "f", "input": {"type": "text", "text": "One, two, three"}}
     assert whole(messages(False, messages=[ASKED, BEGUN]), {"type": "message", "content": [call]})["content"] == [call]
