@@ -14,6 +14,7 @@ from smidgen.formats.hub.home import cache_folder
 from smidgen.serving.admission import own_names
 from smidgen.serving.keys import Key
 from smidgen.serving.listening import address_of, is_loopback, listening_socket
+from smidgen.serving.web_server import WebServer
 from smidgen.showing.ballots import BallotBox
 from smidgen.showing.cut_desk import CutDesk
 from smidgen.showing.door import Door

@@ -10,7 +10,7 @@ import pytest
 
 import smidgen
 from smidgen.formats.opening import open_checkpoint
-from tests.measuring.browser import Browser, assert_looks_right, browser_or_skip
+from tests.browser import Browser, assert_looks_right, browser_or_skip
 from tests.measuring.test_report import whole_page
 
 FIT = 165_000_000

@@ -113,6 +113,7 @@ async def _answer(model: AnsweringModel, asked: Asked, index: int, counts: Count
     body |= seed_of(asked, index)
     passing = Passing[TokenEntry](asked.stop)
     begun, reason, new_tokens = False, "stop", None
+    alone = asked.body.get("parallel_tool_calls") is False  # llama.cpp may write more calls than one
     async with aclosing(_events(model, asked, body)) as events:
         async for event in events:
             if not begun:
@@ -123,6 +124,9 @@ async def _answer(model: AnsweringModel, asked: Asked, index: int, counts: Count
                 reason = choice.get("finish_reason") or reason
                 entries = _entries(model, asked, choice, new_tokens)
                 delta = _known(choice.get("delta") or {})
+                if alone and any(part["index"] > 0 for part in delta.get("tool_calls", ())):
+                    yield _Piece(index, {}, finish_reason="tool_calls")
+                    return
                 text, ready = passing.pass_on(delta.pop("content", ""), entries)
                 if text:
                     delta["content"] = text

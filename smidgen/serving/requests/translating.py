@@ -20,8 +20,8 @@ def chat(path: str, body: dict[str, Any]) -> Asked:
         body["max_tokens"] = limit
     logprobs = _pop_chat_logprobs(body)
     if logprobs is not None:
-        if found["tools"] and found["stream"]:
-            raise Refusal("logprobs are not given in a stream with tools; leave one out.", param="logprobs")
+        if found["tools"]:
+            raise Refusal("logprobs are not given with tools; leave one out.", param="logprobs")
         body |= {"logprobs": True, "top_logprobs": max(1, logprobs)}
     body.pop("modalities", None)
     echo = body.pop("echo", False)
@@ -106,6 +106,11 @@ def response(path: str, body: dict[str, Any]) -> Asked:
     warnings: list[str] = []
     tools, choice, name = choose(in_chat_shape(body.pop("tools", None), warnings), body.pop("tool_choice", None))
     if tools:
+        if body.get("parallel_tool_calls") is False:
+            raise Refusal(
+                "parallel_tool_calls: false is not carried out by responses; use /v1/chat/completions.",
+                param="parallel_tool_calls",
+            )
         body |= {"tools": [{"type": "function", **tool["function"]} for tool in tools], "tool_choice": choice}
     text, reasoning = body.pop("text", None) or {}, body.pop("reasoning", None) or {}
     warnings += _nested_warnings("text", text, ("verbosity",))

@@ -173,6 +173,18 @@ def test_calls_of_tools_are_put_together() -> None:
     ]
 
 
+def test_one_call_at_most_where_that_is_asked_for() -> None:
+    def call(number: int) -> dict[str, Any]:
+        made = {"index": number, "id": f"x{number}", "function": {"name": "look", "arguments": "{}"}}
+        return {"choices": [{"index": 0, "delta": {"tool_calls": [made]}, "finish_reason": None}]}
+
+    upstream = PretendedUpstream(lambda body: sse([call(0), call(1)]), hangs=True)
+    question = Asked("/v1/chat/completions", {"messages": QUESTION, "parallel_tool_calls": False}, messages=QUESTION)
+    choice = asyncio.run(chat(model_on(upstream), question))["choices"][0]
+    assert [one["id"] for one in choice["message"]["tool_calls"]] == ["x0"]
+    assert choice["finish_reason"] == "tool_calls" and upstream.open == 0
+
+
 def test_a_stream_that_breaks_off_never_passes_for_whole() -> None:
     for reply in (chat_stream("a", done=False), (200, b""), (200, b'data: {"choices": [')):
         with pytest.raises(EngineEnded, match="broke off"):

@@ -141,6 +141,17 @@ def test_a_schema_beside_tools() -> None:
         asked_for("auto", response_format=wanted)
 
 
+def test_what_is_not_carried_out_beside_tools_is_refused() -> None:
+    for stream in (False, True):
+        with pytest.raises(Refusal) as caught:
+            asked_for(None, logprobs=True, stream=stream)
+        assert caught.value.param == "logprobs"
+    tools = [{"type": "function", "name": "f", "parameters": SCHEMA}]
+    with pytest.raises(Refusal) as caught:
+        read_request("/v1/responses", {"input": "hi", "tools": tools, "parallel_tool_calls": False})
+    assert caught.value.param == "parallel_tool_calls"
+
+
 def test_warnings_fit_a_header() -> None:
     many = {"type": "object", "properties": {f"\u00e9{i}": {"type": "number", "minimum": 3} for i in range(400)}}
     asked = asked_for("auto", [{"type": "function", "function": {"name": "f", "parameters": many}}])
