@@ -42,7 +42,7 @@ VERBS: dict[str, set[str]] = {
     "serving": {"engines", "formats", "model"},
     "showing": {
         "engines", "formats", "model", "serving.admission", "serving.connections", "serving.keys", "serving.listening",
-        "serving.refusals",
+        "serving.refusals", "serving.web_server",
     },
     # No method grades itself: measuring never sees what cuts and trains, and its core sees no files either.
     "measuring": {"engines.base", "data", "numerics"},
