@@ -42,8 +42,8 @@ def test_it_ends_while_it_loads(
     assert process.stdout is not None and process.stdout.readline() == "begun\n"
     time.sleep(wait)
     process.send_signal(stop)
-    output, errors = process.communicate(timeout=_PATIENCE_S)  # its engine has these pipes, too, until it ends
-    served = command == "serve" and output and process.returncode == 0  # it had loaded already
+    _, errors = process.communicate(timeout=_PATIENCE_S)  # its engine has these pipes, too, until it ends
+    served = command == "serve" and process.returncode == 0  # Ctrl-C is how a server ends
     assert served or process.returncode in (128 + stop, -stop)
     assert "Traceback" not in errors
     assert not list(tmp_path.iterdir()) or command == "cut"
