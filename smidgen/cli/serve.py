@@ -115,7 +115,9 @@ Policies = Annotated[
 RedactPrompts = Annotated[
     bool,
     typer.Option(
-        "--redact-prompts", help="Hide names of accounts, numbers and addresses from the model.", rich_help_panel=_GUARD
+        "--redact-prompts",
+        help="Hide e-mail addresses, phone, card and account numbers from the model.",
+        rich_help_panel=_GUARD,
     ),
 ]
 Engine = Annotated[
@@ -211,10 +213,12 @@ def _announce(server: "Served", keyed: bool, quiet: bool) -> None:
 
 
 def _print_how_to_use(server: "Served", keyed: bool, quiet: bool) -> None:
-    print(f"smidgen serves {server.name} on {server.address}/v1", flush=True)
+    print(f"smidgen serves {', '.join(server.names)} on {server.address}/v1", flush=True)
     if quiet:
         return
     endpoint, body = ("chat/completions", '{"messages": [{"role": "user", "content": "Hello"}]}')
+    if len(server.names) > 1:
+        print(f'Requests name one of them as "model"; without a name {server.names[0]} answers.')
     if not server.chats:
         print("It is a base model without a chat template: use /v1/completions, not /v1/chat/completions.")
         endpoint, body = ("completions", '{"prompt": "Once upon a time", "max_tokens": 32}')
@@ -222,4 +226,4 @@ def _print_how_to_use(server: "Served", keyed: bool, quiet: bool) -> None:
     print(f"\n  curl {server.address}/v1/{endpoint} {key}-H 'Content-Type: application/json' \\\n    -d '{body}'\n")
     print("  from openai import OpenAI")
     print(f'  client = OpenAI(base_url="{server.address}/v1", api_key="{"KEY" if keyed else "none"}")\n')
-    print("Ctrl-C stops it.", flush=True)
+    print(f"All endpoints: {server.address}/docs. Ctrl-C stops it.", flush=True)

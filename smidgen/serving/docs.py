@@ -28,10 +28,10 @@ small { color: var(--quiet) } nav { overflow-wrap: anywhere }
 _EXAMPLE = {"messages": [{"role": "user", "content": "Why is the sky blue?"}], "max_tokens": 100}
 
 
-def docs_page(document: dict[str, Any]) -> str:
-    """The page of an OpenAPI document of ours."""
+def docs_page(document: dict[str, Any], address: str) -> str:
+    """The page of an OpenAPI document of ours.  address: of the server, `http://host:port`."""
     schemas = document["components"]["schemas"]
-    parts = [_head(document)]
+    parts = [_head(document, address)]
     for part in dict.fromkeys(one["tags"][0] for _, _, one in _operations(document)):
         parts.append(f"<h2>{escape(part)}</h2>")
         parts += [
@@ -49,14 +49,14 @@ def docs_page(document: dict[str, Any]) -> str:
     )
 
 
-def _head(document: dict[str, Any]) -> str:
+def _head(document: dict[str, Any], address: str) -> str:
     info = document["info"]
     example = (
-        f"curl -s ADDRESS/v1/chat/completions -H 'Content-Type: application/json' \\\n  -d '{json.dumps(_EXAMPLE)}'"
+        f"curl -s {address}/v1/chat/completions -H 'Content-Type: application/json' \\\n  -d '{json.dumps(_EXAMPLE)}'"
     )
     return (
         f"<h1>smidgen {escape(info['version'])}</h1><p>{escape(info['description'])}</p>"
-        "<p>ADDRESS is where this page is from. Where the server has keys, add "
+        "<p>Where the server has keys, add "
         "<code>-H 'Authorization: Bearer KEY'</code>. Programs read "
         '<a href="/openapi.json">openapi.json</a>.</p>'
         f"<pre>{escape(example)}</pre>"

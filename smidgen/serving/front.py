@@ -17,7 +17,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from smidgen import progress
@@ -35,6 +35,7 @@ from smidgen.serving.bodies import read_body
 from smidgen.serving.cards import data_of_card, page_of_card
 from smidgen.serving.embeddings import embed
 from smidgen.serving.gate import Gate
+from smidgen.serving.guard.answers import with_extension
 from smidgen.serving.hosting import Hosted
 from smidgen.serving.journal import Journal
 from smidgen.serving.keys import Budgets, Key
@@ -88,7 +89,7 @@ def build_front(
     asked: dict[str, Callable[[Request], Awaitable[Response]]] = {
         "/health": front.health, "/v1/health": front.health, "/v1/models": front.models, "/models": front.models,
         "/metrics": front.metrics, "/card": front.card, "/card.json": front.card_data, "/openapi.json": front.openapi,
-        "/docs": front.docs,
+        "/docs": front.docs, "/": front.home,
     }  # fmt: skip
     posted: dict[str, Callable[[Request], Awaitable[Response]]] = {"/tokenize": front.tokenize}
     for paths, handler in (
@@ -160,7 +161,11 @@ class _Front:
 
     async def docs(self, request: Request) -> Response:
         policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-        return HTMLResponse(docs_page(self._openapi), headers={"Content-Security-Policy": policy})
+        page = docs_page(self._openapi, str(request.base_url).rstrip("/"))
+        return HTMLResponse(page, headers={"Content-Security-Policy": policy})
+
+    async def home(self, request: Request) -> Response:
+        return RedirectResponse("/docs", 303)
 
     async def chat(self, request: Request) -> Response:
         asked, model, account, hidden = await self._read(request)
@@ -196,10 +201,10 @@ class _Front:
         return self._work(model, asked, account, answer)
 
     async def embed(self, request: Request) -> Response:
-        asked, model, account, _ = await self._read(request)
+        asked, model, account, hidden = await self._read(request)
 
         async def answer(loaded: Loaded) -> dict[str, Any]:
-            return account.whole(await embed(self._bundle(loaded), asked))
+            return with_extension(account.whole(await embed(self._bundle(loaded), asked)), [], hidden)
 
         return self._work(model.for_embeddings(), asked, account, answer)
 

@@ -15,6 +15,7 @@ from smidgen.serving.refusals import Refusal
 from smidgen.serving.requests.asked import Asked
 
 Events = AsyncIterator[dict[str, Any]]
+_EMBEDDINGS = "/v1/embeddings"
 _KINDS: dict[str, Shape] = {"/v1/chat/completions": "chat", "/v1/completions": "text"}
 
 
@@ -28,15 +29,21 @@ class Gate:
     def refuse_unjudged(self, asked: Asked) -> None:
         """Raises Refusal for endpoints whose texts would pass by the guard, or whose prompts would not be redacted."""
         if (self.guard or self.redactor) and asked.path not in _KINDS:
-            raise Refusal(
-                f"{asked.path} is off here, because its texts would pass by the guard; use /v1/chat/completions.", 501
+            why = (
+                "its texts would pass by the guard"
+                if self.guard
+                else "personal data in its prompts would not be hidden"
             )
+            raise Refusal(f"{asked.path} is off here, because {why}; use /v1/chat/completions.", 501)
 
     async def redacted(self, asked: Asked) -> tuple[Asked, dict[str, int]]:
         """The request without what tells who somebody is, and how often which kind was hidden."""
         redactor = self.redactor
-        if redactor is None or asked.path not in _KINDS:
+        if redactor is None or asked.path not in (*_KINDS, _EMBEDDINGS):
             return asked, {}
+        if asked.path == _EMBEDDINGS:
+            inputs, counts = await anyio.to_thread.run_sync(redactor.prompt, list(asked.inputs))
+            return replace(_with(asked, input=inputs), inputs=tuple(inputs)), counts
         if asked.messages is not None:
             messages, counts = await anyio.to_thread.run_sync(redactor.messages, asked.messages)
             return _with(asked, messages=messages), counts
@@ -88,12 +95,12 @@ class Pass:
 
     def refusal(self) -> dict[str, Any]:
         """A whole answer that says so."""
-        return refusal_completion(self.kind, self.name, self.decisions)
+        return with_extension(refusal_completion(self.kind, self.name, self.decisions), [], self.redacted)
 
     async def refusal_events(self) -> Events:
         """The same as a stream."""
         for chunk in refusal_chunks(self.kind, self.name, self.decisions):
-            yield chunk
+            yield with_extension(chunk, [], self.redacted)
 
     async def whole(self, answer: dict[str, Any]) -> dict[str, Any]:
         """An answer as it may go out: judged, and with what was decided."""

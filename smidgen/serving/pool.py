@@ -18,6 +18,7 @@ from smidgen.serving.hosting import Hosted
 from smidgen.serving.line import Line
 from smidgen.serving.refusals import Refusal
 from smidgen.serving.upstream import Upstream
+from smidgen.sizes import format_size
 
 _PATIENCE_S = 60.0  # that a request waits for memory that others use
 _TRY_AGAIN_S = 10.0
@@ -190,3 +191,13 @@ def refuse_same_names(models: list[Hosted]) -> None:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise SmidgenError(f"two models are called {twice}; serve one of them from a folder or file of another name.")
+
+
+def refuse_too_large(models: list[Hosted], memory: int | None) -> None:
+    """Raises SmidgenError for a model that takes more than what was allowed for all."""
+    for model in models:
+        if memory is not None and model.bytes > memory:
+            raise SmidgenError(
+                f"--memory {format_size(memory)} is less than {model.name} takes alone, about "
+                f"{format_size(model.bytes)}; allow more, or serve a smaller model or context (--ctx-size)."
+            )

@@ -33,7 +33,7 @@ from smidgen.serving.hosting import Hosted
 from smidgen.serving.journal import Journal
 from smidgen.serving.keys import Budgets, Key, read_keys
 from smidgen.serving.listening import address_of, is_loopback, listening_socket
-from smidgen.serving.pool import Pool, refuse_same_names
+from smidgen.serving.pool import Pool, refuse_same_names, refuse_too_large
 from smidgen.serving.upstream import LocalUpstream
 from smidgen.serving.web_server import WebServer
 
@@ -45,10 +45,13 @@ _MEMORY_SHARE = 0.8
 
 @dataclass(frozen=True)
 class Served:
-    """A server that has begun. address: `http://host:port`.  chats: whether the model has a chat template."""
+    """A server that has begun.
+
+    address: `http://host:port`.  names: of its models.  chats: whether the first one has a chat template.
+    """
 
     address: str
-    name: str
+    names: tuple[str, ...]
     chats: bool
 
 
@@ -116,11 +119,12 @@ def serve(
         budgets=Budgets(_budgets_file(keys)), seconds=time_limit, most_tokens=max_tokens,
     )  # fmt: skip
     share = int(_MEMORY_SHARE * usable_memory()) if memory is None else memory
+    refuse_too_large(models, memory)
     with listening_socket(host, port) as listener, _guard(guard, guard_protocol, policies, threads) as judge:
         pool = Pool(models, engines.start, share, keep_alive, queue)
         front = build_front(pool, door, journal, Gate(judge, redactor if redact_prompts else None), threads)
         say = announce or _print_address
-        served = Served(address_of(listener, host), models[0].name, models[0].facts.has_chat_template)
+        served = Served(address_of(listener, host), tuple(pool.models), models[0].facts.has_chat_template)
         _Server(front, pool, lambda: say(served)).run([listener])
     sys.exit(0)
 
@@ -146,7 +150,7 @@ def _guard(
 
         for decision in asyncio.run(guard().judge("prompt", [], "Hello.")):
             if decision.verdict == "undecided":
-                progress.say(f"Note: the guard cannot decide of a plain hello by {decision.policy}: {decision.reason}")
+                progress.say(f"Note: the guard cannot judge a plain hello. {decision.reason} Is this model a guard?")
                 break
         yield guard()
 
@@ -164,7 +168,7 @@ def _budgets_file(keys: str | os.PathLike[str] | None) -> Path | None:
 
 
 def _print_address(served: Served) -> None:
-    print(f"smidgen serves {served.name} on {served.address}/v1", flush=True)
+    print(f"smidgen serves {', '.join(served.names)} on {served.address}/v1", flush=True)
 
 
 class _Server(WebServer):

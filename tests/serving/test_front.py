@@ -12,6 +12,7 @@ import httpx2
 import pytest
 
 from smidgen.errors import EngineEnded
+from smidgen.serving import front as front_module
 from smidgen.serving.front import Door, build_front
 from smidgen.serving.gate import Gate
 from smidgen.serving.guard.decisions import Decision
@@ -98,6 +99,9 @@ class Hider:
     def messages(self, messages: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, int]]:
         hidden = [{**one, "content": one["content"].replace("walrus7", "<NAME>")} for one in messages]
         return hidden, {"NAME": 1}
+
+    def prompt(self, prompt: Sequence[str]) -> tuple[list[str], dict[str, int]]:
+        return [one.replace("walrus7", "<NAME>") for one in prompt], {"NAME": 1}
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +207,22 @@ def test_what_is_hidden_reaches_neither_model_nor_log(hosted: Hosted, tmp_path: 
     line = json.loads(log.read_text())
     assert "walrus7" not in log.read_text() and "<NAME>" in json.dumps(line["prompt"])
     assert line["answer"][0]["message"]["content"] == "".join(WORDS) and line["completion_tokens"] == 5
+
+
+def test_vectors_are_made_of_what_is_left_of_a_text(hosted: Hosted, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    async def embed(model: Any, asked: Any) -> dict[str, Any]:
+        seen.append(asked.inputs)
+        return {"data": []}
+
+    monkeypatch.setattr(front_module, "embed", embed)
+
+    async def test(client: httpx2.AsyncClient) -> Any:
+        return (await client.post("/v1/embeddings", json={"input": "walrus7 sings"})).json()
+
+    answer = with_front(hosted, test, gate=Gate(None, cast("Redactor", Hider())))
+    assert seen == [("<NAME> sings",)] and answer["smidgen"] == {"redacted": {"NAME": 1}}
 
 
 def test_a_budget_is_charged_for_whole_streamed_and_broken_answers(hosted: Hosted) -> None:

@@ -10,7 +10,7 @@ import pytest
 from smidgen.errors import SmidgenError
 from smidgen.serving import pool as pool_module
 from smidgen.serving.hosting import Hosted
-from smidgen.serving.pool import Pool, refuse_same_names
+from smidgen.serving.pool import Pool, refuse_same_names, refuse_too_large
 from smidgen.serving.refusals import Refusal
 
 
@@ -176,3 +176,11 @@ def test_a_name_that_is_not_served_is_404_and_two_models_need_two_names() -> Non
     assert caught.value.status == 404
     with pytest.raises(SmidgenError, match="two models are called a"):
         refuse_same_names(cast("list[Hosted]", [Model("a"), Model("a")]))
+
+
+def test_a_model_that_takes_more_than_all_may_is_refused() -> None:
+    models = cast("list[Hosted]", [Model("a", 10), Model("b", 40)])
+    refuse_too_large(models, None)
+    refuse_too_large(models, 40)
+    with pytest.raises(SmidgenError, match="--memory 39 bytes is less than b takes alone, about 40 bytes"):
+        refuse_too_large(models, 39)
