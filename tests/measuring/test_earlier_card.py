@@ -1,6 +1,7 @@
 """A cut that is measured anew keeps what its card knew of how it was made, and nothing of another file's card."""
 
 import json
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ CALIBRATION = [{"text": "mine.txt", "self_written": False, "tokens": 512, "avail
 COST = {"seconds": 40.0, "peak_ram_bytes": 600_000_000}
 
 
+WHOLE = whole_card()  # made once: it has its second in it
+
+
 def anew() -> dict[str, Any]:
     """As measured for the second time: nothing is known of how the cut was made."""
-    card = whole_card() | {"steps": [], "calibration": [], "cost": {"seconds": None, "peak_ram_bytes": None}}
+    card = deepcopy(WHOLE) | {"steps": [], "calibration": [], "cost": {"seconds": None, "peak_ram_bytes": None}}
     text = card["fidelity"][0] | {"text": "mine.txt", "seen_in_calibration": None, "self_written": False}
     return card | {"fidelity": [text]}
 
@@ -35,8 +39,8 @@ def test_steps_calibration_and_cost_stay_and_the_notes_speak_of_them(tmp_path: P
 @pytest.mark.parametrize(
     "other",
     [
-        {"cut": {**whole_card()["cut"], "sha256": "0" * 64}},
-        {"original": {**whole_card()["original"], "sha256": "0" * 64}},
+        {"cut": {**WHOLE["cut"], "sha256": "0" * 64}},
+        {"original": {**WHOLE["original"], "sha256": "0" * 64}},
         {"schema": 2},
         {"original": "another"},
         {"steps": [], "calibration": [], "cost": {}},

@@ -12,7 +12,7 @@ import pytest
 from smidgen.measuring import parts
 from smidgen.measuring.answers_shown import language_name
 from smidgen.measuring.card import build_card
-from smidgen.measuring.figures import number, percent, size
+from smidgen.measuring.figures import bits_per_byte, number, percent, size
 from smidgen.measuring.report import part_of_model, render
 from smidgen.measuring.verdict import verdict
 from smidgen.model.families import FAMILIES
@@ -280,6 +280,10 @@ def test_the_page_of_a_model_against_itself_and_of_an_untied_larger_model() -> N
     Page(render(same))
     grown = build_card(model("a", "Q8_0", 9000), model("b", "Q8_0", 2_000_000), [])
     assert verdict(grown) == "b: 2.0 MB instead of the 9.0 kB of a."
+
+
+def test_bits_per_byte_have_the_digits_that_a_difference_shows_in() -> None:
+    assert (bits_per_byte(1.639), bits_per_byte(1.6439), bits_per_byte(None)) == ("1.6390", "1.6439", "not measured")
 
 
 def test_words_for_figures() -> None:

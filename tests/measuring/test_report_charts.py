@@ -42,6 +42,20 @@ def test_the_spread_shows_all_tokens_the_figures_and_the_floor() -> None:
     assert spread_chart(text, None) is not None
 
 
+@pytest.mark.parametrize("last", [0.03, 0.3, 2.5])
+@pytest.mark.parametrize("mean", [0.001, 0.02, 0.03, 0.29])
+def test_no_line_at_a_figure_crosses_the_words_of_another(mean: float, last: float) -> None:
+    counts = [0] * 8 + [10] * 19 + [0] * 5
+    text = {"kl_median": 0.01, "kl_mean": mean, "kl_p99": last, "kl_histogram": {"edges": edges(), "counts": counts}}
+    chart = spread_chart(text, None)
+    assert chart is not None and len({mark.y for mark in chart.marks}) == 3
+    for mark in chart.marks:
+        width = 5.5 * len(mark.words) * (-1 if mark.anchor == "end" else 1)
+        first, end = sorted((mark.x, mark.x + width))
+        assert 0 <= first and end <= WIDTH
+        assert not [other for other in chart.marks if other.y < mark.y and first < other.x < end]
+
+
 def test_older_cards_have_no_such_charts() -> None:
     assert spread_chart({"kl_mean": 0.1}, None) is None and sure_chart({"kl_mean": 0.1}) is None
     assert forest_chart([]) is None

@@ -8,6 +8,7 @@ import pytest
 from starlette.responses import PlainTextResponse
 
 from smidgen.serving.admission import Admission, is_loopback_name, own_names
+from smidgen.serving.keys import Key
 
 HOST = {"host": "127.0.0.1:8080"}
 
@@ -16,7 +17,7 @@ def ask(
     headers: dict[str, str] | list[tuple[str, str]], path: str = "/v1/models", method: str = "GET", **settings: Any
 ) -> tuple[int, dict[str, str], Any]:
     """Status, headers and content of the answer to a request with these headers."""
-    options: dict[str, Any] = {"hosts": own_names("127.0.0.1"), "origins": (), "api_key": None, "any_address": False}
+    options: dict[str, Any] = {"hosts": own_names("127.0.0.1"), "origins": (), "keys": (), "any_address": False}
     app = Admission(PlainTextResponse("let in"), **options | settings)
     pairs = headers.items() if isinstance(headers, dict) else headers
     scope = {
@@ -70,7 +71,7 @@ def test_a_server_for_other_machines_is_asked_for_by_address_or_name() -> None:
 def test_pages_of_this_machine_may_ask_and_read(origin: str) -> None:
     status, headers, _ = ask(HOST | {"origin": origin})
     assert status == 200 and headers["access-control-allow-origin"] == origin
-    status, headers, _ = ask(HOST | {"origin": origin}, method="OPTIONS", api_key="secret")
+    status, headers, _ = ask(HOST | {"origin": origin}, method="OPTIONS", keys=[Key.of_secret("secret")])
     assert status == 204 and "Authorization" in headers["access-control-allow-headers"]
 
 
@@ -98,12 +99,12 @@ def test_a_page_that_was_allowed() -> None:
 
 def test_the_key() -> None:
     for sent in ({"authorization": "Bearer secret"}, {"authorization": "bearer  secret "}, {"x-api-key": "secret"}):
-        assert ask(HOST | sent, api_key="secret")[0] == 200
+        assert ask(HOST | sent, keys=[Key.of_secret("secret")])[0] == 200
     for sent in ({}, {"authorization": "Bearer "}, {"authorization": "secret"}, {"x-api-key": "s\u00e9cret"}):
-        status, headers, body = ask(HOST | sent, api_key="secret")
+        status, headers, body = ask(HOST | sent, keys=[Key.of_secret("secret")])
         assert status == 401 and headers["www-authenticate"] == "Bearer"
         assert json.loads(body)["error"]["type"] == "authentication_error"
-    assert ask(HOST, "/health", api_key="secret")[0] == 200
+    assert ask(HOST, "/health", keys=[Key.of_secret("secret")])[0] == 200
 
 
 def test_loopback_names() -> None:

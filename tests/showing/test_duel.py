@@ -1,16 +1,19 @@
 """A blind comparison: the order is drawn, the vote holds all that it takes to repeat it, and there is one."""
 
 import sqlite3
+import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
 from smidgen.errors import SmidgenError
+from smidgen.measuring.arena.reading import read_votes
 from smidgen.showing.ballots import BallotBox
 from smidgen.showing.duel import Duel
 from smidgen.showing.settings import Settings
+from smidgen.votes import WINNERS, Winner
 from tests.showing.pretended import pretended
 
 SETTINGS = Settings(0.5, 0.9, 32, None, "Be brief.")
@@ -62,6 +65,32 @@ def test_there_is_one_vote_on_two_answers(box: BallotBox) -> None:
     duel.vote("tie", box)
     with pytest.raises(SmidgenError, match="voted on these"):
         duel.vote("model_a", box)
+
+
+def test_clicks_at_the_same_moment_are_one_vote(box: BallotBox) -> None:
+    duel, start, kept = fought(), threading.Barrier(4), list[int]()
+
+    def vote(winner: Winner) -> None:
+        start.wait()
+        with suppress(SmidgenError):
+            kept.append(duel.vote(winner, box))
+
+    clicks = [threading.Thread(target=vote, args=(winner,)) for winner in WINNERS]
+    for click in clicks:
+        click.start()
+    for click in clicks:
+        click.join()
+    assert kept == [1] and read_votes([box.path]).total == 1
+
+
+def test_the_file_itself_refuses_a_second_vote_on_a_pair(box: BallotBox) -> None:
+    duel = fought()
+    duel.vote("tie", box)
+    duel.ballot = None
+    with pytest.raises(SmidgenError, match="a vote on these answers already"):
+        duel.vote("model_a", box)
+    a, b = duel.models
+    assert read_votes([box.path]).counts[a.name, b.name, "tie"] == 1 == read_votes([box.path]).total
 
 
 def test_no_vote_on_half_a_comparison(box: BallotBox) -> None:

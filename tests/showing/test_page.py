@@ -21,6 +21,7 @@ pytest.importorskip("gradio", minversion="6")
 
 MESSAGE, SAID = "#chat-message textarea", "document.querySelector('#chat-status').innerText"
 COMPARED, CUT = (f"document.querySelector('#{name}-status').innerText" for name in ("compare", "cut"))
+COLUMN = "document.querySelector('.tabs').getBoundingClientRect().width"
 PANE = "document.querySelector('#chat').innerText"
 #: A remark of Chromium's where a message is edited.
 FOCUS = "Autofocus processing was blocked because a document already has a focused element."
@@ -164,10 +165,32 @@ def test_two_windows_do_not_mix(browser: Browser, page: Page) -> None:
         assert "Penguin" in other.ask(PANE) and "Walrus" not in other.ask(PANE)
 
 
+@pytest.mark.parametrize("width", [1000, 1200, 1920])
+def test_on_a_desktop_each_tab_has_the_width_of_the_window_up_to_a_comfortable_one(
+    width: int, browser: Browser, page: Page
+) -> None:
+    opened(browser, page, width)
+    expected = min(width, 1088)
+    for name in ("Compare", "Card", "Cut", "Chat"):
+        tab(browser, name)
+        browser.wait_for(f"document.querySelector('button[role=tab][aria-selected=true]').innerText == '{name}'")
+        assert browser.ask(COLUMN) == pytest.approx(expected - 64, abs=2), name
+
+
+def test_the_column_stands_still_while_an_answer_is_written(browser: Browser) -> None:
+    before = browser.ask(COLUMN)
+    send(browser, "Write one sentence about a whale.")
+    browser.wait_for(f"{SAID}.includes('Writing')")
+    assert browser.ask(COLUMN) == before
+    browser.wait_for(f"{SAID}.includes('Context:')")
+    assert browser.ask(COLUMN) == before
+
+
 def test_a_base_model_continues_and_the_page_says_so(browser: Browser) -> None:
     choose(browser, "#chat-model", "tiny")
     browser.wait_for("document.body.innerText.includes('tiny is a base model without a chat template')")
     browser.click("#chat-settings button")
+    browser.wait_for("document.querySelector('#chat-max-tokens input').value == '256'")
     browser.type("#chat-max-tokens input", "9")
     send(browser, "Once")
     browser.wait_for(f"{SAID}.includes('9 tokens') && {SAID}.includes('the longest answer of 9 tokens')")
@@ -201,7 +224,8 @@ def test_a_cut_is_made_shown_and_talked_with(browser: Browser, page: Page) -> No
     choose(browser, "#cut-model", "tiny")
     browser.type("#cut-size :is(input, textarea)", "1KB")
     browser.click("#cut-plan")
-    browser.wait_for(f"{CUT}.includes('failed')")
+    said = browser.wait_for(f"{CUT}.includes('failed') && {CUT}")
+    assert "Choose a size of at least" in said and "--fit" not in said
     browser.type("#cut-size :is(input, textarea)", "300KB")
     browser.click("#cut-more button")
     browser.type("#cut-text textarea", "The whale swam beside the ship until the evening. " * 60)
@@ -236,6 +260,8 @@ def test_a_card_is_shown_in_a_frame_that_may_do_nothing(browser: Browser, page: 
     browser.wait_for("!!document.querySelector('iframe.card')")
     assert browser.ask("document.querySelector('iframe.card').getAttribute('sandbox')") == ""
     assert browser.ask("document.title") == title
+    frame = browser.ask("document.querySelector('iframe.card').getBoundingClientRect().toJSON()")
+    assert frame["width"] == browser.ask(COLUMN) and frame["height"] >= 500
 
 
 @pytest.mark.parametrize("dark", [False, True])

@@ -31,6 +31,12 @@ def test_what_a_stranger_says_is_no_markup() -> None:
     assert status("") == ""
 
 
+def test_an_error_begins_with_a_capital_but_not_a_name() -> None:
+    assert ">The prompt has 9 tokens.<" in status("the prompt has 9 tokens.", is_error=True)
+    assert ">llama.cpp ended.<" in status("llama.cpp ended.", is_error=True)
+    assert ">tiny is a base model.<" in status("tiny is a base model.")
+
+
 @pytest.mark.parametrize(
     ("state", "stop", "words"),
     [

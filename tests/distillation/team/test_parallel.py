@@ -35,7 +35,7 @@ def test_two_processes_learn_as_one_and_survive_being_killed(tmp_path: Path, cap
     assert [line["loss"] for line in two] == pytest.approx(losses, 5e-3)  # products are rounded to bfloat16
     assert one.path.stat().st_size == (tmp_path / "distilled" / "model.gguf").stat().st_size
     assert sorted(path.name for path in (tmp_path / "distilled").iterdir()) == [
-        ".smidgen.json", "README.md", "loss.svg", "metrics.jsonl", "model.gguf"
+        ".smidgen.json", "Modelfile", "README.md", "loss.svg", "metrics.jsonl", "model.gguf"
     ]  # fmt: skip
     for name, width in MATCHED.items():
         distilled(tmp_path, tmp_path / "alone", width, MatchingOptions(0.3, 0.3))

@@ -1,5 +1,6 @@
 """Licences and notices: which files they are, what a model says of its own, and what goes with what is made from it."""
 
+import struct
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -168,7 +169,7 @@ def card(tmp_path: Path, family: str, metadata: dict[str, Any], **files: str) ->
     """The README.md of a cut of a model with these files."""
     model, output = snapshot(tmp_path, **files), tmp_path / "out"
     output.mkdir()
-    (output / "model.gguf").write_bytes(b"GGUF")
+    (output / "model.gguf").write_bytes(struct.pack("<4sIQQ", b"GGUF", 3, 0, 0))  # of no tensors and no metadata
     checkpoint: Any = SimpleNamespace(
         config=SimpleNamespace(family=family), file=SimpleNamespace(metadata=metadata, size=99),
         origin=Origin.of_path(model),
