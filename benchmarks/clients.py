@@ -4,8 +4,8 @@
     python -m benchmarks.clients --python OTHER/bin/python
 
 The Python examples, and the commands of llm and lm_eval, in an empty folder with the files that the page shows, and
-with the address that the server has got. The page's model is served, since the examples name it. Exit code 1 if one of
-them fails. What the model answers is not judged.
+with the address that the server has got. The page's models are served, since the examples name them. Exit code 1 if one
+of them fails. What the model answers is not judged.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from benchmarks import record
 from benchmarks.serving_clients import smidgen_serve
 
 PAGE = record.REPOSITORY / "docs" / "clients.md"
-MODEL, ADDRESS = "smollm2-135m-instruct", "http://127.0.0.1:8080"
+MODEL, WITH_TOOLS, ADDRESS = "smollm2-135m-instruct", "qwen2.5-coder-1.5b", "http://127.0.0.1:8080"
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _PACKAGES = ("openai", "langchain-openai", "llm", "lm-eval")
 _QUESTION = {"question": "The capital of France is", "choices": ["Paris", "Rome"], "answer": 0}
@@ -61,7 +61,7 @@ def run(python: Path) -> dict[str, Any]:
     listing += "print(json.dumps({name: version(name) for name in sys.argv[1:]}))"
     versions = subprocess.run([python, "-c", listing, *_PACKAGES], check=True, capture_output=True, text=True).stdout
     done = []
-    with TemporaryDirectory() as place, smidgen_serve(MODEL) as (_, address):
+    with TemporaryDirectory() as place, smidgen_serve(MODEL, WITH_TOOLS) as (_, address):
         prepare(Path(place), page, address)
         offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "LLM_USER_PATH": place}
         environment = os.environ | offline | {"PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"}
@@ -74,7 +74,7 @@ def run(python: Path) -> dict[str, Any]:
             done.append({"example": name, "works": works, "seconds": seconds})
             if not works:
                 print(f"{name}: code {ended.returncode}\n{ended.stderr[-2000:]}", file=sys.stderr)
-    return {**record.facts(), "model": MODEL, "clients": json.loads(versions), "examples": done}
+    return {**record.facts(), "models": [MODEL, WITH_TOOLS], "clients": json.loads(versions), "examples": done}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

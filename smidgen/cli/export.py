@@ -69,11 +69,11 @@ def command(
     if to in ("gguf", "lmstudio") and dtype is not None:
         raise typer.BadParameter("--dtype is for folders; a GGUF file keeps the weights as they are")
     from smidgen.exporting.export import export
-    from smidgen.formats.hub.catalogue import model_word
+    from smidgen.publishing.first_words import can_chat, try_it
 
     written = export(model, to, output, None if dtype is None else dtype.value)
     if to == "lmstudio":
         advice = f" LM Studio shows it as {printable(written.parent.parent.name)}/{printable(written.parent.name)}."
     else:
-        advice = "" if to == "compressed-tensors" else f' Try it: smidgen run {model_word(output)} "Once upon a time"'
+        advice = "" if to == "compressed-tensors" else f" {try_it(output, can_chat(output))}"
     print(f"{printable(written)}: written.{advice}")

@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         if options.debug_wanted() or "--debug" in words:
             raise
-        code = _explain(error)
+        code = _explain(error, invoked)
     except KeyboardInterrupt:
         code = 130
     sys.exit(code)
@@ -115,12 +115,12 @@ def _placeholder(summary: str) -> Callable[[], Any]:
     return placeholder
 
 
-def _explain(error: Exception) -> int:
-    """One line on stderr; returns the exit code."""
+def _explain(error: Exception, invoked: str | None) -> int:
+    """One line on stderr; returns the exit code. invoked: the command that was asked for, if there is one."""
     if isinstance(error, SmidgenError):
         message, code = str(error), 2
     elif _is_usage_error(error):
-        message, code = _usage_message(error), 2
+        message, code = _usage_message(error, invoked), 2
     elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         message, code = f"the disk is full{_file_of(error)}; free some space and try again.", 2
     elif isinstance(error, OSError) and error.strerror:
@@ -138,10 +138,13 @@ def _is_usage_error(error: Exception) -> bool:
     return getattr(error, "exit_code", None) == 2 and hasattr(error, "format_message")
 
 
-def _usage_message(error: Any) -> str:
-    context = getattr(error, "ctx", None)
-    where = context.command_path if context is not None else "smidgen"
-    return f"{error.format_message().rstrip('.')}. See `{where} --help`."
+def _usage_message(error: Any, invoked: str | None) -> str:
+    """What is wrong, and where to look. An option without its value comes without a context (typer's parser)."""
+    context, said = getattr(error, "ctx", None), error.format_message().rstrip(".")
+    command = f"smidgen {invoked}" if invoked in COMMANDS else "smidgen"
+    if said.startswith("Got unexpected extra argument"):
+        said += ". A prompt or a path with blanks needs quotes"
+    return f"{said}. See `{command if context is None else context.command_path} --help`."
 
 
 def _file_of(error: OSError) -> str:

@@ -168,7 +168,7 @@ def _card_path(output: Path) -> Path:
 
 
 def _print_card(card: dict[str, Any]) -> None:
-    from smidgen.measuring.figures import number, percent, size
+    from smidgen.measuring.figures import bits_per_byte, number, percent, size
     from smidgen.measuring.speed_shown import models_of, remarks
     from smidgen.measuring.verdict import verdict
 
@@ -179,7 +179,8 @@ def _print_card(card: dict[str, Any]) -> None:
         print(f"  KL divergence    {number(text['kl_mean'])} nats")
         print(f"                   {', '.join(f'{word} {number(text[key])}' for word, key in named)}")
         print(f"  same next token  {percent(text['same_top1'])}")
-        print(f"  bits per byte    {number(text['bits_per_byte_original'])} → {number(text['bits_per_byte_cut'])}")
+        bits = [bits_per_byte(text[f"bits_per_byte_{which}"]) for which in ("original", "cut")]
+        print(f"  bits per byte    {' → '.join(bits)}")
         if text["dropped_mass"]:
             before, after = number(text["tokens_per_byte_original"]), number(text["tokens_per_byte_cut"])
             print(f"  tokens per byte  {before} → {after}")

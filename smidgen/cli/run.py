@@ -103,8 +103,7 @@ def command(
         if json:
             _print_json(reply, mode)
             return
-        if not raw:
-            _say_what_is_done(engine, mode, bool(system), template)
+        _say_what_is_done(engine, mode, raw, bool(system), template)
         _show(reply)
         _say_how_it_ended(reply, engine.ctx_size, max_tokens)
 
@@ -121,10 +120,10 @@ def _print_json(reply: "Reply", mode: Mode) -> None:
     print(json_format.dumps(result))
 
 
-def _say_what_is_done(engine: "LlamaCppEngine", mode: Mode, system: bool, template: str | None) -> None:
-    """A prompt can be meant either way, so that is said where nobody has chosen."""
+def _say_what_is_done(engine: "LlamaCppEngine", mode: Mode, raw: bool, system: bool, template: str | None) -> None:
+    """A prompt can be meant either way, so it is said how it is taken. raw: as the option says."""
     if mode == "raw":
-        progress.say("Continuing the text: this model has no chat template.")
+        progress.say(f"Continuing the text{', by --raw.' if raw else ': this model has no chat template.'}")
         return
     progress.say("Answering as a chat model; --raw continues the text.")
     if system and not engine.takes_system_role(template):
@@ -157,7 +156,7 @@ def _read_prompt(prompt: str | None) -> str:
     if prompt is not None and prompt != "-":
         raw = os.fsencode(prompt)
     elif sys.stdin is None or (prompt is None and sys.stdin.isatty()):
-        raise SmidgenError('no prompt: give one, as in `smidgen run MODEL "Once upon a time"`, or pipe it in.')
+        raise SmidgenError('no prompt: give one, as in `smidgen run MODEL "Why is the sky blue?"`, or pipe it in.')
     else:
         raw = sys.stdin.buffer.read().removeprefix(codecs.BOM_UTF8).removesuffix(b"\n").removesuffix(b"\r")
     try:

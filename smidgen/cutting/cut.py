@@ -35,13 +35,14 @@ from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.derived import write_derived
 from smidgen.formats.effort import Effort
 from smidgen.formats.history import history
-from smidgen.formats.hub.catalogue import ModelName, cache_folder, model_word
+from smidgen.formats.hub.catalogue import ModelName, cache_folder
 from smidgen.formats.opening import open_checkpoint, open_model
 from smidgen.measuring.measure import measure
 from smidgen.model.tokenizer import Tokenizer
 from smidgen.owned import settle
 from smidgen.progress import say
 from smidgen.publishing.companions import WORK, claim_output, refuse_output, remove_outdated, write_companions
+from smidgen.publishing.first_words import can_chat, try_it
 from smidgen.quantization.workspace import QuantWorkspace
 from smidgen.shell import path_of
 
@@ -56,6 +57,7 @@ class CutResult:
     path: None after a dry run.  choices: of the types, empty without quantization.  seconds: of all processes that the
     cut took.  plan: for people.  steps: what was done, as the card says it.  card: what `card.json` holds, None where
     nothing was measured.  calibration: of each text, how many tokens were used, as the card says it.
+    chats: whether the file has a chat template, known once it is written.
     """
 
     path: Path | None
@@ -67,6 +69,7 @@ class CutResult:
     card: dict[str, Any] | None = None
     calibration: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    chats: bool = False
 
     def to_json(self) -> str:
         """Everything as one JSON object."""
@@ -91,8 +94,7 @@ class CutResult:
         if self.card is not None:
             lines += [self.card["verdict"]["sentence"], *self.card["notes"]]
             lines.append(f"Report card: {self.path.parent / 'card.html'}")
-        lines.append(f'Try it: smidgen run {model_word(self.path.parent)} "Once upon a time"')
-        return "\n".join(lines)
+        return "\n".join([*lines, try_it(self.path.parent, self.chats)])
 
 
 def cut(
@@ -144,6 +146,7 @@ def cut(
             result.notes += planned.misfits
             _write(planned, pruned, material, result)
         remove_outdated(output)
+        result.chats = can_chat(result.path)
         result.seconds = effort.seconds
         if measured:
             cost = {"seconds": result.seconds, "peak_ram_bytes": effort.peak_ram_bytes}

@@ -25,6 +25,11 @@ def number(value: float | None, digits: int = 3) -> str:
     return (f"{value:.{digits + 4}f}".rstrip("0") if "e" in text else text).rstrip(".")
 
 
+def bits_per_byte(value: float | None) -> str:
+    """To four decimals: what a cut costs often shows in the third only. 1.6390."""
+    return NOT_MEASURED if value is None else f"{value:.4f}"
+
+
 def percent(share: float | None) -> str:
     """0.8731 → 87.3%. Never rounded up to 100% or down to 0%."""
     if share is None:

@@ -6,6 +6,8 @@ from typing import Any
 from smidgen.measuring.figures import percent
 
 _SEEN = 0.05  # share of a text from which on its figures flatter
+_MOSTLY_SEEN = 0.5  # share from which on they say little of other text
+_MEASURE_OTHER = "To measure other text: smidgen measure ORIGINAL DIR --text FILE"
 
 
 def notes(card: Mapping[str, Any]) -> list[str]:
@@ -18,8 +20,11 @@ def _about(text: Mapping[str, Any], card: Mapping[str, Any]) -> list[str]:
     """Why the figures of a text may flatter."""
     name, seen, found = text["text"], text.get("seen_in_calibration") or 0.0, list[str]()
     if seen > _SEEN:
-        used = f"{percent(seen)} of the text {name} was also used to make the cut, so its figures flatter."
-        found.append(f"Too good to be true: {used}")
+        used = f"{percent(seen)} of the text {name} was also used to make the cut"
+        if seen > _MOSTLY_SEEN:
+            found.append(f"Too good to be true: {used}, so its figures flatter. {_MEASURE_OTHER}")
+        else:
+            found.append(f"{used}, so its figures may be a little better than those of other text. {_MEASURE_OTHER}")
     if text.get("self_written"):
         who = f"The text {name} is by the original itself"
         if any(one.get("self_written") for one in card.get("calibration") or ()):

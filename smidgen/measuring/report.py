@@ -24,7 +24,7 @@ from smidgen.measuring.answers_shown import (
     language_name,
     language_rows,
 )
-from smidgen.measuring.figures import NOT_MEASURED, number, percent, size, whole
+from smidgen.measuring.figures import NOT_MEASURED, bits_per_byte, number, percent, size, whole
 from smidgen.measuring.notes import notes
 from smidgen.measuring.report_charts import (
     WIDTH,
@@ -74,7 +74,7 @@ def _templates() -> Environment:
         loader=FunctionLoader(_template), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    filters = {"size": size, "number": number, "percent": percent, "whole": whole}
+    filters = {"size": size, "number": number, "percent": percent, "whole": whole, "bits_per_byte": bits_per_byte}
     found.filters.update(filters, plain=plain, px=px, unbroken=unbroken)
     return found
 
@@ -230,8 +230,8 @@ def _fidelity_figures(text: Mapping[str, Any], trimmed: bool) -> list[dict[str, 
         },
     ]  # fmt: skip
     bits = {
-        "label": "Bits per byte", "figure": number(text["bits_per_byte_cut"]),
-        "before": f"was {number(text['bits_per_byte_original'])}",
+        "label": "Bits per byte", "figure": bits_per_byte(text["bits_per_byte_cut"]),
+        "before": f"was {bits_per_byte(text['bits_per_byte_original'])}",
         "meaning": "How much it is surprised by the text: lower predicts better.",
     }  # fmt: skip
     return [bits, *compared] if trimmed else [*compared, bits]

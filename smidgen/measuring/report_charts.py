@@ -6,7 +6,7 @@ a title and a description that says the same in words, for people who hear the p
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from smidgen.measuring import parts
@@ -16,6 +16,7 @@ WIDTH = 342
 _EDGE = 6  # free space at both ends, for what is written there
 _STACK_LINE, _STACK_BAR = 46, 22
 _SPREAD_TOP, _SPREAD_HEIGHT, _AXIS = 46, 110, 30
+_ROW, _LETTER = 12, 6.5  # of the words at a figure: height, and width with some to spare
 _FOREST_LINE, _FOREST_AXIS = 36, 24
 _LABEL_LETTERS = 40
 _MOST_TICKS = 6
@@ -137,8 +138,7 @@ def spread_chart(text: Mapping[str, Any], floor: Mapping[str, Any] | None) -> Sp
     said = ", ".join(f"{name} {number(nats)}" for name, nats in [*marks, *bounds])
     return SpreadChart(
         foot + _AXIS, foot, columns,
-        tuple(_mark(across(nats), 12 + 12 * place, f"{name} {number(nats, 2)}")
-              for place, (name, nats) in enumerate(marks)),
+        _apart([(across(nats), f"{name} {number(nats, 2)}") for name, nats in marks]),
         tuple(_mark(across(nats), 0, f"{name} {number(nats, 2)}") for name, nats in bounds),
         ticks[::every],
         f"KL divergence of {whole(total)} tokens in nats, on a logarithmic axis: {said}.",
@@ -157,9 +157,31 @@ def _without_empty_ends(
     return list(edges[first : last + 2]), list(counts[first : last + 1])
 
 
-def _mark(x: float, y: float, words: str) -> Mark:
-    """Words to the right of the line, or to its left where there is no room."""
-    return Mark(x, y, words, "end" if x > WIDTH * 0.72 else "start")
+def _mark(x: float, y: float, words: str, room: float = WIDTH) -> Mark:
+    """Words to the right of the line, or to its left where they would come further than `room`."""
+    return Mark(x, y, words, "end" if x + _LETTER * len(words) > room else "start")
+
+
+def _apart(lines: Sequence[tuple[float, str]]) -> tuple[Mark, ...]:
+    """Marks in rows of their own, in the order given; no line crosses the words of another.
+
+    A line goes down from its row. So words to the left of their lines come first, the rightmost on top; then words to
+    the right, the leftmost on top, which end before the lines of the others.
+    """
+    left: list[tuple[int, Mark]] = []
+    right: list[tuple[int, Mark]] = []
+    room: float = WIDTH
+    for place in sorted(range(len(lines)), key=lambda place: lines[place], reverse=True):
+        x, words = lines[place]
+        mark = _mark(x, 0, words, room)
+        if mark.anchor == "end":
+            room = x
+            left.append((place, mark))
+        else:
+            right.insert(0, (place, mark))
+    rows = enumerate([*left, *right])
+    placed = {place: replace(mark, y=_ROW * (row + 1)) for row, (place, mark) in rows}
+    return tuple(placed[place] for place in range(len(lines)))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from smidgen.curve import write_curve
 from smidgen.errors import SmidgenError, printable
 from smidgen.formats.hub.origin import MODEL_FILE, Origin
 from smidgen.owned import claim, refuse_others
+from smidgen.publishing.first_words import can_chat, run_command
 from smidgen.publishing.licence import Licensed
 from smidgen.publishing.model_card import IN_OLLAMA, base_model, model_card, title
 from smidgen.publishing.modelfile import MODELFILE, write_modelfile
@@ -95,7 +96,7 @@ def write_companions(
     licence = Licensed.beside(output, checkpoint)
     write_whole(output / "recipe.toml", _toml(recipe))
     size = (output / MODEL_FILE).stat().st_size
-    write_whole(output / "README.md", model_card(checkpoint, licence, recipe, steps, card, size))
+    write_whole(output / "README.md", model_card(checkpoint, licence, recipe, steps, card, size, can_chat(output)))
     write_modelfile(output, [licence])
 
 
@@ -163,7 +164,7 @@ def write_distilling_notes(
     lines = [
         *front_matter(front), f"# A student of {title(models[-1])}", "",
         *_paragraph(done), "", *_curve(output, evaluations, "text"), "```",
-        'smidgen run . "Once upon a time"',
+        run_command(".", can_chat(output)),
         "llama-cli -m model.gguf", IN_OLLAMA, "```", "", "## Licence", "", "\n\n".join(of_each),
     ]  # fmt: skip
     write_modelfile(output, licences)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from smidgen.publishing.first_words import run_command
 from smidgen.publishing.licence import Licensed
 from smidgen.publishing.measured import measured_lines, results_in_front
 from smidgen.publishing.wording import front_matter, in_markdown
@@ -20,13 +21,10 @@ _LANGUAGE = re.compile(r"[a-z]{2,3}|code")
 _MOST_LANGUAGES = 64
 #: The Modelfile beside the model says the rest.
 IN_OLLAMA = "ollama create my-model && ollama run my-model"
-_RUN = [
-    "```",
-    'smidgen run . "Once upon a time"',
+_RUN_ELSEWHERE = [
     "llama-cli -m model.gguf",
     IN_OLLAMA,
     "lms import --copy --user-repo smidgen/my-model model.gguf  # LM Studio",
-    "```",
 ]
 _ON_CUTS = (
     "A cut can answer otherwise than its original even where the figures are close. What was measured is above; what "
@@ -36,9 +34,12 @@ _ON_CUTS = (
 
 def model_card(
     checkpoint: "Checkpoint", licence: Licensed, recipe: Mapping[str, Any], steps: Sequence[Mapping[str, Any]],
-    card: Mapping[str, Any] | None, size: int,
+    card: Mapping[str, Any] | None, size: int, chats: bool,
 ) -> str:  # fmt: skip
-    """The whole file. checkpoint: the original.  steps: what was done, as on the card.  size: of model.gguf."""
+    """The whole file. checkpoint: the original.  steps: what was done, as on the card.  size: of model.gguf.
+
+    chats: whether that has a chat template.
+    """
     base = title(checkpoint)
     front = {
         **licence.in_front(), **base_model(checkpoint), **_relation(checkpoint, steps),
@@ -50,7 +51,8 @@ def model_card(
         f"# {base}, cut to {format_size(size)}", "",
         f"`model.gguf` is {base} ({format_size(checkpoint.file.size)}), cut by smidgen to {size} bytes.",
         "It runs in llama.cpp, Ollama, LM Studio and other programs that read GGUF.", "",
-        "## How to run it", "", "In the folder of these files:", "", *_RUN, "",
+        "## How to run it", "", "In the folder of these files:", "",
+        "```", run_command(".", chats), *_RUN_ELSEWHERE, "```", "",
         "## How it was cut", "", *(f"- {step_in_words(step)}" for step in steps), "",
         "[recipe.toml](recipe.toml) makes the same file again.", "",
         *measured_lines(card), "",

@@ -127,6 +127,7 @@ class Model(Closing):
         """
         conversation = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
         drawn = _sampling(temperature, top_k, top_p, seed, stop)
+        self._require_chat_template(template)
         reply = self._engine.chat(conversation, max_tokens, drawn, template)
         return reply if stream else reply.text()
 
@@ -135,6 +136,12 @@ class Model(Closing):
         from smidgen.running.open import open_engine
 
         return open_engine(self.path, ctx_size=self._ctx_size, threads=self._threads)
+
+    def _require_chat_template(self, name: str | None) -> None:
+        """Raises Unsupported where there is none, with what this class does instead."""
+        from smidgen.engines.llama_cpp.engine import require_chat_template
+
+        require_chat_template(self._engine.facts, name, "`Model.generate` continues text")
 
     def close(self) -> None:
         """Free the engines and let go of the files; what is asked for afterwards is loaded again."""

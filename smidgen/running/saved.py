@@ -16,6 +16,7 @@ from smidgen.formats.hf.json_text import read_json
 from smidgen.model.chat import Message
 
 _SCHEMA = 1
+_SAVED = "/load reads what `/save FILE.json` wrote"
 _HEADINGS = {"system": "System", "user": "You", "assistant": "Model"}
 
 
@@ -49,15 +50,28 @@ def load_conversation(path: Path) -> list[Message]:
 
     Raises BadFile for anything else.
     """
-    found = read_json(path)
+    shown = printable(path)
+    try:
+        found = read_json(path)
+    except BadFile as error:
+        raise BadFile(f"{shown} {_why_not(error.__cause__)}; {_SAVED}.") from error
     messages = found.get("messages") if isinstance(found, dict) else None
     if not isinstance(messages, list) or not all(_is_message(message) for message in messages):
-        raise BadFile(f"{printable(path)} is not a saved conversation; give a .json file that /save wrote.")
+        raise BadFile(f"{shown} is not a saved conversation; {_SAVED}.")
     roles = [message["role"] for message in messages]
     turns = roles[1:] if roles[:1] == ["system"] else roles
     if turns != ["user", "assistant"] * (len(turns) // 2):
-        raise BadFile(f"{printable(path)} is not questions and answers in turn, which a conversation must be.")
+        raise BadFile(f"{shown} is not questions and answers in turn, which a conversation must be.")
     return [{"role": message["role"], "content": message["content"]} for message in messages]
+
+
+def _why_not(cause: BaseException | None) -> str:
+    """What is wrong with a file that is not JSON. cause: what Python said of it, if anything."""
+    if isinstance(cause, FileNotFoundError):
+        return "does not exist"
+    if isinstance(cause, OSError):
+        return f"cannot be read ({cause.strerror})"
+    return "is not a saved conversation" + (f" ({printable(cause)})" if isinstance(cause, ValueError) else "")
 
 
 def _is_message(message: Any) -> bool:

@@ -138,6 +138,8 @@ def _reason(error: Exception) -> str:
         return "another program is writing to it; try again"
     if code.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
         return "it is no SQLite file, or a damaged one; choose another with --votes"
+    if code.startswith("SQLITE_CONSTRAINT_PRIMARYKEY"):
+        return "there is a vote on these answers already"
     if code.startswith("SQLITE_READONLY"):
         return "it may only be read"
     return getattr(error, "strerror", None) or printable(error)

@@ -13,6 +13,7 @@ from smidgen.showing.talk import Talk
 from smidgen.showing.words import about_kind, status, when_ended, while_written
 from smidgen.showing.writing import Writing
 
+_LONGEST_ANSWER, _LONGEST_TEXT = 1024, 256  # tokens; a text that is continued has no end of its own
 Updates = dict[Any, Any]  # component → its new value, or itself with new properties
 
 
@@ -62,7 +63,8 @@ def build_chat(shelf: Shelf) -> Any:
         elem_id="chat-message", show_label=False, placeholder="Message", lines=1, max_lines=10,
         submit_btn=True,
     )  # fmt: skip
-    fields = settings_fields("chat", 1024)
+    fields = settings_fields("chat", _longest(first))
+    longest = fields[2]
 
     async def answer(
         change: Callable[[Talk], None], talk: Talk, name: object, values: tuple[object, ...]
@@ -121,11 +123,13 @@ def build_chat(shelf: Shelf) -> Any:
         talk.clear()
         return {pane: [], said: ""}
 
-    def choose(name: object) -> Updates:
+    def choose(name: object, limit: object) -> Updates:
         try:
-            return {kind: status(about_kind(shelf.find(name)))}
+            model = shelf.find(name)
         except SmidgenError as error:
             return {kind: status(str(error), is_error=True)}
+        untouched = limit in (_LONGEST_ANSWER, _LONGEST_TEXT)
+        return {kind: status(about_kind(model)), longest: _longest(model) if untouched else gr.skip()}
 
     streamed: dict[str, Any] = {"outputs": [pane, said, box], "show_progress": "hidden", "concurrency_limit": None}
     quick: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden"}
@@ -135,5 +139,10 @@ def build_chat(shelf: Shelf) -> Any:
     pane.undo(undo, [talk], [pane, box, said], **quick)
     pane.clear(clear, [talk], [pane, said], **quick)
     box.stop(stop, [talk], None, **quick)
-    choice.change(choose, [choice], [kind], **quick)
+    choice.change(choose, [choice, longest], [kind, longest], **quick)
     return choice
+
+
+def _longest(model: ShownModel) -> int:
+    """Tokens of an answer, where nothing else is set."""
+    return _LONGEST_ANSWER if model.chats else _LONGEST_TEXT

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import gradio as gr
 
@@ -99,12 +99,14 @@ def build_compare(shelf: Shelf, box: BallotBox) -> None:
         try:
             if duel is None:
                 raise SmidgenError("ask something first.")
-            number = duel.vote(winner, box)
+            kept = f"It is number {duel.vote(winner, box)} in {box.path}."
         except SmidgenError as error:
-            return {said: status(str(error), is_error=True)}
-        a, b = duel.models
-        text = f"A was {a.name}, B was {b.name}. Your vote: {_CHOICES[winner]}. It is number {number} in {box.path}."
-        return {said: status(text), **buttons(False)}
+            if duel is None or duel.ballot is None:
+                return {said: status(str(error), is_error=True)}
+            kept = "The first vote on two answers counts; later ones are not kept."
+        assert duel.ballot is not None
+        a, b, choice = *duel.models, _CHOICES[cast(Winner, duel.ballot.winner)]
+        return {said: status(f"A was {a.name}, B was {b.name}. Your vote: {choice}. {kept}"), **buttons(False)}
 
     def stop(state: Round) -> None:
         if state.duel is not None:

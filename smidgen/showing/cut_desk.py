@@ -11,6 +11,7 @@ from pathlib import Path
 from smidgen.closing import Closing
 from smidgen.errors import SmidgenError, printable
 from smidgen.showing.cut_process import CutProcess, CutWish
+from smidgen.showing.cut_size import said_on_page
 from smidgen.showing.models import Shelf
 from smidgen.showing.settings import refuse_half_characters, whole_number
 from smidgen.showing.words import status
@@ -81,7 +82,7 @@ def progress_of(run: CutProcess | None) -> str:
         kept = "" if run.dry else " What was done so far is kept: tick Go on to continue it."
         return status(f"{what} was cancelled after {seconds}.{kept}")
     if run.state == "failed":
-        return status(f"{what} failed: {run.error}", is_error=True)
+        return status(f"{what} failed: {said_on_page(str(run.error))}", is_error=True)
     assert run.result is not None
     return status(f"{what} is ready, after {seconds}.") + _lines(_result_lines(run))
 

@@ -9,6 +9,7 @@ from smidgen.errors import SmidgenError
 from smidgen.showing.card_tab import frame_of
 from smidgen.showing.chat_tab import Updates
 from smidgen.showing.cut_desk import CutDesk, progress_of
+from smidgen.showing.cut_size import proposed_size
 from smidgen.showing.models import Shelf
 from smidgen.showing.words import about_kind, status
 
@@ -28,8 +29,10 @@ def build_cut(shelf: Shelf, desk: CutDesk, tabs: Any, chat: Any, card: tuple[Any
         )
     )
     with gr.Row():
-        model = gr.Dropdown(names, value=names[0], label="Model", filterable=False, elem_id="cut-model")
-        fit = gr.Textbox(_suggested(shelf), label="Largest size", info="165MB, 1.2GB, 512MiB", elem_id="cut-size")
+        model = gr.Dropdown(names, value=names[0], label="Model", filterable=False, min_width=260, elem_id="cut-model")
+        fit = gr.Textbox(
+            _proposed(shelf, names[0]), label="Largest size", info="165MB, 1.2GB, 512MiB", elem_id="cut-size"
+        )
         name = gr.Textbox("smaller", label="Name of the new folder", elem_id="cut-name")
     with gr.Accordion("More", open=False, elem_id="cut-more"):
         languages = gr.Textbox(label="Languages to keep", info="codes such as de,en; empty for all", max_lines=1)
@@ -88,6 +91,7 @@ def build_cut(shelf: Shelf, desk: CutDesk, tabs: Any, chat: Any, card: tuple[Any
     wishes = [model, fit, name, languages, text, tokens, with_card, resume]
     state = [told, clock, cancel, plan, begin, talk]
     quick: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden"}
+    model.change(lambda name: _proposed(shelf, name), [model], [fit], **quick)
     plan.click(lambda *wishes: start(True, *wishes), wishes, state, **quick)
     begin.click(lambda *wishes: start(False, *wishes), wishes, state, **quick)
     cancel.click(stop, None, state, **quick)
@@ -96,6 +100,9 @@ def build_cut(shelf: Shelf, desk: CutDesk, tabs: Any, chat: Any, card: tuple[Any
     return lambda page: page.load(look, None, state, **quick)
 
 
-def _suggested(shelf: Shelf) -> str:
-    """Two thirds of the first model, rounded."""
-    return f"{max(1, round(shelf.given[0].bytes * 2 / 3e6))}MB"
+def _proposed(shelf: Shelf, name: object) -> str:
+    """A size to begin with; nothing where the model cannot be read, which the plan will say."""
+    try:
+        return proposed_size(shelf.file_to_cut(name))
+    except SmidgenError:
+        return ""

@@ -6,6 +6,7 @@ with the vote. They are written one after the other, so that neither takes the p
 
 import random
 import secrets
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from uuid import uuid4
@@ -23,7 +24,10 @@ from smidgen.votes import WINNERS, Winner, now
 
 @dataclass
 class Duel:
-    """models, writings: A and B.  settings: with the seed of both.  ballot: the vote, once one is kept."""
+    """models, writings: A and B.  settings: with the seed of both.  ballot: the vote, once one is kept.
+
+    vote_id: of the one vote on these answers, so that a file never has two.
+    """
 
     prompt: str
     settings: Settings
@@ -31,6 +35,8 @@ class Duel:
     writings: list[Writing] = field(default_factory=list)
     ballot: Ballot | None = None
     stopped: bool = False
+    vote_id: str = field(default_factory=lambda: uuid4().hex)
+    _voting: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @classmethod
     def draw(cls, prompt: str, settings: Settings, models: Sequence[ShownModel]) -> "Duel":
@@ -65,20 +71,21 @@ class Duel:
         """
         if winner not in WINNERS:
             raise SmidgenError("that is no vote.")
-        if self.ballot is not None:
-            raise SmidgenError("you have voted on these answers already; ask something new.")
-        if not self.complete:
-            raise SmidgenError("two whole answers are needed for a vote.")
-        ballot = self._ballot(winner)
-        votes = box.add(ballot)
-        self.ballot = ballot
-        return votes
+        with self._voting:  # two clicks may come at once
+            if self.ballot is not None:
+                raise SmidgenError("you have voted on these answers already; ask something new.")
+            if not self.complete:
+                raise SmidgenError("two whole answers are needed for a vote.")
+            ballot = self._ballot(winner)
+            votes = box.add(ballot)
+            self.ballot = ballot
+            return votes
 
     def _ballot(self, winner: Winner) -> Ballot:
         (a, b), (first, second) = self.models, self.writings
         assert first.reply is not None and second.reply is not None and self.settings.seed is not None
         return Ballot(
-            vote_id=uuid4().hex, time=now(), model_a=a.name, model_b=b.name, winner=winner, judge="person",
+            vote_id=self.vote_id, time=now(), model_a=a.name, model_b=b.name, winner=winner, judge="person",
             prompt=self.prompt, system=self.settings.system, answer_a=first.text, answer_b=second.text,
             sha256_a=a.sha256, sha256_b=b.sha256, chat_a=int(a.chats), chat_b=int(b.chats),
             temperature=self.settings.temperature, top_k=TOP_K, top_p=self.settings.top_p,

@@ -139,6 +139,14 @@ class Shelf(Closing):
         here = {model.name: model.given for model in self.given}
         return here | {name: name for name, entry in CATALOGUE.items() if name not in here and is_ready(entry)}
 
+    def file_to_cut(self, name: object) -> Path:
+        """The file of one of these. Raises SmidgenError for a name that is none of them, and for a damaged file."""
+        given = self.to_cut().get(str(name))
+        if given is None:
+            raise SmidgenError("choose a model from the list.")
+        shown = next((model.path for model in self.given if model.name == name), None)
+        return gguf_of(origin_of(given)) if shown is None else shown
+
     def close(self) -> None:
         """End all engines."""
         for model in self.all:

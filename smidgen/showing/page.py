@@ -24,7 +24,7 @@ _MOST_WAITING = 256  # of each kind of request
 def build_page(shelf: Shelf, box: BallotBox, desk: CutDesk) -> FastAPI:
     """The application, without its door."""
     title = f"smidgen: {' and '.join(shelf.names)}"
-    with gr.Blocks(title=title, analytics_enabled=False, fill_width=False) as blocks:
+    with gr.Blocks(title=title, analytics_enabled=False, fill_width=True) as blocks:
         with gr.Tabs(selected="chat") as tabs:
             with gr.Tab("Chat", id="chat"):
                 chat = build_chat(shelf)

@@ -8,7 +8,13 @@ from smidgen.showing.writing import Writing
 
 
 def status(text: str, is_error: bool = False) -> str:
-    """A line of the page as HTML, for Gradio's Markdown (its HTML evaluates templates). Text may be a stranger's."""
+    """A line of the page as HTML, for Gradio's Markdown (its HTML evaluates templates). Text may be a stranger's.
+
+    An error begins with a capital here, unless it begins with a name such as llama.cpp.
+    """
+    first = text.partition(" ")[0]
+    if is_error and first.isalpha() and first.islower():
+        text = text[0].upper() + text[1:]
     role = "alert" if is_error else "status"
     return (
         f'<p class="{"wrong" if is_error else "said"}" role="{role}">{html.escape(" ".join(text.split()))}</p>'

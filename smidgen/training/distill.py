@@ -32,12 +32,13 @@ from smidgen.distillation.team.team import Team, joined, started_again, writer_f
 from smidgen.errors import SmidgenError
 from smidgen.formats.derived import Derived, write_derived
 from smidgen.formats.effort import Effort
-from smidgen.formats.hub.catalogue import MODEL_FILE, ModelName, model_word, origin_of
+from smidgen.formats.hub.catalogue import MODEL_FILE, ModelName, origin_of
 from smidgen.formats.opening import open_checkpoint
 from smidgen.formats.workspace import Workspace
 from smidgen.owned import settle
 from smidgen.progress import say
 from smidgen.publishing.companions import claim_output, refuse_output, write_distilling_notes
+from smidgen.publishing.first_words import can_chat, try_it
 from smidgen.shell import path_of
 from smidgen.sizes import format_size
 from smidgen.training.lesson import DistillOptions, Lesson
@@ -59,6 +60,7 @@ class DistillResult:
 
     size: of the file, bytes.  evaluations: step before which, and loss on held-out text in nats per token.
     best: the one that was written.  loss: of the last step.  stopped: what ended the training.
+    chats: whether the student has a chat template.
     """
 
     path: Path
@@ -71,6 +73,7 @@ class DistillResult:
     evaluations: Sequence[tuple[int, float]]
     best: tuple[int, float] | None
     notes: list[str]
+    chats: bool
 
     def to_json(self) -> str:
         """Everything as one JSON object."""
@@ -87,7 +90,7 @@ class DistillResult:
         """What a person wants to know at the end, in a few lines."""
         size = f"{format_size(self.size)}, {self.parameters / 1e6:.1f} million parameters"
         lines = [f"{self.path}: {size}, in {self.seconds:.0f} s", *self.notes, *self.figures()]
-        return "\n".join([*lines, f'Try it: smidgen run {model_word(self.path.parent)} "Once upon a time"'])
+        return "\n".join([*lines, try_it(self.path.parent, self.chats)])
 
 
 def distill(
@@ -140,7 +143,7 @@ def distill(
             parameters = written.parameters
         result = DistillResult(
             path, path.stat().st_size, parameters, trained.steps, trained.tokens, effort.seconds,
-            trained.loss, trained.evaluations, trained.best, _notes(lesson, trained),
+            trained.loss, trained.evaluations, trained.best, _notes(lesson, trained), can_chat(path),
         )  # fmt: skip
         if team.writes:
             models = [lesson.taught_by] if student is None else [lesson.begun_as, lesson.taught_by]

@@ -10,6 +10,7 @@ import pytest
 from tests import tiny_models
 
 PROMPT = "The capital of France is"
+RAW = "Continuing the text, by --raw.\n"
 
 
 xllamacpp: Any = import_module("xllamacpp")
@@ -44,7 +45,7 @@ def test_run_reads_stdin_and_streams_text(run_smidgen, smollm_path: Path) -> Non
     words = ["run", str(smollm_path), "-", "--raw", "--temperature", "0", "-n", "2", "--threads", "1"]
     for ending in ("", "\n", "\r\n"):
         done = run_smidgen(*words, stdin=b"\xef\xbb\xbf" + PROMPT.encode() + ending.encode())
-        assert (done.returncode, done.stdout, done.stderr) == (0, " Paris.\n", "")
+        assert (done.returncode, done.stdout, done.stderr) == (0, " Paris.\n", RAW)
 
 
 QUESTION = "What is the capital of France?"
@@ -58,7 +59,7 @@ def test_run_answers_where_there_is_a_chat_template(run_smidgen) -> None:
         f"<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
     )
     raw = run_smidgen("run", "smollm2-135m-instruct", written_out, "--raw", *BRIEF)
-    assert done.stdout == raw.stdout != "\n" and raw.stderr == ""
+    assert done.stdout == raw.stdout != "\n" and raw.stderr == RAW
     assert done.stderr == "Answering as a chat model; --raw continues the text.\n"
     quiet = run_smidgen("run", "smollm2-135m-instruct", QUESTION, *BRIEF, "--quiet")
     assert (quiet.stdout, quiet.stderr) == (done.stdout, "")

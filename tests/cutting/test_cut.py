@@ -77,6 +77,14 @@ def test_file_fits_and_everything_is_there(write, folder: Path) -> None:
         assert {name: checkpoint.file.tensors[name].kind.name for name in chosen} == chosen
 
 
+def test_a_model_that_chats_is_tried_with_a_question(folder: Path) -> None:
+    model = write_gemma3(folder / "tiny.gguf", {"tokenizer.chat_template": "{{ messages[-1].content }}"})
+    done = smidgen(folder, *cut_arguments(model, int(smallest(model) * 1.15), "out"), "--quiet")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == 'Try it: smidgen run out "Why is the sky blue?"'
+    assert 'smidgen run . "Why is the sky blue?"' in (folder / "out/README.md").read_text()
+
+
 def test_norms_and_metadata_stay(folder: Path) -> None:
     model = write_gemma3(folder / "tiny.gguf")
     assert smidgen(folder, *cut_arguments(model, 140_000, "out"), "--no-measure").returncode == 0

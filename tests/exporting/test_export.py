@@ -44,6 +44,7 @@ def test_there_and_back(folder: Path, tmp_path: Path) -> None:
     one = command(str(folder), "--to", "gguf", "-o", str(tmp_path / "tiny.gguf"), "-q")
     two = command(str(tmp_path / "tiny.gguf"), "--to", "hf", "-o", str(tmp_path / "again"), "-q", "--dtype", "float32")
     assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
+    assert all(f'/{name} "Once upon a time"\n' in done.stdout for name, done in (("tiny.gguf", one), ("again", two)))
     assert (tmp_path / "tiny.LICENSE").read_text() == "Do what you like."
     assert (tmp_path / "again" / "README.md").read_text().startswith("---\n")
     assert json.loads((tmp_path / "again" / "config.json").read_text())["torch_dtype"] == "float32"

@@ -261,7 +261,12 @@ def test_strings_from_strangers_stay_text(hostile: str) -> None:
 
 def test_a_text_seen_in_calibration_is_marked() -> None:
     seen = build_card(model("a", "Q8_0", 9), model("b", "Q4_0", 5), [text("prose", 0.06, seen=0.8)])
-    assert "80.0% of the text prose was also used to make the cut" in render(seen)
+    assert "Too good to be true: 80.0% of the text prose was also used to make the cut" in render(seen)
+    (note,) = build_card(model("a", "Q8_0", 9), model("b", "Q4_0", 5), [text("prose", 0.06, seen=0.054)])["notes"]
+    assert note.startswith(
+        "5.4% of the text prose was also used to make the cut, so its figures may be a little better"
+    )
+    assert note.endswith("smidgen measure ORIGINAL DIR --text FILE")
 
 
 def test_a_text_of_which_other_passages_were_calibrated_on_is_marked() -> None:

@@ -50,7 +50,8 @@ def test_a_name_that_will_not_do(tmp_path: Path, name: str) -> None:
         ('{"messages": [{"role": "robot", "content": "x"}]}', "not a saved conversation"),
         ('{"messages": [{"role": "user", "content": 3}]}', "not a saved conversation"),
         ('{"messages": [{"role": "user", "content": "a question"}]}', "in turn"),
-        ('{"messages": [{"role": "user"', "not valid JSON"),
+        ('{"messages": [{"role": "user"', r"not a saved conversation \(Expecting .*\); /load reads what `/save FILE"),
+        ("[" * 100, "not a saved conversation"),
     ],
 )
 def test_another_file_is_refused(tmp_path: Path, content: str, said: str) -> None:
@@ -58,3 +59,11 @@ def test_another_file_is_refused(tmp_path: Path, content: str, said: str) -> Non
     path.write_text(content)
     with pytest.raises(BadFile, match=said):
         load_conversation(path)
+
+
+def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path: Path) -> None:
+    for path, said in ((tmp_path / "nope.json", "does not exist"), (tmp_path, "not a saved conversation")):
+        with pytest.raises(BadFile) as refused:
+            load_conversation(path)
+        assert f"{said}; /load reads what `/save FILE.json` wrote." in str(refused.value)
+        assert "download" not in str(refused.value)

@@ -77,6 +77,7 @@ def test_a_fresh_student_learns_and_is_written(teacher: Path, tmp_path: Path) ->
         assert step["parameters"]["begun_as"] == {"layers": [0, 2, 4], "of": 5}
     readme = (tmp_path / "out" / "README.md").read_text()
     assert "Distilled from" in readme and "](loss.svg)" in readme
+    assert 'smidgen run . "Once upon a time"' in readme and '"Once upon a time"' in result.describe()
     assert json.loads(result.to_json())["steps"] == 8
 
 

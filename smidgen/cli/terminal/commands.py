@@ -1,5 +1,6 @@
 """The commands of `smidgen chat`. Only these are commands: any other text that begins with a slash is a message."""
 
+from os.path import commonprefix
 from typing import NamedTuple
 
 
@@ -16,11 +17,11 @@ COMMANDS = {
     "/stats": Known("", "Speed of the last answer, and how much of the context is used."),
     "/save": Known("FILE", "Keep the conversation as FILE.json (to go on from) or FILE.md (to read)."),
     "/load": Known("FILE", "Go on from a conversation that /save kept as .json."),
-    "/clear": Known("", "Forget all messages and start over."),
+    "/clear": Known("", "Forget all messages and start over. So does /reset."),
     "/help": Known("", "This."),
-    "/bye": Known("", "Leave. So does Ctrl-D, or Ctrl-C twice."),
+    "/bye": Known("", "Leave. So do /exit, /quit, Ctrl-D, and Ctrl-C twice."),
 }
-_OTHER_NAMES = {"/reset": "/clear", "/exit": "/bye"}
+_OTHER_NAMES = {"/reset": "/clear", "/exit": "/bye", "/quit": "/bye"}
 
 
 class Command(NamedTuple):
@@ -42,6 +43,30 @@ def command_in(message: str) -> Command | None:
     if name not in COMMANDS or (rest.strip() and not COMMANDS[name].argument):
         return None
     return Command(name, rest.strip())
+
+
+def nearly_command(message: str) -> str | None:
+    """The command that a message of one line may have meant: its first word is one edit away from the command's name.
+
+    What stands after a command that takes nothing makes it a message, whatever the first word is.
+    """
+    word, _, rest = message.rstrip("\n").partition(" ")
+    if not word.startswith("/") or "\n" in message.rstrip("\n") or word in (*COMMANDS, *_OTHER_NAMES):
+        return None
+    for name in (*COMMANDS, *_OTHER_NAMES):
+        takes_text = bool(COMMANDS[_OTHER_NAMES.get(name, name)].argument)
+        if _one_edit_apart(word, name) and (takes_text or not rest.strip()):
+            return name
+    return None
+
+
+def _one_edit_apart(one: str, other: str) -> bool:
+    """Whether a letter more, fewer or another, or two in the wrong order, make one text the other."""
+    alike = len(commonprefix([one, other]))
+    one, other = one[alike:], other[alike:]
+    alike = len(commonprefix([one[::-1], other[::-1]]))
+    one, other = one[: len(one) - alike], other[: len(other) - alike]
+    return max(len(one), len(other)) == 1 or (len(one) == 2 and one == other[::-1])
 
 
 def help_text() -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from smidgen import progress
-from smidgen.cli.terminal.commands import Command, command_in, help_text
+from smidgen.cli.terminal.commands import Command, command_in, help_text, nearly_command
 from smidgen.cli.terminal.showing import PlainText, Shown, answer_stdout
 from smidgen.errors import EngineEnded, SmidgenError, harmless
 from smidgen.running.saved import load_conversation, save_conversation
@@ -48,6 +48,7 @@ class Talk:
                 if given is not None:
                     self._carry_out(given)
                 elif message.strip():
+                    _say_what_may_be_meant(message)
                     self._answer(lambda text=message: self._conversation.ask(text))
             except KeyboardInterrupt:  # just before an answer began, or just after it
                 if not self._interactive:
@@ -164,6 +165,14 @@ def _shown(plain: bool) -> Shown:
     from smidgen.cli.terminal.markdown import RenderedMarkdown, can_render
 
     return RenderedMarkdown(stdout) if can_render(stdout) else PlainText(stdout)
+
+
+def _say_what_may_be_meant(message: str) -> None:
+    """Where a message looks like a command that was mistyped. It is a message all the same."""
+    meant = nearly_command(message)
+    if meant is not None:
+        word = message.split(maxsplit=1)[0]
+        progress.say(f"{word} is not a command, so this is sent as a message. Did you mean {meant}?")
 
 
 def _file_name(given: Command) -> str:

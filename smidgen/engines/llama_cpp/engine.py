@@ -118,13 +118,16 @@ def choose_context(facts: Facts, wanted: int | None) -> int:
     return wanted
 
 
-def require_chat_template(facts: Facts, name: str | None = None) -> str:
-    """The model's chat template of this name, or its default. Raises Unsupported for a model that cannot chat."""
+_CONTINUES = "`smidgen run` continues text, without --system and --template"
+
+
+def require_chat_template(facts: Facts, name: str | None = None, instead: str = _CONTINUES) -> str:
+    """The model's chat template of this name, or its default. Raises Unsupported for a model that cannot chat.
+
+    instead: what does work with such a model, where the person is.
+    """
     if not facts.has_chat_template:
-        raise Unsupported(
-            "this model has no chat template (a base model): it cannot answer messages. `smidgen run` continues text, "
-            "without --system and --template."
-        )
+        raise Unsupported(f"this model has no chat template (a base model): it cannot answer messages. {instead}.")
     return chat_template(facts.metadata, name)
 
 

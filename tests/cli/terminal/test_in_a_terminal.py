@@ -127,7 +127,7 @@ def test_a_signal_that_ends_it_gives_the_terminal_back(tiny: Path, cli_environme
 
 
 def test_head_takes_what_it_wants(tiny: Path, cli_environment: dict[str, str]) -> None:
-    asked = words("run", "tiny.gguf", "--raw", "Hi", "-n", "2000", "--threads", "1")
+    asked = words("run", "tiny.gguf", "--raw", "Hi", "-n", "2000", "--threads", "1", "--quiet")
     run = subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tiny, env=cli_environment)
     assert run.stdout is not None and run.stderr is not None
     assert run.stdout.read(1)

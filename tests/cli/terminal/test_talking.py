@@ -92,6 +92,13 @@ def test_messages_and_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert said.out == "Yes.\n" * 4 and "starts over" in said.err
 
 
+def test_a_mistyped_command_is_sent_and_a_line_asks_what_was_meant(capsys: pytest.CaptureFixture[str]) -> None:
+    engine = Engine()
+    talk(engine, "/sav x", "/etc/hosts", "/quit", "never")
+    assert engine.shown == [["/sav x"], ["/sav x", "Yes.", "/etc/hosts"]]
+    assert capsys.readouterr().err == "/sav is not a command, so this is sent as a message. Did you mean /save?\n"
+
+
 def test_an_answer_stopped_before_its_first_word_leaves_no_turn(capsys: pytest.CaptureFixture[str]) -> None:
     engine = Engine([KeyboardInterrupt()], ["Hm", KeyboardInterrupt()])
     talk(engine, "One.", "Two.", "Three.")
