@@ -27,6 +27,7 @@ _LLAMA_CPPS = frozenset({
 })  # fmt: skip
 _OF_CHATS = frozenset({
     "messages", "tools", "tool_choice", "parallel_tool_calls", "response_format", "reasoning_format", "max_tokens",
+    "timings_per_token", "stream_options",
     "logprobs", "top_logprobs",
 })  # fmt: skip
 # llama.cpp's tokenizer calls itself for each character that one of its patterns goes on with, and ends the process
@@ -159,8 +160,8 @@ def _as_chat(event: Event, ended: bool, prompt_tokens: int) -> Event:
     shown: Event = {"choices": [choice]}
     if event.get("stop"):
         choice["finish_reason"] = "length" if event["stop_type"] == "limit" else "stop"
-    if "timings" in event:
-        shown["timings"] = event["timings"]
+    if "tokens_predicted" in event:
+        shown["timings"] = {"predicted_n": event["tokens_predicted"], "cache_n": 0, "prompt_n": prompt_tokens}
     if event.get("stop") or ended:
         shown["usage"] = {"prompt_tokens": prompt_tokens, "completion_tokens": event["tokens_predicted"]}
     return shown

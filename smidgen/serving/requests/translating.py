@@ -176,6 +176,8 @@ def _of_templates(body: dict[str, Any], warnings: list[str]) -> dict[str, Any]:
     body["messages"] = messages
     if tools:
         body |= {"tools": tools, "tool_choice": choice}
+    if name is not None:
+        body.setdefault("parallel_tool_calls", False)  # as OpenAI: one call of the tool that was named
     schema = pop_schema(body)
     refuse_beside_tools(body, schema, tools, choice, "response_format")
     if schema is not None:

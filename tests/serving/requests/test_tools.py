@@ -29,6 +29,7 @@ def test_choices() -> None:
     assert names(asked_for("none")) == [] and asked_for("none").tools is None
     named = asked_for({"type": "function", "function": {"name": "g"}})
     assert (names(named), named.body["tool_choice"], named.tool_name) == (["g"], "required", "g")
+    assert named.body["parallel_tool_calls"] is False and "parallel_tool_calls" not in asked_for("required").body
     assert asked_for("auto", []).tools is None
 
 
