@@ -89,7 +89,8 @@ def whole_page(folder: Path) -> Page:
     for label in ("Size", "KL divergence", "Same next token", "Bits per byte", "Speed (tokens/s)"):
         assert label in words
     for one in card["fidelity"]:
-        figures = [number(one[key]) for key in ("kl_mean", "kl_p99", "kl_p999", "bits_per_byte_cut")]
+        figures = [number(one[key]) for key in ("kl_mean", "kl_p99", "kl_p999")]
+        figures.append(bits_per_byte(one["bits_per_byte_cut"]))
         assert all(said in page.sections["fidelity"] for said in (one["text"], percent(one["same_top1"]), *figures))
     assert_speed_is_told(page.sections["speed"] + page.sections["energy"], card)
     assert_all_tensors_are_told(page, card)
