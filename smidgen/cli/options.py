@@ -123,6 +123,8 @@ Seed = Annotated[
     typer.Option("--seed", min=0, max=LARGEST_SEED, metavar="N", help="Fix the draw.  [default: random]"),
 ]
 
+Port = Annotated[int, typer.Option("--port", min=0, max=65535, metavar="PORT", help="Port; 0 takes a free one.")]
+
 _TOGETHER = "More than one process"
 Workers = Annotated[
     int | None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from smidgen.cli.options import MODEL_HELP, CtxSize, Debug, Draft, Lora, Quiet, Template, Threads
+from smidgen.cli.options import MODEL_HELP, CtxSize, Debug, Draft, Lora, Port, Quiet, Template, Threads
 from smidgen.shell import path_of
 from smidgen.sizes import parse_size
 
@@ -19,7 +19,6 @@ _DOOR, _LIMITS, _SEVERAL = "Who may come in", "Limits", "Several models"
 _GUARD, _ENGINES = "Guard", "Engines"
 Models = Annotated[list[str], typer.Argument(metavar="MODEL…", help=MODEL_HELP, show_default=False)]
 Host = Annotated[str, typer.Option("--host", metavar="HOST", help="Address; any but a loopback one needs a key.")]
-Port = Annotated[int, typer.Option("--port", min=0, max=65535, metavar="PORT", help="Port; 0 takes a free one.")]
 ApiKey = Annotated[
     str | None,
     typer.Option(

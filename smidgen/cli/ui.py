@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from smidgen.cli.options import MODEL_HELP, CtxSize, Debug, Quiet, Threads
+from smidgen.cli.options import MODEL_HELP, CtxSize, Debug, Port, Quiet, Threads
 from smidgen.shell import path_of
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 Models = Annotated[list[str], typer.Argument(metavar="MODEL [MODEL]", help=MODEL_HELP, show_default=False)]
 Host = Annotated[str, typer.Option("--host", metavar="HOST", help="Address; any but a loopback one needs --api-key.")]
-Port = Annotated[int, typer.Option("--port", min=0, max=65535, metavar="PORT", help="Port; 0 takes a free one.")]
 ApiKey = Annotated[
     str | None,
     typer.Option(

@@ -123,11 +123,12 @@ def test_who_asks_and_does_not_read_frees_its_slot(monkeypatch: pytest.MonkeyPat
     "sent", [b"", b"POST / HTTP/1.1\r\n", b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{"]
 )
 def test_the_server_stops_without_waiting_for_half_a_request(sent: bytes) -> None:
-    kept: list[Connection] = []
+    kept: list[tuple[Connection, uvicorn.Server]] = []
 
     async def test(port: int, server: uvicorn.Server) -> None:
-        kept.append(await connect(port, sent))
+        kept.append((await connect(port, sent), server))
         while not server.server_state.connections:
             await asyncio.sleep(0.01)
 
     run(reading, test)
+    assert not kept[0][1].server_state.connections and not kept[0][1].server_state.tasks
