@@ -21,6 +21,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, ctrl_c)
     try:
         command_line()
+    except KeyboardInterrupt:  # a second one, on the way out of the first
+        _leave_at_once()
     except SystemExit as end:
         if end.code == _INTERRUPTED:
             _leave_at_once()

@@ -7,12 +7,14 @@ Keys: Enter sends. A line that ends in a backslash goes on, so does Alt-Enter, a
 quotes goes on to the next three. Ctrl-C clears what is typed; on nothing it is a KeyboardInterrupt, Ctrl-D an EOFError.
 """
 
+import atexit
 import os
 import signal
 import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -138,13 +140,16 @@ def keys_wait() -> Iterator[None]:
     waiting[0] &= ~termios.ICRNL  # or a pasted line end of two characters would be two line ends
     waiting[3] &= ~(termios.ECHO | termios.ICANON)  # by lines a terminal would drop what is longer than 4095 bytes
     terminal = _terminal()
+    give_back = partial(termios.tcsetattr, keyboard, termios.TCSANOW, before)
+    atexit.register(give_back)  # should a second Ctrl-C come before the first one has done its work below
     try:
         termios.tcsetattr(keyboard, termios.TCSANOW, waiting)
         _announce(terminal, True)
         yield
     finally:
+        give_back()
+        atexit.unregister(give_back)
         _announce(terminal, False)
-        termios.tcsetattr(keyboard, termios.TCSANOW, before)
 
 
 def _announce(terminal: TextIO, pastes: bool) -> None:
