@@ -278,7 +278,7 @@ def test_limits_of_time_tokens_and_keys(tmp_path: Path) -> None:
 
 
 def test_a_second_model_waits_for_the_first_ones_answer_and_idle_ones_go(tmp_path: Path, gemma_path: Path) -> None:
-    words = ("--ctx-size", "256", "--memory", "1MB", "--keep-alive", "1", "--quiet")
+    words = ("--ctx-size", "256", "--memory", "500MB", "--keep-alive", "1", "--quiet")  # for one of them
     other: dict[str, Any] = {"model": "gemma-3-270m", "prompt": "One two three", "max_tokens": 4, "temperature": 0}
     with serving(tmp_path, *words, models=(MODEL, "gemma-3-270m")) as server:
         found: list[tuple[int, dict[str, Any]]] = []

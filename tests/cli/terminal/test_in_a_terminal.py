@@ -106,7 +106,8 @@ def test_long_lines_and_long_answers_arrive_whole_beside_a_pipe(tiny: Path, cli_
 def test_ctrl_c_ends_it_while_it_loads(
     smollm_path: Path, tmp_path: Path, cli_environment: dict[str, str], command: str, wait: float
 ) -> None:
-    asked = words(command, str(smollm_path), *(["Count to a thousand."] if command == "run" else []))
+    endless = ["--raw", "1, 2, 3, 4, 5, 6, 7,", "-n", "5000", "--temperature", "0"]  # no answer that ends by itself
+    asked = words(command, str(smollm_path), *(endless if command == "run" else []))
     with in_a_terminal(asked, tmp_path, cli_environment) as session:
         time.sleep(wait)  # somewhere between its first line and its first word
         session.type(CTRL_C)
