@@ -14,8 +14,9 @@ demo: $(VENV)/demo.done
 	@echo
 	@echo "The report card: $(CURDIR)/out/demo/card.html"
 
+# Two processes, whole files each (tests/two_at_once.py), and one thread in each: tiny models have no work for more.
 test: $(VENV)/test.done lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .

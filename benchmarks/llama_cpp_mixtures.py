@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import record
+from benchmarks.artefacts import Shelf, sha256
 from benchmarks.llama_cpp_tools import Tools
 from smidgen.errors import SmidgenError
 
@@ -47,8 +48,9 @@ _SIX = ((_OUTPUT, "q6_k"), (_DOWN, "q6_k"))
 _EIGHT = ((_VALUE, "q8_0"), (_KEY, "q8_0"))
 
 BODIES = (
-    *(Body(name) for name in ("Q3_K_M", "Q3_K_L", "IQ3_M", "IQ4_XS", "IQ4_NL", "Q4_0", "Q4_1", "Q4_K_S", "Q4_K_M")),
-    *(Body(name) for name in ("Q5_0", "Q5_1", "Q5_K_S", "Q5_K_M", "Q6_K", "Q8_0")),
+    *(Body(name) for name in ("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "Q2_K_S", "Q2_K", "IQ3_XXS", "IQ3_XS", "IQ3_S")),
+    *(Body(name) for name in ("Q3_K_S", "Q3_K_M", "Q3_K_L", "IQ3_M", "IQ4_XS", "IQ4_NL", "Q4_0", "Q4_1", "Q4_K_S")),
+    *(Body(name) for name in ("Q4_K_M", "Q5_0", "Q5_1", "Q5_K_S", "Q5_K_M", "Q6_K", "Q8_0")),
     *(Body(name, pure=True) for name in ("IQ4_NL", "Q5_0")),
     Body("IQ4_NL", ((_VALUE, "q8_0"),)),
     Body("IQ4_NL", _EIGHT),
@@ -67,7 +69,10 @@ BODIES = (
     Body("Q5_1", (*_SIX, *_EIGHT, (_QUERY, "q8_0"))),
 )
 UNTOUCHED = "f16"  # the embedding type, and in capitals the file type, that leave an F16 model as it is
-EMBEDDINGS = ("mxfp4", "nvfp4", "q4_0", "iq4_nl", "q4_1", "q5_0", "q5_1", "q8_0")
+EMBEDDINGS = (
+    "q2_k", "iq3_xxs", "iq3_s", "q3_k", "iq4_xs", "q4_k", "q5_k", "q6_k",  # where rows fit them; else as below
+    "mxfp4", "nvfp4", "q4_0", "iq4_nl", "q4_1", "q5_0", "q5_1", "q8_0",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -96,12 +101,19 @@ class Quantizer:
     Quantizing the embedding takes most of the time and does not depend on the body, so it is done once for each type:
     into a file with that embedding and the other weights untouched, from which the candidates are then made. The tool
     copies a tensor that already has the wanted type, so each candidate has the bytes of one run from the original.
+
+    shelf: where files in between are kept.
     """
 
-    def __init__(self, tools: Tools, original: Path, imatrix: Path, folder: Path, threads: int) -> None:
+    def __init__(self, tools: Tools, original: Path, imatrix: Path, shelf: Shelf, threads: int) -> None:
         self.tools, self.original, self.imatrix = tools, original, imatrix
-        self.folder, self.threads = folder, threads
-        self.log = folder / "llama-quantize.log"
+        self.shelf, self.threads = shelf, threads
+        self.log = shelf.folder / "llama-quantize.log"
+
+    def inputs(self, mixture: Mixture) -> dict[str, str]:
+        """All that a file of this mixture depends on."""
+        made_of = {"original": sha256(self.original), "imatrix": sha256(self.imatrix)}
+        return {**made_of, "mixture": str(mixture), "llama.cpp": self.tools.version()}
 
     def command(self, mixture: Mixture, source: Path, destination: Path) -> list[str | Path]:
         """The command that makes `destination`."""
@@ -111,7 +123,9 @@ class Quantizer:
     def expected_bytes(self, mixture: Mixture) -> int:
         """Size of the file that `make` would write, from the tool's dry run, to about 0.01 MiB."""
         words = [self.tools.quantize, "--dry-run", "--imatrix", self.imatrix, *mixture.options()]
-        command = [str(word) for word in (*words, self.original, self.folder / "none.gguf", mixture.body.file_type)]
+        command = [
+            str(word) for word in (*words, self.original, self.shelf.folder / "none.gguf", mixture.body.file_type)
+        ]
         answer = subprocess.run(command, capture_output=True, text=True)
         found = re.search(
             r"model size\s*=\s*([\d.]+) MiB.*quant size\s*=\s*([\d.]+) MiB", answer.stderr + answer.stdout, re.S
@@ -120,20 +134,33 @@ class Quantizer:
             raise SmidgenError(f"llama-quantize --dry-run failed for {mixture}: {answer.stderr.strip()[-200:]}")
         return self.original.stat().st_size - round((float(found[1]) - float(found[2])) * 2**20)
 
+    def expected_sizes(self) -> dict[Mixture, int]:
+        """The same for every candidate: what a body saves and what an embedding saves add up."""
+        plain, whole = Body(UNTOUCHED.upper()), self.original.stat().st_size
+        bodies = {body: self.expected_bytes(Mixture(body, UNTOUCHED)) for body in BODIES}
+        embeddings = {kind: self.expected_bytes(Mixture(plain, kind)) for kind in EMBEDDINGS}
+        return {one: bodies[one.body] + embeddings[one.embedding] - whole for one in candidates()}
+
     def make(self, mixture: Mixture, destination: Path) -> None:
         """Quantize the model."""
         record.run(self.command(mixture, self._with_embedding(mixture.embedding), destination), self.log)
 
-    def decoded(self, model: Path, destination: Path) -> None:
-        """Decode a quantized model to F32 with llama.cpp: how smidgen measures types that it cannot read."""
-        record.run([self.tools.quantize, "--allow-requantize", model, destination, "F32", str(self.threads)], self.log)
+    def made(self, mixture: Mixture) -> Path:
+        """The quantized model, which is kept."""
+        path = self.shelf.path("llama.cpp", ".gguf", **self.inputs(mixture))
+        if not path.exists():
+            unfinished = path.with_suffix(".unfinished")
+            self.make(mixture, unfinished)
+            unfinished.replace(path)
+        return path
 
     def _with_embedding(self, kind: str) -> Path:
         if kind == UNTOUCHED:
             return self.original
-        path = self.folder / f"embedding-{kind}.gguf"
+        mixture = Mixture(Body(UNTOUCHED.upper()), kind)
+        path = self.shelf.path("embedding", ".gguf", **self.inputs(mixture))
         if not path.exists():
             unfinished = path.with_suffix(".unfinished")
-            record.run(self.command(Mixture(Body(UNTOUCHED.upper()), kind), self.original, unfinished), self.log)
+            record.run(self.command(mixture, self.original, unfinished), self.log)
             unfinished.replace(path)
         return path

@@ -17,6 +17,7 @@ import tarfile
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from benchmarks import record
@@ -54,6 +55,7 @@ class Tools:
         """llama-perplexity, which also measures KL divergence."""
         return self.folder / "llama-perplexity"
 
+    @cache  # noqa: B019 - there is one such object, or two
     def version(self) -> str:
         """What the tools say of themselves, such as `0.5.0-dev (build 1, commit 0c1e570)`."""
         answer = subprocess.run([self.imatrix, "--version"], capture_output=True, text=True, check=True)

@@ -7,7 +7,8 @@ quantizer that finds that lattice again shows no loss at all, which says nothing
 This adds to every decoded weight a uniform random number of ± half a step of its own block's grid: what a weight may
 have been before it was rounded. Norms (and whatever else is not in a block format) keep their values. The result is
 stored as F16 (`--float32`: F32, twice the size); the error of that rounding is reported against the noise, and does not
-matter for comparisons, since the file that was written is what everything is measured against.
+matter for comparisons, since the file that was written is what everything is measured against. The file says what it
+was made of (its history): the source's sha256, the seed and the type.
 
 The noise of a tensor depends on the seed and its name only (NumPy's PCG64), not on the order of tensors in the file.
 
@@ -27,9 +28,11 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.artefacts import sha256
 from smidgen.errors import SmidgenError
 from smidgen.formats.gguf.reader import GGUFFile
-from smidgen.formats.gguf.writer import TensorPlan, write_gguf
+from smidgen.formats.gguf.writer import STRING_TYPES, TensorPlan, write_gguf
+from smidgen.formats.history import HISTORY, with_step
 from smidgen.formats.hub.catalogue import locate
 from smidgen.numerics.block_types import F16, F32, BlockType
 from smidgen.numerics.decode import as_bytes_tensor, decode
@@ -135,8 +138,14 @@ def make(source: Path, destination: Path, seed: int = 0, target: BlockType = F16
                 task.advance()
                 return stored
 
-            metadata = {**file.metadata, "general.file_type": _FILE_TYPE[target]}
-            write_gguf(destination, metadata, file.metadata_types, plans, packed)
+            made = {"source": sha256(source), "seed": seed, "type": target.name, "tie_head": tie_head}
+            step = {"step": "off-lattice", "parameters": made, "summary": "Moved off its lattice by noise."}
+            metadata = {
+                **file.metadata,
+                "general.file_type": _FILE_TYPE[target],
+                HISTORY: with_step(file.metadata, step),
+            }
+            write_gguf(destination, metadata, {**file.metadata_types, HISTORY: STRING_TYPES}, plans, packed)
     noise, rounding = (sum(column) for column in zip(*energies, strict=True)) if energies else (0.0, 0.0)
     return (rounding / noise) ** 0.5 if noise else 0.0
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks import record
 
-TEXTS = "FILE[@START]"  # how texts are named: see texts.py
+TEXTS = "FILE[@START[-END]]"  # how texts are named: see texts.py
 
 
 def parser_of(doc: str | None, result: str | None = None) -> argparse.ArgumentParser:

@@ -22,9 +22,12 @@ import torch
 
 from benchmarks import llama_cpp_tools, record, texts
 from benchmarks import options as shared
+from benchmarks.artefacts import Shelf
+from benchmarks.calibrating import make_imatrix
 from benchmarks.llama_cpp_mixtures import Body, Mixture, Quantizer
-from benchmarks.quality_vs_llama_cpp import Meter, make_imatrix
+from benchmarks.meter import Meter
 from smidgen.data.sources import read_text
+from smidgen.data.text import cut_into_windows
 from smidgen.errors import SmidgenError
 from smidgen.formats.opening import open_checkpoint
 from smidgen.model.tokenizer import Tokenizer
@@ -44,19 +47,17 @@ def llama_cpp_best(options: argparse.Namespace) -> tuple[Path, list[dict[str, An
     with open_checkpoint(options.original) as original:
         tokenizer = Tokenizer.from_gguf(original.tokenizer_metadata)
     calibration = texts.take(options.calibration, options.tokens, tokenizer)
-    imatrix, _ = make_imatrix(options, tools, calibration.write(options.work / "calibration.txt"))
-    quantizer = Quantizer(tools, options.original, imatrix, options.work, options.threads)
+    shelf = Shelf(options.work)
+    imatrix, _ = make_imatrix(options, tools, shelf, calibration.write(options.work / "calibration.txt"))
+    quantizer = Quantizer(tools, options.original, imatrix, shelf, options.threads)
     evaluation = texts.take([text.partition("=")[2] for text in options.text], options.quick_tokens, tokenizer)
-    meter = Meter(options.original, evaluation.text, options.quick_tokens, options.work / "measured.json", quantizer)
+    windows = cut_into_windows(evaluation.text, tokenizer)
+    meter = Meter(options.original, options.work / "measured.json")
     found = []
-    for place, mixture in enumerate(MIXTURES):
-        path = options.work / f"llama.cpp-{place}.gguf"
-        if not path.exists():
-            unfinished = path.with_suffix(".unfinished")
-            quantizer.make(mixture, unfinished)
-            unfinished.replace(path)
+    for mixture in MIXTURES:
+        path = quantizer.made(mixture)
         if path.stat().st_size <= options.fit:
-            figures = meter.figures(path, meter.windows, str(mixture))
+            figures = meter.figures(path, windows, str(mixture))
             found.append({"mixture": str(mixture), "bytes": path.stat().st_size, "path": path,
                           "kl_mean": figures["kl_mean"], "tokens": figures["tokens"]})  # fmt: skip
             say(f"{path.stat().st_size:,} bytes, KL {figures['kl_mean']:.4f}: {mixture}")

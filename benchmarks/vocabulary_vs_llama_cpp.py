@@ -30,8 +30,9 @@ import torch
 
 from benchmarks import llama_cpp_tools, record, texts
 from benchmarks import options as shared
+from benchmarks.artefacts import Shelf
+from benchmarks.calibrating import make_imatrix
 from benchmarks.llama_cpp_mixtures import Quantizer, candidates
-from benchmarks.quality_vs_llama_cpp import make_imatrix
 from benchmarks.speeds import rates
 from smidgen.cutting.plan import Choice, matrices
 from smidgen.cutting.quantize import Quantization, surveyed_model
@@ -41,7 +42,7 @@ from smidgen.data.self_written import self_written_in
 from smidgen.data.sources import read_text
 from smidgen.data.text import WINDOW, cut_into_windows
 from smidgen.engines.torch import TorchEngine
-from smidgen.errors import SmidgenError, Unsupported
+from smidgen.errors import SmidgenError
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.opening import open_checkpoint
 from smidgen.measuring.divergence import compare
@@ -158,8 +159,9 @@ def llama_cpp_side(run: Comparison, size: int) -> list[dict[str, Any]]:
     options = run.options
     tools = llama_cpp_tools.find_or_build(options.tools)
     joined = texts.Piece("\n".join(piece.text for piece in run.calibration.values()), [], [])
-    imatrix, _ = make_imatrix(options, tools, joined.write(run.work / "calibration.txt"))
-    quantizer = Quantizer(tools, options.original, imatrix, run.work, options.threads)
+    shelf = Shelf(run.work)
+    imatrix, _ = make_imatrix(options, tools, shelf, joined.write(run.work / "calibration.txt"))
+    quantizer = Quantizer(tools, options.original, imatrix, shelf, options.threads)
     costs = {}
     for file in options.screened:
         costs |= json.loads(file.read_text())["screened"]
@@ -171,10 +173,7 @@ def llama_cpp_side(run: Comparison, size: int) -> list[dict[str, Any]]:
     for mixture in ranked:
         path = run.work / "llama.cpp.gguf"
         quantizer.make(mixture, path)
-        try:
-            figures = run.measure(path) if path.stat().st_size <= size else None
-        except Unsupported:
-            continue  # a type that smidgen does not read
+        figures = run.measure(path) if path.stat().st_size <= size else None
         if figures is not None:
             found.append({"mixture": str(mixture), **figures})
             say(f"{figures['bytes']:,} bytes, KL {figures['kl_mean']:.4f}: {mixture}")

@@ -1,6 +1,7 @@
-"""Shared fixtures: the real small models that install from PyPI."""
+"""Shared fixtures: the real small models that install from PyPI. And the order of the files where two processes run."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jaxtyping import install_import_hook
@@ -16,6 +17,24 @@ install_import_hook(
     + ["smidgen.calibration", *(f"smidgen.distillation.{name}" for name in _DISTILLATION)],
     "beartype.beartype",
 )
+
+
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Who gets which file next, for `--dist loadfile`."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from tests.two_at_once import LongestFirst
+
+    return LongestFirst(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In a process that gets its files from another."""
+    if hasattr(config, "workerinput"):
+        from tests.two_at_once import place_in_line
+
+        items.sort(key=lambda item: place_in_line(item.nodeid))
 
 
 @pytest.fixture(autouse=True)

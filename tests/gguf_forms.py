@@ -1,4 +1,4 @@
-"""One tiny Llama in the forms that GGUF files come in: fused, in parts, of types that smidgen does not decode.
+"""One tiny Llama in the forms that GGUF files come in: fused, in parts, in any type that llama.cpp can write.
 
 The files are taken apart and put together again here, byte by byte, not by the writer that they test.
 """
@@ -9,9 +9,11 @@ from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import gguf
+import numpy as np
 
 from smidgen.model.config import LayerConfig, ModelConfig, Rotary
+from smidgen.numerics.block_types import BlockType
+from tests import ggml
 from tests.mutated_gguf import STRING, Parts, take_apart
 from tests.tiny_models import VOCABULARY, gguf_tensors, random_decoder, write_model
 
@@ -63,14 +65,13 @@ def fused(parts: Parts) -> Parts:
     return with_tensors(parts, new)
 
 
-def of_types(parts: Parts, kinds: dict[str, gguf.GGMLQuantizationType]) -> Parts:
-    """The matrices whose names end so in these types, all of their weights zero."""
+def of_types(parts: Parts, kinds: dict[str, BlockType]) -> Parts:
+    """The matrices whose names end so in these types, as llama.cpp quantizes them."""
     tensors = []
     for name, (_, shape, kind, raw) in tensors_of(parts).items():
         new = next((kinds[ending] for ending in kinds if name.endswith(ending)), None)
         if new is not None:
-            block, size = gguf.GGML_QUANT_SIZES[new]
-            kind, raw = new.value, bytes(prod(shape) // block * size)
+            kind, raw = new.ggml_id, ggml.encoded(np.frombuffer(raw, "<f4").reshape(-1, shape[0]), new).tobytes()
         tensors.append((name, shape, kind, raw))
     return with_tensors(parts, tensors)
 

@@ -61,10 +61,10 @@ def used(*words, path, body):
         finally:
             process.terminate()
 
-limits = ("--max-tokens", "4", "--threads", "1")
+limits = ("--max-tokens", "4", "--threads", "1", "--temperature", "0")
 for name, done in (("run", told("run", MODEL, "Hello", *limits)), ("chat", told("chat", MODEL, *limits, said="Hello"))):
     found[name] = [done.returncode, done.stdout, done.stderr]
-question = json.dumps({"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}).encode()
+question = json.dumps({"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4, "temperature": 0}).encode()
 serve = ("serve", MODEL, "--port", "0", "--threads", "1", "--quiet")
 found["serve"] = used(*serve, path="/v1/chat/completions", body=question)
 if "ui" in sys.argv:

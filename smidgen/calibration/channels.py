@@ -99,7 +99,7 @@ def _rank_block(survey: BlockSurvey, layer: LayerConfig) -> dict[str, Tensor]:
     kept: dict[str, Tensor] = {}
     for linear, units in asked.items():
         seen = survey.linears[linear]
-        hessian = torch.block_diag(*(moment.mean() for moment in seen.moments))
+        hessian = torch.block_diag(*(sample.moment for sample in seen.inputs.samples()))
         weight = linear_of(survey.block, linear).weight.detach()
         for (name, width), method in product(units.items(), METHODS):
             generator = torch.Generator().manual_seed(_SEED + survey.index)

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from smidgen.calibration.gradients import scored_positions
 from smidgen.calibration.walk import States, advance
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.parts import embed, head_name, load_block, load_final_norm
@@ -128,10 +129,7 @@ def _scored_positions(
     checkpoint: Checkpoint, windows: Int[Tensor, "windows position"], most: int | None
 ) -> Int[Tensor, " chosen"]:
     """Numbers of the positions looked at, in all windows laid end to end."""
-    bos = checkpoint.file.metadata.get("tokenizer.ggml.bos_token_id")
-    scored = torch.ones(windows.shape, dtype=torch.bool)
-    scored[:, 0] = windows[:, 0] != (-1 if bos is None else bos)
-    numbers = scored.flatten().nonzero()[:, 0]
+    numbers = scored_positions(checkpoint, windows).flatten().nonzero()[:, 0]
     if most is None or len(numbers) <= most:
         return numbers
     return numbers[torch.linspace(0, len(numbers) - 1, most).round().long()]

@@ -9,9 +9,12 @@ independent, and how gᵣ² varies over tokens as alike for all rows (w, see `ca
 With H = E[x xᵀ] instead this would be K-FAC (Martens & Grosse 2015, arXiv:1503.05671), which overrates by far the
 layers whose largest inputs come where their outputs matter least.
 
-The labels of the log-likelihood are the tokens of the calibration text itself. For text that the model wrote
-these are samples of its own distribution, which makes this the true Fisher information; for other text it is the
-"empirical" one.
+The labels of the log-likelihood are drawn from the model's own distribution, one for each position, as the definition
+of F wants it. With the next token of the text in their place this would be the "empirical" Fisher information, which
+is ruled by what the model did not expect (Kunstner et al. 2019, arXiv:1905.12558).
+
+What a BOS at the beginning of a window gets is left out of the ends' figures: it is one row of the embedding, and what
+all attention rests on.
 
 The backward pass goes block by block: the input of every block waits on disk from the forward pass on, and each block
 is computed again when its gradient is due.
@@ -26,7 +29,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from smidgen.calibration.moments import SecondMoment, linear_of
+from smidgen.calibration.moments import linear_of
+from smidgen.calibration.sample import Gathering, judging
 from smidgen.calibration.walk import States, StateShelf, advance, in_batches
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.parts import embed, head_name, load_block, load_final_norm
@@ -37,7 +41,7 @@ from smidgen.model.feed_forward import Experts
 from smidgen.model.parameters import block_linears
 from smidgen.numerics.precision import fast_product_dtype, quick_layers
 from smidgen.progress import Task
-from smidgen.shapes import Float, Int
+from smidgen.shapes import Bool, Float, Int
 
 _HEAD_ROWS = 4096
 _POSITIONS = 4096
@@ -47,21 +51,22 @@ _WIDEST = 4096  # inputs whose second moments are taken whole
 class LinearSurvey:
     """What the two passes saw of one linear layer.
 
-    moments: H, weighted, for runs of `span` columns. Of a wide input the survey leaves out what connects the runs,
-    which is most of the work. Compensation within runs gains less, so what such a matrix costs is overrated, by about
-    half where it was compared (LOG.md); the cut itself uses all of H.
+    inputs: samples of the inputs, weighted, in runs of `span` columns. Of a wide input the survey leaves out of H what
+    connects the runs, which is most of the work; the tokens that judge have all columns, and say what that does.
     importance: E[gᵣ²] per output.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
         self.span = _span(linear.in_features)
-        self.moments = [SecondMoment(self.span) for _ in range(linear.in_features // self.span)]
+        self.inputs = Gathering(linear.in_features, linear.in_features // self.span)
         self.importance: Float[Tensor, " out"] = torch.zeros(linear.out_features)
         self._weights: list[Float[Tensor, " tokens"]] = []
+        self._judging = torch.zeros(0, dtype=torch.bool)
 
-    def begin(self, tokens: int) -> None:
-        """A batch of so many tokens comes next."""
-        self._weights.append(torch.full((tokens,), torch.nan))
+    def begin(self, judging: Bool[Tensor, " tokens"]) -> None:
+        """A batch of tokens comes next, of which some judge."""
+        self._judging = judging
+        self._weights.append(torch.full((len(judging),), torch.nan))
 
     def add(
         self, x: Float[Tensor, "seen in"], gradient: Float[Tensor, "seen out"], seen: Int[Tensor, " seen"] | slice
@@ -70,8 +75,7 @@ class LinearSurvey:
         squares = gradient.float().square()
         weights = squares.mean(1)
         self.importance += squares.sum(0)
-        for moment, columns in zip(self.moments, x.float().split(self.span, 1), strict=True):
-            moment.add(columns, weights)
+        self.inputs.add(x.float(), weights, self._judging[seen])
         self._weights[-1][seen] = weights
 
     def token_weights(self) -> Float[Tensor, " tokens"]:
@@ -101,13 +105,16 @@ class BlockSurvey:
 class EndSurvey:
     """What they saw of the two ends of the model.
 
-    embedded: E[g gᵀ] at what enters the first block.
-    head_input: E[x xᵀ] at what enters the output head, each position weighted by 1 − Σ p², the curvature that its
-    distribution leaves (a position that is certain of its token is hurt by nothing).
+    embedded: g at what enters the first block, a row for each position but BOS.
+    head_input: √c·x for what enters the output head at each position, with c the curvature that its distribution leaves
+    (a position that is certain of its token is hurt by nothing): Σ pᵥ(1 − pᵥ) over the vocabulary, each term times the
+    square of the slope of the soft cap at that logit.
+    judging: which rows of `embedded` and of `head_input` only judge.
     """
 
-    embedded: Float[Tensor, "hidden hidden"]
-    head_input: Float[Tensor, "hidden hidden"]
+    embedded: Float[Tensor, "entered hidden"]
+    head_input: Float[Tensor, "predicted hidden"]
+    judging: tuple[Bool[Tensor, " entered"], Bool[Tensor, " predicted"]]
 
 
 def survey_blocks(
@@ -116,10 +123,12 @@ def survey_blocks(
     visit: Callable[[BlockSurvey], None],
     shelf: StateShelf,
     task: Task,
+    seed: int = 0,
 ) -> EndSurvey:
     """Forward, then backward through the model; `visit` sees each block, last to first, while its weights are loaded.
 
-    shelf: where the states wait.  task: advanced twice for each block and once for each part of the head's work,
+    shelf: where the states wait.  seed: of the labels.
+    task: advanced twice for each block and once for each part of the head's work,
     `steps(checkpoint, windows)` in all.
     Memory: one block, the head in chunks of rows, and the states of `windows` three times.
     """
@@ -130,13 +139,23 @@ def survey_blocks(
         advance(load_block(checkpoint, index), states)
         checkpoint.release()
         task.advance()
-    gradient, head_input = _head_gradient(checkpoint, states, windows, task)
+    gradient, head_input = _head_gradient(checkpoint, states, torch.Generator().manual_seed(seed), task)
     for index in reversed(range(len(layers))):
         visit(_backward(index, load_block(checkpoint, index), layers[index], shelf.take(), gradient))
         checkpoint.release()
         task.advance()
-    g = gradient.flatten(0, 1)
-    return EndSurvey(g.T @ g / len(g), head_input)
+    judges, entered = judging(*windows.shape), scored_positions(checkpoint, windows)
+    return EndSurvey(gradient[entered], head_input, (judges[entered], judges[:, :-1].flatten()))
+
+
+def scored_positions(
+    checkpoint: Checkpoint, windows: Int[Tensor, "windows position"]
+) -> Bool[Tensor, "windows position"]:
+    """All but a BOS at the beginning of a window, which is the same in every text."""
+    bos = checkpoint.file.metadata.get("tokenizer.ggml.bos_token_id")
+    scored = torch.ones(windows.shape, dtype=torch.bool)
+    scored[:, 0] = windows[:, 0] != (-1 if bos is None else bos)
+    return scored
 
 
 def steps(checkpoint: Checkpoint, windows: Int[Tensor, "windows position"]) -> int:
@@ -149,10 +168,12 @@ def _backward(index: int, block: Block, layer: LayerConfig, inputs: States, grad
     for parameter in block.parameters():
         parameter.requires_grad_(False)
     linears = {name: LinearSurvey(linear_of(block, name)) for name in block_linears(layer)}
-    for x, g in zip(in_batches(inputs), in_batches(gradient), strict=True):
+    judges = judging(*inputs.shape[:2])
+    parts, gradients = in_batches(inputs), in_batches(gradient)
+    for x, g, aside in zip(parts, gradients, judges.split(len(parts[0])), strict=True):
         x = x.detach().requires_grad_()
         for seen in linears.values():
-            seen.begin(x.shape[0] * x.shape[1])
+            seen.begin(aside.flatten())
         with _watch(block, linears), quick_layers():
             (at_input,) = torch.autograd.grad(block(x), x, g)
         g.copy_(at_input)
@@ -192,42 +213,41 @@ def _watch(block: Block, linears: Mapping[str, LinearSurvey]) -> Iterator[None]:
 
 
 def _head_gradient(
-    checkpoint: Checkpoint, states: States, windows: Int[Tensor, "windows position"], task: Task
-) -> tuple[States, Float[Tensor, "hidden hidden"]]:
-    """Gradient of −log p(next token) at the last block's output (per token), and the head's weighted input moment.
+    checkpoint: Checkpoint, states: States, generator: torch.Generator, task: Task
+) -> tuple[States, Float[Tensor, "predicted hidden"]]:
+    """Gradient of −log p(label) at the last block's output (per token), and what enters the head times √c.
 
-    Positions without a next token (the last of each window) have gradient 0.
+    The last position of each window predicts nothing that anyone sees, and has gradient 0.
     """
     norm = load_final_norm(checkpoint)
     gradient = torch.zeros_like(states)
-    moment = SecondMoment(states.shape[-1])
-    flat, flat_gradient = states[:, :-1].flatten(0, 1), []
-    targets = windows[:, 1:].flatten()
-    for x, target in zip(flat.split(_POSITIONS), targets.split(_POSITIONS), strict=True):
+    flat, flat_gradient, curved = states[:, :-1].flatten(0, 1), [], []
+    for x in flat.split(_POSITIONS):
         x = x.detach().requires_grad_()
         hidden = norm(x)
-        at_hidden, curvature = _softmax_gradient(checkpoint, hidden.detach(), target)
+        at_hidden, curvature = _softmax_gradient(checkpoint, hidden.detach(), generator)
         flat_gradient.append(torch.autograd.grad(hidden, x, at_hidden)[0])
-        moment.add(hidden.detach(), curvature)
+        curved.append(hidden.detach() * curvature.sqrt()[:, None])
         task.advance()
     gradient[:, :-1] = torch.cat(flat_gradient).unflatten(0, (len(states), -1))
-    share = moment.weight / len(targets)
-    return gradient, moment.mean().mul_(share)
+    return gradient, torch.cat(curved)
 
 
 @torch.no_grad()
 def _softmax_gradient(
-    checkpoint: Checkpoint, hidden: Float[Tensor, "position hidden"], targets: Int[Tensor, " position"]
+    checkpoint: Checkpoint, hidden: Float[Tensor, "position hidden"], generator: torch.Generator
 ) -> tuple[Float[Tensor, "position hidden"], Float[Tensor, " position"]]:
-    """∂(−log p(target))/∂hidden = Σᵥ (pᵥ − [v = target]) capᵥ' Eᵥ, and 1 − Σ p², in one stream over the vocabulary.
+    """∂(−log p(label))/∂hidden = Σᵥ (pᵥ − [v = label]) capᵥ' Eᵥ for a label drawn from p, and Σ pᵥ(1 − pᵥ) capᵥ'².
 
     Sums are kept relative to the running maximum (online softmax, arXiv:1805.02867), so no more than a chunk of logits
-    exists at a time. Products are in bfloat16 where the processor has it: a weight of importance needs no more.
+    exists at a time. Labels are drawn in the same stream: each chunk takes the place of the label drawn so far with the
+    probability that its share of the sum gives it. Products are in bfloat16 where the processor has it: a weight of
+    importance needs no more.
     """
     config, name, dtype = checkpoint.config, head_name(checkpoint.config), fast_product_dtype()
     maximum, quick_hidden = torch.full((len(hidden), 1), -torch.inf), hidden.to(dtype)
-    total, squares = torch.zeros(len(hidden), 1), torch.zeros(len(hidden), 1)
-    pulled = torch.zeros_like(hidden)
+    total, linear, squares = (torch.zeros(len(hidden), 1) for _ in range(3))
+    pulled, labels = torch.zeros_like(hidden), torch.zeros(len(hidden), dtype=torch.long)
     for start in range(0, config.vocabulary, _HEAD_ROWS):
         rows = checkpoint.rows(name, start, min(start + _HEAD_ROWS, config.vocabulary)).to(dtype)
         checkpoint.release()
@@ -235,14 +255,34 @@ def _softmax_gradient(
         higher = torch.maximum(maximum, logits.amax(1, keepdim=True))
         rescale = (maximum - higher).exp()
         weights = (logits - higher).exp_()  # of probability, relative to the maximum
-        total = total * rescale + weights.sum(1, keepdim=True)
-        squares = squares * rescale.square() + weights.square().sum(1, keepdim=True)
-        pulled.mul_(rescale).add_((weights.mul_(_cap_slope(logits, config.logit_cap))).to(dtype) @ rows)
+        here = weights.sum(1, keepdim=True)
+        total = total * rescale + here
+        _draw_labels(labels, weights, here / total, start, generator)
+        slopes = _cap_slope(logits, config.logit_cap)
+        weighted = weights * slopes
+        linear = linear * rescale + (weighted * slopes).sum(1, keepdim=True)
+        squares = squares * rescale.square() + weighted.square().sum(1, keepdim=True)
+        pulled.mul_(rescale).add_(weighted.to(dtype) @ rows)
         maximum = higher
-    target_rows = checkpoint.gather(name, targets)
-    target_logits = soft_cap((hidden * target_rows).sum(1, keepdim=True), config.logit_cap)
-    gradient = pulled / total - target_rows * _cap_slope(target_logits, config.logit_cap)
-    return gradient, 1 - (squares / total.square())[:, 0]
+    label_rows = checkpoint.gather(name, labels)
+    label_logits = soft_cap((hidden * label_rows).sum(1, keepdim=True), config.logit_cap)
+    gradient = pulled / total - label_rows * _cap_slope(label_logits, config.logit_cap)
+    return gradient, (linear / total - squares / total.square()).clamp_(min=0)[:, 0]
+
+
+def _draw_labels(
+    labels: Int[Tensor, " position"],
+    weights: Float[Tensor, "position rows"],
+    share: Float[Tensor, "position 1"],
+    start: int,
+    generator: torch.Generator,
+) -> None:
+    """Where this chunk wins the label, with probability `share`, draw it from the chunk.  start: its first token."""
+    won = (torch.rand(len(labels), generator=generator) < share[:, 0]).nonzero()[:, 0]
+    if len(won):
+        sums = weights[won].cumsum(1)
+        targets = sums[:, -1:] * torch.rand(len(won), 1, generator=generator)
+        labels[won] = start + torch.searchsorted(sums, targets, right=True)[:, 0].clamp_(max=weights.shape[1] - 1)
 
 
 def _cap_slope(capped: Tensor, cap: float | None) -> Tensor | float:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from smidgen.cli.options import Debug, Json, Model, Quiet, Threads
+from smidgen.cli.options import KV, Debug, Json, Model, Quiet, Threads, kv_type
 from smidgen.errors import printable
+from smidgen.model.kept import AS_USUAL, KVType
 
 if TYPE_CHECKING:
     from smidgen.measuring.speed_shown import Row
@@ -38,6 +39,7 @@ def command(
     seconds: Seconds = None,
     grid: Grid = None,
     threads: Threads = None,
+    kv: KV = "f16",
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -47,7 +49,7 @@ def command(
     Reads a prompt of 256 tokens and writes 64, five times; then reads prompts of 128, 512 and 2048 tokens and writes 32
     after each, three times or fewer. Two models take turns, so that they meet the same moods of the machine. The limit
     is the speed at which all weights can be read from memory once per token. On a machine that is busy with other work
-    the figures are marked, or left out where they would say nothing.
+    the figures are marked, or left out where they would say nothing. --kv is for both models.
 
     \b
     Examples:
@@ -63,8 +65,10 @@ def command(
 
     within("--grid", grid, 0, 5000, whole=False)  # typer lets NaN pass
     names = [model] if vs is None else [model, vs]
+    kept: list[KVType] = [kv_type(kv) for _ in names]
     origins = [origin_of(name) for name in names]
-    found = measure_speed([gguf_of(origin) for origin in origins], threads, repeats, seconds=seconds)
+    paths = [gguf_of(origin) for origin in origins]
+    found = measure_speed(paths, threads, repeats, seconds=seconds, kv=kept)
     results: list[dict[str, Any]] = [
         {"name": origin.name} | {key: value for key, value in one.items() if key != "path"}
         for origin, one in zip(origins, found, strict=True)
@@ -113,6 +117,8 @@ def _print_results(names: Sequence[str], results: Sequence[dict[str, Any]], grid
     if grid is not None and not co2_rows(results):
         print("CO2 is not known, since energy was not measured.")
     rounds = "one round" if first["repeats"] == 1 else f"median of {first['repeats']} rounds (slowest to quickest)"
+    if first["kv"] != AS_USUAL:
+        rounds += f", keys and values kept as {first['kv']}"
     threads = "1 thread" if first["threads"] == 1 else f"{first['threads']} threads"
     print(f"In {first['seconds']:.0f} s: {rounds}, {threads}, {first['engine']},")
     print(f"{first['machine']}.")

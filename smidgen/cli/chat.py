@@ -12,6 +12,7 @@ import typer
 from smidgen import progress
 from smidgen.cli import options
 from smidgen.cli.options import (
+    KV,
     CtxSize,
     Debug,
     Draft,
@@ -25,6 +26,7 @@ from smidgen.cli.options import (
     Threads,
     TopK,
     TopP,
+    kv_type,
 )  # fmt: skip
 from smidgen.errors import SmidgenError
 from smidgen.shell import path_of
@@ -58,6 +60,7 @@ def command(
     lora: Lora = None,
     template: Template = None,
     threads: Threads = None,
+    kv: KV = "f16",
     plain: Plain = False,
     history: History = None,
     quiet: Quiet = False,
@@ -88,7 +91,7 @@ def command(
         sampling = Sampling(temperature, top_k, top_p, seed)
         with open_engine(
             model, ctx_size=ctx_size, threads=threads, draft=draft, lora=lora, chatting=True, template=template,
-            verbose=options.debug_wanted(),
+            verbose=options.debug_wanted(), kv=kv_type(kv),
         ) as engine:  # fmt: skip
             conversation = Conversation(engine, sampling, max_tokens, system, template)
             if system and not conversation.has_system_role:

@@ -83,6 +83,9 @@ def command(
             help="GGUF types to choose from, such as Q4_0,Q8_0.  [default: those that do least damage for their size]",
         ),
     ] = None,
+    keep_head: Annotated[
+        bool, typer.Option("--keep-head", help="Keep a head that is the embedding stored twice as a second matrix.")
+    ] = False,
     steps: Annotated[
         str | None,
         typer.Option(
@@ -135,6 +138,7 @@ def command(
         "heads": heads, "kv-heads": kv_heads, "hidden": hidden, "experts": experts, "sparsity": sparsity,
         "sparsity-method": sparsity_method, "text": text, "tokens": tokens, "types": types, "steps": steps,
         "seed": seed, "threads": threads, "merge-experts": merge_experts or None, "heal": heal,
+        "keep-head": keep_head or None,
     }  # fmt: skip
     said = {name: value for name, value in said.items() if value is not None}
     _refuse_contradictions(said, recipe)
@@ -154,7 +158,7 @@ def command(
             sizes.get("fit"), tuple(text or ()), tokens or DEFAULT_TOKENS, seed or 0, threads,
             options.comma_list(types.upper() if types else None), languages=options.comma_list(langs), pruning=pruning,
             steps=options.comma_list(steps),
-            speed=speed, ram=sizes.get("ram"), heal=heal,
+            speed=speed, ram=sizes.get("ram"), heal=heal, keep_head=keep_head,
         )  # fmt: skip
     result = cut(origin, output, wanted, resume=resume, dry_run=dry_run, measured=measure)
     options.show(result, json)

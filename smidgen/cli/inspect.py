@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 def command(model: Model, json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
     """What is in a model file: parameters and bytes by part and type, tokenizer, context, licence.
 
-    Reads headers and settings only, so it is quick for models of any size. MODEL may also be a folder in Hugging Face
+    Reads headers and settings only, so it is quick for models of any size; of a GGUF file's head also some rows, to see
+    whether it is the embedding, stored twice. MODEL may also be a folder in Hugging Face
     layout or a repository on the hub. A model that smidgen cannot cut or run is described too, with the reason.
 
     \b
@@ -25,6 +26,13 @@ def command(model: Model, json: Json = False, quiet: Quiet = False, debug: Debug
     from smidgen.formats.summary import summarise
 
     summary = summarise(model)
+    if summary.cannot_cut is None and not summary.tied_head and summary.format.startswith("GGUF"):
+        from smidgen.formats.opening import open_checkpoint
+        from smidgen.formats.stored_twice import stored_twice
+
+        with open_checkpoint(summary.path) as checkpoint:
+            twice = stored_twice(checkpoint, sample=True)
+        summary.stored_twice = None if twice is None else twice.nbytes
     if json:
         print(json_format.dumps(asdict(summary)))
         return
@@ -37,7 +45,9 @@ def command(model: Model, json: Json = False, quiet: Quiet = False, debug: Debug
 
 def _facts(summary: "Summary") -> list[tuple[str, str]]:
     """Label and text of each fact that the file states."""
-    head = "tied to the embedding" if summary.tied_head else "of its own"
+    head = "head tied to the embedding" if summary.tied_head else "head of its own"
+    if summary.stored_twice is not None:
+        head = f"the head is the embedding, stored twice ({summary.stored_twice / 1e6:.1f} MB)"
     bits = "" if summary.bits_per_weight is None else f", {summary.bits_per_weight:.2f} bits a weight"
     padding = f" ({summary.padding} of them padding that no text becomes)" if summary.padding else ""
     template = ", ".join(summary.chat_templates) or "no (a base model: it completes text)"
@@ -57,7 +67,8 @@ def _facts(summary: "Summary") -> list[tuple[str, str]]:
         ("packed by", summary.quantization),
         ("size", f"{summary.bytes / 1e6:.1f} MB" + bits),
         ("context", f"{summary.context_length} tokens" if summary.context_length else None),
-        ("vocabulary", f"{summary.vocabulary} tokens{padding}, head {head}" if summary.vocabulary else None),
+        ("each token", _kept(summary)),
+        ("vocabulary", f"{summary.vocabulary} tokens{padding}, {head}" if summary.vocabulary else None),
         ("tokenizer", summary.tokenizer),
         ("chat template", template),
         ("licence", summary.licence or "not stated"),
@@ -65,6 +76,15 @@ def _facts(summary: "Summary") -> list[tuple[str, str]]:
     facts += [("", printable(path)) for path in summary.licence_files]
     facts += [("" if place else "cut", line) for place, line in enumerate(summary.history)]
     return [(label, str(value)) for label, value in facts if value is not None]
+
+
+def _kept(summary: "Summary") -> str | None:
+    """Bytes of keys and values of a token, as usual and with `--kv`."""
+    if summary.kept_bytes_per_token is None:
+        return None
+    (_, usual), *smaller = summary.kept_bytes_per_token.items()
+    more = f" ({', '.join(f'--kv {kv}: {size:,}' for kv, size in smaller)})" if smaller else ""
+    return f"keeps {usual:,} bytes of keys and values{more}"
 
 
 def _architecture(summary: "Summary") -> str:

@@ -8,8 +8,9 @@ import typer
 
 from smidgen.atomic import refuse_unwritable
 from smidgen.cli.compare import compare_cuts
-from smidgen.cli.options import LARGEST_SEED, MODEL_HELP, Debug, Json, Quiet, Threads, comma_list
+from smidgen.cli.options import KV, LARGEST_SEED, MODEL_HELP, Debug, Json, Quiet, Threads, comma_list, kv_type
 from smidgen.errors import SmidgenError, printable
+from smidgen.model.kept import keeping_of, refuse_kv
 from smidgen.shell import path_of
 
 Original = Annotated[str, typer.Argument(metavar="ORIGINAL", help=MODEL_HELP, show_default=False)]
@@ -93,13 +94,15 @@ def command(
     threads: Threads = None,
     no_speed: NoSpeed = False,
     no_answers: NoAnswers = False,
+    kv: KV = "f16",
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """What a cut model lost: KL divergence, same next token, bits per byte, size, speed and memory.
 
-    The cut's vocabulary may be a part of the original's. Without --text, the original first writes a text of its own
+    --kv q8_0 measures the cut as it is where it keeps keys and values so, and says what that costs. The cut's
+    vocabulary may be a part of the original's. Without --text, the original first writes a text of its own
     (minutes; kept for the next time).
 
     \b
@@ -108,6 +111,7 @@ def command(
       smidgen measure gemma-3-270m gemma-small --text notes.txt -o card.json
       smidgen measure gemma-3-270m gemma-small --text de=de.txt --text fr=fr.txt --json
       smidgen measure gemma-3-270m gemma-german --langs de,en
+      smidgen measure gemma-3-270m gemma-small --kv q8_0
       smidgen measure gemma-3-270m gemma-small --tasks mmlu,xstest --data evaluations --limit 200
       smidgen measure --compare gemma-small gemma-tiny gemma-german -o frontier.html
     """
@@ -120,19 +124,19 @@ def command(
     from smidgen.formats.hub.catalogue import origin_of
     from smidgen.formats.opening import read_config
 
-    path = None if output is None else _card_path(output)
+    kept, path = kv_type(kv), None if output is None else _card_path(output)
     codes = comma_list(langs)
     languages_of(codes)
     read_texts(text or ())  # these are looked at before torch is loaded, which takes seconds
     before, after = origin_of(original), origin_of(cut)
-    for origin in (before, after):
-        read_config(origin.path)
+    read_config(before.path)
+    refuse_kv(kept, keeping_of(read_config(after.path)))
     from smidgen.measuring.measure import measure
 
     card = measure(
         before, after, text or (), languages=codes, tokens=tokens, seed=seed, threads=threads,
         with_speed=not no_speed, with_answers=not no_answers, tasks=comma_list(tasks), data=data, limit=limit,
-        unsafe=unsafe, output=path,
+        unsafe=unsafe, output=path, kv=kept,
     )  # fmt: skip
     if json:
         print(json_format.dumps(card))

@@ -6,11 +6,13 @@
 """
 
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated, Protocol, cast
 
 import typer
 
 from smidgen import progress
+from smidgen.bounds import one_of
+from smidgen.model.kept import KV_TYPES, KVType
 from smidgen.shell import path_of
 
 MODEL_HELP = (
@@ -107,6 +109,23 @@ CtxSize = Annotated[
         "--ctx-size", min=16, metavar="N", help="Context in tokens.  [default: the model's own, at most 4096]"
     ),
 ]
+KV = Annotated[
+    str,
+    typer.Option(
+        "--kv",
+        metavar="f16|q8_0|q4_0",
+        help="How keys and values of the context are kept: q8_0 takes about half the memory of f16, q4_0 about a "
+        "quarter; `smidgen measure --kv` tells what they cost.",
+    ),
+]
+
+
+def kv_type(text: str) -> KVType:
+    """Raises SmidgenError for what is no such type."""
+    one_of("--kv", text, KV_TYPES)
+    return cast("KVType", text)
+
+
 Temperature = Annotated[
     float | None,
     typer.Option("--temperature", min=0, metavar="T", help="0 takes the likeliest token always.  [default: 0.8]"),

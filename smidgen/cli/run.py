@@ -11,6 +11,7 @@ import typer
 from smidgen import progress
 from smidgen.cli import options
 from smidgen.cli.options import (
+    KV,
     CtxSize,
     Debug,
     Draft,
@@ -25,6 +26,7 @@ from smidgen.cli.options import (
     Threads,
     TopK,
     TopP,
+    kv_type,
 )  # fmt: skip
 from smidgen.errors import SmidgenError
 
@@ -65,6 +67,7 @@ def command(
     lora: Lora = None,
     template: Template = None,
     threads: Threads = None,
+    kv: KV = "f16",
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -90,7 +93,7 @@ def command(
     sampling = Sampling(temperature, top_k, top_p, seed, tuple(stop or ()))
     with open_engine(
         model, ctx_size=ctx_size, threads=threads, draft=draft, lora=lora, chatting=bool(system or template),
-        template=template, verbose=options.debug_wanted(),
+        template=template, verbose=options.debug_wanted(), kv=kv_type(kv),
     ) as engine:  # fmt: skip
         mode: Mode = "raw" if raw or not engine.facts.has_chat_template else "chat"
         if mode == "chat" and not text.strip():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from smidgen.cli.options import MODEL_HELP, CtxSize, Debug, Draft, Lora, Port, Quiet, Template, Threads
+from smidgen.cli.options import KV, MODEL_HELP, CtxSize, Debug, Draft, Lora, Port, Quiet, Template, Threads, kv_type
 from smidgen.shell import path_of
 from smidgen.sizes import parse_size
 
@@ -171,6 +171,7 @@ def command(
     replicas: Replicas = None,
     ray: RayAddress = None,
     threads: Threads = None,
+    kv: KV = "f16",
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -198,7 +199,7 @@ def command(
         memory=None if memory is None else parse_size(memory), keep_alive=keep_alive, queue=queue,
         time_limit=time_limit, max_tokens=max_tokens, log=log, log_text=log_text, guard=guard,
         guard_protocol=guard_protocol, policies=policies, redact_prompts=redact_prompts, engine=engine,
-        replicas=replicas, ray=ray, allow_hosts=allow_host or (),
+        replicas=replicas, ray=ray, kv=kv_type(kv), allow_hosts=allow_host or (),
         allow_origins=allow_origin or (), announce=partial(_announce, keyed=bool(api_key or keys), quiet=quiet),
     )  # fmt: skip
 

@@ -22,14 +22,16 @@ from smidgen.sizes import format_size
 _MARGIN = 0.93  # small files do not reach the rate of large ones: a token also costs time that reads no weights
 
 
-def budget_of(checkpoint: Checkpoint, options: CutOptions) -> int:
+def budget_of(checkpoint: Checkpoint, options: CutOptions, *, tied: bool = False) -> int:
     """Bytes of a file that meets all limits of `options`. Runs the original once, for about 10 s.
+
+    tied: the file will have one matrix for embedding and head where the original has two.
 
     Raises BudgetError where the engine alone takes the memory, or where a speed is wanted and the machine is too busy
     to measure one.
     """
     (measured,) = measure_speed([gguf_of(checkpoint.path)], options.threads, repeats=3, contexts=())
-    limits = {"--fit": options.fit, "--speed": _for_speed(checkpoint, options.speed, measured)}
+    limits = {"--fit": options.fit, "--speed": _for_speed(checkpoint, options.speed, measured, tied)}
     limits["--ram"] = _for_memory(checkpoint, options.ram, measured)
     given = {name: limit for name, limit in limits.items() if limit is not None}
     name = min(given, key=lambda one: given[one])
@@ -44,7 +46,7 @@ def budget_of(checkpoint: Checkpoint, options: CutOptions) -> int:
     return given[name]
 
 
-def _for_speed(checkpoint: Checkpoint, wanted: float | None, measured: SpeedResult) -> int | None:
+def _for_speed(checkpoint: Checkpoint, wanted: float | None, measured: SpeedResult, tied: bool) -> int | None:
     if wanted is None:
         return None
     if measured["decode_tokens_per_s"] is None:
@@ -53,6 +55,8 @@ def _for_speed(checkpoint: Checkpoint, wanted: float | None, measured: SpeedResu
         )
     rate = measured["decode_tokens_per_s"] * measured["bytes_per_token"]
     unread = checkpoint.file.size - measured["bytes_per_token"]
+    if tied:  # the embedding is read whole then
+        unread -= checkpoint.file.tensors[checkpoint.gguf_name("embedding.weight")].nbytes
     return int(_MARGIN * rate / wanted) + unread
 
 

@@ -22,12 +22,14 @@ from smidgen.cutting.plan import Choice, refuse_impossible
 from smidgen.cutting.quantize import Quantization, plan_types
 from smidgen.cutting.recipe import CutOptions
 from smidgen.cutting.steps import Material, prune
+from smidgen.cutting.tying import cost_of_tying, with_one_matrix
 from smidgen.data.held_out import CalibrationText
 from smidgen.data.languages import languages_named, languages_of
 from smidgen.data.self_written import self_written, self_written_in
 from smidgen.data.sources import TextSource, read_texts
 from smidgen.data.text import window_length
 from smidgen.distillation.heal import heal
+from smidgen.engines.author import Author
 from smidgen.engines.machine import peak_memory
 from smidgen.engines.torch import TorchEngine
 from smidgen.errors import BadFile, printable
@@ -38,6 +40,7 @@ from smidgen.formats.history import history
 from smidgen.formats.hub.catalogue import ModelName, cache_folder
 from smidgen.formats.opening import open_checkpoint, open_model
 from smidgen.measuring.measure import measure
+from smidgen.memory import give_back_unused
 from smidgen.model.tokenizer import Tokenizer
 from smidgen.owned import settle
 from smidgen.progress import say
@@ -58,6 +61,7 @@ class CutResult:
     cut took.  plan: for people.  steps: what was done, as the card says it.  card: what `card.json` holds, None where
     nothing was measured.  calibration: of each text, how many tokens were used, as the card says it.
     chats: whether the file has a chat template, known once it is written.
+    expected_kl: in nats per token, of the types and of tying the head; None without quantization.
     """
 
     path: Path | None
@@ -70,13 +74,14 @@ class CutResult:
     calibration: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     chats: bool = False
+    expected_kl: float | None = None
 
     def to_json(self) -> str:
         """Everything as one JSON object."""
         return json.dumps(
             {
                 "path": None if self.path is None else str(self.path), "bytes": self.size, "seconds": self.seconds,
-                "expected_kl": sum(choice.damage for choice in self.choices) if self.choices else None,
+                "expected_kl": self.expected_kl,
                 "tensors": [
                     {"name": c.name, "kind": c.kind.name, "kept": c.keep, "bytes": c.nbytes, "expected_kl": c.damage}
                     for c in self.choices
@@ -118,17 +123,19 @@ def cut(
     with open_model(model) as checkpoint, ExitStack() as stack:
         refuse_output(output, checkpoint.origin)
         _refuse_other_original(checkpoint, options)
+        begun = with_one_matrix(checkpoint, options)
         if set(options.chain) <= {"quantize", "heal"} and options.fit is not None:
-            refuse_impossible(checkpoint, options.fit, options.kinds)
+            refuse_impossible(begun, options.fit, options.kinds)
         sources = read_texts(options.texts)
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="smidgen-"))) if dry_run else None
         fingerprint = options.fingerprint(checkpoint.sha256(), sources)
         workspace = QuantWorkspace.open((scratch or output) / WORK, fingerprint, resume=resume)
         effort = stack.enter_context(Effort(workspace, peak_memory, started))
-        budget = _remembered_budget(checkpoint, options, workspace)
+        tied = begun is not checkpoint
+        budget = _remembered_budget(checkpoint, options, workspace, tied=tied)
         tokenizer = Tokenizer.from_gguf(checkpoint.tokenizer_metadata)
         texts = _calibration_texts(checkpoint, tokenizer, sources, options)
-        material = Material(options, texts, checkpoint, tokenizer, budget, workspace)
+        material = Material(options, texts, checkpoint, begun, tokenizer, budget, workspace)
         pruned = prune(material, stack)
         result, planned = _plan(pruned, material, workspace)
         result.calibration = _calibration(material)
@@ -148,6 +155,10 @@ def cut(
         remove_outdated(output)
         result.chats = can_chat(result.path)
         result.seconds = effort.seconds
+        planned = None  # nor is what it holds of the survey needed while other programs run beside this one
+        for one in (checkpoint, pruned):
+            one.release()
+        give_back_unused()
         if measured:
             cost = {"seconds": result.seconds, "peak_ram_bytes": effort.peak_ram_bytes}
             result.card = _measure(checkpoint.origin, result, material, cost)
@@ -170,7 +181,9 @@ def _refuse_other_original(checkpoint: Checkpoint, options: CutOptions) -> None:
         )
 
 
-def _remembered_budget(checkpoint: Checkpoint, options: CutOptions, workspace: QuantWorkspace) -> int | None:
+def _remembered_budget(
+    checkpoint: Checkpoint, options: CutOptions, workspace: QuantWorkspace, *, tied: bool
+) -> int | None:
     """Bytes for the file; measured once, since speeds are never twice the same."""
     if "quantize" not in options.chain:
         return None
@@ -178,7 +191,7 @@ def _remembered_budget(checkpoint: Checkpoint, options: CutOptions, workspace: Q
         return options.fit
     budget = workspace.load_json("budget")
     if budget is None:
-        budget = budget_of(checkpoint, options)
+        budget = budget_of(checkpoint, options, tied=tied)
         workspace.save_json("budget", budget)
     return int(budget)
 
@@ -198,13 +211,13 @@ def _calibration_texts(
     missing = [language for language in languages_of(options.languages) if language.code not in given]
     if texts and not missing:
         return texts
-    engine, folder, hashed = TorchEngine(checkpoint), cache_folder() / "self-written", checkpoint.sha256()
-    wanted = options.tokens_to_write
-    if missing:
-        tokens = -(-wanted // (len(texts) + len(missing)))
-        written = self_written_in(engine, tokenizer, hashed, missing, tokens, options.seed, "calibration", folder)
-    else:
-        written = [self_written(engine, tokenizer, hashed, wanted, options.seed, "calibration", folder)]
+    folder, hashed, wanted = cache_folder() / "self-written", checkpoint.sha256(), options.tokens_to_write
+    with Author(TorchEngine(checkpoint), options.threads) as author:
+        if missing:
+            tokens = -(-wanted // (len(texts) + len(missing)))
+            written = self_written_in(author, tokenizer, hashed, missing, tokens, options.seed, "calibration", folder)
+        else:
+            written = [self_written(author, tokenizer, hashed, wanted, options.seed, "calibration", folder)]
     return texts + [CalibrationText.of(source, tokenizer, length, whole=True) for source in written]
 
 
@@ -239,6 +252,7 @@ def _plan(
     """What is left to do with a model that is pruned already."""
     before = len(history(material.original.file.metadata))
     steps = history(checkpoint.file.metadata)[before:]
+    tying = _told_cost_of_tying(material, steps[0]) if material.begun is not material.original else 0.0
     summaries = [str(step["summary"]) for step in steps]
     if material.budget is None:
         size = checkpoint.file.size
@@ -246,8 +260,19 @@ def _plan(
     options, windows = material.options, material.windows(checkpoint)
     assert material.room is not None
     planned = plan_types(checkpoint, windows, material.room, options.kinds, options.seed, workspace)
-    plan = "\n".join([*summaries, planned.describe(material.budget)])
-    return CutResult(None, planned.choices, planned.size, 0.0, plan, steps), planned
+    expected = tying + sum(choice.damage for choice in planned.choices)
+    plan = "\n".join([*summaries, planned.describe(material.budget, expected)])
+    return CutResult(None, planned.choices, planned.size, 0.0, plan, steps, expected_kl=expected), planned
+
+
+def _told_cost_of_tying(material: Material, step: dict[str, Any]) -> float:
+    """Adds what it costs to the step that says that the head is tied; measured once."""
+    cost = material.workspace.load_json("tying")
+    if cost is None:
+        cost = cost_of_tying(material.original, material.begun, material.texts, material.tokenizer)
+        material.workspace.save_json("tying", cost)
+    step |= {"kl": cost, "summary": f"{step['summary']} That costs {cost:.4f} nats per token."}
+    return float(cost)
 
 
 def _write(planned: Quantization, pruned: Checkpoint, material: Material, result: CutResult) -> None:

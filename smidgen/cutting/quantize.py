@@ -4,7 +4,8 @@ Survey (what would each type cost?) → plan → quantize block by block → wri
 is finished.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from smidgen.calibration.sample import Sample
 from smidgen.calibration.walk import StateShelf
 from smidgen.cutting.plan import Choice, choose, layout, misfitting, refuse_impossible
 from smidgen.formats.checkpoint import Checkpoint
@@ -26,6 +28,9 @@ from smidgen.sizes import format_size
 #: Part of the workspace with what the types cost in the whole model, where that was measured before its vocabulary was
 #: trimmed; trimming hardly changes it.
 PLANNED_DAMAGE = "planned-damage"
+
+
+_TENSORS = ("moment", "judges")  # of a sample
 
 
 @dataclass(frozen=True)
@@ -80,19 +85,20 @@ class Quantization:
                     "compensated": all(outcome.compensated for outcome in outcomes),
                     "loss": sum(outcome.loss for outcome in outcomes),
                     "rounding_loss": sum(outcome.rounding_loss for outcome in outcomes),
+                    "tokens": min(outcome.tokens for outcome in outcomes),
+                    "effective_tokens": min(outcome.effective_tokens for outcome in outcomes),
                 }
             tensors.append(entry | {"kept": choice.keep})
         return tensors
 
-    def describe(self, budget: int) -> str:
-        """The plan: how many bytes go into which type, the expected damage, and which rows fit no type."""
+    def describe(self, budget: int, expected: float) -> str:
+        """The plan: how many bytes go into which type, the expected damage of all, and which rows fit no type."""
         share: dict[str, int] = {}
         for choice in self.choices:
             label = f"{choice.kind.name}{' (as it is)' if choice.keep else ''}"
             share[label] = share.get(label, 0) + choice.nbytes
         largest = sorted(share.items(), key=lambda part: -part[1])
         parts = ", ".join(f"{label} {format_size(nbytes)}" for label, nbytes in largest)
-        expected = sum(choice.damage for choice in self.choices)
         plan = (
             f"Plan: {parts}; file {self.size} bytes, {100 * self.size / budget:.1f}% of the budget. "
             f"Expected KL divergence (estimate): {expected:.3f} nats per token."
@@ -128,12 +134,26 @@ def surveyed_model(
     """The survey, from the workspace where it is done already."""
     damage = workspace.load_json("survey")
     if damage is not None:
-        return Survey(damage, workspace.load_tensors("token-weights"), workspace.load_tensors("ends"))
+        return Survey(damage, workspace.load_tensors("token-weights"), _load_ends(workspace))
     known = workspace.load_json(PLANNED_DAMAGE)
     shelf = StateShelf(workspace.folder)
     surveyed = survey(checkpoint, windows, seed, shelf, kinds if known is None else ())
     surveyed = surveyed if known is None else replace(surveyed, damage=known)
     workspace.save_tensors("token-weights", surveyed.token_weights)
-    workspace.save_tensors("ends", surveyed.ends)
+    _save_ends(workspace, surveyed.ends)
     workspace.save_json("survey", surveyed.damage)
     return surveyed
+
+
+def _save_ends(workspace: QuantWorkspace, ends: Mapping[str, Sample]) -> None:
+    tensors = {f"{name}:{part}": getattr(sample, part) for name, sample in ends.items() for part in _TENSORS}
+    notes = {name: json.dumps([sample.tokens, sample.effective]) for name, sample in ends.items()}
+    workspace.save_tensors("ends", tensors, notes)
+
+
+def _load_ends(workspace: QuantWorkspace) -> dict[str, Sample]:
+    tensors, notes = workspace.load_tensors("ends"), workspace.notes("ends")
+    return {
+        name: Sample(*(tensors[f"{name}:{part}"] for part in _TENSORS), *json.loads(note))
+        for name, note in notes.items()
+    }

@@ -21,6 +21,7 @@ from smidgen.distillation.heal import HealBudget
 from smidgen.errors import BadFile, SmidgenError, printable
 from smidgen.formats.hub.origin import Origin
 from smidgen.numerics.block_types import BY_NAME, F16, BlockType
+from smidgen.numerics.codeword_fields import FORMATS
 from smidgen.numerics.grids import GRIDS
 from smidgen.pruning.masks import Pattern
 from smidgen.pruning.sparsity import METHODS, Method
@@ -73,7 +74,7 @@ _OPTIONS = {
     "width": ("ffn", "heads", "kv_heads", "hidden"),
     "weights": ("sparsity", "method"),
 }
-_OTHER_OPTIONS = {"quantize": ("fit", "types", "speed", "ram"), "heal": ("budget",)}
+_OTHER_OPTIONS = {"quantize": ("fit", "types", "speed", "ram", "keep_head"), "heal": ("budget",)}
 _FLAGS = {"vocabulary": "--vocab or --langs", "kv_heads": "--kv-heads", "method": "--sparsity-method"}
 
 
@@ -90,6 +91,7 @@ class CutOptions:
     heal: for how many tokens, or how long, to train what was cut (`distillation.heal`); None not to.
     steps: of `STEPS`; empty for those that the other options ask for.
     original: the sha256 that the model must have; None for any.
+    keep_head: a head that is the embedding stays a matrix of its own (`cutting.tying`).
     """
 
     fit: int | None = None
@@ -105,6 +107,7 @@ class CutOptions:
     speed: float | None = None
     ram: int | None = None
     heal: str | None = None
+    keep_head: bool = False
 
     @classmethod
     def of(cls, **given: Any) -> "CutOptions":
@@ -133,7 +136,7 @@ class CutOptions:
         for name in ("texts", "types", "languages", "steps"):
             object.__setattr__(self, name, tuple(map(os.fspath, several(name, getattr(self, name)))))
         languages_of(self.languages)
-        known = {kind.name for kind in (*GRIDS, F16)}
+        known = {kind.name for kind in (*GRIDS, *FORMATS, F16)}
         for name in self.types:
             if name not in known:
                 raise SmidgenError(f"{name!r} is not a type to quantize to. Choose from {', '.join(sorted(known))}.")
@@ -166,6 +169,8 @@ class CutOptions:
                 raise SmidgenError(f"The step {step!r} needs to know how far: give {self._wanted(step)}.")
             if step not in chosen and given:
                 raise SmidgenError(f"--steps leaves out {step!r}, but {self._wanted(step)} asks for it. Drop one.")
+        if self.keep_head and "quantize" not in chosen:
+            raise SmidgenError(f"--keep-head goes with {self._wanted('quantize')}: a head is only left out for bytes.")
         if "weights" in chosen and "quantize" in chosen:
             raise SmidgenError(
                 "Zeros do not survive quantization yet: do the steps 'weights' and 'quantize' in different cuts."
@@ -234,6 +239,7 @@ class CutOptions:
         steps: list[dict[str, Any]] = []
         for step in self.chain:
             values = {"fit": fit, "types": list(self.types)} if step == "quantize" else {}
+            values |= {"keep_head": True} if step == "quantize" and self.keep_head else {}
             values |= {name: chosen[name] for name in _OPTIONS.get(step, ())}
             values |= {"budget": self.heal} if step == "heal" else {}
             steps.append({"step": step} | {name: value for name, value in values.items() if value is not None})
@@ -358,6 +364,7 @@ def _options(recipe: Mapping[str, Any], steps: Sequence[dict[str, Any]], texts: 
         pruning=Pruning(**{name: _typed(name, value) for name, value in values.items()}),
         steps=tuple(names),
         heal=None if heal is None else str(heal),
+        keep_head=_typed("keep_head", quantize.get("keep_head", False)),
     )  # fmt: skip
 
 
@@ -370,8 +377,8 @@ def _size(name: str, value: Any) -> int:
 
 
 def _typed(name: str, value: Any) -> Any:
-    """A value of `Pruning`, of the type that it has there."""
-    wanted = bool if name == "merged" else str if name in ("sparsity", "method") else int
+    """A value of an option, of the type that it has there."""
+    wanted = bool if name in ("merged", "keep_head") else str if name in ("sparsity", "method") else int
     if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
         raise TypeError(f"{name} should be {wanted.__name__}, found {value!r}")
     return value

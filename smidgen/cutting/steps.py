@@ -41,13 +41,15 @@ _USED = "used"  # part of the workspace with the tokens that the last calibratio
 class Material:
     """What all steps work with.
 
-    texts: to calibrate on.  original: the model before any step.  tokenizer: the original's.  budget: bytes of the
+    texts: to calibrate on.  original: the model as it is stored.  begun: the same as the first step takes it, its head
+    tied where it is the embedding (`cutting.tying`).  tokenizer: the original's.  budget: bytes of the
     file; None without quantization.  workspace: of the whole cut.
     """
 
     options: CutOptions
     texts: Sequence[CalibrationText]
     original: Checkpoint
+    begun: Checkpoint
     tokenizer: Tokenizer
     budget: int | None
     workspace: Workspace
@@ -110,7 +112,7 @@ class Planned:
 
 def prune(material: Material, stack: ExitStack) -> Checkpoint:
     """Take all pruning steps; the model after the last of them, open until `stack` is left."""
-    checkpoint, workspace, options = material.original, material.workspace, material.options
+    checkpoint, workspace, options = material.begun, material.workspace, material.options
     chain = [step for step in options.chain if step in _STEPS and step != "heal"]
     if "heal" in options.chain and (options.heals_before_quantization or "quantize" not in options.chain):
         chain.append("heal")

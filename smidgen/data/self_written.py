@@ -35,9 +35,12 @@ from smidgen.progress import Task, track
 from smidgen.shapes import Int
 
 Purpose = Literal["calibration", "evaluation"]
-_FORMAT = 1
+_FORMAT = 2
 _TEMPERATURE = 1.0
-_BATCH = 32 * WINDOW  # tokens that are written side by side
+_BATCH = 36 * WINDOW  # tokens that are written side by side
+_SPARE = 16  # rows for which one more is written: read anew, text has a little fewer tokens than it was written with
+_REST = 8  # rows in which a small rest is written, each of them shorter: a step with one row takes nearly as long
+_SHORTEST = 16  # tokens of such a row
 _LANGUAGES_BATCH = 64 * WINDOW
 _ROUNDS_AT_MOST = 64
 _SEPARATOR = "\n\n"
@@ -51,16 +54,28 @@ class Shape(Protocol):
 
 
 class Sampler(Protocol):
-    """What is needed here of `engines.torch.TorchEngine`."""
+    """What is needed here of `engines.author.Author`, and of `engines.torch.TorchEngine`."""
 
     @property
     def config(self) -> Shape: ...
+
+    @property
+    def written_by(self) -> str:
+        """The engine with its version, and whatever else the ids depend on beside the arguments of `sample`."""
+        ...
+
+    def prepare(self, rows: int, length: int) -> None:
+        """What takes a while before the first token: for `rows` rows of `length` tokens, prompts included."""
+        ...
 
     def sample(
         self, prompts: Int[Tensor, "batch position"], tokens: int, temperature: float, seed: int, *,
         end_ids: Collection[int], bos_id: int | None, progress: Task | None,
     ) -> Int[Tensor, "batch tokens"]:  # fmt: skip
-        """The `tokens` ids that follow each prompt. After one of `end_ids` a row goes on with `bos_id`."""
+        """The `tokens` ids that follow each prompt. After one of `end_ids` a row goes on with `bos_id`.
+
+        progress: advanced by a step for each token of each row.
+        """
         ...
 
 
@@ -80,6 +95,7 @@ class _Key:
     """Everything the text depends on; the cached file repeats it and is checked against it."""
 
     model_sha256: str
+    written_by: str
     seed: int
     purpose: Purpose
     tokens: int
@@ -88,7 +104,8 @@ class _Key:
     format: int = _FORMAT
 
     def path(self, folder: Path) -> Path:
-        return folder / f"{self.model_sha256[:16]}-{self.seed}-{self.purpose}-{self.tokens}.json"
+        writer = hashlib.sha256(self.written_by.encode()).hexdigest()[:8]
+        return folder / f"{self.model_sha256[:16]}-{self.seed}-{self.purpose}-{self.tokens}-{writer}.json"
 
 
 @dataclass(frozen=True)
@@ -114,7 +131,8 @@ def self_written(
     `SMIDGEN_HOME`/self-written, made if missing.
     Raises SmidgenError where the model ends nearly every document at once, or the cache cannot be written.
     """
-    key = _Key(model_sha256, seed, purpose, tokens, window=window_length(sampler.config.context_length))
+    window = window_length(sampler.config.context_length)
+    key = _Key(model_sha256, sampler.written_by, seed, purpose, tokens, window=window)
     name = f"self-written ({purpose})"
     text = _read_cached(key, cache_dir)
     if text is None:
@@ -143,8 +161,8 @@ def self_written_in(
     company = ",".join(language.code for language in ordered)
     keys = {
         language.code: _LanguageKey(
-            model_sha256, seed, purpose, tokens, window=window_length(sampler.config.context_length),
-            language=language.code, company=company,
+            model_sha256, sampler.written_by, seed, purpose, tokens,
+            window=window_length(sampler.config.context_length), language=language.code, company=company,
             openings=hashlib.sha256("\0".join(language.openings).encode()).hexdigest(),
         )
         for language in ordered
@@ -187,11 +205,7 @@ def _write_in(
         rows = sorted(rows[:: -(-len(rows) // (_LANGUAGES_BATCH // key.window))])
         firsts = [openings[code][(turn + place) % len(openings[code])][:width] for place, code in enumerate(rows)]
         prompts, seed = torch.tensor(firsts, dtype=torch.long), _seed_of(key, turn, key.company)
-        with track(f"Writing {'more ' if turn else ''}{key.purpose} text", steps) as task:
-            written = sampler.sample(
-                prompts, steps, key.temperature, seed,
-                end_ids=tokenizer.eos_ids, bos_id=_starting_token(tokenizer), progress=task,
-            )  # fmt: skip
+        written = _sampled(sampler, tokenizer, key, prompts, steps, seed, more=turn > 0)
         for code, ids in zip(rows, torch.cat([prompts, written], dim=1).tolist(), strict=True):
             # Where BOS is also what ends texts, that at the beginning does not end this one.
             documents[code] += _documents(tokenizer, ids[_starting_token(tokenizer) is not None :])[:1]
@@ -212,18 +226,14 @@ def _openings(language: Language, tokenizer: WritersTokenizer, purpose: Purpose)
 
 def _write(sampler: Sampler, tokenizer: WritersTokenizer, key: _Key) -> str:
     documents: list[str] = []
-    have, steps = 0, min(key.window - 1, key.tokens)
+    have = 0
     for turn in range(_ROUNDS_AT_MOST):
         missing = key.tokens - have
         if missing <= 0:
             return _SEPARATOR.join(documents)
-        batch, seed = min(_BATCH // key.window, -(-missing // steps)), _seed_of(key, turn)
+        (batch, steps), seed = _rows_and_steps(missing, key, turn), _seed_of(key, turn)
         prompts = _prompts(tokenizer, batch, seed)
-        with track(f"Writing {'more ' if turn else ''}{key.purpose} text", steps) as task:
-            written = sampler.sample(
-                prompts, steps, key.temperature, seed,
-                end_ids=tokenizer.eos_ids, bos_id=_starting_token(tokenizer), progress=task,
-            )  # fmt: skip
+        written = _sampled(sampler, tokenizer, key, prompts, steps, seed, more=turn > 0)
         for ids in torch.cat([prompts, written], dim=1).tolist():
             documents += _documents(tokenizer, ids)
         have = sum(len(tokenizer.encode(document)) for document in documents)
@@ -231,6 +241,28 @@ def _write(sampler: Sampler, tokenizer: WritersTokenizer, key: _Key) -> str:
         f"The model stops writing too early to calibrate or measure on its own text ({have} of {key.tokens} tokens). "
         "Give a text with --text FILE."
     )
+
+
+def _rows_and_steps(missing: int, key: _Key, turn: int) -> tuple[int, int]:
+    """How many rows to write for so many tokens, and how many tokens of each."""
+    longest = min(key.window - 1, key.tokens)
+    if turn > 0 and missing < _REST * longest:
+        return _REST, min(longest, -(-missing // _REST) + _SHORTEST)
+    rows = -(-missing // longest)
+    return min(rows + rows // _SPARE, _BATCH // key.window), longest
+
+
+def _sampled(
+    sampler: Sampler, tokenizer: WritersTokenizer, key: _Key, prompts: Int[Tensor, "batch position"], steps: int,
+    seed: int, more: bool,
+) -> Int[Tensor, "batch tokens"]:  # fmt: skip
+    """The `steps` ids that follow each prompt, with a bar that counts them.  more: some were written before."""
+    sampler.prepare(len(prompts), key.window)
+    with track(f"Writing {'more ' if more else ''}{key.purpose} text", len(prompts) * steps) as task:
+        return sampler.sample(
+            prompts, steps, key.temperature, seed,
+            end_ids=tokenizer.eos_ids, bos_id=_starting_token(tokenizer), progress=task,
+        )  # fmt: skip
 
 
 def _starting_token(tokenizer: WritersTokenizer) -> int | None:

@@ -15,6 +15,7 @@ from smidgen.engines.llama_cpp.engine import LlamaCppEngine, Sampling
 from smidgen.engines.torch import TorchEngine
 from smidgen.formats.convert import gguf_of
 from smidgen.model.chat import chat_template, render_chat
+from smidgen.model.kept import AS_USUAL, KVType
 from smidgen.model.tokenizer import Tokenizer
 from smidgen.progress import Task
 
@@ -26,10 +27,14 @@ class ModelAnswers(Closing):
     """Satisfies `engines.base.Answering`. Close it, best with a `with` statement.
 
     path: the model's file or folder, for llama.cpp, which loads it when an answer is first to be written.
+    kv: how llama.cpp keeps keys and values; `engine` has been told.
     """
 
-    def __init__(self, engine: TorchEngine, tokenizer: Tokenizer, path: Path, threads: int | None = None) -> None:
+    def __init__(
+        self, engine: TorchEngine, tokenizer: Tokenizer, path: Path, threads: int | None = None, kv: KVType = AS_USUAL
+    ) -> None:
         self._engine, self._path, self._threads = engine, path, threads
+        self._kv: KVType = kv
         self.tokenizer = tokenizer
         self.context = min(engine.config.context_length, _LONGEST_CONTEXT)
 
@@ -57,7 +62,7 @@ class ModelAnswers(Closing):
 
     @cached_property
     def _writer(self) -> LlamaCppEngine:
-        return LlamaCppEngine(gguf_of(self._path), self.context, self._threads, parallel=_AT_ONCE)
+        return LlamaCppEngine(gguf_of(self._path), self.context, self._threads, parallel=_AT_ONCE, kv=self._kv)
 
     def close(self) -> None:
         """Free llama.cpp."""

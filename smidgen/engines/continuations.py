@@ -7,8 +7,9 @@ some thousand tokens, one block, and the keys and values of one layer, however m
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,7 +18,6 @@ from smidgen.engines.base import Ids, Score
 from smidgen.engines.torch import TorchEngine, tokens_at_once
 from smidgen.formats.parts import embed, load_final_norm
 from smidgen.model.attention import LayerCache
-from smidgen.model.config import LayerConfig
 from smidgen.model.decoder import Block
 from smidgen.numerics.divergence import StreamedSoftmax, soft_cap_
 from smidgen.numerics.products import product
@@ -157,10 +157,10 @@ def _hidden_states(
 def _group_states(engine: TorchEngine, texts: Sequence[Ids], groups: Sequence[Group]) -> list[States]:
     inputs = [_embedded(engine, texts, group) for group in groups]
     at_once = tokens_at_once(engine.config)
-    for index, layer in enumerate(engine.config.layers):
-        block = engine.block(index)
+    for index in range(len(engine.config.layers)):
+        block, cache = engine.block(index), partial(engine.layer_cache, index)
         for group, states in zip(groups, inputs, strict=True):
-            _through(block, layer, group.shared, states, at_once)
+            _through(block, cache, group.shared, states, at_once)
         del block  # before the next is decoded beside it
     return inputs
 
@@ -178,14 +178,19 @@ def _embedded(engine: TorchEngine, texts: Sequence[Ids], group: Group) -> States
     )
 
 
-def _through(block: Block, layer: LayerConfig, shared: int, states: States, at_once: int) -> None:
-    """One block: what is shared first, then the rests against its keys and values."""
-    first = LayerCache(layer, 1, shared)
+def _through(
+    block: Block, new_cache: Callable[[int, int], LayerCache], shared: int, states: States, at_once: int
+) -> None:
+    """One block: what is shared first, then the rests against its keys and values.
+
+    new_cache: makes one for so many rows and positions.
+    """
+    first = new_cache(1, shared)
     for start in range(0, shared, at_once):
         part = states.shared[:, start : start + at_once]
         part.copy_(block(part, start, first))
     for rest in states.rests:
-        cache = LayerCache(layer, len(rest), shared + rest.shape[1])
+        cache = new_cache(len(rest), shared + rest.shape[1])
         cache.keys[:, :, :shared], cache.values[:, :, :shared] = first.keys, first.values
         rest.copy_(block(rest, shared, cache))
 

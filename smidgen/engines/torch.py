@@ -10,9 +10,11 @@ from smidgen.errors import SmidgenError, printable
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.parts import embed, head_name, load_block, load_final_norm
 from smidgen.memory import total_memory
-from smidgen.model.attention import soft_cap
+from smidgen.model.attention import LayerCache, soft_cap
 from smidgen.model.config import ModelConfig
 from smidgen.model.decoder import Block, Cache
+from smidgen.model.kept import AS_USUAL, KVType
+from smidgen.model.rounded_cache import RoundedCache
 from smidgen.numerics.precision import fast_product_dtype
 from smidgen.numerics.sampling import draw
 from smidgen.progress import Task
@@ -35,10 +37,16 @@ class TorchEngine:
 
     threads: for torch, in the whole process; None leaves its choice.
     rounding: what leaves each block is rounded to this type, as where it is computed in 16 bits; None rounds nothing.
+    kv: how keys and values are kept of texts that are read; f16 rounds nothing, its loss is below all others. What
+    `sample` writes does not know it.
     """
 
-    def __init__(self, checkpoint: Checkpoint, threads: int | None = None, rounding: torch.dtype | None = None) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, threads: int | None = None, rounding: torch.dtype | None = None,
+        kv: KVType = AS_USUAL,
+    ) -> None:  # fmt: skip
         self.checkpoint, self._rounding = checkpoint, rounding
+        self._kv: KVType = kv
         if threads is not None:
             torch.set_num_threads(threads)
 
@@ -46,6 +54,11 @@ class TorchEngine:
     def config(self) -> ModelConfig:
         """The model's shape."""
         return self.checkpoint.config
+
+    @property
+    def written_by(self) -> str:
+        """What the ids of `sample` depend on beside its arguments."""
+        return f"torch {torch.__version__}, {torch.get_num_threads()} threads"
 
     @torch.no_grad()
     def hidden_states(
@@ -63,7 +76,8 @@ class TorchEngine:
         for index in range(len(self.config.layers)):
             block = self.block(index)
             for part in states.split(at_once):
-                part.copy_(self._rounded(block(part)))
+                kept = None if self._kv == AS_USUAL else self.layer_cache(index, *part.shape[:2])
+                part.copy_(self._rounded(block(part, 0, kept)))
             del block  # before the next is decoded beside it
             if progress is not None:
                 progress.advance()
@@ -74,6 +88,15 @@ class TorchEngine:
         block = load_block(self.checkpoint, index)
         self.checkpoint.release()
         return block
+
+    def layer_cache(self, index: int, batch: int, capacity: int) -> LayerCache:
+        """An empty one for a layer, which keeps what it is given in this engine's type."""
+        layer = self.config.layers[index]
+        if self._kv == AS_USUAL:
+            return LayerCache(layer, batch, capacity)
+        moved = self.checkpoint.family.gguf_transform(f"blocks.{index}.attention.key.weight", self.config).order
+        order = None if moved is None else torch.from_numpy(moved[: layer.head_dim])
+        return RoundedCache(layer, batch, capacity, self._kv, order)
 
     def _rounded(self, states: Float[Tensor, "batch position hidden"]) -> Float[Tensor, "batch position hidden"]:
         return states if self._rounding is None else states.to(self._rounding)
@@ -102,13 +125,13 @@ class TorchEngine:
 
         The same seed and number of threads give the same ids. temperature: 0 takes the likeliest. banned: never drawn.
         A row that draws one of `end_ids` goes on with `bos_id`, as a new document in the same context.
-        progress: advanced once for each of the `tokens` steps.
+        progress: advanced by a step for each token of each row.
 
         Memory: every block in float32, the head (see `_head`), keys and values, and one float32 row of logits for each
         prompt; SmidgenError where the machine has not that much. Where the CPU multiplies bfloat16, the head's products
         are rounded to it: about 0.4% of a logit, noise far below sampling's own.
         """
-        self._refuse_too_large()
+        self.prepare(len(prompts), prompts.shape[1] + tokens)
         generator = torch.Generator().manual_seed(seed)
         blocks = [self.block(index) for index in range(len(self.config.layers))]
         final_norm, head = load_final_norm(self.checkpoint), self._head()
@@ -129,10 +152,10 @@ class TorchEngine:
             written[:, place] = ids
             step = ids[:, None]
             if progress is not None:
-                progress.advance()
+                progress.advance(len(prompts))
         return written
 
-    def _refuse_too_large(self) -> None:
+    def prepare(self, rows: int, length: int) -> None:
         """Raises SmidgenError where sampling would not fit into memory: every step needs every weight."""
         config = self.config
         head = config.vocabulary * config.hidden

@@ -5,7 +5,7 @@ Source of the keys and tensor names: https://github.com/ggml-org/ggml/blob/maste
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 from smidgen.errors import Unsupported, printable
 from smidgen.formats.folder_facts import folder_facts, role_of
 from smidgen.formats.gguf.contents import describe, refuse_damaged
+from smidgen.formats.gguf.kept import kept_of
 from smidgen.formats.gguf.reader import GGUFFile, TensorInfo
 from smidgen.formats.hf.contents import FolderContents, describe_folder
 from smidgen.formats.hf.folder import HFFolder, is_hf_folder
@@ -26,6 +27,7 @@ from smidgen.formats.hub.catalogue import ModelName, origin_of
 from smidgen.formats.hub.origin import Origin
 from smidgen.model.chat import chat_templates
 from smidgen.model.config import ModelConfig
+from smidgen.model.kept import KV_TYPES, KeptLayer, bytes_per_token, keeping_of
 from smidgen.model.tokenizers.padding import padding_of
 from smidgen.model.tokenizers.splitting import llama_cpp_splits_otherwise
 
@@ -62,7 +64,9 @@ class Summary:
     vocabulary: rows of the embedding.  padding: those of them that no text becomes; None where that is not looked for.
     parts, types: shares by role of the tensor and by how its weights are stored.
     history: what smidgen did to it, a line for each step.
-    tied_head: the embedding is the output head too.
+    tied_head: the embedding is the output head too.  stored_twice: bytes that a file has too many where its head is the
+    embedding all the same, as far as some rows tell; None where it is not, or where nobody looked.
+    kept_bytes_per_token: of keys and values in all layers, by type; None where that is not known.
     chat_templates: the names of its chat templates; "default" is the one that is used where none is named.
     """
 
@@ -99,6 +103,8 @@ class Summary:
     parts: dict[str, Share] = field(default_factory=dict)
     types: dict[str, Share] = field(default_factory=dict)
     history: list[str] = field(default_factory=list)
+    stored_twice: int | None = None
+    kept_bytes_per_token: dict[str, int] | None = None
 
 
 def summarise(model: ModelName) -> Summary:
@@ -159,6 +165,7 @@ def _of_file(file: GGUFFile, origin: Origin) -> Summary:
         parts=parts,
         types=types,
         history=[_in_words(step) for step in history(metadata)],
+        kept_bytes_per_token=None if cannot_run is not None else _kept(kept_of(file)),
     )
 
 
@@ -215,6 +222,7 @@ def _of_folder(folder: HFFolder, contents: FolderContents, origin: Origin) -> Su
         **_templates(templates_in(folder.path)),
         parts=parts,
         types=types,
+        kept_bytes_per_token=_kept(keeping_of(config)),
     )
 
 
@@ -248,6 +256,14 @@ def _of_unsupported_folder(folder: HFFolder, reason: str, origin: Origin) -> Sum
         types=types,
         **facts.numbers,
     )
+
+
+def _kept(layers: Sequence[KeptLayer]) -> dict[str, int] | None:
+    """Bytes of a token by type, of the types that the heads fit; None where a model keeps nothing."""
+    widths = {width for layer in layers for width in (layer.keys, layer.values)}
+    if not any(layer.heads for layer in layers):
+        return None
+    return {kv: bytes_per_token(layers, kv) for kv, kind in KV_TYPES.items() if all(map(kind.fits, widths))}
 
 
 def _templates(found: Mapping[str, str]) -> dict[str, Any]:

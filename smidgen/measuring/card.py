@@ -11,7 +11,9 @@ where the card is from; `history`, the steps that the cut's own file tells of; a
 `tokens_per_byte_cut` (measuring/divergence.py); `calibration`, how many tokens of each text the cut learned from;
 `kl_median`, `kl_p90` and `by_sureness` of each text; `noise_floor`, how far the original is from itself where it is
 computed in 16 bits; `parts`, the bytes of each part of the model in both files (parts.py); `answers`, answers to the
-same prompts that lost most (side_by_side.py); `verdict` and `notes`, the words of the page.
+same prompts that lost most (side_by_side.py); `verdict` and `notes`, the words of the page; `kv`, how the cut kept
+keys and values while it was measured (`type`), bytes of a token in all layers, so and in float16, and on the same
+windows of the first text the KL divergence with that cache, with one that is not rounded, and their difference.
 
 `languages` has every text whose language is known, also those that the cut was not asked to keep (`asked` is false),
 which are not in `fidelity`.
@@ -38,6 +40,7 @@ Card = dict[str, Any]
 SPEED_KEYS = (
     "prompt_tokens_per_s", "decode_tokens_per_s", "resident_bytes", "peak_ram_bytes", "threads", "machine", "engine"
 )  # fmt: skip
+KV_COST = ("text", "tokens", "kl_mean", "kl_mean_f16", "kl_difference")
 _HISTORY_LENGTH = 2**16  # characters of JSON
 _HISTORY_STEPS, _HISTORY_KEYS, _HISTORY_CHARACTERS, _LARGEST_NUMBER = 32, 16, 300, 1e18
 _OWN_KEYS = {"original", "cut", "fidelity", "languages", "speed", "made"}  # every card has these
@@ -139,6 +142,7 @@ def build_card(
     calibration: Sequence[Mapping[str, Any]] = (),
     history: Sequence[Mapping[str, Any]] = (),
     noise_floor: Mapping[str, Any] | None = None,
+    kv: Mapping[str, Any] | None = None,
     speed: Sequence[Mapping[str, Any]] | None = None,
     speed_reason: str = "not asked for",
     cost: Mapping[str, Any] | None = None,
@@ -151,6 +155,7 @@ def build_card(
     "too_short"}; empty where that is not known.
     history: the steps that the cut's file itself tells of, from this cut and from earlier ones.
     noise_floor: the original against itself, computed in 16 bits; None where that was not measured.
+    kv: how the cut kept keys and values, and what that cost; None where that is not known.
     speed: of the original (if this machine can run it) and of the cut, as `engines.llama_cpp.bench.measure_speed` gives
     it; else `speed_reason`.
     cost: {"seconds", "peak_ram_bytes"} of the cut.  settings: of the measurement (seed, threads, …).
@@ -165,6 +170,9 @@ def build_card(
         "history": bounded_history(history),
         "fidelity": [text.entry() for text in fidelity if text.asked],
         "noise_floor": None if noise_floor is None else dict(noise_floor),
+        "kv": dict(kv)
+        if kv
+        else dict.fromkeys(("type", "bytes_per_token", "bytes_per_token_f16", *KV_COST)) | {"reason": "not known"},
         "languages": _languages(fidelity),
         "tasks": {},
         "safety": {},

@@ -106,6 +106,14 @@ def compare(
 ) -> Divergence:  # fmt: skip
     """Score both models on every window; `PairedWindows` where the cut has not all of the original's tokens.
 
+    Raises as `scored`.
+    """
+    return scored(original, cut, windows, label).divergence()
+
+
+def scored(original: Scorer, cut: Scorer, windows: Windows | PairedWindows, label: str = "measuring") -> "Scored":
+    """The same with what each window cost.
+
     Raises Unsupported where the vocabularies are not as the windows say, SmidgenError where a model gives infinities
     or NaN.
     """
@@ -134,7 +142,27 @@ def compare(
             stream = _Stream(original, cut, part, hidden[0], hidden[1])
             stream.run(task.advance)
             scores.append(stream.scores())
-    return _summary(scores, pairs)
+    return Scored(scores, pairs)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scores of all positions of some windows."""
+
+    _groups: "list[_GroupScores]"
+    _pairs: PairedWindows
+
+    def divergence(self) -> Divergence:
+        """Of all windows together."""
+        return _summary(self._groups, self._pairs)
+
+    def by_window(self) -> list[tuple[int, float]]:
+        """For each window the positions that count, and the mean of their KL in nats."""
+        return [
+            (tokens, mean)
+            for group in self._groups
+            for tokens, mean in zip(group.window_tokens, group.window_means, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -147,6 +175,7 @@ class _GroupScores:
     dropped_mass: Float[Tensor, " position"]
     padding_mass: Float[Tensor, " position"]
     cut_padding_mass: Float[Tensor, " position"]
+    window_tokens: list[int]  # positions in each window that has any
     window_means: list[float]  # of KL
     nats_original: float
     nats_cut: float
@@ -232,6 +261,7 @@ class _Stream:
         cut_whole = Restriction.of(found.cut_log_likelihood, found.cut_log_total, self._cut_padding)
         predicted, cut_predicted = self._targets != NO_TARGET, self._cut_targets != NO_TARGET
         kl, window_of = found.kl[self._is_text], self._window_of[self._is_text]
+        numbers, counts = window_of.unique(return_counts=True)
         return _GroupScores(
             kl=kl,
             same_top=(found.original_top == found.cut_top)[self._is_text],
@@ -239,7 +269,8 @@ class _Stream:
             dropped_mass=whole.masses[0][self._is_text],
             padding_mass=whole.masses[1][self._is_text],
             cut_padding_mass=cut_whole.masses[0][self._is_text],
-            window_means=[float(kl[window_of == window].mean()) for window in window_of.unique().tolist()],
+            window_tokens=counts.tolist(),
+            window_means=[float(kl[window_of == window].mean()) for window in numbers.tolist()],
             nats_original=-float(whole.log_likelihood[predicted].sum()) + self._alone.nats(),
             nats_cut=-float(cut_whole.log_likelihood[cut_predicted].sum()) + self._cut_alone.nats(),
         )

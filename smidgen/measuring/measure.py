@@ -13,14 +13,17 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smidgen.bounds import MOST_SEED, MOST_THREADS, several, within
+from smidgen.bounds import MOST_SEED, MOST_THREADS, one_of, several, within
 from smidgen.errors import SmidgenError
+from smidgen.model.kept import AS_USUAL, KV_TYPES, KVType, bytes_per_token, keeping_of, refuse_kv
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from smidgen.data.languages import Language
     from smidgen.data.sources import TextSource
+    from smidgen.engines.author import Author
+    from smidgen.engines.llama_cpp.speed_result import SpeedResult
     from smidgen.engines.remembered import RememberedAnswers
     from smidgen.engines.torch import TorchEngine
     from smidgen.formats.checkpoint import Checkpoint
@@ -57,6 +60,7 @@ def measure(
     steps: Sequence[Mapping[str, Any]] = (),
     cost: Mapping[str, Any] | None = None,
     cut_name: str | None = None,
+    kv: KVType = AS_USUAL,
 ) -> Card:
     """The report card of `cut` against `original`: names, paths or loaded models.
 
@@ -69,6 +73,8 @@ def measure(
         unsafe: run what a model writes for `mbpp` without a sandbox.
     with_answers: let both models answer a few prompts, and show where they differ most (seconds to two minutes).
     Where neither texts nor languages are given, the original writes a text of its own.
+    kv: how the cut keeps keys and values, q8_0 or q4_0 as llama.cpp rounds them: all that the card says of the cut is
+        measured with that, and `kv` there says what it costs. The original keeps its own in float.
     output: where to write card.json, with card.html beside it.
     calibrated_on, calibration, steps, cost, cut_name: from the cut, if it was just made; see `run.measure_subjects` and
         `card.build_card`.
@@ -78,14 +84,14 @@ def measure(
     import torch
 
     from smidgen.data.sources import TextSource, read_texts
-    from smidgen.engines.llama_cpp.bench import measure_speed
+    from smidgen.engines.author import Author
     from smidgen.engines.machine import machine_name, peak_memory
     from smidgen.engines.torch import TorchEngine
     from smidgen.formats.history import history, kept_layers
     from smidgen.formats.opening import open_model
     from smidgen.measuring.card import in_words, refuse_replacing, write_card
     from smidgen.measuring.earlier_card import with_its_making
-    from smidgen.measuring.run import DEFAULT_TOKENS, measure_subjects, refuse_other_vocabulary
+    from smidgen.measuring.run import DEFAULT_TOKENS, Keeping, measure_subjects, refuse_other_vocabulary
     from smidgen.model.tokenizer import Tokenizer
     from smidgen.owned import renew
     from smidgen.publishing.measured import renew_readme
@@ -93,6 +99,7 @@ def measure(
     within("tokens", tokens, _LEAST_TOKENS)
     within("seed", seed, 0, MOST_SEED)
     within("threads", threads, 1, MOST_THREADS)
+    one_of("kv", kv, KV_TYPES)
     tokens = DEFAULT_TOKENS if tokens is None else tokens
     if output is not None:
         refuse_replacing(Path(output))
@@ -100,27 +107,34 @@ def measure(
     sources = read_texts(several("texts", texts, TextSource))
     questions = _read_questions(several("tasks", tasks), data, limit, seed, unsafe)
     with open_model(original) as before, open_model(cut) as after:
+        kept = keeping_of(after.config)
+        refuse_kv(kv, kept)
         engine = TorchEngine(before, threads)
         depths = len(before.config.layers), len(after.config.layers)
         layers = kept_layers(before.file.metadata, after.file.metadata, *depths)
         pair = (
             _subject(before, before.origin.name, engine),
-            _subject(after, cut_name or after.origin.name, TorchEngine(after), layers),
+            _subject(after, cut_name or after.origin.name, TorchEngine(after, kv=kv), layers),
         )
         refuse_other_vocabulary(*pair)
         tokenizer = Tokenizer.from_gguf(before.tokenizer_metadata)
-        writer = _Writer(engine, tokenizer, before.sha256(), seed)
-        sources, not_asked = writer.complete(sources, languages, other_languages, tokens)
+        with Author(engine, threads) as author:
+            writer = _Writer(author, tokenizer, before.sha256(), seed)
+            sources, not_asked = writer.complete(sources, languages, other_languages, tokens)
         card = measure_subjects(
             *pair, tokenizer, sources, not_asked=not_asked,
             cut_tokenizer=lambda: Tokenizer.from_gguf(after.tokenizer_metadata),
             tokens=tokens, seed=seed, calibrated_on=calibrated_on,
             noisy=lambda: TorchEngine(before, rounding=torch.bfloat16),
-            speed=(lambda: measure_speed(_runnable(before, after), threads)) if with_speed else None,
+            keeping=Keeping(
+                kv, bytes_per_token(kept, kv), bytes_per_token(kept, AS_USUAL),
+                None if kv == AS_USUAL else lambda: TorchEngine(after),
+            ),
+            speed=(lambda: _speeds(before, after, threads, kv)) if with_speed else None,
             steps=steps, calibration=calibration, history=history(after.file.metadata), cost=cost,
             settings={"machine": machine_name(), "threads": torch.get_num_threads()},
         )  # fmt: skip
-        card |= _ask(questions, with_answers, before, after, threads)
+        card |= _ask(questions, with_answers, before, after, threads, kv)
     card = in_words(card)
     card["made"]["peak_ram_bytes"] = peak_memory()
     if output is not None:
@@ -147,8 +161,9 @@ def _read_questions(
 
 
 def _ask(
-    questions: Questions | None, with_answers: bool, before: Checkpoint, after: Checkpoint, threads: int | None
-) -> dict[str, Any]:
+    questions: Questions | None, with_answers: bool, before: Checkpoint, after: Checkpoint, threads: int | None,
+    kv: KVType,
+) -> dict[str, Any]:  # fmt: skip
     """What both models answer, as keys of the card; what they have answered before is not asked again."""
     if questions is None and not with_answers:
         return {}
@@ -161,10 +176,13 @@ def _ask(
     found: dict[str, Any] = {}
     with ExitStack() as stack:
         models = []
-        for one in (before, after):
+        both: tuple[tuple[Checkpoint, KVType], ...] = ((before, AS_USUAL), (after, kv))
+        for one, kept in both:
             tokenizer = Tokenizer.from_gguf(one.tokenizer_metadata)
-            model = stack.enter_context(ModelAnswers(TorchEngine(one), tokenizer, one.path, threads))
-            models.append(RememberedAnswers(model, one.sha256(), answers_folder()))
+            engine = TorchEngine(one, kv=kept)
+            model = stack.enter_context(ModelAnswers(engine, tokenizer, one.path, threads, kept))
+            known_as = one.sha256() if kept == AS_USUAL else f"{one.sha256()} {kept}"
+            models.append(RememberedAnswers(model, known_as, answers_folder()))
         if questions is not None:
             found["tasks"], found["safety"] = questions.ask(*models)
         if with_answers:
@@ -191,10 +209,10 @@ def _side_by_side(
 class _Writer:
     """The original as the author of the texts that nobody gave."""
 
-    def __init__(self, engine: TorchEngine, tokenizer: Tokenizer, sha256: str, seed: int) -> None:
+    def __init__(self, author: Author, tokenizer: Tokenizer, sha256: str, seed: int) -> None:
         from smidgen.formats.hub.catalogue import cache_folder
 
-        self._engine, self._tokenizer, self._sha256, self._seed = engine, tokenizer, sha256, seed
+        self._author, self._tokenizer, self._sha256, self._seed = author, tokenizer, sha256, seed
         self._folder = cache_folder() / "self-written"
 
     def complete(
@@ -211,7 +229,7 @@ class _Writer:
         others = [language for language in languages_of(other) if language.code not in known]
         sources = [*given, *self._write(wanted, tokens)]
         if not sources:
-            who = self._engine, self._tokenizer, self._sha256
+            who = self._author, self._tokenizer, self._sha256
             sources = [self_written(*who, tokens, self._seed, "evaluation", self._folder)]
         return sources, self._write(others, min(tokens, OTHER_TOKENS))
 
@@ -220,8 +238,17 @@ class _Writer:
             return []
         from smidgen.data.self_written import self_written_in
 
-        who = self._engine, self._tokenizer, self._sha256
+        who = self._author, self._tokenizer, self._sha256
         return self_written_in(*who, languages, tokens, self._seed, "evaluation", self._folder)
+
+
+def _speeds(original: Checkpoint, cut: Checkpoint, threads: int | None, kv: KVType) -> list[SpeedResult]:
+    """Of the original, where this machine can run it, and of the cut, which keeps keys and values as `kv`."""
+    from smidgen.engines.llama_cpp.bench import measure_speed
+
+    paths = _runnable(original, cut)
+    kept: list[KVType] = [AS_USUAL, kv]
+    return measure_speed(paths, threads, kv=kept[-len(paths) :])
 
 
 def _runnable(original: Checkpoint, cut: Checkpoint) -> list[Path]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from smidgen.measuring.figures import percent
+from smidgen.measuring.figures import number, percent, size
 
 _SEEN = 0.05  # share of a text from which on its figures flatter
 _MOSTLY_SEEN = 0.5  # share from which on they say little of other text
@@ -13,7 +13,19 @@ _MEASURE_OTHER = "To measure other text: smidgen measure ORIGINAL DIR --text FIL
 def notes(card: Mapping[str, Any]) -> list[str]:
     """What a reader has to know beside the figures, a sentence or two each."""
     about = [line for text in card["fidelity"] for line in _about(text, card)]
-    return [*about, *_too_short(card), *_padded(card)]
+    return [*_rounded_cache(card), *about, *_too_short(card), *_padded(card)]
+
+
+def _rounded_cache(card: Mapping[str, Any]) -> list[str]:
+    """Where keys and values were not kept as usual: the figures are of that, and what it saves and costs."""
+    kv = card.get("kv") or {}
+    if kv.get("kl_mean") is None:
+        return []
+    return [
+        f"The cut was measured with keys and values kept as {kv['type']}: {size(kv['bytes_per_token'])} for each token "
+        f"of context instead of {size(kv['bytes_per_token_f16'])}. On the text {kv['text']} the KL divergence is "
+        f"{number(kv['kl_mean'])} nats, and {number(kv['kl_mean_f16'])} where they are not rounded."
+    ]
 
 
 def _about(text: Mapping[str, Any], card: Mapping[str, Any]) -> list[str]:

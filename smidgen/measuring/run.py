@@ -5,7 +5,8 @@ Models come in through `Subject`, so that nothing here knows a file format or an
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -14,7 +15,7 @@ from smidgen.data.sources import TextSource
 from smidgen.data.text import Windows, cut_again, cut_into_windows, overlap, spread, window_length
 from smidgen.engines.base import Scorer
 from smidgen.errors import SmidgenError
-from smidgen.measuring.card import Card, Fidelity, ModelFacts, build_card
+from smidgen.measuring.card import KV_COST, Card, Fidelity, ModelFacts, build_card
 from smidgen.measuring.divergence import compare
 from smidgen.measuring.pairing import Kept, PairedWindows, PieceTokenizer, kept_tokens, pair_windows
 from smidgen.progress import say
@@ -37,6 +38,20 @@ class Subject:
     vocabulary: Sequence[str | None]
 
 
+@dataclass(frozen=True)
+class Keeping:
+    """How the cut keeps keys and values of what it has read.
+
+    kind: f16, q8_0, q4_0.  bytes_per_token, bytes_per_token_f16: of all layers, so and in float16.
+    unrounded: makes the cut once more with a float cache, to see what rounding costs; None where nothing is rounded.
+    """
+
+    kind: str
+    bytes_per_token: int
+    bytes_per_token_f16: int
+    unrounded: Callable[[], Scorer] | None = None
+
+
 def measure_subjects(
     original: Subject,
     cut: Subject,
@@ -50,6 +65,7 @@ def measure_subjects(
     calibrated_on: Int[Tensor, "batch position"] | None = None,
     calibration: Sequence[Mapping[str, Any]] = (),
     noisy: Callable[[], Scorer] | None = None,
+    keeping: Keeping | None = None,
     speed: Callable[[], Sequence[Mapping[str, Any]]] | None = None,
     steps: Sequence[Mapping[str, Any]] = (),
     history: Sequence[Mapping[str, Any]] = (),
@@ -63,6 +79,7 @@ def measure_subjects(
     calibrated_on: windows that the cut has seen, in the original's tokens; they are left out while others are left.
     calibration: what is said of the texts that it has seen, see `card.build_card`.
     noisy: the original once more, computed in 16 bits: how far it is from itself is the floor of all figures.
+    keeping: how the cut keeps keys and values, which its scorer does already; None where that is not known.
     speed: measures the original's file and the cut's; None where it was not wanted. If it fails, the card says why.
     Raises Unsupported where the cut's tokens are not among the original's.
     """
@@ -72,6 +89,7 @@ def measure_subjects(
     few = min(tokens, OTHER_TOKENS)
     fidelity += [_fidelity(reading, source, few, seed, calibrated_on, asked=False) for source in not_asked]
     floor = None if noisy is None or not sources else _noise_floor(reading, sources[0], noisy(), seed)
+    kept = _kept_keys(reading, sources, fidelity, keeping, tokens, seed, calibrated_on)
     speeds, reason = _try(speed)
     made = {
         "seed": seed,
@@ -82,8 +100,8 @@ def measure_subjects(
     }
     return build_card(
         original.facts, cut.facts, fidelity,
-        steps=steps, calibration=calibration, history=history, noise_floor=floor, speed=speeds, speed_reason=reason,
-        cost=cost,
+        steps=steps, calibration=calibration, history=history, noise_floor=floor, kv=kept, speed=speeds,
+        speed_reason=reason, cost=cost,
         settings=made,
     )  # fmt: skip
 
@@ -116,6 +134,12 @@ class _Reading:
             self._kept = _kept(original, cut)
             self._cut_tokenizer = None if cut_tokenizer is None else cut_tokenizer()
 
+    def with_cut(self, scorer: Scorer) -> "_Reading":
+        """The same with the cut computed otherwise."""
+        other = copy(self)
+        other.cut = replace(self.cut, scorer=scorer)
+        return other
+
     def pair(self, windows: Windows, text: str) -> Windows | PairedWindows:
         """The windows as both models read them; as they are where the two read alike.
 
@@ -142,6 +166,28 @@ def _noise_floor(reading: _Reading, source: TextSource, noisy: Scorer, seed: int
     return {"text": source.name, "rounding": "bfloat16 after each layer", **figures}
 
 
+def _kept_keys(
+    reading: _Reading, sources: Sequence[TextSource], fidelity: Sequence[Fidelity], keeping: Keeping | None,
+    tokens: int, seed: int, calibrated_on: Int[Tensor, "batch position"] | None,
+) -> dict[str, Any] | None:  # fmt: skip
+    """`kv` of a card. What rounding costs is told by the same windows of the first text, with and without."""
+    if keeping is None:
+        return None
+    sizes = {"bytes_per_token": keeping.bytes_per_token, "bytes_per_token_f16": keeping.bytes_per_token_f16}
+    told: dict[str, Any] = {"type": keeping.kind, **sizes, **dict.fromkeys(KV_COST)}
+    if keeping.unrounded is None:
+        return told | {"reason": "keys and values are not rounded"}
+    if not sources:
+        return told | {"reason": "no text was compared"}
+    plain = reading.with_cut(keeping.unrounded())
+    without = _fidelity(plain, sources[0], tokens, seed, calibrated_on, label="The same with a float cache")
+    rounded, usual = (float(one.figures["kl_mean"] or 0.0) for one in (fidelity[0], without))
+    return told | {
+        "text": sources[0].name, "tokens": without.figures["tokens"], "kl_mean": rounded, "kl_mean_f16": usual,
+        "kl_difference": rounded - usual, "reason": None,
+    }  # fmt: skip
+
+
 def refuse_other_vocabulary(original: Subject, cut: Subject) -> None:
     """Raises Unsupported, naming the first token that does not fit, unless the cut's tokens are all the original's."""
     if list(original.vocabulary) != list(cut.vocabulary):
@@ -163,11 +209,11 @@ def held_out(windows: Windows, calibrated_on: Int[Tensor, "batch position"] | No
 
 def _fidelity(
     reading: _Reading, source: TextSource, tokens: int, seed: int, calibrated_on: Int[Tensor, "batch position"] | None,
-    *, asked: bool = True,
+    *, asked: bool = True, label: str | None = None,
 ) -> Fidelity:  # fmt: skip
     whole = cut_into_windows(source.text, reading.tokenizer, reading.length)
     windows = spread(held_out(whole, calibrated_on), tokens, seed)
     seen = None if calibrated_on is None else overlap(calibrated_on.tolist(), windows.rows())
     pairs = reading.pair(windows, source.text)
-    result = compare(reading.original.scorer, reading.cut.scorer, pairs, f"Comparing on {source.name}")
+    result = compare(reading.original.scorer, reading.cut.scorer, pairs, label or f"Comparing on {source.name}")
     return Fidelity(source.name, source.sha256, result.figures(), source.language, seen, asked, source.self_written)

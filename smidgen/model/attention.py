@@ -38,6 +38,10 @@ class LayerCache:
         self.values[:, :, start:end] = values
         return self.keys[:, :, :end], self.values[:, :, :end]
 
+    def meeting(self, queries: Float[Tensor, "batch heads new head"]) -> Float[Tensor, "batch heads new head"]:
+        """Queries as they meet what is kept."""
+        return queries
+
 
 def soft_cap(x: Float[Tensor, "..."], cap: float | None) -> Float[Tensor, "..."]:
     """cap · tanh(x / cap): smoothly bounded to ±cap. Unchanged when `cap` is None."""
@@ -98,6 +102,7 @@ class Attention(nn.Module):
             queries, keys = rotate(queries, cosines, sines), rotate(keys, cosines, sines)
         if cache is not None:
             keys, values = cache.extend(start, keys, values)
+            queries = cache.meeting(queries)
         if layer.window is not None:  # keys that no query can see any more
             keys, values = (part[:, :, max(0, part.shape[2] - length - layer.window + 1) :] for part in (keys, values))
         mixed = attend(queries, keys, values, layer, documents)

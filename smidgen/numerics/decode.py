@@ -2,7 +2,7 @@
 
 (One freedom: a NaN stays a NaN, but which of the many NaN bit patterns comes out is left to the CPU.)
 
-A GGUF row is a run of blocks; a block is 32 or 256 weights that share scales. Every quantized type is one of
+A GGUF row is a run of blocks; a block is 32 to 256 weights that share scales. The types in this file are one of
 
     weight = scale · q              symmetric:  Q4_0, Q5_0, Q8_0, Q3_K, Q6_K, IQ4_NL, IQ4_XS
     weight = scale · q + minimum    affine:     Q4_1, Q5_1
@@ -13,8 +13,8 @@ store float16 factors d (and dmin) per block and small integer scales per sub-bl
 float32 before it meets q. That order of roundings is the reference's, and is what makes the results equal.
 
 Each function below takes whole blocks, uint8 [blocks, block_bytes], and returns float32 [blocks, weights]. Its
-docstring is the layout, byte ranges in Python's sense. Low bits of neighbours rarely share a byte: byte j holds
-weights j and j + 16 (or j + 32, …), so that a CPU can unpack a whole register with one mask and one shift.
+docstring is the layout, byte ranges in Python's sense. Types of fewer bits are in files beside this one:
+`decode_codebooks` (IQ1, IQ2, IQ3), `decode_ternary` (TQ1_0, TQ2_0, Q1_0, Q2_0) and `decode_fp4` (MXFP4, NVFP4).
 
 Source: the block structs and dequantize_row functions of ggml (ggml-common.h, ggml-quants.c). Cost: a few passes over
 memory; nothing wider than the float32 result is allocated, so decode large matrices in chunks of rows.
@@ -29,11 +29,31 @@ from torch import Tensor
 
 from smidgen.numerics import block_types
 from smidgen.numerics.block_types import BlockType
+from smidgen.numerics.decode_codebooks import (
+    decode_iq1_m,
+    decode_iq1_s,
+    decode_iq2_s,
+    decode_iq2_xs,
+    decode_iq2_xxs,
+    decode_iq3_s,
+    decode_iq3_xxs,
+)
+from smidgen.numerics.decode_fp4 import decode_mxfp4, decode_nvfp4
+from smidgen.numerics.decode_ternary import decode_q1_0, decode_q2_0, decode_tq1_0, decode_tq2_0
+from smidgen.numerics.unpack import (
+    bit_planes,
+    bits_in_order,
+    half,
+    nibbles,
+    nibbles_in_order,
+    pairs_of_bits,
+    scale_sub_blocks,
+    table_values,
+)
 from smidgen.shapes import Float, UInt8
 
 BlockDecoder = Callable[[Tensor], Tensor]
 
-BIT_MASKS = torch.tensor([1 << bit for bit in range(8)], dtype=torch.uint8)  # masks are faster than shifts here
 IQ4_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
 
@@ -60,40 +80,6 @@ def as_bytes_tensor(packed: np.ndarray) -> UInt8[Tensor, "rows bytes"]:
         return torch.from_numpy(packed)
 
 
-def _half(blocks: Tensor, start: int) -> Tensor:
-    """The float16 at byte `start` (even) of each block, as float32 [blocks, 1]."""
-    column = start // 2
-    return blocks.view(torch.float16)[:, column : column + 1].float()
-
-
-def _nibbles(low_high: Tensor, span: int) -> Tensor:
-    """Four-bit numbers, uint8 [blocks, 2 * bytes]: a run of `span` bytes holds `span` low halves, then as many high."""
-    runs = low_high.unflatten(1, (-1, 1, span))
-    return torch.cat((runs & 15, runs >> 4), dim=2).flatten(1)
-
-
-def _pairs_of_bits(fours: Tensor) -> Tensor:
-    """Two-bit numbers, uint8 [blocks, 4 * bytes]: each run of 32 bytes holds 32 lowest pairs, then 32 of the next, …"""
-    runs = fours.unflatten(1, (-1, 1, 32))
-    return torch.cat((runs & 3, runs >> 2 & 3, runs >> 4 & 3, runs >> 6), dim=2).flatten(1)
-
-
-def _bit_planes(planes: Tensor) -> Tensor:
-    """Single bits, uint8 [blocks, 256]: of 32 bytes, all the lowest bits first, then all the second, …"""
-    return (planes.unsqueeze(1) & BIT_MASKS.unsqueeze(1)).ne_(0).flatten(1)
-
-
-def _bits_in_order(bits: Tensor) -> Tensor:
-    """Single bits, uint8 [blocks, 32], of a little-endian 32-bit mask: weight j is bit j % 8 of byte j // 8."""
-    return (bits.unsqueeze(2) & BIT_MASKS).ne_(0).flatten(1)
-
-
-def _table_values(indices: Tensor) -> Tensor:
-    """Entries of the IQ4 table for uint8 indices below 16, as float32 of the same shape."""
-    table = torch.tensor(IQ4_VALUES, dtype=torch.float32)
-    return table.index_select(0, indices.flatten().int()).view(indices.shape)
-
-
 def _decode_f32(blocks: Tensor) -> Tensor:
     """[0:4] the weight."""
     return blocks.view(torch.float32).clone()
@@ -111,38 +97,38 @@ def _decode_bf16(blocks: Tensor) -> Tensor:
 
 def _decode_q4_0(blocks: Tensor) -> Tensor:
     """[0:2] scale d · [2:18] nibbles, offset by 8."""
-    q = _nibbles(blocks[:, 2:], 16).float().sub_(8)
-    return q.mul_(_half(blocks, 0))
+    q = nibbles(blocks[:, 2:], 16).float().sub_(8)
+    return q.mul_(half(blocks, 0))
 
 
 def _decode_q4_1(blocks: Tensor) -> Tensor:
     """[0:2] scale d · [2:4] minimum m · [4:20] nibbles."""
-    q = _nibbles(blocks[:, 4:], 16).float()
-    return q.mul_(_half(blocks, 0)).add_(_half(blocks, 2))
+    q = nibbles(blocks[:, 4:], 16).float()
+    return q.mul_(half(blocks, 0)).add_(half(blocks, 2))
 
 
 def _decode_q5_0(blocks: Tensor) -> Tensor:
     """[0:2] scale d · [2:6] fifth bits · [6:22] nibbles; offset by 16."""
-    q = _nibbles(blocks[:, 6:], 16).add_(_bits_in_order(blocks[:, 2:6]), alpha=16).float().sub_(16)
-    return q.mul_(_half(blocks, 0))
+    q = nibbles(blocks[:, 6:], 16).add_(bits_in_order(blocks[:, 2:6]), alpha=16).float().sub_(16)
+    return q.mul_(half(blocks, 0))
 
 
 def _decode_q5_1(blocks: Tensor) -> Tensor:
     """[0:2] scale d · [2:4] minimum m · [4:8] fifth bits · [8:24] nibbles."""
-    q = _nibbles(blocks[:, 8:], 16).add_(_bits_in_order(blocks[:, 4:8]), alpha=16).float()
-    return q.mul_(_half(blocks, 0)).add_(_half(blocks, 2))
+    q = nibbles(blocks[:, 8:], 16).add_(bits_in_order(blocks[:, 4:8]), alpha=16).float()
+    return q.mul_(half(blocks, 0)).add_(half(blocks, 2))
 
 
 def _decode_q8_0(blocks: Tensor) -> Tensor:
     """[0:2] scale d · [2:34] signed bytes."""
-    return blocks[:, 2:].view(torch.int8).float().mul_(_half(blocks, 0))
+    return blocks[:, 2:].view(torch.int8).float().mul_(half(blocks, 0))
 
 
 def _decode_q2_k(blocks: Tensor) -> Tensor:
     """[0:16] per 16 weights: scale (low half), minimum (high half) · [16:80] two-bit q · [80:82] d · [82:84] dmin."""
-    scales = _half(blocks, 80) * (blocks[:, :16] & 15)
-    minimums = _half(blocks, 82) * (blocks[:, :16] >> 4)
-    return _scale_sub_blocks(_pairs_of_bits(blocks[:, 16:80]), scales, minimums)
+    scales = half(blocks, 80) * (blocks[:, :16] & 15)
+    minimums = half(blocks, 82) * (blocks[:, :16] >> 4)
+    return scale_sub_blocks(pairs_of_bits(blocks[:, 16:80]), scales, minimums)
 
 
 def _decode_q3_k(blocks: Tensor) -> Tensor:
@@ -153,44 +139,43 @@ def _decode_q3_k(blocks: Tensor) -> Tensor:
     0-3, 4-7, 8-11 and 12-15, from the lowest pair of bits up.
     """
     high = blocks[:, 104:108]
-    six_bits = _nibbles(blocks[:, 96:104], 8).add_(
+    six_bits = nibbles(blocks[:, 96:104], 8).add_(
         torch.cat((high & 3, high >> 2 & 3, high >> 4 & 3, high >> 6), dim=1), alpha=16
     )
-    q = _pairs_of_bits(blocks[:, 32:96]).add_(_bit_planes(blocks[:, :32]), alpha=4).float().sub_(4)
-    return _scale_sub_blocks(q, _half(blocks, 108) * six_bits.float().sub_(32))
+    q = pairs_of_bits(blocks[:, 32:96]).add_(bit_planes(blocks[:, :32]), alpha=4).float().sub_(4)
+    return scale_sub_blocks(q, half(blocks, 108) * six_bits.float().sub_(32))
 
 
 def _decode_q4_k(blocks: Tensor) -> Tensor:
     """[0:2] d · [2:4] dmin · [4:16] eight six-bit scales and minimums · [16:144] nibbles."""
     scales, minimums = six_bit_scales(blocks[:, 4:16])
-    return _scale_sub_blocks(_nibbles(blocks[:, 16:], 32), _half(blocks, 0) * scales, _half(blocks, 2) * minimums)
+    return scale_sub_blocks(nibbles(blocks[:, 16:], 32), half(blocks, 0) * scales, half(blocks, 2) * minimums)
 
 
 def _decode_q5_k(blocks: Tensor) -> Tensor:
     """[0:2] d · [2:4] dmin · [4:16] eight six-bit scales and minimums · [16:48] fifth bits · [48:176] nibbles."""
     scales, minimums = six_bit_scales(blocks[:, 4:16])
-    q = _nibbles(blocks[:, 48:], 32).add_(_bit_planes(blocks[:, 16:48]), alpha=16)
-    return _scale_sub_blocks(q, _half(blocks, 0) * scales, _half(blocks, 2) * minimums)
+    q = nibbles(blocks[:, 48:], 32).add_(bit_planes(blocks[:, 16:48]), alpha=16)
+    return scale_sub_blocks(q, half(blocks, 0) * scales, half(blocks, 2) * minimums)
 
 
 def _decode_q6_k(blocks: Tensor) -> Tensor:
     """[0:128] low four bits · [128:192] high two bits · [192:208] sixteen signed scales · [208:210] d; offset by 32."""
-    q = _nibbles(blocks[:, :128], 64).add_(_pairs_of_bits(blocks[:, 128:192]), alpha=16).float().sub_(32)
-    return _scale_sub_blocks(q, _half(blocks, 208) * blocks[:, 192:208].view(torch.int8))
+    q = nibbles(blocks[:, :128], 64).add_(pairs_of_bits(blocks[:, 128:192]), alpha=16).float().sub_(32)
+    return scale_sub_blocks(q, half(blocks, 208) * blocks[:, 192:208].view(torch.int8))
 
 
 def _decode_iq4_nl(blocks: Tensor) -> Tensor:
     """[0:2] scale d · [2:18] nibbles, each an index into IQ4_VALUES."""
-    return _table_values(_nibbles(blocks[:, 2:], 16)).mul_(_half(blocks, 0))
+    return table_values(nibbles(blocks[:, 2:], 16), IQ4_VALUES).mul_(half(blocks, 0))
 
 
 def _decode_iq4_xs(blocks: Tensor) -> Tensor:
     """[0:2] d · [2:4] high two bits and [4:8] low four bits of eight scales, offset by 32 · [8:136] nibbles (table)."""
     shifts = torch.tensor((0, 2, 4, 6), dtype=torch.uint8)
     high = (blocks[:, 2:4].unsqueeze(2) >> shifts & 3).flatten(1)
-    low = torch.stack((blocks[:, 4:8] & 15, blocks[:, 4:8] >> 4), dim=2).flatten(1)
-    scales = low.add_(high, alpha=16).float().sub_(32)
-    return _scale_sub_blocks(_table_values(_nibbles(blocks[:, 8:], 16)), _half(blocks, 0) * scales)
+    scales = nibbles_in_order(blocks[:, 4:8]).add_(high, alpha=16).float().sub_(32)
+    return scale_sub_blocks(table_values(nibbles(blocks[:, 8:], 16), IQ4_VALUES), half(blocks, 0) * scales)
 
 
 def six_bit_scales(twelve: Tensor) -> tuple[Tensor, Tensor]:
@@ -203,14 +188,6 @@ def six_bit_scales(twelve: Tensor) -> tuple[Tensor, Tensor]:
     scales = torch.cat((first & 63, third & 15 | first >> 6 << 4), dim=1)
     minimums = torch.cat((second & 63, third >> 4 | second >> 6 << 4), dim=1)
     return scales, minimums
-
-
-def _scale_sub_blocks(q: Tensor, scales: Tensor, minimums: Tensor | None = None) -> Tensor:
-    """scale · q (- minimum) with one scale for each equal run of weights: q [blocks, 256], scales [blocks, runs]."""
-    weights = q.float().unflatten(1, (scales.shape[1], -1)).mul_(scales.unsqueeze(2))
-    if minimums is not None:
-        weights.sub_(minimums.unsqueeze(2))
-    return weights.flatten(1)
 
 
 DECODERS: dict[str, BlockDecoder] = {
@@ -229,4 +206,17 @@ DECODERS: dict[str, BlockDecoder] = {
     block_types.Q6_K.name: _decode_q6_k,
     block_types.IQ4_NL.name: _decode_iq4_nl,
     block_types.IQ4_XS.name: _decode_iq4_xs,
+    block_types.IQ1_S.name: decode_iq1_s,
+    block_types.IQ1_M.name: decode_iq1_m,
+    block_types.IQ2_XXS.name: decode_iq2_xxs,
+    block_types.IQ2_XS.name: decode_iq2_xs,
+    block_types.IQ2_S.name: decode_iq2_s,
+    block_types.IQ3_XXS.name: decode_iq3_xxs,
+    block_types.IQ3_S.name: decode_iq3_s,
+    block_types.TQ1_0.name: decode_tq1_0,
+    block_types.TQ2_0.name: decode_tq2_0,
+    block_types.Q1_0.name: decode_q1_0,
+    block_types.Q2_0.name: decode_q2_0,
+    block_types.MXFP4.name: decode_mxfp4,
+    block_types.NVFP4.name: decode_nvfp4,
 }

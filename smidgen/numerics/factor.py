@@ -21,8 +21,13 @@ from smidgen.shapes import Float
 _FLOAT64_WIDTH = 1024  # of the matrices that are factorised in float64
 
 
-def inverse_factor(hessian: Float[Tensor, "in in"], damping: float = 0.01) -> Float[Tensor, "in in"]:
-    """U with UᵀU = (H + λI)⁻¹, upper triangular; λ is `damping` times the mean of the diagonal of H.
+def inverse_factor(
+    hessian: Float[Tensor, "in in"], damping: float = 0.01, shrinkage: float = 0.0
+) -> Float[Tensor, "in in"]:
+    """U with UᵀU = (H' + λI)⁻¹, upper triangular; λ is `damping` times the mean of the diagonal of H.
+
+    H' is H with all that is not on its diagonal made smaller by the share `shrinkage`: what is known of two inputs
+    together is less certain than what is known of each (Ledoit & Wolf 2004, with the diagonal for the target).
 
     Computed in float64 where that is quick, in float32 beyond; should float32 not see a positive definite matrix, λ is
     raised tenfold until it does. Inputs that never occurred (zero rows of H) are held by λ alone.
@@ -38,6 +43,9 @@ def inverse_factor(hessian: Float[Tensor, "in in"], damping: float = 0.01) -> Fl
     # One triangular inverse replaces inverting H and factorising the result.
     while True:
         lower = hessian.to(dtype).flip(0, 1)
+        if shrinkage:
+            diagonal = lower.diagonal().clone()
+            lower.mul_(1 - shrinkage).diagonal().copy_(diagonal)
         lower.diagonal().add_(damping * mean)
         try:
             cholesky_(lower)

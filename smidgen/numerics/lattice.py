@@ -9,23 +9,24 @@ that k-quants have for each group of a block (1 elsewhere: there a block is one 
 have with given scales are its lattice. Who changes codes or units and stores units in float16 stays on what the file
 can hold, so that what was computed with and what is read back are the same numbers.
 
-Levels are not taken out bit by bit here: they are what `decode` makes of the same block with all scales set to 1 and
-all shifts to 0.
+Nothing is taken out bit by bit here. Levels are what `decode` makes of a block with all scales set to 1 and all shifts
+to 0, factors what it makes of a block whose levels and units are 1.
 """
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from smidgen.numerics import block_types as types
 from smidgen.numerics.block_types import BlockType
-from smidgen.numerics.decode import decode, six_bit_scales
-from smidgen.numerics.grids import GRIDS, inverse_scale
+from smidgen.numerics.decode import decode
+from smidgen.numerics.grid import inverse_scale
+from smidgen.numerics.grids import GRIDS
 from smidgen.numerics.pack import pack_rows
 from smidgen.shapes import Float, Integer, UInt8
 
-_ONE = torch.tensor([0x00, 0x3C], dtype=torch.uint8)  # 1.0 in float16, little-endian
 _EDGE = 0.49  # of a step: how far from the middle of its cell a weight may lie
 
 
@@ -34,7 +35,7 @@ class _Place:
     """Where a block holds its scales.
 
     scale, shift: first byte of the float16 unit; shift None where there is none, `sign` what it counts with.
-    factors: byte range of the groups' integers; for k-quants with an offset these are `six_bit_scales`.
+    factors: byte range of the groups' integers.
     """
 
     scale: int
@@ -50,12 +51,13 @@ _PLACES: dict[BlockType, _Place] = {
     types.Q5_0: _Place(0),
     types.Q5_1: _Place(0, 2),
     types.Q8_0: _Place(0),
+    types.Q2_K: _Place(80, 82, -1, (0, 16)),
+    types.Q3_K: _Place(108, factors=(96, 108)),
+    types.IQ4_XS: _Place(0, factors=(2, 8)),
     types.Q4_K: _Place(0, 2, -1, (4, 16)),
     types.Q5_K: _Place(0, 2, -1, (4, 16)),
     types.Q6_K: _Place(208, factors=(192, 208)),
 }
-# Twelve bytes that say: all six-bit scales are 1, all six-bit offsets 0.
-_SIX_BIT_ONES = torch.tensor([1] * 4 + [0] * 4 + [1] * 4, dtype=torch.uint8)
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,12 @@ class Lattice:
         shift_unit = None if place.shift is None else _float16(blocks, place.shift).reshape(rows, -1)
         factors = shift_factors = None
         if place.factors is not None:
-            stored = blocks[:, slice(*place.factors)].clone()
-            if place.shift is None:
-                factors = stored.view(torch.int8).reshape(rows, -1)
-            else:
-                factors, shift_factors = (field.reshape(rows, -1) for field in six_bit_scales(stored))
-            blocks[:, slice(*place.factors)] = 1 if place.shift is None else _SIX_BIT_ONES
-        blocks[:, place.scale : place.scale + 2] = _ONE
+            ones, integers = _ones(kind), slice(*place.factors)
+            factors = _factors(blocks, kind, ones, integers).reshape(rows, -1)
+            if place.shift is not None:
+                shift_factors = _factors(blocks, kind, _only_shifts(kind), integers).reshape(rows, -1)
+            blocks[:, integers] = ones[integers]
+        blocks[:, place.scale : place.scale + 2] = _float16_bytes(1)
         if place.shift is not None:
             blocks[:, place.shift : place.shift + 2] = 0
         codes = GRIDS[kind].codes(decode(blocks.reshape(rows, -1), kind))
@@ -174,6 +175,39 @@ class Lattice:
         levels = torch.empty_like(left)
         grid.take_nearest(left, scale, grid.steps(scale), levels)
         return replace(self, codes=grid.codes(levels.flatten(1)))
+
+
+@cache
+def _ones(kind: BlockType) -> UInt8[Tensor, " bytes"]:
+    """A block of a k-quant whose levels, units and factors are 1 and whose shifts are 0."""
+    grid, place = GRIDS[kind], _PLACES[kind]
+    factors = torch.ones(1, kind.block // grid.group, dtype=torch.uint8)
+    unit = torch.ones(1, 1, dtype=torch.float16)
+    shifted = place.shift is not None
+    fields, units = ([factors, 0 * factors], [unit, 0 * unit]) if shifted else ([factors], [unit])
+    return pack_rows(kind, grid.codes(torch.ones(1, kind.block)), fields, units)[0]
+
+
+@cache
+def _only_shifts(kind: BlockType) -> UInt8[Tensor, " bytes"]:
+    """The same with a unit of 0, and a shift unit that adds its factors."""
+    place, block = _PLACES[kind], _ones(kind).clone()
+    assert place.shift is not None
+    block[place.scale : place.scale + 2] = 0
+    block[place.shift : place.shift + 2] = _float16_bytes(place.sign)
+    return block
+
+
+def _factors(blocks: Tensor, kind: BlockType, ones: Tensor, integers: slice) -> Integer[Tensor, "blocks groups"]:
+    """The integers of `blocks`, as they come out of other blocks that are as good as 1."""
+    filled = ones.repeat(len(blocks), 1)
+    filled[:, integers] = blocks[:, integers]
+    found = decode(filled, kind)[:, :: GRIDS[kind].group]
+    return found.to(torch.uint8 if _PLACES[kind].shift is not None else torch.int8)
+
+
+def _float16_bytes(value: int) -> UInt8[Tensor, "2"]:
+    return torch.tensor([value], dtype=torch.float16).view(torch.uint8)
 
 
 def _float16(blocks: Tensor, start: int) -> Tensor:

@@ -76,6 +76,18 @@ def _pack_8_bit(blocks: Tensor, scales: list[Tensor], frame: list[Tensor]) -> Te
     return torch.cat([_float16_bytes(scales[0][..., 0]), signed], dim=-1)
 
 
+def _two_bits(codes: Tensor) -> Tensor:
+    """The lowest two bits of 256 codes in 64 bytes: byte j of a half of 128 holds codes j, j + 32, j + 64, j + 96."""
+    quarters = (codes & 3).unflatten(-1, (2, 4, 32)).int()
+    return (quarters << torch.tensor([0, 2, 4, 6])[:, None]).sum(-2).to(torch.uint8).flatten(-2)
+
+
+def _bit_planes(bits: Tensor) -> Tensor:
+    """256 numbers of one bit in 32 bytes, whose bit k is for the k-th run of 32."""
+    runs = bits.unflatten(-1, (8, 32)).int()
+    return (runs << torch.arange(8)[:, None]).sum(-2).to(torch.uint8)
+
+
 def _six_bit_fields(scale: Tensor, offset: Tensor) -> Tensor:
     """Eight 6-bit scales and eight 6-bit offsets in 12 bytes.
 
@@ -86,6 +98,35 @@ def _six_bit_fields(scale: Tensor, offset: Tensor) -> Tensor:
     second = offset[..., :4] | ((offset[..., 4:] >> 4) << 6)
     third = (scale[..., 4:] & 15) | ((offset[..., 4:] & 15) << 4)
     return torch.cat([first, second, third], dim=-1)
+
+
+def _pack_q2_k(blocks: Tensor, scales: list[Tensor], frame: list[Tensor]) -> Tensor:
+    """Q2_K: 16 bytes of scales (low half) and offsets, 64 bytes of two-bit codes, two float16 units."""
+    fields = scales[0] | (scales[1] << 4)
+    return torch.cat([fields, _two_bits(blocks), _float16_bytes(frame[0]), _float16_bytes(frame[1])], dim=-1)
+
+
+def _pack_q3_k(blocks: Tensor, scales: list[Tensor], frame: list[Tensor]) -> Tensor:
+    """Q3_K: 32 bytes of third bits, 64 of the lower two, 12 of sixteen six-bit scales counted from -32, a unit.
+
+    Scales: two nibbles to a byte (j and j + 8), then the top two bits of scales j, j + 4, j + 8 and j + 12 to a byte.
+    """
+    six = (scales[0] + 32).to(torch.uint8)
+    tops = (six >> 4).unflatten(-1, (4, 4)).int()
+    tops = (tops << torch.tensor([0, 2, 4, 6])[:, None]).sum(-2).to(torch.uint8)
+    fields = [_nibbles(six), tops, _float16_bytes(frame[0])]
+    return torch.cat([_bit_planes(blocks >> 2), _two_bits(blocks), *fields], dim=-1)
+
+
+def _pack_iq4_xs(blocks: Tensor, scales: list[Tensor], frame: list[Tensor]) -> Tensor:
+    """IQ4_XS: a unit, the top two bits of eight six-bit scales counted from -32 (four to a byte), their low nibbles
+    (neighbours to a byte), 128 bytes of nibbles, 32 weights to 16 bytes."""
+    six = (scales[0] + 32).to(torch.uint8)
+    tops = (six >> 4).unflatten(-1, (2, 4)).int()
+    tops = (tops << torch.tensor([0, 2, 4, 6])).sum(-1).to(torch.uint8)
+    nibbles = (six[..., 0::2] & 15) | ((six[..., 1::2] & 15) << 4)
+    codes = _nibbles(blocks.unflatten(-1, (8, 32))).flatten(-2)
+    return torch.cat([_float16_bytes(frame[0]), tops, nibbles, codes], dim=-1)
 
 
 def _super_head(scales: list[Tensor], frame: list[Tensor]) -> list[Tensor]:
@@ -99,10 +140,8 @@ def _pack_q4_k(blocks: Tensor, scales: list[Tensor], frame: list[Tensor]) -> Ten
 
 def _pack_q5_k(blocks: Tensor, scales: list[Tensor], frame: list[Tensor]) -> Tensor:
     """Q5_K: as Q4_K, with 32 bytes before the nibbles whose bit k is the fifth bit of the k-th run of 32 weights."""
-    runs = (blocks >> 4).unflatten(-1, (8, 32)).int()
-    fifth = (runs << torch.arange(8)[:, None]).sum(-2).to(torch.uint8)
     nibbles = _nibbles(blocks.unflatten(-1, (4, 64))).flatten(-2)
-    return torch.cat([*_super_head(scales, frame), fifth, nibbles], dim=-1)
+    return torch.cat([*_super_head(scales, frame), _bit_planes(blocks >> 4), nibbles], dim=-1)
 
 
 def _pack_q6_k(blocks: Tensor, scales: list[Tensor], frame: list[Tensor]) -> Tensor:
@@ -123,6 +162,9 @@ _PACKERS: dict[BlockType, Callable[[Tensor, list[Tensor], list[Tensor]], Tensor]
     types.Q5_0: _pack_5_bit,
     types.Q5_1: _pack_5_bit,
     types.Q8_0: _pack_8_bit,
+    types.Q2_K: _pack_q2_k,
+    types.Q3_K: _pack_q3_k,
+    types.IQ4_XS: _pack_iq4_xs,
     types.Q4_K: _pack_q4_k,
     types.Q5_K: _pack_q5_k,
     types.Q6_K: _pack_q6_k,

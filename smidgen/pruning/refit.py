@@ -35,6 +35,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from smidgen.calibration.sample import kept_aside
 from smidgen.calibration.walk import States, advance, in_batches
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.derived import Changed
@@ -71,7 +72,7 @@ def refit(
     """
     original = embed(checkpoint, windows)
     pruned = original.clone() if channels is None else original[..., channels]
-    aside = _kept_aside(windows)
+    aside = kept_aside(*windows.shape, _KEPT_ASIDE)
     changed: dict[str, Changed] = {}
     for layer in range(kept[0]):
         advance(load_block(checkpoint, layer), original)
@@ -116,16 +117,6 @@ def _each(half: Callable[[Tensor], Tensor], states: States) -> None:
     for part in in_batches(states):
         with quick_layers():
             part.copy_(half(part))
-
-
-def _kept_aside(windows: Int[Tensor, "windows position"]) -> Bool[Tensor, "windows position"]:
-    """Which tokens decide on λ: whole windows, or, where there are too few, the like part of each."""
-    count, length = windows.shape
-    if count >= _KEPT_ASIDE:
-        chosen = (torch.arange(count) % _KEPT_ASIDE == _KEPT_ASIDE - 1)[:, None]
-    else:
-        chosen = torch.arange(length) >= length - length // _KEPT_ASIDE
-    return chosen.expand(count, length)
 
 
 @dataclass(frozen=True)

@@ -146,5 +146,5 @@ class _Thinner:
         if self._method == "wanda":
             energy = inputs.energy(self._token_weights)
             return {name: wanda(weight, energy, self._pattern) for name, weight in weights.items()}
-        U = inverse_factor(inputs.moment(self._token_weights))
+        U = inverse_factor(inputs.sample(self._token_weights).moment)
         return {name: sparsegpt(weight, U, self._pattern) for name, weight in weights.items()}

@@ -48,7 +48,7 @@ def quantize(
     with track("Quantizing", layers + len(outside)) as task:
         for name in outside:
             if not workspace.has(name):
-                metric = Metric.of(surveyed.ends[name])
+                metric = Metric(surveyed.ends[name])
                 workspace.save(name, {name: _encode_rows(checkpoint, name, kinds[name], metric)})
             task.advance()
         done, states = workspace.load_states()
@@ -115,7 +115,7 @@ class _BlockFit:
         for name in names:
             full_name = f"{self._prefix}{name}.weight"
             if full_name in self._kinds:
-                kind, moment = self._kinds[full_name], inputs.moment(self._weights[full_name])
+                kind, metric = self._kinds[full_name], inputs.sample(self._weights[full_name])
                 weight = linear_of(self._block, name).weight.detach()
-                self.encoded[full_name] = encode([weight], kind, Metric.of(moment, compensating=inputs.ample))
+                self.encoded[full_name] = encode([weight], kind, Metric(metric, compensating=inputs.ample))
                 weight.copy_(decode(self.encoded[full_name].packed, kind))

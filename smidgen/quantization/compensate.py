@@ -23,9 +23,12 @@ from torch import Tensor
 
 from smidgen.errors import SmidgenError
 from smidgen.numerics.block_types import F16, BlockType
-from smidgen.numerics.grids import GRIDS, Grid, Scales
+from smidgen.numerics.codeword_fields import FORMATS
+from smidgen.numerics.grid import Grid, Scales
+from smidgen.numerics.grids import GRIDS
 from smidgen.numerics.pack import pack
 from smidgen.numerics.precision import quick_products
+from smidgen.quantization.compensate_codewords import compensate_codewords
 from smidgen.shapes import Float, UInt8
 
 # Rows rounded together: few enough that the candidates of a group stay in the processor's cache, and enough that each
@@ -48,11 +51,13 @@ def compensate(
     """
     if kind is F16:
         return _as_float16(weight)
+    if kind in FORMATS:
+        return compensate_codewords(weight, kind, U)
     grid = GRIDS[kind]
     if U.ndim == 1:
         slabs = weight.split(max(1, _BLOCKS * kind.block // weight.shape[1]))
         return torch.cat([_round_rows(slab, grid, U) for slab in slabs])
-    W = weight.T.contiguous()
+    W = weight.T.clone(memory_format=torch.contiguous_format)  # one row is contiguous either way
     errors = torch.empty(min(_CHUNK, len(W)), W.shape[1])
     packed: list[Tensor] = []
     for first in range(0, len(W), _CHUNK):
@@ -80,11 +85,12 @@ def _round_rows(weight: Float[Tensor, "rows in"], grid: Grid, U: Float[Tensor, "
     size = grid.kind.block
     blocks = weight.reshape(-1, size).T.contiguous()
     diagonal = U.view(-1, size).T.repeat(1, len(weight))  # [block, rows · blocks of a row]
-    frame = grid.open_block(blocks)
+    importance = _importance(diagonal)
+    frame = grid.open_block(blocks, importance)
     codes, scales = torch.empty(blocks.shape, dtype=torch.uint8), []
     for start in range(0, size, grid.group):
         group = slice(start, start + grid.group)
-        tried = grid.candidates(blocks[group], frame)
+        tried = grid.candidates(blocks[group], importance[group], frame)
         levels, _, kept = _round_group(blocks[group], grid, tried, diagonal[group], None)
         codes[group] = grid.codes(levels)
         scales.append(kept.stored)
@@ -100,14 +106,16 @@ def _round_chunk(
     """Round some columns of a slab of rows, and leave their errors e in `errors`."""
     W = weights.contiguous()
     columns, rows = W.shape
+    importance = _importance(U.diagonal()[:, None])
     codes = torch.empty(columns, rows, dtype=torch.uint8)
     scales: list[tuple[Tensor, ...]] = []
     frames: list[tuple[Tensor, ...]] = []
     for start in range(0, columns, grid.group):
         group, behind = slice(start, start + grid.group), slice(start + grid.group, columns)
         if start % grid.kind.block == 0:
-            frames.append(grid.open_block(W[start : start + grid.kind.block]))
-        tried = grid.candidates(W[group], frames[-1])
+            block = slice(start, start + grid.kind.block)
+            frames.append(grid.open_block(W[block], importance[block]))
+        tried = grid.candidates(W[group], importance[group], frames[-1])
         inside = U[group, group]
         diagonal = inside.diagonal()[:, None]
         levels, error, kept = _round_group(W[group], grid, tried, diagonal, inside / diagonal)
@@ -116,6 +124,11 @@ def _round_chunk(
         scales.append(kept.stored)
         W[behind].addmm_(U[group, behind].T, error, alpha=-1)
     return pack(grid.kind, codes, scales, frames)
+
+
+def _importance(diagonal: Float[Tensor, "cols _rows"]) -> Float[Tensor, "cols _rows"]:
+    """What an error of each weight costs, e² = (w − ŵ)²/Uᵢᵢ², with the most as 1. diagonal: of U."""
+    return (diagonal.amin(0) / diagonal).square_()
 
 
 def _round_group(

@@ -2,7 +2,8 @@
 
 A block of weights never crosses the end of a row: a type needs rows that its block divides. Where none of the types to
 choose from fits, each gives way to the one with blocks of 32 that is next larger, as llama.cpp's own quantizer does
-(Q4_K → Q5_0, Q5_K → Q5_1, Q6_K → Q8_0); where 32 does not divide the rows either, what is left is F16.
+(IQ4_XS → IQ4_NL, Q4_K → Q5_0, Q5_K → Q5_1, Q6_K → Q8_0). Q2_K and Q3_K become IQ4_NL, too: llama.cpp takes Q4_0, which
+has the same bytes and does more damage. Where 32 does not divide the rows either, what is left is F16.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from smidgen.numerics import block_types as types
 from smidgen.numerics.block_types import BlockType
 
-_NEXT = {types.Q4_K: types.Q5_0, types.Q5_K: types.Q5_1, types.Q6_K: types.Q8_0}
+_NEXT = dict.fromkeys((types.Q2_K, types.Q3_K, types.IQ4_XS), types.IQ4_NL)
+_NEXT |= {types.Q4_K: types.Q5_0, types.Q5_K: types.Q5_1, types.Q6_K: types.Q8_0}
+_NEXT |= dict.fromkeys((types.IQ2_XXS, types.IQ2_XS, types.IQ2_S, types.IQ3_XXS, types.IQ3_S), types.IQ4_NL)
 _NAMED = 8  # roles of matrices that a line names
 
 

@@ -7,11 +7,15 @@ divergence per token:
 
     damage = ½ Σᵣ E[gᵣ²] (ΔW H ΔWᵀ)ᵣᵣ,    H weighted by token as in `calibration.moments`
 
-The embedding is felt twice where the head is tied to it. As the head, an error Δ in row v moves one logit, and
-costs ½ pᵥ(1−pᵥ) (Δ·h)²; as the input it moves what enters the first block, and costs ½ (Δ·s·g)² wherever token v
-stands. Tokens are predicted about as often as they occur, so both add up to one metric for all rows,
+Rows are drawn by their importance E[gᵣ²], so that few of them estimate the sum. What compensation gains is read off
+tokens that it was not fitted to (`calibration.sample`): on those that it was, it always seems to gain.
 
-    M = E[(1 − Σp²) h hᵀ] + s² E[g gᵀ],    damage = ½ Σᵥ πᵥ Δᵥ M Δᵥᵀ,    π: share of token v,
+The embedding is felt twice where the head is tied to it. As the head, an error Δ in row v moves one logit, and
+costs ½ pᵥ(1−pᵥ) c'ᵥ² (Δ·h)², c' the slope of the soft cap; as the input it moves what enters the first block, and costs
+½ (Δ·s·g)² wherever token v stands. Tokens are predicted about as often as they occur, so both add up to one metric for
+all rows,
+
+    M = E[Σ p(1−p)c'² h hᵀ] + s² E[g gᵀ],    damage = ½ Σᵥ πᵥ Δᵥ M Δᵥᵀ,    π: share of token v,
 
 and rows sampled as the text's own tokens estimate the sum over π.
 """
@@ -24,6 +28,7 @@ from torch import Tensor
 
 from smidgen.calibration.gradients import BlockSurvey, EndSurvey, steps, survey_blocks
 from smidgen.calibration.moments import linear_of
+from smidgen.calibration.sample import Sample
 from smidgen.calibration.walk import StateShelf
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.parts import head_name
@@ -31,11 +36,12 @@ from smidgen.numerics import block_types as types
 from smidgen.numerics.block_types import BlockType
 from smidgen.numerics.decode import decode
 from smidgen.numerics.factor import damage
+from smidgen.numerics.precision import quick_products
 from smidgen.progress import track
 from smidgen.quantization.compensate import compensate
 from smidgen.quantization.encode import Metric
 from smidgen.quantization.fitting import fitting_types
-from smidgen.shapes import Float, Int
+from smidgen.shapes import Bool, Float, Int
 
 #: What a cut chooses from unless told otherwise; llama.cpp reads them all. Q4_0 and Q4_1 can be asked for but are not
 #: worth a survey: IQ4_NL has Q4_0's bytes, and did less damage than either in every matrix of the blocks (LOG.md).
@@ -49,12 +55,12 @@ class Survey:
 
     damage: canonical name → type name → nats per token.
     token_weights: canonical name → weight of every calibration token, for matrices inside blocks.
-    ends: canonical name → metric, for embedding and head.
+    ends: canonical name → what their errors meet, for embedding and head.
     """
 
     damage: dict[str, dict[str, float]]
     token_weights: dict[str, Float[Tensor, " tokens"]]
-    ends: dict[str, Float[Tensor, "hidden hidden"]]
+    ends: dict[str, Sample]
 
 
 def survey(
@@ -76,60 +82,105 @@ def survey(
         for name, linear in seen.linears.items():
             full_name = f"blocks.{seen.index}.{name}.weight"
             weight = linear_of(seen.block, name).weight.detach()
-            chosen = torch.randperm(len(weight), generator=generator)[:_SAMPLED_ROWS]
-            importance = linear.importance[chosen] * (len(weight) / len(chosen))
+            chosen, importance = draw_rows(linear.importance, _SAMPLED_ROWS, generator)
             token_weights[full_name] = linear.token_weights()
-            hessians = [moment.mean() for moment in linear.moments]
-            damages[full_name] = _damages(weight[chosen], importance, hessians, kinds)
+            damages[full_name] = _damages(weight[chosen], importance, linear.inputs.samples(), kinds)
 
     with track("Measuring what each type would cost", steps(checkpoint, windows)) as task:
-        ends = end_metrics(checkpoint, survey_blocks(checkpoint, windows, visit, shelf, task))
+        ends = end_metrics(checkpoint, survey_blocks(checkpoint, windows, visit, shelf, task, seed))
     tokens = windows[:, 1:].flatten()
-    for name, hessian in ends.items():
+    for name, sample in ends.items():
         ids = tokens[torch.randint(len(tokens), (2 * _SAMPLED_ROWS,), generator=generator)]
         importance = torch.full((len(ids),), 1 / len(ids))
-        damages[name] = _damages(checkpoint.gather(name, ids), importance, [hessian], kinds)
+        damages[name] = _damages(checkpoint.gather(name, ids), importance, [sample], kinds)
     return Survey(damages, token_weights, ends)
 
 
-def end_metrics(checkpoint: Checkpoint, ends: EndSurvey) -> dict[str, Float[Tensor, "hidden hidden"]]:
-    """The metric of the embedding, and of the head where it is a matrix of its own."""
-    as_input = checkpoint.config.embedding_scale**2 * ends.embedded
+def draw_rows(
+    importance: Float[Tensor, " out"], count: int, generator: torch.Generator
+) -> tuple[Int[Tensor, " drawn"], Float[Tensor, " drawn"]]:
+    """Rows of a matrix, and weights with which a sum over them estimates Σ importance · loss over all rows.
+
+    Drawn with a probability in proportion to their importance, the same row perhaps more than once; every tenth without
+    regard to it, so that no row counts for much more than its share.
+    """
+    total = importance.sum().clamp_min(1e-30)
+    probability = 0.9 * importance / total + 0.1 / len(importance)
+    drawn = torch.multinomial(probability, count, replacement=True, generator=generator)
+    return drawn, importance[drawn] / (probability[drawn] * count)
+
+
+def end_metrics(checkpoint: Checkpoint, ends: EndSurvey) -> dict[str, Sample]:
+    """What errors of the embedding meet, and those of the head where it is a matrix of its own."""
+    embedded = checkpoint.config.embedding_scale * ends.embedded
+    entered, predicted = (embedded, ends.judging[0]), (ends.head_input, ends.judging[1])
     if head_name(checkpoint.config) == "embedding.weight":
-        return {"embedding.weight": ends.head_input + as_input}
-    return {"embedding.weight": as_input, "head.weight": ends.head_input}
+        return {"embedding.weight": _of_sums(entered, predicted)}
+    return {"embedding.weight": _of_sums(entered), "head.weight": _of_sums(predicted)}
+
+
+def _of_sums(*terms: tuple[Float[Tensor, "_rows hidden"], Bool[Tensor, " _rows"]]) -> Sample:
+    """Of the sum of E[x xᵀ] over `terms`, each with its own number of rows."""
+    moment, judges, tokens = 0, [], 0
+    for rows, judging in terms:
+        fitting, aside = rows[~judging], rows[judging]
+        with quick_products():
+            moment = moment + (fitting.T @ fitting).div_(max(len(fitting), 1))
+        judges.append(aside * max(len(aside), 1) ** -0.5)
+        tokens = max(tokens, len(fitting))
+    assert isinstance(moment, Tensor)
+    return Sample(moment, torch.cat(judges), tokens, float(tokens))
 
 
 def _damages(
     rows: Float[Tensor, "rows in"],
     importance: Float[Tensor, " rows"],
-    hessians: Sequence[Float[Tensor, "span span"]],
+    runs: Sequence[Sample],
     kinds: Sequence[BlockType],
 ) -> dict[str, float]:
     """½ Σ importance · (ΔW H ΔWᵀ)ᵣᵣ of compensated rows, in each type that they can have.
 
-    hessians: of runs of columns; what connects the runs is taken as 0.
+    runs: the inputs, in runs of columns. The tokens that judge say what connects them, and what compensation gains.
     """
     fitting = fitting_types(rows.shape[1], kinds)
     if not fitting:
         return {}
-    rounded, compensated = dict.fromkeys(fitting, 0.0), 0.0
+    rounded = dict.fromkeys(fitting, 0.0)
     smallest = min(fitting, key=lambda kind: kind.bits_per_weight)
-    for hessian, columns in zip(hessians, rows.split(len(hessians[0]), dim=1), strict=True):
-        columns, metric = columns.contiguous(), Metric.of(hessian)
+    errors: list[tuple[Tensor, Tensor]] = []  # of the smallest type, for each run: rounded and compensated
+    for run, columns in zip(runs, rows.split(len(runs[0].moment), dim=1), strict=True):
+        columns, metric = columns.contiguous(), Metric(run)
         for kind in fitting:
-            rounded[kind] += _loss(columns, kind, metric.rounding, hessian, importance)
-        assert metric.factor is not None
-        compensated += _loss(columns, smallest, metric.factor, hessian, importance)
-    gain = 1.0 if rounded[smallest] <= compensated else compensated / rounded[smallest]
+            error = _error(columns, kind, metric.rounding)
+            rounded[kind] += float(importance @ damage(error, run.moment))
+            if kind is smallest:
+                factor = next((factor for _, factor in metric.factors()), metric.rounding)
+                errors.append((error, _error(columns, kind, factor)))
+    gain = _gain(errors, importance, runs)
     return {kind.name: 0.5 * gain * loss for kind, loss in rounded.items()}
 
 
-def _loss(
-    rows: Float[Tensor, "rows in"],
-    kind: BlockType,
-    factor: Tensor,
-    hessian: Float[Tensor, "in in"],
+def _gain(
+    errors: Sequence[tuple[Float[Tensor, "rows span"], Float[Tensor, "rows span"]]],
     importance: Float[Tensor, " rows"],
+    runs: Sequence[Sample],
 ) -> float:
-    return float(importance @ damage(decode(compensate(rows, kind, factor), kind).sub_(rows), hessian))
+    """What the better of both errors costs on tokens that judge, in terms of what the rounded runs cost one by one."""
+    if not runs[0].can_judge:
+        return 1.0
+    rounded, compensated = (_outputs(runs, [pair[way] for pair in errors]) for way in (0, 1))
+    apart = sum(importance @ run.damage(error) for run, (error, _) in zip(runs, errors, strict=True))
+    best = min(float(importance @ output.square().sum(0)) for output in (rounded, compensated))
+    return best / max(float(apart), 1e-30) if float(apart) > 0 else 1.0
+
+
+def _outputs(runs: Sequence[Sample], errors: Sequence[Float[Tensor, "rows span"]]) -> Float[Tensor, "judges rows"]:
+    """What the errors of all runs together do to the outputs, for each token that judges."""
+    total = runs[0].judges @ errors[0].T
+    for run, error in zip(runs[1:], errors[1:], strict=True):
+        total.addmm_(run.judges, error.T)
+    return total
+
+
+def _error(columns: Float[Tensor, "rows span"], kind: BlockType, factor: Tensor) -> Float[Tensor, "rows span"]:
+    return decode(compensate(columns, kind, factor), kind).sub_(columns)

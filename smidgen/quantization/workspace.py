@@ -18,12 +18,19 @@ from smidgen.shapes import UInt8
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is reported of one matrix.  loss: tr(ΔW H ΔWᵀ) as kept; rounding_loss: of plain rounding."""
+    """What is reported of one matrix; the figures are those of `Encoded`."""
 
     kind: BlockType
-    compensated: bool
+    shrinkage: float | None
     loss: float
     rounding_loss: float
+    tokens: int
+    effective_tokens: float
+
+    @property
+    def compensated(self) -> bool:
+        """Whether its errors were compensated."""
+        return self.shrinkage is not None
 
 
 class QuantWorkspace(Workspace):
@@ -49,13 +56,13 @@ def _part_of(name: str) -> str:
     return f"block-{pieces[1]}" if pieces[0] == "blocks" else name
 
 
+_FIGURES = ("shrinkage", "loss", "rounding_loss", "tokens", "effective_tokens")
+
+
 def _figures(matrix: Encoded) -> dict[str, Any]:
-    return {
-        "kind": matrix.kind.name, "compensated": matrix.compensated,
-        "loss": matrix.loss, "rounding_loss": matrix.rounding_loss,
-    }  # fmt: skip
+    return {"kind": matrix.kind.name} | {name: getattr(matrix, name) for name in _FIGURES}
 
 
 def _outcome(text: str) -> Outcome:
     value = json.loads(text)
-    return Outcome(BY_NAME[value["kind"]], value["compensated"], value["loss"], value["rounding_loss"])
+    return Outcome(BY_NAME[value["kind"]], **{name: value[name] for name in _FIGURES})

@@ -57,7 +57,7 @@ class Engines:
         return RayUpstream(
             model.path, replicas=replicas, address=address, ctx_size=model.context, parallel=model.parallel,
             threads=self.threads, name=model.name, draft=model.draft, lora=model.lora,
-            template=model.engine_template(),
+            template=model.engine_template(), kv=model.kv,
         )  # fmt: skip
 
     def _vllm(self, model: Hosted) -> Upstream:

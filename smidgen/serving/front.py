@@ -261,7 +261,7 @@ class _Front:
         if known is not None and known.upstream is loaded.upstream:
             return known
         if model.name not in self._scorers and model.lora is None:
-            self._scorers[model.name] = PromptScorer(model.path, self._threads)
+            self._scorers[model.name] = PromptScorer(model.path, self._threads, model.kv)
         template = require_chat_template(model.facts, model.template) if model.facts.has_chat_template else None
         bundle = AnsweringModel(model.name, model.facts, loaded.upstream, self._scorers.get(model.name), template)
         self._bundles[model.key] = bundle

@@ -1,7 +1,6 @@
 """A model that is to be served: checked before any engine sees it, and what people may be told of it."""
 
 import os
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,14 +12,15 @@ from smidgen.errors import Unsupported
 from smidgen.formats.convert import gguf_of
 from smidgen.formats.gguf.adapter import adapter_file
 from smidgen.formats.gguf.contents import parts_of
+from smidgen.formats.gguf.kept import refuse_kv_of
 from smidgen.formats.hub.catalogue import ModelName, origin_of
 from smidgen.formats.hub.notices import stated_licence
 from smidgen.formats.hub.origin import Origin
 from smidgen.model.chat import chat_templates, refuse_hostile_template
+from smidgen.model.kept import AS_USUAL, KVType, cache_bytes
 
 _WORKING_BYTES = 150_000_000  # of an engine beside weights and cache: buffers, the program itself
 _BATCH_BYTES, _SHORTEST_BATCH = 800_000_000, 512  # of logits of one batch, and tokens in it
-_CACHE_BYTES = 2  # of a number in the cache of keys and values
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Hosted:
     name: what clients call it.  path: its GGUF file.
     template: the name of the chat template in use, None for the default.
     context: tokens of each of `parallel` requests.  embeds: its engine makes vectors of texts instead of answers.
+    kv: how keys and values are kept.
     """
 
     name: str
@@ -42,24 +43,26 @@ class Hosted:
     draft: Path | None = None
     lora: Path | None = None
     embeds: bool = False
+    kv: KVType = AS_USUAL
 
     @classmethod
     def check(
         cls, model: ModelName, *, ctx_size: int | None = None, parallel: int = 1, template: str | None = None,
-        draft: ModelName | None = None, lora: str | os.PathLike[str] | None = None,
+        draft: ModelName | None = None, lora: str | os.PathLike[str] | None = None, kv: KVType = AS_USUAL,
     ) -> "Hosted":  # fmt: skip
         """Raises SmidgenError for a model that cannot be served, without loading it."""
         origin = origin_of(model)
         path = gguf_of(origin)
         facts = read_facts(path)
         refuse_for_serving(facts)
+        refuse_kv_of(path, kv)
         for text in chat_templates(facts.metadata).values():
             refuse_hostile_template(text)
         if facts.has_chat_template:
             require_chat_template(facts, template)
         return cls(
             origin.name, path, origin, facts, choose_context(facts, ctx_size), parallel, template,
-            None if draft is None else gguf_of(draft), None if lora is None else adapter_file(Path(lora)),
+            None if draft is None else gguf_of(draft), None if lora is None else adapter_file(Path(lora)), kv=kv,
         )  # fmt: skip
 
     @property
@@ -81,6 +84,7 @@ class Hosted:
         return LlamaServer(
             self.path, ctx_size=self.context, threads=threads, parallel=self.parallel, name=self.name,
             draft=self.draft, lora=self.lora, template=self.engine_template(), embeddings=self.embeds,
+            kv=self.kv,
         )  # fmt: skip
 
     def engine_template(self) -> str | None:
@@ -97,7 +101,7 @@ class Hosted:
         """Memory that its engine is expected to take: weights, keys and values, and buffers."""
         files = [*parts_of(self.path), *([] if self.draft is None else parts_of(self.draft))]
         weights = sum(file.stat().st_size for file in files)
-        return weights + cache_bytes(self.facts.metadata, self.context * self.parallel) + _WORKING_BYTES
+        return weights + self.parallel * cache_bytes(self.facts.kept, self.context, self.kv) + _WORKING_BYTES
 
     @cached_property
     def longest_text(self) -> int:
@@ -124,6 +128,7 @@ class Hosted:
             "trained_context_length": self.facts.context_length,
             "licence": self.origin.licence or str(licence) or None,
             "chat": self.facts.has_chat_template,
+            **({} if self.kv == AS_USUAL else {"kv": self.kv}),
         }
 
 
@@ -134,23 +139,3 @@ def refuse_for_serving(facts: Facts) -> None:
             "this file asks for an end-of-text token behind each prompt (tokenizer.ggml.add_eos_token), so that chats "
             "would get empty answers; `smidgen export MODEL --to gguf -o FILE` writes one without."
         )
-
-
-def cache_bytes(metadata: Mapping[str, Any], tokens: int) -> int:
-    """Bytes of keys and values of so many tokens, every layer counted with the whole context (windows take less)."""
-    architecture = metadata.get("general.architecture")
-
-    def setting(name: str) -> Any:
-        return metadata.get(f"{architecture}.{name}")
-
-    layers, heads = int(setting("block_count") or 0), _each(setting("attention.head_count"))
-    groups = _each(setting("attention.head_count_kv")) or heads
-    width = int(setting("embedding_length") or 0)
-    head = int(setting("attention.key_length") or (width // max(heads[0], 1) if heads else 0))
-    values = int(setting("attention.value_length") or head)
-    groups_in_all = sum(groups) if len(groups) == layers else layers * (groups[0] if groups else 0)
-    return groups_in_all * (head + values) * _CACHE_BYTES * tokens
-
-
-def _each(setting: Any) -> Sequence[int]:
-    return [] if setting is None else [setting] if isinstance(setting, int) else list(setting)

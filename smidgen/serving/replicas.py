@@ -21,6 +21,7 @@ import anyio
 from smidgen.bounds import within
 from smidgen.engines.machine import default_threads
 from smidgen.errors import EngineEnded, SmidgenError, printable
+from smidgen.model.kept import AS_USUAL, KVType
 from smidgen.progress import say
 from smidgen.ray_cluster import connected, is_connected, last_line, silenced
 from smidgen.serving.replica import Began, Broke, Engine, Replica, why_not_here
@@ -66,6 +67,7 @@ class RayUpstream:
         draft: Path | None = None,
         lora: Path | None = None,
         template: str | None = None,
+        kv: KVType = AS_USUAL,
     ) -> None:
         within("replicas", replicas, 1, MOST_REPLICAS)
         if address.startswith("ray://"):
@@ -73,7 +75,7 @@ class RayUpstream:
         threads = threads or max(1, default_threads() // (replicas if address == "local" else 1))
         engine = Engine.checked(
             path, ctx_size=ctx_size, parallel=parallel, threads=threads, name=name or path.name, draft=draft,
-            lora=lora, template=template,
+            lora=lora, template=template, kv=kv,
         )  # fmt: skip
         self.context, self.slots = ctx_size, replicas * parallel
         self._told_at = -_TELL_AGAIN_S

@@ -15,11 +15,12 @@ from typing import NoReturn, cast
 from starlette.applications import Starlette
 
 from smidgen import progress
-from smidgen.bounds import MOST_THREADS, within
+from smidgen.bounds import MOST_THREADS, one_of, within
 from smidgen.errors import SmidgenError
 from smidgen.formats.hub.catalogue import ModelName
 from smidgen.formats.hub.home import cache_folder
 from smidgen.memory import usable_memory
+from smidgen.model.kept import AS_USUAL, KV_TYPES, KVType, kept_in_words
 from smidgen.serving.admission import own_names
 from smidgen.serving.engines import Engines
 from smidgen.serving.front import Door, build_front
@@ -63,7 +64,7 @@ def serve(
     time_limit: float = 600.0, max_tokens: int | None = None, log: str | None = None, log_text: bool = False,
     guard: ModelName | None = None, guard_protocol: str | None = None,
     policies: str | os.PathLike[str] | None = None, redact_prompts: bool = False, engine: str = "llama.cpp",
-    replicas: int | None = None, ray: str | None = None,
+    replicas: int | None = None, ray: str | None = None, kv: KVType = AS_USUAL,
     allow_hosts: Sequence[str] = (), allow_origins: Sequence[str] = (),
     announce: Callable[[Served], None] | None = None,
 ) -> NoReturn:  # fmt: skip
@@ -85,6 +86,7 @@ def serve(
     file does not say.  policies: a TOML file of them.  redact_prompts: hide from the model what tells who somebody is.
     engine: "vllm" for a folder in Hugging Face layout, where vLLM is installed.
     replicas, ray: so many engines on a Ray cluster ("local" starts one here).
+    kv: how all models keep keys and values; q8_0 and q4_0 take less memory. A draft and a guard keep f16.
     allow_hosts: more names by which clients may call this server, as behind a proxy.
     allow_origins: web pages of other machines that may use it, such as `https://chat.example.org`.
     announce: called once, when the server answers; by default the address is printed.
@@ -106,11 +108,16 @@ def serve(
             "--draft, --lora, --template and --replicas go with one model; serve the others on another port."
         )
     engines = Engines(engine, threads, replicas, ray)
-    engines.refuse_together(draft=draft, lora=lora, template=template)
+    one_of("kv", kv, KV_TYPES)
+    engines.refuse_together(draft=draft, lora=lora, template=template, kv=None if kv == AS_USUAL else kv)
     models = [
-        Hosted.check(name, ctx_size=ctx_size, parallel=parallel, template=template, draft=draft, lora=lora)
+        Hosted.check(name, ctx_size=ctx_size, parallel=parallel, template=template, draft=draft, lora=lora, kv=kv)
         for name in names
     ]
+    if kv != AS_USUAL:
+        for hosted in models:
+            words = kept_in_words(kv, hosted.facts.kept, hosted.context, hosted.parallel)
+            progress.say(f"{hosted.name}: {words}" if len(models) > 1 else words)
     refuse_same_names(models)
     redactor = Redactor() if redact_prompts or (log_text and guard is not None) else None
     journal = Journal(log, log_text, None if redactor is None else redactor.for_log)

@@ -26,7 +26,7 @@ from smidgen.distillation.loop.on_policy import DecoderWriter
 from smidgen.distillation.loop.on_policy import Writer as StudentWriter
 from smidgen.distillation.loop.trainer import Trainer, TrainingOptions, TrainingResult
 from smidgen.distillation.students.fresh import FreshShape
-from smidgen.distillation.students.lattice import careful_rate
+from smidgen.distillation.students.lattice import careful_rate, not_trained
 from smidgen.distillation.students.trainee import Objective, Trainee
 from smidgen.distillation.team.team import Team, joined, started_again, writer_first
 from smidgen.errors import SmidgenError
@@ -299,6 +299,8 @@ def _summary(lesson: Lesson, trained: TrainingResult) -> str:
 def _notes(lesson: Lesson, trained: TrainingResult) -> list[str]:
     """What a person should know."""
     notes = [*lesson.misfits, *lesson.text.notes]
+    if lesson.quantized:
+        notes += not_trained(lesson.begun_as)
     if trained.best is not None and trained.best[0] == 0 and trained.steps:
         notes.append("Nothing learned helped on held-out text: what was written is the student as it was.")
     return notes

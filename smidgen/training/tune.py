@@ -23,7 +23,7 @@ import torch
 from smidgen.bounds import MOST, MOST_THREADS, MOST_WORKERS, several, within
 from smidgen.distillation.loop.trainer import Trainer, TrainingOptions, TrainingResult
 from smidgen.distillation.objectives.losses import LanguageObjective
-from smidgen.distillation.students.lattice import LatticeStudent, careful_rate
+from smidgen.distillation.students.lattice import LatticeStudent, careful_rate, not_trained
 from smidgen.distillation.students.lora import Adapted, LoraOptions
 from smidgen.distillation.students.trainee import Plain, Trainee
 from smidgen.distillation.team.team import Team, joined, started_again, writer_first
@@ -301,6 +301,8 @@ class _Tuning:
             team=self._team, label="Tuning",
         ).run(resume)  # fmt: skip
         _note(trained, result)
+        if isinstance(trainee, LatticeStudent):
+            result.notes += not_trained(self._checkpoint)
 
     def _rows_at_once(self) -> int:
         return max(1, _TOKENS_AT_ONCE // self._context)

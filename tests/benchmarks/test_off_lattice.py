@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.artefacts import sha256
 from benchmarks.off_lattice import CODES, decode_rows, make, off_lattice, steps
 from smidgen.formats.gguf.reader import GGUFFile
 from smidgen.formats.gguf.writer import TensorPlan, write_gguf
+from smidgen.formats.history import history
 from smidgen.numerics.block_types import BY_NAME, F16, F32, BlockType
 
 EVEN = sorted(set(CODES) - {"IQ4_NL", "IQ4_XS"})
@@ -72,4 +74,6 @@ def test_file_keeps_norms_and_metadata_and_is_reproducible(tmp_path: Path) -> No
     with GGUFFile.open(first) as file:
         assert file.tensors["blk.0.ffn_up.weight"].kind is F16
         assert (file.packed("output_norm.weight").view(np.float32) == norm).all()
-        assert file.metadata == metadata | {"general.file_type": 1}
+        (step,) = history(file.metadata)
+        assert (step["parameters"]["source"], step["parameters"]["seed"]) == (sha256(source), 3)
+        assert {key: file.metadata[key] for key in metadata} == metadata | {"general.file_type": 1}

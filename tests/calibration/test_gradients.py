@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from smidgen.calibration import gradients
 from smidgen.calibration.gradients import BlockSurvey, steps, survey_blocks
 from smidgen.calibration.moments import linear_of
+from smidgen.calibration.sample import judging
 from smidgen.calibration.walk import StateShelf
 from smidgen.formats.opening import open_checkpoint
 from smidgen.model.config import ModelConfig
@@ -48,19 +50,27 @@ def test_surveys_equal_whole_model_backward(
     windows = torch.randint(3, config.vocabulary, (3, 20), generator=torch.Generator().manual_seed(2))
     seen: dict[int, BlockSurvey] = {}
     task, shelf = Task("", 0), StateShelf(tmp_path, torch.float32)
+    monkeypatch.setattr(
+        "smidgen.calibration.gradients._draw_labels", lambda labels, *_: labels.copy_(windows[:, 1:].flatten())
+    )
     with open_checkpoint(path) as checkpoint:
         ends = survey_blocks(checkpoint, windows, lambda survey: seen.update({survey.index: survey}), shelf, task)
         assert task.done == steps(checkpoint, windows)
     whole = WholeModel(decoder, windows)
+    judges = judging(*windows.shape)
     for index, survey in seen.items():
         for name in block_linears(config.layers[index]):
             x, g = whole.inputs[index, name], whole.gradients[index, name]
             w = g.square().mean(1)
             assert close(survey.linears[name].importance, g.square().mean(0)), name
             assert close(survey.linears[name].token_weights(), w), name
-            assert close(survey.linears[name].moments[0].mean(), (x * w[:, None]).T @ x / w.sum()), name
+            sample, fits = survey.linears[name].inputs.sample(), ~judges.flatten()
+            assert close(sample.moment, (x * w[:, None])[fits].T @ x[fits] / w[fits].sum()), name
+            kept = (x * (w / w[~fits].sum()).sqrt()[:, None])[~fits]
+            assert close(sample.judges, kept), name
     assert close(ends.embedded, whole.at_entry)
     assert close(ends.head_input, whole.head_input)
+    assert torch.equal(ends.judging[0], judges.flatten()) and torch.equal(ends.judging[1], judges[:, :-1].flatten())
     assert [file.name for file in tmp_path.iterdir()] == ["tiny.gguf"]
 
 
@@ -90,10 +100,12 @@ class WholeModel:
         logits = decoder.logits(hidden)[:, :-1].flatten(0, 1)
         torch.nn.functional.cross_entropy(logits, windows[:, 1:].flatten(), reduction="sum").backward()
         self.gradients = {key: gradient_of(output) for key, output in outputs.items()}
-        g, h = gradient_of(embedded), hidden[:, :-1].flatten(0, 1).detach()
-        curvature = 1 - logits.detach().softmax(-1).square().sum(-1)
-        self.at_entry = g.T @ g / len(g)
-        self.head_input = (h * curvature[:, None]).T @ h / len(h)
+        self.at_entry = gradient_of(embedded)
+        cap = decoder.config.logit_cap
+        slopes = 1.0 if cap is None else 1 - (logits.detach() / cap).square()
+        p = logits.detach().softmax(-1)
+        curvature = (p * (1 - p) * slopes**2).sum(-1, keepdim=True)
+        self.head_input = hidden[:, :-1].flatten(0, 1).detach() * curvature.sqrt()
 
 
 def gradient_of(tensor: Tensor) -> Tensor:
@@ -109,5 +121,28 @@ def test_bfloat16_products_change_little(tmp_path: Path, monkeypatch: pytest.Mon
         for dtype in (torch.float32, torch.bfloat16):
             compute_in(monkeypatch, dtype)
             found.append(survey_blocks(checkpoint, windows, lambda _: None, StateShelf(tmp_path), Task("", 0)))
-    assert (found[0].head_input - found[1].head_input).norm() <= 0.05 * found[0].head_input.norm()
+    first, second = (ends.head_input.T @ ends.head_input for ends in found)
+    assert (first - second).norm() <= 0.05 * first.norm()
     assert precision.fast_product_dtype() in (torch.float32, torch.bfloat16)
+
+
+def test_labels_are_drawn_from_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From chunk to chunk of the vocabulary: shares of many draws are the probabilities."""
+    compute_in(monkeypatch, torch.float32)
+    monkeypatch.setattr("smidgen.calibration.gradients._HEAD_ROWS", 100)
+    decoder = random_decoder(GEMMA3_CONFIG)
+    path = write_model(tmp_path / "tiny.gguf", "gemma3", GEMMA3_KEYS, gguf_tensors(decoder))
+    hidden = torch.randn(1, GEMMA3_CONFIG.hidden, generator=torch.Generator().manual_seed(5))
+    drawn: list[Tensor] = []
+    plain = gradients._draw_labels
+
+    def watched(labels: Tensor, *rest: Any) -> None:
+        plain(labels, *rest)
+        drawn.append(labels)
+
+    monkeypatch.setattr(gradients, "_draw_labels", watched)
+    with open_checkpoint(path) as checkpoint, torch.no_grad():
+        gradients._softmax_gradient(checkpoint, hidden.expand(20_000, -1), torch.Generator().manual_seed(6))
+        p = decoder.logits(hidden)[0].softmax(-1)
+    shares = drawn[-1].bincount(minlength=GEMMA3_CONFIG.vocabulary) / 20_000
+    assert (shares - p).abs().sum() < 0.15 and shares[p.argmax()] == pytest.approx(float(p.max()), abs=0.02)

@@ -52,6 +52,10 @@ def test_every_matrix_meets_inputs_that_carry_what_was_replaced(layer) -> None:
             found = torch.cat([part.flatten(0, -2).float() for part in inputs.batches])
             assert (found - seen[name]).norm() <= 0.02 * seen[name].norm()
             ones = torch.ones(6 * 64)
-            assert torch.allclose(inputs.energy(ones), inputs.moment(ones).diagonal(), rtol=0.02)
+            sample = inputs.sample(ones)
+            judged = sample.judges.square().sum(0) * len(sample.judges)
+            fitted = sample.moment.diagonal() * sample.tokens
+            energy = inputs.energy(ones) * (sample.tokens + len(sample.judges))
+            assert torch.allclose(energy, fitted + judged, rtol=0.02)
     starved = {name for name, inputs in met.items() if not inputs.ample}
     assert all("experts.3" in name or "experts.4" in name for name in starved) and bool(starved) == bool(layer.experts)

@@ -4,24 +4,36 @@ import json
 from pathlib import Path
 
 import pytest
-from gguf import GGMLQuantizationType
 
+from smidgen.numerics import block_types as types
+from smidgen.numerics.block_types import IQ3_S
+from tests.formats.test_stored_twice import MATRIX, packed, write
 from tests.gguf_forms import of_types, plain, write_parts
 from tests.mutated_gguf import ARRAY, STRING, renamed
 
 
 def test_what_only_llama_cpp_can_do(run_smidgen, tmp_path: Path) -> None:
     (tmp_path / "other.gguf").write_bytes(renamed(plain(), "internlm2").as_bytes())
-    kinds = {"ffn_down.weight": GGMLQuantizationType.IQ3_S}
-    (tmp_path / "small.gguf").write_bytes(of_types(plain(), kinds).as_bytes())
     done = run_smidgen("inspect", "other.gguf")
     assert done.returncode == 0
     assert "cannot cut, measure, export, distill or tune it: architecture 'internlm2' is not supported" in done.stdout
     assert "run, chat, serve and bench hand it to llama.cpp as it is" in done.stdout
+
+
+def test_types_below_four_bits_are_described_and_can_be_cut(run_smidgen, tmp_path: Path) -> None:
+    (tmp_path / "small.gguf").write_bytes(of_types(plain(), {"ffn_down.weight": IQ3_S}).as_bytes())
     facts = json.loads(run_smidgen("inspect", "small.gguf", "--json").stdout)
-    assert "tensor blk.0.ffn_down.weight has type IQ3_S" in facts["cannot_cut"]
-    assert facts["cannot_run"] is None
+    assert (facts["cannot_cut"], facts["cannot_run"]) == (None, None)
     assert facts["types"]["IQ3_S"] == {"parameters": 2 * 256 * 256, "bytes": 2 * 256 * 110, "tensors": 2}
+
+
+def test_a_head_that_is_the_embedding_is_named(run_smidgen, tmp_path: Path) -> None:
+    write(tmp_path / "twice.gguf", packed(MATRIX, types.Q4_K), packed(MATRIX, types.Q6_K))
+    shown = run_smidgen("inspect", "twice.gguf").stdout
+    assert "300 tokens, the head is the embedding, stored twice (0.0 MB)" in shown
+    assert json.loads(run_smidgen("inspect", "twice.gguf", "--json").stdout)["stored_twice"] == 300 * 144
+    write(tmp_path / "two.gguf", packed(MATRIX, types.Q4_K), packed(MATRIX[::-1].copy(), types.Q6_K))
+    assert "300 tokens, head of its own" in run_smidgen("inspect", "two.gguf").stdout
 
 
 def test_all_parts_are_described_as_one(run_smidgen, tmp_path: Path) -> None:

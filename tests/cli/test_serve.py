@@ -202,7 +202,7 @@ def test_ctrl_c_ends_it(tmp_path: Path, cli_environment: dict[str, str]) -> None
     process, url = start(tmp_path, cli_environment)
     assert get(url, "/health", {}).status == 200
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=20) == 0
+    assert process.wait(timeout=60) == 0
     assert process.stdout is not None
     output = process.stdout.read()
     assert "curl http://127.0.0.1" in output and "OpenAI(base_url=" in output

@@ -12,8 +12,9 @@ from tests import tiny_models
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals of this kind")
 _PATIENCE_S = 60  # for a machine with other work
+_ENDLESS = ["--raw", "1, 2, 3, 4, 5, 6, 7,", "-n", "5000", "--temperature", "0"]  # no answer that ends by itself
 COMMANDS = {
-    "run": ["run", "smollm2-135m-instruct", "Count to a thousand.", "--threads", "1"],
+    "run": ["run", "smollm2-135m-instruct", *_ENDLESS, "--threads", "1"],
     "serve": ["serve", "smollm2-135m-instruct", "--port", "0", "--threads", "1"],
     "bench": ["bench", "smollm2-135m-instruct", "--threads", "1"],
     "measure": ["measure", "smollm2-135m-instruct", "smollm2-135m-instruct"],

@@ -144,7 +144,7 @@ def test_chat_takes_the_lines_of_a_pipe_one_by_one(run_smidgen) -> None:
 
 def test_chat_keeps_a_conversation(run_smidgen, tmp_path: Path) -> None:
     tiny_models.write_gemma3(tmp_path / "tiny.gguf", {"tokenizer.chat_template": "{{ messages[-1].content }}"})
-    words = ["chat", "tiny.gguf", "-n", "4", "--threads", "1", "--system", "Be kind."]
+    words = ["chat", "tiny.gguf", "-n", "4", "--threads", "1", "--temperature", "0", "--system", "Be kind."]
     done = run_smidgen(*words, stdin='"""\ndef f():\n    pass\n"""\n/stats\n/save talk.json\n')
     assert done.returncode == 0 and "Last answer: 4 tokens" in done.stderr and "of 4096 tokens used" in done.stderr
     saved = json.loads((tmp_path / "talk.json").read_text("utf-8"))
@@ -173,7 +173,7 @@ def test_bench_refuses_times_and_grids_that_are_none(run_smidgen, option: str, v
 
 def test_bench_compares_two_models(run_smidgen) -> None:
     words = ["bench", "smollm2-135m-instruct", "--vs", "smollm2-135m-instruct", "--threads", "1", "--repeats", "1"]
-    done = run_smidgen(*words, "--seconds", "20", "--grid", "400", "--json", "--quiet")
+    done = run_smidgen(*words, "--seconds", "10", "--grid", "400", "--json", "--quiet")
     assert (done.returncode, done.stderr) == (0, "")
     for model in json.loads(done.stdout)["models"]:
         assert model["name"] == "smollm2-135m-instruct" and "path" not in model  # people publish these figures

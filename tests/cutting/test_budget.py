@@ -31,6 +31,13 @@ def test_twice_the_speed_is_less_than_half_the_bytes_that_are_read(original: Che
     assert 0.4 * size < allowed < 0.5 * size
 
 
+def test_of_one_matrix_for_embedding_and_head_nothing_stays_unread(original: Checkpoint) -> None:
+    """Of an embedding of its own a token reads one row; its other rows cost no time, and may have bytes for nothing."""
+    embedding = original.file.tensors["token_embd.weight"].nbytes
+    apart, tied = (budget.budget_of(original, CutOptions(speed=100.0), tied=tied) for tied in (False, True))
+    assert apart - tied == embedding
+
+
 def test_memory_is_the_file_and_what_the_engine_takes(original: Checkpoint) -> None:
     assert budget.budget_of(original, CutOptions(ram=130_000)) == 100_000
     assert budget.budget_of(original, CutOptions(ram=130_000, fit=90_000)) == 90_000

@@ -1,14 +1,8 @@
 """The whole cut on tiny models: budgets, resuming after kill -9, recipes, and what is refused."""
 
-import hashlib
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,6 +11,7 @@ from smidgen.cutting.plan import smallest_size
 from smidgen.formats.gguf.reader import GGUFFile
 from smidgen.formats.opening import open_checkpoint
 from smidgen.numerics import block_types as types
+from tests.cutting.commands import Done, kill_once_there, run, sha256, smidgen
 from tests.tiny_models import (
     GEMMA3_CONFIG,
     GEMMA3_KEYS,
@@ -34,21 +29,14 @@ TEXT = "".join(_LETTERS.choice("abcdefghijklmnopqrstuvwxyz ,.") for _ in range(6
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SMIDGEN_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text(TEXT)
     return tmp_path
 
 
-def smidgen(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "smidgen", *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
-
-
-def cut_arguments(model: Path, fit: int, output: str) -> list[object]:
-    return ["cut", model, "--fit", fit, "-o", output, "--text", "text.txt", "--tokens", "2048", "--threads", "1"]
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def cut_arguments(model: Path, fit: int, output: str, *more: object) -> list[object]:
+    words = ["cut", model, "--fit", fit, "-o", output, "--text", "text.txt", "--tokens", "2048", "--threads", "1"]
+    return [*words, *more]
 
 
 def smallest(model: Path) -> int:
@@ -56,13 +44,20 @@ def smallest(model: Path) -> int:
         return smallest_size(checkpoint)
 
 
-@pytest.mark.parametrize("write", [write_gemma3, write_llama])
-def test_file_fits_and_everything_is_there(write, folder: Path) -> None:
+def in_a_process(words: Sequence[object]) -> Done:
+    done = smidgen(Path(), *words)
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize(("write", "cut"), [(write_gemma3, in_a_process), (write_llama, run)])
+def test_file_fits_and_everything_is_there(
+    write: Callable[[Path], Path], cut: Callable[[Sequence[object]], Done], folder: Path
+) -> None:
     model = write(folder / "tiny.gguf")
     fit = int(smallest(model) * 1.15)
-    done = smidgen(folder, *cut_arguments(model, fit, "out"), "--json")
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
+    done = cut(cut_arguments(model, fit, "out", "--json"))
+    assert done.code == 0, done.err
+    result = json.loads(done.out)
     size = (folder / "out/model.gguf").stat().st_size
     assert result["bytes"] == size and 0.98 * fit <= size <= fit
     notice = ["NOTICE"] if write is write_gemma3 else []  # Gemma's terms ask for one
@@ -79,15 +74,15 @@ def test_file_fits_and_everything_is_there(write, folder: Path) -> None:
 
 def test_a_model_that_chats_is_tried_with_a_question(folder: Path) -> None:
     model = write_gemma3(folder / "tiny.gguf", {"tokenizer.chat_template": "{{ messages[-1].content }}"})
-    done = smidgen(folder, *cut_arguments(model, int(smallest(model) * 1.15), "out"), "--quiet")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == 'Try it: smidgen run out "Why is the sky blue?"'
+    done = run(cut_arguments(model, int(smallest(model) * 1.15), "out", "--quiet"))
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[-1] == 'Try it: smidgen run out "Why is the sky blue?"'
     assert 'smidgen run . "Why is the sky blue?"' in (folder / "out/README.md").read_text()
 
 
 def test_norms_and_metadata_stay(folder: Path) -> None:
     model = write_gemma3(folder / "tiny.gguf")
-    assert smidgen(folder, *cut_arguments(model, 140_000, "out"), "--no-measure").returncode == 0
+    assert run(cut_arguments(model, 140_000, "out", "--no-measure")).code == 0
     with GGUFFile.open(model) as before, GGUFFile.open(folder / "out/model.gguf") as after:
         changed = {"general.file_type", "general.quantization_version", "general.quantized_by", "smidgen.history"}
         assert {key for key in after.metadata if key not in before.metadata} <= changed
@@ -98,68 +93,68 @@ def test_norms_and_metadata_stay(folder: Path) -> None:
                 assert bytes(after.packed(name)) == bytes(before.packed(name))
 
 
+@pytest.fixture(scope="module")
+def never_killed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The sha256 of a cut that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "text.txt").write_text(TEXT)
+    model = write_gemma3(folder / "tiny.gguf")
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setenv("SMIDGEN_HOME", str(folder / "home"))
+        patches.chdir(folder)
+        done = run(cut_arguments(model, int(smallest(model) * 1.1), "out", "--no-measure"))
+    assert done.code == 0, done.err
+    return sha256(folder / "out/model.gguf")
+
+
 @pytest.mark.parametrize(
     "moment", ["survey.json", "embedding.weight.safetensors", "block-0.safetensors", "block-3.safetensors"]
 )
-def test_killed_and_resumed_is_the_same_file(moment: str, folder: Path) -> None:
+def test_killed_and_resumed_is_the_same_file(moment: str, folder: Path, never_killed: str) -> None:
     model = write_gemma3(folder / "tiny.gguf")
-    arguments = [*cut_arguments(model, int(smallest(model) * 1.1), "out"), "--no-measure"]
-    whole = [*cut_arguments(model, int(smallest(model) * 1.1), "whole"), "--no-measure"]
-    assert smidgen(folder, *whole).returncode == 0
+    arguments = cut_arguments(model, int(smallest(model) * 1.1), "out", "--no-measure")
     kill_once_there(folder, arguments, folder / "out/work" / moment)
     assert not (folder / "out/model.gguf").exists()
-    resumed = smidgen(folder, *arguments, "--resume")
-    assert resumed.returncode == 0, resumed.stderr
-    assert sha256(folder / "out/model.gguf") == sha256(folder / "whole/model.gguf")
+    resumed = run([*arguments, "--resume"])
+    assert resumed.code == 0, resumed.err
+    assert sha256(folder / "out/model.gguf") == never_killed
     assert not (folder / "out/work").exists()
-
-
-def kill_once_there(folder: Path, arguments: Sequence[object], sign: Path) -> None:
-    """Start a cut and kill -9 it as soon as `sign` exists."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "smidgen", *map(str, arguments)], cwd=folder, stderr=subprocess.DEVNULL
-    )
-    while not sign.exists():
-        assert process.poll() is None, "the cut ended before it could be killed"
-        time.sleep(0.0005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def test_resume_refuses_other_settings(folder: Path) -> None:
     model = write_gemma3(folder / "tiny.gguf")
     kill_once_there(folder, cut_arguments(model, 140_000, "out"), folder / "out/work/survey.json")
-    refused = smidgen(folder, *cut_arguments(model, 145_000, "out"), "--resume")
-    assert refused.returncode == 2 and "fit 140000, now it is 145000" in refused.stderr
+    refused = run(cut_arguments(model, 145_000, "out", "--resume"))
+    assert refused.code == 2 and "fit 140000, now it is 145000" in refused.err
 
 
 def test_recipe_makes_the_same_file(folder: Path) -> None:
     model = write_gemma3(folder / "tiny.gguf")
-    assert smidgen(folder, *cut_arguments(model, 140_000, "out"), "--no-measure").returncode == 0
-    again = smidgen(folder, "cut", model, "--recipe", "out/recipe.toml", "-o", "again", "--no-measure")
-    assert again.returncode == 0, again.stderr
+    assert run(cut_arguments(model, 140_000, "out", "--no-measure")).code == 0
+    again = run(["cut", model, "--recipe", "out/recipe.toml", "-o", "again", "--no-measure"])
+    assert again.code == 0, again.err
     assert sha256(folder / "again/model.gguf") == sha256(folder / "out/model.gguf")
     other = write_llama(folder / "other.gguf")
-    refused = smidgen(folder, "cut", other, "--recipe", "out/recipe.toml", "-o", "again", "--no-measure")
-    assert refused.returncode == 2 and "is not the model that the recipe was made with" in refused.stderr
+    refused = run(["cut", other, "--recipe", "out/recipe.toml", "-o", "again", "--no-measure"])
+    assert refused.code == 2 and "is not the model that the recipe was made with" in refused.err
     (folder / "text.txt").write_text(TEXT + "more")
-    changed = smidgen(folder, "cut", model, "--recipe", "out/recipe.toml", "-o", "again", "--no-measure")
-    assert changed.returncode == 2 and "is not the one" in changed.stderr
+    changed = run(["cut", model, "--recipe", "out/recipe.toml", "-o", "again", "--no-measure"])
+    assert changed.code == 2 and "is not the one" in changed.err
 
 
 def test_types_limit_the_choice(folder: Path) -> None:
     model = write_gemma3(folder / "tiny.gguf")
-    plan = smidgen(folder, *cut_arguments(model, 200_000, "out"), "--types", "q4_0,q8_0", "--dry-run", "--json")
-    assert plan.returncode == 0, plan.stderr
-    kinds = {tensor["kind"] for tensor in json.loads(plan.stdout)["tensors"] if not tensor["kept"]}
+    plan = run(cut_arguments(model, 200_000, "out", "--types", "q4_0,q8_0", "--dry-run", "--json"))
+    assert plan.code == 0, plan.err
+    kinds = {tensor["kind"] for tensor in json.loads(plan.out)["tensors"] if not tensor["kept"]}
     assert kinds and kinds <= {"Q4_0", "Q8_0"}
 
 
 def test_dry_run_writes_no_model(folder: Path) -> None:
     model = write_gemma3(folder / "tiny.gguf")
-    done = smidgen(folder, *cut_arguments(model, 140_000, "out"), "--dry-run", "--json")
-    assert done.returncode == 0, done.stderr
-    plan = json.loads(done.stdout)
+    done = run(cut_arguments(model, 140_000, "out", "--dry-run", "--json"))
+    assert done.code == 0, done.err
+    plan = json.loads(done.out)
     assert plan["path"] is None and plan["expected_kl"] > 0 and plan["bytes"] <= 140_000
     assert not (folder / "out").exists()
 
@@ -167,8 +162,8 @@ def test_dry_run_writes_no_model(folder: Path) -> None:
 def test_dry_run_leaves_an_unfinished_cut_alone(folder: Path) -> None:
     model = write_gemma3(folder / "tiny.gguf")
     kill_once_there(folder, cut_arguments(model, 140_000, "out"), folder / "out/work/survey.json")
-    done = smidgen(folder, *cut_arguments(model, 145_000, "out"), "--dry-run", "--quiet")
-    assert done.returncode == 0 and done.stdout.startswith("Plan: ") and done.stderr == ""
+    done = run(cut_arguments(model, 145_000, "out", "--dry-run", "--quiet"))
+    assert done.code == 0 and done.out.startswith("Plan: ") and done.err == ""
     assert (folder / "out/work/survey.json").exists()
 
 
@@ -176,22 +171,22 @@ def test_nothing_of_the_persons_own_is_destroyed(folder: Path) -> None:
     model = write_gemma3(folder / "tiny.gguf")
     (folder / "mine/work").mkdir(parents=True)
     (folder / "mine/work/precious.txt").write_text("mine")
-    refused = smidgen(folder, *cut_arguments(model, 140_000, "mine"))
-    assert refused.returncode == 2 and "mine/work is in the way" in refused.stderr
+    refused = run(cut_arguments(model, 140_000, "mine"))
+    assert refused.code == 2 and "mine/work is in the way" in refused.err
     assert (folder / "mine/work/precious.txt").read_text() == "mine"
     (folder / "own").mkdir()
     original = model.rename(folder / "own/model.gguf").read_bytes()
-    refused = smidgen(folder, *cut_arguments(folder / "own", 140_000, "own"))
-    assert refused.returncode == 2 and "is the model to be cut" in refused.stderr
+    refused = run(cut_arguments(folder / "own", 140_000, "own"))
+    assert refused.code == 2 and "is the model to be cut" in refused.err
     assert (folder / "own/model.gguf").read_bytes() == original
 
 
 def test_a_card_of_an_earlier_model_does_not_stay(folder: Path) -> None:
     model = write_gemma3(folder / "tiny.gguf")
-    assert smidgen(folder, *cut_arguments(model, 150_000, "out")).returncode == 0
+    assert run(cut_arguments(model, 150_000, "out")).code == 0
     assert (folder / "out/card.json").exists()
-    again = smidgen(folder, *cut_arguments(model, 140_000, "out"), "--no-measure")
-    assert again.returncode == 0, again.stderr
+    again = run(cut_arguments(model, 140_000, "out", "--no-measure"))
+    assert again.code == 0, again.err
     names = [".smidgen.json", "Modelfile", "NOTICE", "README.md", "model.gguf", "recipe.toml"]
     assert sorted(path.name for path in (folder / "out").iterdir()) == names
 
@@ -200,9 +195,9 @@ def test_what_smidgen_did_not_write_is_not_replaced(folder: Path) -> None:
     """`-o .` in a folder with a README.md of its own is the everyday case."""
     model = write_gemma3(folder / "tiny.gguf")
     (folder / "README.md").write_text("about my project")
-    refused = smidgen(folder, *cut_arguments(model, 140_000, "."))
-    assert refused.returncode == 2 and refused.stderr.count("\n") == 1
-    assert "README.md is there, and smidgen did not write it" in refused.stderr
+    refused = run(cut_arguments(model, 140_000, "."))
+    assert refused.code == 2 and refused.err.count("\n") == 1
+    assert "README.md is there, and smidgen did not write it" in refused.err
     assert (folder / "README.md").read_text() == "about my project" and not (folder / "work").exists()
 
 
@@ -210,9 +205,9 @@ def test_weights_that_are_no_numbers_are_refused(folder: Path) -> None:
     tensors = gguf_tensors(random_decoder(GEMMA3_CONFIG))
     tensors["blk.1.ffn_norm.weight"] = tensors["blk.1.ffn_norm.weight"] * float("nan")
     model = write_model(folder / "tiny.gguf", "gemma3", GEMMA3_KEYS, tensors)
-    refused = smidgen(folder, *cut_arguments(model, 140_000, "out"), "--quiet")
-    assert refused.returncode == 2 and refused.stderr.count("\n") == 1
-    assert "blk.1.ffn_norm.weight holds values that are not finite" in refused.stderr
+    refused = run(cut_arguments(model, 140_000, "out", "--quiet"))
+    assert refused.code == 2 and refused.err.count("\n") == 1
+    assert "blk.1.ffn_norm.weight holds values that are not finite" in refused.err
 
 
 @pytest.mark.parametrize(
@@ -237,15 +232,15 @@ def test_bad_input_is_one_line_and_leaves_nothing(arguments: list[str], message:
     (folder / "binary.txt").write_bytes(b"\x00\x01\xff")
     (folder / "short.txt").write_text("short")
     (folder / "other.toml").write_text("answer = 42")
-    refused = smidgen(folder, "cut", model, "-o", "out", *arguments)
-    assert refused.returncode == 2, refused.stderr
-    assert message in refused.stderr and refused.stderr.count("\n") == 1
+    refused = run(["cut", model, "-o", "out", *arguments])
+    assert refused.code == 2, refused.err
+    assert message in refused.err and refused.err.count("\n") == 1
     assert not (folder / "out/model.gguf").exists()
 
 
 def test_output_that_cannot_be_a_folder(folder: Path) -> None:
     model = write_gemma3(folder / "tiny.gguf")
     (folder / "out").write_text("a file")
-    refused = smidgen(folder, *cut_arguments(model, 140_000, "out"))
-    assert refused.returncode == 2 and refused.stderr.count("\n") == 1
+    refused = run(cut_arguments(model, 140_000, "out"))
+    assert refused.code == 2 and refused.err.count("\n") == 1
     assert (folder / "out").read_text() == "a file"

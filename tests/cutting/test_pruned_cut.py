@@ -1,23 +1,16 @@
 """Cuts that leave parts out, on tiny models, through the command line: every step, chains, resuming, history."""
 
-import io
 import json
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from smidgen import progress
-from smidgen.cli.main import main
 from smidgen.formats.history import history
 from smidgen.formats.opening import open_checkpoint
 from smidgen.measuring.measure import measure
-from tests.cutting.test_cut import kill_once_there, sha256, smidgen
+from tests.cutting.commands import kill_once_there, run, sha256
 from tests.family_models import save_folder
 from tests.measuring.test_report import whole_page
 from tests.tiny_models import VOCABULARY, write_gemma3, write_llama
@@ -30,37 +23,16 @@ TEXT = "".join(
 )
 
 
-@dataclass
-class Done:
-    """What a command answered."""
-
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
-def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SMIDGEN_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.txt").write_text(TEXT)
-    threads = torch.get_num_threads()
-    progress.set_quiet(False)  # whatever another test left behind in this process
-    yield tmp_path
-    torch.set_num_threads(threads)  # `--threads` is for the whole process
+    return tmp_path
 
 
 def arguments(model: Path | str, output: str, *more: object) -> list[str]:
     return ["cut", str(model), "-o", output, "--text", "own.txt", "--tokens", "1024", "--threads", "1", *map(str, more)]
-
-
-def run(words: Sequence[str]) -> Done:
-    """The command in this process: a process of its own takes seconds to start."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
-        main(words)
-    assert isinstance(end.value.code, int)
-    return Done(end.value.code, out.getvalue(), err.getvalue())
 
 
 def card_of(original: Path, cut: Path) -> dict[str, Any]:
@@ -113,15 +85,15 @@ def test_each_step_makes_a_model_that_others_take(step: str, options: list[str],
 def test_a_chain_resumes_to_the_same_file(tiny: Path) -> None:
     model = write_gemma3(tiny / "tiny.gguf")
     chain = ["--vocab", "280", "--layers", "3", "--ffn", "64", "--fit", "120KB", "--no-measure"]
-    assert smidgen(tiny, *arguments(model, "whole", *chain)).returncode == 0
+    assert run(arguments(model, "whole", *chain)).code == 0
     kill_once_there(tiny, arguments(model, "out", *chain), tiny / "out/work/2-width.gguf")
-    resumed = smidgen(tiny, *arguments(model, "out", *chain), "--resume")
-    assert resumed.returncode == 0, resumed.stderr
+    resumed = run([*arguments(model, "out", *chain), "--resume"])
+    assert resumed.code == 0, resumed.err
     assert sha256(tiny / "out/model.gguf") == sha256(tiny / "whole/model.gguf")
     assert not (tiny / "out/work").exists()
     assert steps_of(tiny / "out/model.gguf") == ["vocabulary", "depth", "width", "quantize"]
-    again = smidgen(tiny, "cut", model, "--recipe", "out/recipe.toml", "-o", "again", "--no-measure")
-    assert again.returncode == 0, again.stderr
+    again = run(["cut", model, "--recipe", "out/recipe.toml", "-o", "again", "--no-measure"])
+    assert again.code == 0, again.err
     assert sha256(tiny / "again/model.gguf") == sha256(tiny / "whole/model.gguf")
 
 

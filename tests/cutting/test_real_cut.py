@@ -14,13 +14,15 @@ from tests.browser import Browser, assert_looks_right, browser_or_skip
 from tests.measuring.test_report import whole_page
 
 FIT = 165_000_000
-#: The command line, measuring on little text, and the speed but once.
+#: The command line, measuring on little text, the speed but once, and few answers.
 COMMAND = """
 from functools import partial
 from smidgen.cli.main import main
 from smidgen.engines.llama_cpp import bench
-from smidgen.measuring import run
+from smidgen.measuring import run, side_by_side
 run.DEFAULT_TOKENS, bench.measure_speed = 1000, partial(bench.measure_speed, repeats=1, contexts=(64,))
+few = side_by_side.prompts()[:4]
+side_by_side.prompts = lambda: few
 main()
 """
 

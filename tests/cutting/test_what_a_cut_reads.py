@@ -10,8 +10,8 @@ import pytest
 from smidgen.cutting.recipe import read_recipe
 from smidgen.formats.opening import open_checkpoint
 from smidgen.model.attention import Attention
-from tests.cutting.test_cut import kill_once_there, smidgen
-from tests.cutting.test_pruned_cut import TEXT, arguments, run, tiny
+from tests.cutting.commands import kill_once_there, run
+from tests.cutting.test_pruned_cut import TEXT, arguments, tiny
 from tests.measuring.test_report import whole_page
 from tests.tiny_models import GEMMA3_CONFIG, GEMMA3_KEYS, gguf_tensors, random_decoder, write_gemma3, write_model
 
@@ -103,11 +103,11 @@ def test_what_a_resumed_cut_took_is_what_all_its_processes_took(tiny: Path) -> N
     kill_once_there(tiny, words, tiny / "out/work/survey.json")
     earlier = {"seconds": 5000.0, "processor_seconds": 1.0, "peak_ram_bytes": 10**15}
     (tiny / "out/work/effort.json").write_text(json.dumps(earlier))
-    resumed = smidgen(tiny, *words, "--resume")
-    assert resumed.returncode == 0, resumed.stderr
+    resumed = run([*words, "--resume"])
+    assert resumed.code == 0, resumed.err
     cost = json.loads((tiny / "out/card.json").read_text())["cost"]
     assert 5000 < cost["seconds"] < 6000 and cost["peak_ram_bytes"] == 10**15
-    assert f", in {cost['seconds']:.0f} s" in resumed.stdout
+    assert f", in {cost['seconds']:.0f} s" in resumed.out
 
 
 def test_the_card_says_that_the_model_measured_itself_on_its_own_text(
@@ -117,6 +117,7 @@ def test_the_card_says_that_the_model_measured_itself_on_its_own_text(
     model = write_gemma3(tiny / "tiny.gguf")
     done = run(["cut", str(model), "-o", "out", "--fit", "140KB", "--tokens", "512", "--threads", "1"])
     assert done.code == 0, done.err
+    assert done.err.count("llama.cpp writes with an 8-bit copy of the model, 2 documents at a time.") == 2
     card = json.loads((tiny / "out/card.json").read_text())
     assert card["fidelity"][0]["self_written"] and card["calibration"][0]["self_written"]
     (note,) = [note for note in card["notes"] if "two texts of one author" in note]

@@ -33,6 +33,10 @@ class LetterSampler:
     def __init__(self, length: int = 200, context: int = 4096) -> None:
         self.length, self.calls, self.prompts = length, 0, []
         self.config = Knows(context)
+        self.written_by = "letters"
+
+    def prepare(self, rows: int, length: int) -> None:
+        pass
 
     def sample(
         self, prompts: Tensor, tokens: int, temperature: float, seed: int, *,

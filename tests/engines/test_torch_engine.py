@@ -83,7 +83,7 @@ def test_the_seed_decides(engine: TorchEngine) -> None:
 
 
 def test_banned_ends_and_progress(engine: TorchEngine) -> None:
-    prompts, task = torch.full((8, 1), 2), Task("", 40)
+    prompts, task = torch.full((8, 1), 2), Task("", 320)
     allowed = list(range(10))
     ids = engine.sample(
         prompts, 40, banned=range(10, VOCABULARY), end_ids={4, 5}, bos_id=2, progress=task, temperature=5.0
@@ -92,7 +92,7 @@ def test_banned_ends_and_progress(engine: TorchEngine) -> None:
     ended = torch.isin(ids[:, :-1], torch.tensor([4, 5]))
     assert ended.any()
     assert (ids[:, 1:][ended] == 2).all()
-    assert task.done == 40
+    assert task.done == 320
 
 
 def test_draws_follow_the_distribution() -> None:

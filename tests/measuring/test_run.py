@@ -9,8 +9,10 @@ from torch import Tensor
 from smidgen.data.sources import TextSource
 from smidgen.data.text import cut_into_windows, spread
 from smidgen.errors import SmidgenError, Unsupported
-from smidgen.measuring.run import Subject, held_out, measure_subjects
+from smidgen.measuring.report import render
+from smidgen.measuring.run import Keeping, Subject, held_out, measure_subjects
 from smidgen.progress import Task
+from smidgen.publishing.measured import measured_lines
 from tests.data.test_text import ByteTokenizer
 from tests.measuring.test_card import model, speed
 from tests.measuring.test_compare import TinyModel
@@ -70,6 +72,28 @@ def test_a_cut_that_spells_in_more_tokens_is_not_given_more_than_it_knows_either
     )
     assert before.longest <= 64 and 32 < after.longest <= 64
     assert card["fidelity"][0]["bytes"] >= 2 * 500
+
+
+def test_a_rounded_cache_is_on_the_card_with_what_it_saves_and_costs() -> None:
+    """The cut's scorer rounds already; without rounding it would be the original itself."""
+    keeping = Keeping("q8_0", 34, 64, lambda: subject(0).scorer)
+    sources = [TextSource.of("a", TEXT[:900])]
+    card = measure_subjects(subject(0), subject(1), ByteTokenizer(), sources, keeping=keeping)
+    kv = card["kv"]
+    assert (kv["type"], kv["bytes_per_token"], kv["bytes_per_token_f16"]) == ("q8_0", 34, 64)
+    assert kv["kl_mean"] == card["fidelity"][0]["kl_mean"] == kv["kl_difference"] > 0 == kv["kl_mean_f16"]
+    assert (kv["text"], kv["tokens"], kv["reason"]) == ("a", card["fidelity"][0]["tokens"], None)
+    assert "kept as q8_0: 34 bytes for each token of context instead of 64 bytes" in card["notes"][0]
+    assert "kept as q8_0" in render(card)
+    assert r"kept as q8\_0" in "\n".join(measured_lines(card))
+
+
+def test_a_cache_as_usual_is_on_the_card_without_a_cost() -> None:
+    sources = [TextSource.of("a", TEXT[:900])]
+    for keeping, kind in ((Keeping("f16", 64, 64), "f16"), (None, None)):
+        card = measure_subjects(subject(0), subject(1), ByteTokenizer(), sources, keeping=keeping)
+        assert card["kv"]["type"] == kind and card["kv"]["kl_difference"] is None and card["kv"]["reason"]
+        assert not any("kept as" in note for note in card["notes"])
 
 
 def test_a_failing_engine_leaves_the_rest_of_the_card() -> None:

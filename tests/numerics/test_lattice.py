@@ -23,8 +23,8 @@ def random_rows(kind: BlockType, rows: int, blocks: int, seed: int) -> Tensor:
     if kind.name == "Q8_0":
         packed[packed == 128] = 127
     units = (torch.randn(rows * blocks, 2, generator=generator) * 0.01).half().view(torch.uint8)
-    place = 208 if kind.name == "Q6_K" else 0
-    width = 4 if kind.name in ("Q4_1", "Q5_1", "Q4_K", "Q5_K") else 2
+    place = {"Q6_K": 208, "Q2_K": 80, "Q3_K": 108}.get(kind.name, 0)
+    width = 4 if kind.name in ("Q4_1", "Q5_1", "Q2_K", "Q4_K", "Q5_K") else 2
     packed[:, place : place + width] = units[:, :width]
     return packed.view(rows, -1)
 
@@ -86,4 +86,4 @@ def test_slopes_of_units_follow_the_chain_rule(kind: BlockType) -> None:
 
 def test_types_that_no_cut_writes_are_refused() -> None:
     with pytest.raises(KeyError):
-        Lattice.of(torch.zeros(1, 110, dtype=torch.uint8), BY_NAME["Q3_K"])
+        Lattice.of(torch.zeros(1, 2, dtype=torch.uint8), BY_NAME["F16"])

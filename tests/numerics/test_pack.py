@@ -25,10 +25,12 @@ def test_decode_gives_back_scale_times_level_minus_offset(
     weights = torch.randn(blocks * kind.block, rows, generator=generator) * size
     codes = torch.randint(len(grid.levels), weights.shape, generator=generator, dtype=torch.uint8)
     stored, frames, expected = [], [], []
+    importance = torch.rand(kind.block, 1, generator=generator)
     for start in range(0, len(weights), grid.group):
         if start % kind.block == 0:
-            frames.append(grid.open_block(weights[start : start + kind.block]))
-        tried = grid.candidates(weights[start : start + grid.group], frames[-1])
+            frames.append(grid.open_block(weights[start : start + kind.block], importance))
+        counts = importance[start % kind.block :][: grid.group]
+        tried = grid.candidates(weights[start : start + grid.group], counts, frames[-1])
         best = torch.randint(len(tried.scale), (rows,), generator=generator)
         kept = tried.pick(best)
         stored.append(kept.stored)
@@ -43,8 +45,9 @@ def test_zero_and_tiny_rows_stay_finite(name: str) -> None:
     kind = BY_NAME[name]
     grid = GRIDS[kind]
     for weights in (torch.zeros(kind.block, 2), torch.full((kind.block, 2), 1e-12), torch.full((kind.block, 2), 1e30)):
-        frame = grid.open_block(weights)
+        importance = torch.ones(kind.block, 1)
+        frame = grid.open_block(weights, importance)
         for start in range(0, kind.block, grid.group):
-            tried = grid.candidates(weights[start : start + grid.group], frame)
+            tried = grid.candidates(weights[start : start + grid.group], importance[: grid.group], frame)
             assert torch.isfinite(tried.scale).all()
             assert tried.offset is None or torch.isfinite(tried.offset).all()

@@ -173,7 +173,7 @@ def test_channels_that_are_dead_are_the_ones_to_go(config: ModelConfig, keys: di
 def test_compensation_wins(family: str, saved: Callable, tmp_path: Path) -> None:
     checkpoint = saved(family)
     plan = width.plan(checkpoint, 64, None, None, WINDOWS, workspace(tmp_path))
-    windows = torch.randint(0, VOCABULARY, (40, 24), generator=torch.Generator().manual_seed(5))
+    windows = torch.randint(0, VOCABULARY, (120, 24), generator=torch.Generator().manual_seed(5))
     lost = {}
     for compensate in (False, True):
         derived = width.apply(checkpoint, plan, windows, workspace(tmp_path), compensate)

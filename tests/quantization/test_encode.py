@@ -1,64 +1,92 @@
 """Encoding one matrix: the better of two attempts, the same in chunks as whole."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
+from torch import Tensor
 
+from smidgen.calibration.sample import Sample
 from smidgen.numerics import block_types as types
 from smidgen.numerics.decode import decode
-from smidgen.numerics.factor import damage
+from smidgen.numerics.factor import inverse_factor
 from smidgen.quantization.compensate import compensate
-from smidgen.quantization.encode import Metric, encode
+from smidgen.quantization.encode import Encoded, Metric, encode
 
 GENERATOR = torch.Generator().manual_seed(11)
 WEIGHT = torch.randn(40, 64, generator=GENERATOR) * 0.1
 INPUTS = torch.randn(500, 64, generator=GENERATOR) @ torch.randn(64, 64, generator=GENERATOR)
-METRIC = Metric.of(INPUTS.T @ INPUTS / 500)
 
 
-def test_loss_is_that_of_the_stored_bytes() -> None:
+def sample_of(inputs: Tensor, unseen: Tensor) -> Sample:
+    return Sample(inputs.T @ inputs / len(inputs), unseen * max(len(unseen), 1) ** -0.5, len(inputs), float(len(inputs)))
+
+
+SAMPLE = sample_of(INPUTS[:400], INPUTS[400:])
+METRIC = Metric(SAMPLE)
+
+
+def error_of(encoded: Encoded, weight: Tensor) -> Tensor:
+    return decode(encoded.packed, encoded.kind) - weight
+
+
+def test_loss_is_that_of_the_stored_bytes_on_unseen_tokens() -> None:
     encoded = encode([WEIGHT], types.IQ4_NL, METRIC)
-    error = decode(encoded.packed, types.IQ4_NL) - WEIGHT
-    assert encoded.loss == pytest.approx(float(damage(error, METRIC.hessian).sum()))
-    assert encoded.loss == pytest.approx(float((INPUTS @ error.T).square().mean(0).sum()), rel=1e-3)
+    outputs = INPUTS[400:] @ error_of(encoded, WEIGHT).T
+    assert encoded.loss == pytest.approx(float(outputs.square().mean(0).sum()), rel=1e-4)
     assert encoded.compensated and encoded.loss < encoded.rounding_loss
+    assert (encoded.tokens, encoded.effective_tokens) == (400, 400.0)
 
 
 def test_losses_of_many_rows_are_estimated_from_some() -> None:
     weight = torch.randn(1000, 64, generator=GENERATOR) * 0.1
     encoded = encode([weight], types.IQ4_NL, METRIC)
-    error = decode(encoded.packed, types.IQ4_NL) - weight
-    assert encoded.loss == pytest.approx(float(damage(error, METRIC.hessian).sum()), rel=0.1)
+    assert encoded.loss == pytest.approx(float(SAMPLE.damage(error_of(encoded, weight)).sum()), rel=0.1)
     plain = decode(compensate(weight, types.IQ4_NL, METRIC.rounding), types.IQ4_NL) - weight
-    assert encoded.rounding_loss == pytest.approx(float(damage(plain, METRIC.hessian).sum()), rel=0.1)
+    assert encoded.rounding_loss == pytest.approx(float(SAMPLE.damage(plain).sum()), rel=0.1)
 
 
 def test_chunks_of_rows_make_no_difference() -> None:
-    whole, parts = encode([WEIGHT], types.Q5_0, METRIC), encode(WEIGHT.split(7), types.Q5_0, METRIC)
+    whole, parts = encode([WEIGHT], types.Q5_0, METRIC), encode(WEIGHT.split(20), types.Q5_0, METRIC)
     assert torch.equal(whole.packed, parts.packed)
+    assert whole.loss == pytest.approx(parts.loss) and whole.shrinkage == parts.shrinkage
+
+
+def test_what_only_those_who_were_asked_liked_is_not_taken() -> None:
+    """With fewer tokens than columns, compensation as bold as ever wins on them and loses on all others."""
+    few = INPUTS[:40]
+    encoded = encode([WEIGHT], types.Q4_0, Metric(sample_of(few, INPUTS[400:])))
+    bold = compensate(WEIGHT, types.Q4_0, inverse_factor(few.T @ few / 40))
+    plain = compensate(WEIGHT, types.Q4_0, Metric(sample_of(few, INPUTS[400:])).rounding)
+    losses = [float((INPUTS[400:] @ (decode(one, types.Q4_0) - WEIGHT).T).square().sum()) for one in (bold, plain)]
+    assert losses[0] > losses[1] and 100 * encoded.loss <= 1.0001 * losses[1]
 
 
 def test_plain_rounding_is_kept_where_it_is_better() -> None:
     """With the signs of its pushes turned, compensation sends errors where they hurt."""
-    assert METRIC.factor is not None
-    turned = 2 * METRIC.factor.diagonal().diag() - METRIC.factor
-    wrong = Metric(METRIC.hessian, turned, METRIC.rounding)
-    encoded = encode([WEIGHT], types.Q4_0, wrong)
-    assert not encoded.compensated
-    assert torch.equal(encoded.packed, compensate(WEIGHT, types.Q4_0, METRIC.rounding))
 
+    class Wrong(Metric):
+        def factors(self) -> Iterator[tuple[float, Tensor]]:
+            return ((bold, 2 * factor.diagonal().diag() - factor) for bold, factor in super().factors())
 
-def test_a_poor_second_moment_is_only_rounded_with() -> None:
-    metric = Metric.of(METRIC.hessian, compensating=False)
-    encoded = encode([WEIGHT], types.Q4_0, metric)
+    encoded = encode([WEIGHT], types.Q4_0, Wrong(SAMPLE))
     assert not encoded.compensated and encoded.loss == encoded.rounding_loss
     assert torch.equal(encoded.packed, compensate(WEIGHT, types.Q4_0, METRIC.rounding))
 
 
+@pytest.mark.parametrize("judges, compensating", [(0, True), (15, True), (100, False)])
+def test_what_nobody_can_judge_is_only_rounded(judges: int, compensating: bool) -> None:
+    metric = Metric(sample_of(INPUTS[:400], INPUTS[:judges]), compensating=compensating)
+    encoded = encode([WEIGHT], types.Q4_0, metric)
+    assert not encoded.compensated and encoded.loss == encoded.rounding_loss > 0
+    assert torch.equal(encoded.packed, compensate(WEIGHT, types.Q4_0, METRIC.rounding))
+
+
 def test_inputs_that_never_occur_do_no_harm() -> None:
-    hessian = METRIC.hessian.clone()
-    hessian[3], hessian[:, 3] = 0, 0
-    encoded = encode([WEIGHT], types.Q4_0, Metric.of(hessian))
-    error = (decode(encoded.packed, types.Q4_0) - WEIGHT).abs().max()
+    inputs = INPUTS.clone()
+    inputs[:, 3] = 0
+    encoded = encode([WEIGHT], types.Q4_0, Metric(sample_of(inputs[:400], inputs[400:])))
+    error = error_of(encoded, WEIGHT).abs().max()
     assert torch.isfinite(error) and error < WEIGHT.abs().max()
-    nothing = encode([WEIGHT], types.Q4_0, Metric.of(torch.zeros(64, 64)))
-    assert (decode(nothing.packed, types.Q4_0) - WEIGHT).abs().max() < 0.1
+    nothing = encode([WEIGHT], types.Q4_0, Metric(sample_of(torch.zeros(40, 64), torch.zeros(40, 64))))
+    assert error_of(nothing, WEIGHT).abs().max() < 0.1

@@ -16,6 +16,9 @@ DEFAULT = (types.IQ4_NL, types.Q4_K, types.Q5_0, types.Q8_0)
         (288, (types.Q4_K,), (types.Q5_0,)),
         (288, (types.Q5_K,), (types.Q5_1,)),
         (288, (types.Q6_K, types.Q4_K), (types.Q8_0, types.Q5_0)),
+        (288, (types.Q2_K, types.Q3_K, types.IQ4_XS), (types.IQ4_NL,)),
+        (288, (types.Q3_K, types.Q4_K), (types.IQ4_NL, types.Q5_0)),
+        (48, (types.Q2_K,), (types.F16,)),
         (48, (types.Q4_K, types.Q8_0), (types.F16,)),
         (30, DEFAULT, (types.F16,)),
         (30, (types.Q4_K, types.F16), (types.F16,)),
@@ -34,6 +37,10 @@ def test_misfits_name_rows_block_matrices_and_what_they_become() -> None:
     ]
     (line,) = misfits(columns, (types.Q4_K, types.Q8_0))
     assert line.startswith("Rows of 288 do not fit blocks of 256 (Q4_K), so 3 matrices (token_embd, attn_q) can only")
+    assert misfits({"blk.0.attn_q.weight": 288}, (types.Q2_K, types.Q3_K, types.Q4_K)) == [
+        "Rows of 288 do not fit blocks of 256, so 1 matrix (attn_q) cannot be any type to choose from: they become "
+        "IQ4_NL, Q5_0, or stay as they are."
+    ]
     (line,) = misfits({"output.weight": 30}, DEFAULT)
     assert "do not fit blocks of 32 and 256, so 1 matrix (output)" in line and "become F16" in line
 

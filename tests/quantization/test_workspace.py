@@ -10,7 +10,7 @@ from smidgen.numerics import block_types as types
 from smidgen.quantization.encode import Encoded
 from smidgen.quantization.workspace import QuantWorkspace
 
-MATRIX = Encoded(types.Q4_0, torch.arange(36, dtype=torch.uint8).view(2, 18), True, 3.0, 4.0)
+MATRIX = Encoded(types.Q4_0, torch.arange(36, dtype=torch.uint8).view(2, 18), 0.5, 3.0, 4.0, 900, 90.5)
 
 
 def test_parts_come_back(tmp_path: Path) -> None:
@@ -23,6 +23,7 @@ def test_parts_come_back(tmp_path: Path) -> None:
     assert kind is types.Q4_0 and torch.equal(packed, MATRIX.packed)
     outcome = again.outcome("blocks.0.attention.query.weight")
     assert outcome.compensated and (outcome.loss, outcome.rounding_loss) == (3.0, 4.0)
+    assert (outcome.shrinkage, outcome.tokens, outcome.effective_tokens) == (0.5, 900, 90.5)
     place, states = again.load_states()
     assert place == 1 and states is not None and torch.equal(states, torch.ones(2, 3, 4))
     again.finish()

@@ -32,6 +32,7 @@ from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.derived import Changed, Packed, Part
 from smidgen.formats.parts import load_decoder
 from smidgen.model.decoder import Decoder
+from smidgen.model.parameters import is_matrix
 from smidgen.numerics import block_types as types
 from smidgen.numerics.block_types import BlockType
 from smidgen.numerics.decode import as_bytes_tensor
@@ -257,6 +258,18 @@ class _Relative:
 
     def _now(self) -> Float[Tensor, "..."]:
         return torch.addcmul(self._first, self._share, self._size).to(self._dtype).float()
+
+
+def not_trained(checkpoint: Checkpoint) -> list[str]:
+    """A line about the matrices that a `LatticeStudent` leaves as they are, because of their types; or no line."""
+    kinds = [checkpoint.kind(name) for name in checkpoint.names() if is_matrix(name)]
+    fixed = [kind.name for kind in kinds if kind not in GRIDS and kind not in _STORED]
+    if not fixed:
+        return []
+    return [
+        f"{len(fixed)} matrices were not trained, since smidgen cannot train weights of type "
+        f"{', '.join(sorted(set(fixed)))}."
+    ]
 
 
 def stored_rows(checkpoint: Checkpoint, name: str) -> UInt8[Tensor, "rows bytes"]:

@@ -34,6 +34,8 @@ from smidgen.engines.llama_cpp.timed import TimedModel, read_header
 from smidgen.engines.machine import default_threads
 from smidgen.engines.time_limit import TimeLimit
 from smidgen.formats.gguf.contents import parts_of
+from smidgen.formats.gguf.kept import refuse_kv_of
+from smidgen.model.kept import AS_USUAL, KVType
 
 PROMPT_TOKENS = 256
 DECODE_TOKENS = 64
@@ -54,31 +56,38 @@ def measure_speed(
     *,
     contexts: Sequence[int] = CONTEXTS,
     seconds: float | None = None,
+    kv: Sequence[KVType] | None = None,
 ) -> list[SpeedResult]:
     """Measure prompt processing (256 tokens) and decoding (64 tokens) of each model, `repeats` times in turns, half the
     context where that is shorter; then both with prompts of other lengths.
 
     threads: default the physical cores.  loadings: one for each path; default as `run` and `serve` load it.
     contexts: lengths of these prompts, tokens; none if empty.
+    kv: how each keeps keys and values; default f16.
     seconds: about how long all of it may take, loading included; default two minutes, and one more for each GB. It may
     take one round longer.
     Takes about a minute for a model of 270M parameters on two cores, a quarter of that without `contexts`.
-    Raises BadFile or Unsupported for a file that our reader refuses, SmidgenError if llama.cpp does.
+    Raises BadFile or Unsupported for a file that our reader refuses and for one that `kv` does not fit, SmidgenError if
+    llama.cpp refuses it.
     """
     within("repeats", repeats, 1)
     within("seconds", seconds, LEAST_SECONDS, MOST_SECONDS, whole=False)
     threads = threads or default_threads()
     headers = [read_header(path) for path in paths]
+    usual: KVType = AS_USUAL
+    kept = kv or [usual for _ in paths]
+    for path, one in zip(paths, kept, strict=True):
+        refuse_kv_of(path, one)
     loadings = loadings or [choose_loading(parts_of(path)) for path in paths]
     if seconds is None:
         seconds = _SECONDS + _SECONDS_PER_BYTE * sum(part.stat().st_size for path in paths for part in parts_of(path))
-    limit, what = TimeLimit(seconds), list(zip(paths, headers, loadings, strict=True))
+    limit, what = TimeLimit(seconds), list(zip(paths, headers, loadings, kept, strict=True))
 
     @contextmanager
     def start(ctx_size: int) -> Iterator[list[TimedModel]]:
         with ExitStack() as stack:
-            yield [stack.enter_context(TimedModel(path, header, threads, ctx_size, loading))
-                   for path, header, loading in what]  # fmt: skip
+            yield [stack.enter_context(TimedModel(path, header, threads, ctx_size, loading, one_kv))
+                   for path, header, loading, one_kv in what]  # fmt: skip
 
     with start(_CONTEXT) as models, EnergyMeter(models[0].on_gpu) as meter:
         short = _measure_rounds(models, meter, threads, repeats, TimeLimit((0.5 if contexts else 1.0) * limit.left))

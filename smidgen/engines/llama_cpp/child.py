@@ -28,8 +28,9 @@ from smidgen.engines.llama_cpp.loading import Loading, give_back
 from smidgen.engines.llama_cpp.wheel import xllamacpp
 from smidgen.engines.machine import peak_memory, processor_time, resident_memory
 from smidgen.memory import usable_memory
+from smidgen.model.kept import AS_USUAL, KV_TYPES, KVType
 
-_LOADING_SHARE = 0.8  # of the memory that this machine has, or this container may use
+LOADING_SHARE = 0.8  # of the memory that this machine has, or this container may use
 _MEMORY_FOR_REQUESTS = 1 << 30  # bytes beyond what is there after loading; ordinary requests take some megabytes
 _ERRORS, _VERBOSE = 1, 3  # llama.cpp's log levels; from 4 on it would print prompts
 
@@ -44,6 +45,7 @@ class Settings:
     draft, lora: GGUF files that were checked, too.  template: replaces the model's chat template, which llama.cpp then
     never parses; None leaves the model's.  warm_up: run once after loading.  verbose: llama.cpp's own log.
     embeddings: vectors of texts, the mean over their tokens, instead of answers.
+    kv: how keys and values are kept, of the model; its draft keeps float16.
     """
 
     path: str
@@ -60,6 +62,7 @@ class Settings:
     warm_up: bool = False
     verbose: bool = False
     embeddings: bool = False
+    kv: KVType = AS_USUAL
 
     def to_line(self) -> str:
         """As one line of JSON."""
@@ -80,25 +83,25 @@ class Settings:
 def main() -> None:
     """Load the model, say where it answers, and stay until the parent lets go."""
     answers = take_stdout()
-    _end_with_the_parent()
+    end_with_the_parent()
     be_the_first_to_go()
-    limit_private_memory(int(_LOADING_SHARE * usable_memory()))
+    limit_private_memory(int(LOADING_SHARE * usable_memory()))
     settings = Settings.from_line(sys.stdin.readline())
     try:
         server = xllamacpp().Server(_parameters(settings))
     except RuntimeError as error:
-        _answer(answers, {"refused": str(error)})
+        tell(answers, {"refused": str(error)})
         os._exit(1)
     if settings.loading.given_back:
         give_back(Path(file) for file in settings.files)
     limit_private_memory(_private_memory() + _MEMORY_FOR_REQUESTS)
-    _answer(answers, {"address": server.listening_address})
+    tell(answers, {"address": server.listening_address})
     for line in sys.stdin:
         if line == "memory\n":
             resident, parts = resident_memory()
-            _answer(answers, {"resident_bytes": resident, "resident_parts": parts, "peak_ram_bytes": peak_memory()})
+            tell(answers, {"resident_bytes": resident, "resident_parts": parts, "peak_ram_bytes": peak_memory()})
         elif line == "processor\n":
-            _answer(answers, {**processor_time(), "on_gpu": _on_gpu()})
+            tell(answers, {**processor_time(), "on_gpu": _on_gpu()})
     os._exit(0)  # at once: llama.cpp would wait for the requests under way
 
 
@@ -128,6 +131,9 @@ def _parameters(settings: Settings) -> Any:
     if settings.embeddings:
         params.embedding, params.pooling_type = True, wheel.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
         params.n_batch = params.n_ubatch = params.n_ctx  # a text is read in one batch
+    if settings.kv != AS_USUAL:
+        params.cache_type_k = params.cache_type_v = wheel.ggml_type(KV_TYPES[settings.kv].ggml_id)
+        params.flash_attn_type = wheel.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_ENABLED  # values need it
     settings.loading.set_up(params, wheel)
     params.ui = False
     params.endpoint_slots = params.endpoint_metrics = params.endpoint_props = False
@@ -149,7 +155,7 @@ def take_stdout() -> IO[str]:
     return answers
 
 
-def _end_with_the_parent() -> None:
+def end_with_the_parent() -> None:
     """A small process beside this one that ends it when the parent's end of stdin closes.
 
     This process cannot do that itself: while llama.cpp loads, the wheel holds Python's lock.
@@ -199,8 +205,9 @@ def be_the_first_to_go() -> None:
         pass  # other systems have neither
 
 
-def _answer(answers: IO[str], answer: dict[str, Any]) -> None:
-    print(json.dumps(answer), file=answers, flush=True)
+def tell(answers: IO[str], said: dict[str, Any]) -> None:
+    """Send the parent a line of JSON."""
+    print(json.dumps(said), file=answers, flush=True)
 
 
 if __name__ == "__main__":

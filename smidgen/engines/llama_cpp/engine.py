@@ -22,8 +22,10 @@ from smidgen.engines.llama_cpp.reply import Reply, Written
 from smidgen.engines.llama_cpp.server import BUILT_IN_TEMPLATE, DEFAULT_CONTEXT, LlamaServer
 from smidgen.errors import SmidgenError, Unsupported
 from smidgen.formats.gguf.contents import refuse_damaged
+from smidgen.formats.gguf.kept import kept_of
 from smidgen.formats.gguf.reader import GGUFFile
 from smidgen.model.chat import Message, chat_template, chat_templates, render_chat, takes_system_role
+from smidgen.model.kept import AS_USUAL, KeptLayer, KVType
 from smidgen.model.tokenizer import Tokenizer
 
 _LEAST_CONTEXT = 16  # llama.cpp ends its process at next to nothing
@@ -66,7 +68,7 @@ class Facts:
     context_length: positions it was trained for.
     tokenizer: None where it is of a kind that only llama.cpp knows.  foreign: why it is None.
     appends_eos: whether the file asks that texts end in EOS: a trainer left that on, and no answer follows it.
-    metadata: of the file.
+    metadata: of the file.  kept: what each layer keeps of a token.
     """
 
     context_length: int
@@ -74,6 +76,7 @@ class Facts:
     foreign: str | None
     appends_eos: bool
     metadata: Mapping[str, Any]
+    kept: tuple[KeptLayer, ...] = ()
 
     @property
     def has_chat_template(self) -> bool:
@@ -94,6 +97,7 @@ def read_facts(path: Path) -> Facts:
             foreign=foreign,
             appends_eos=file.metadata.get("tokenizer.ggml.add_eos_token") is True,
             metadata=dict(file.metadata),
+            kept=kept_of(file),
         )
 
 
@@ -138,8 +142,9 @@ class LlamaCppEngine(Closing):
     threads: default the physical cores.  parallel: requests at a time, each with the whole context.
     draft: a smaller model of the same vocabulary that proposes tokens: quicker where it guesses well.
     lora: an adapter, as `smidgen tune` writes it to adapter.gguf.
+    kv: how keys and values are kept; q8_0 and q4_0 take less memory (see server.py).
     Raises BadFile or Unsupported for a file that our reader refuses, before llama.cpp sees it, for a draft with another
-    vocabulary and for an adapter of another model.
+    vocabulary, for an adapter of another model, and for a model that `kv` does not fit.
     """
 
     def __init__(
@@ -151,6 +156,7 @@ class LlamaCppEngine(Closing):
         draft: Path | None = None,
         verbose: bool = False,
         lora: Path | None = None,
+        kv: KVType = AS_USUAL,
     ) -> None:
         self.facts = read_facts(path)
         self.ctx_size = choose_context(self.facts, ctx_size)
@@ -166,6 +172,7 @@ class LlamaCppEngine(Closing):
             lora=lora,
             template=BUILT_IN_TEMPLATE,
             verbose=verbose,
+            kv=kv,
         )
 
     def tokenize(self, text: str) -> list[int]:

@@ -15,6 +15,7 @@ from smidgen.engines.llama_cpp.wheel import engine_version
 from smidgen.engines.machine import ProcessorTime, ResidentParts
 from smidgen.errors import SmidgenError, printable
 
+_SERVER = "smidgen.engines.llama_cpp.child"
 _LAST_LINES = 20  # of llama.cpp's messages while it loads
 _LOADING_S, _BYTES_A_SECOND = 300, 10e6  # the longest that loading may take: so long, and reading from a slow disk
 _SIGNALS: dict[int, str] = {
@@ -43,15 +44,17 @@ class Processor(ProcessorTime):
 class EngineProcess(Closing):
     """One running process and the model in it; close it, best with a `with` statement.
 
-    address: `http://127.0.0.1:port`.  Raises SmidgenError where llama.cpp refuses the model or ends while it loads it.
+    module: what runs in it, llama.cpp's server or another that takes `Settings` and answers in lines of JSON.
+    address: of the server, `http://127.0.0.1:port`.
+    Raises SmidgenError where llama.cpp refuses the model or ends while it loads it.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, module: str = _SERVER) -> None:
         self._name = printable(settings.name, 60)
         self._given_up: str | None = None
         self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "smidgen.engines.llama_cpp.child"],
+            [sys.executable, "-P", "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=None if settings.verbose else subprocess.PIPE,
@@ -67,7 +70,7 @@ class EngineProcess(Closing):
         late.daemon = True
         late.start()
         try:
-            answer = self._ask(settings.to_line())
+            answer = self.ask(settings.to_line())
         except BaseException:  # also Ctrl-C while it loads
             self.close()
             raise
@@ -82,16 +85,16 @@ class EngineProcess(Closing):
                 f"{engine_version()} could not start with {self._name} and a context of {settings.ctx_size} tokens: "
                 f"{self._reason()}; --debug shows its log."
             )
-        self.address: str = answer["address"]
+        self.address: str = answer.get("address", "")
 
     def memory(self) -> Memory | None:
         """What it takes now; None if it has ended."""
-        answer = self._ask("memory")
+        answer = self.ask("memory")
         return None if answer is None else Memory(**answer)
 
     def processor(self) -> Processor | None:
         """The processor time that it has had so far; None if it has ended."""
-        answer = self._ask("processor")
+        answer = self.ask("processor")
         return None if answer is None else Processor(**answer)
 
     @property
@@ -133,16 +136,24 @@ class EngineProcess(Closing):
                     pass  # something it no longer reads
         self._messages.join()
 
-    def _ask(self, line: str) -> dict[str, Any] | None:
+    def ask(self, line: str) -> dict[str, Any] | None:
         """The answer to one line; None where the process ends instead."""
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
         try:
             self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
-            answer = self._process.stdout.readline()
         except (BrokenPipeError, ValueError):  # it has ended, or was closed from another thread
             return None
-        return json.loads(answer) if answer else None
+        return self.next_answer()
+
+    def next_answer(self) -> dict[str, Any] | None:
+        """What it answers next, where one line has several answers; None where the process ends instead."""
+        assert self._process.stdout is not None
+        try:
+            answer = self._process.stdout.readline()
+        except ValueError:  # it was closed from another thread
+            return None
+        return json.loads(answer) if answer.endswith("\n") else None  # a line may break off with the process
 
     def _read_messages(self) -> None:
         """Keep the last of llama.cpp's messages, in memory only; a full pipe would stop it."""

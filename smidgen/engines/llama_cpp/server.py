@@ -29,6 +29,8 @@ from smidgen.engines.machine import default_threads
 from smidgen.errors import EngineEnded, SmidgenError, printable
 from smidgen.formats.gguf.adapter import refuse_other_adapter
 from smidgen.formats.gguf.contents import parts_of
+from smidgen.formats.gguf.kept import refuse_kv_of
+from smidgen.model.kept import AS_USUAL, KVType
 
 BUILT_IN_TEMPLATE = "chatml"  # llama.cpp's own, for those who send it no conversations
 DEFAULT_CONTEXT = 4096  # tokens, where the model allows more and nobody asked for more
@@ -48,8 +50,9 @@ class LlamaServer(Closing):
     template: stands in for the model's chat template, which llama.cpp then never sees.
     loading: default as `choose_loading` says (see loading.py): each weight is resident once.
     embeddings: it makes vectors of texts (`/v1/embeddings`) and no answers.
+    kv: how it keeps keys and values; q8_0 and q4_0 take less memory and turn flash attention on.
     The caller has checked the file with `GGUFFile.open`: llama.cpp itself trusts it.
-    Raises SmidgenError if llama.cpp refuses the model or ends while it loads it.
+    Raises SmidgenError if llama.cpp refuses the model or ends while it loads it, Unsupported where `kv` does not fit.
     """
 
     def __init__(
@@ -67,8 +70,10 @@ class LlamaServer(Closing):
         warm_up: bool = False,
         verbose: bool = False,
         embeddings: bool = False,
+        kv: KVType = AS_USUAL,
     ) -> None:
         files = parts_of(path)
+        refuse_kv_of(path, kv)
         path = files[0]  # llama.cpp finds the other parts of a split model beside the first
         if draft is not None:
             draft = usable_draft(path, draft)
@@ -95,6 +100,7 @@ class LlamaServer(Closing):
             warm_up=warm_up,
             verbose=verbose,
             embeddings=embeddings,
+            kv=kv,
         )
         self._patience = _PATIENCE_S + self._settings.bytes / _BYTES_A_SECOND
         self._lock = threading.Lock()

@@ -12,6 +12,7 @@ from smidgen.engines.llama_cpp.process import Memory
 from smidgen.engines.llama_cpp.timed import TimedModel, Timing
 from smidgen.engines.llama_cpp.wheel import engine_version
 from smidgen.engines.machine import ResidentParts, machine_name
+from smidgen.model.kept import KVType
 
 
 class SpeedResult(TypedDict):
@@ -24,6 +25,7 @@ class SpeedResult(TypedDict):
     resident_bytes: memory of the engine's process while it writes: mapped weights that it reads and a context of 512
     tokens included.  resident_parts: of which so much; None where the system does not tell.
     peak_ram_bytes: the most it ever had, which is while it loads.  loading: how it was loaded (see loading.py).
+    kv: how keys and values were kept.
     bytes_per_token: weights read for each token, of a mixture's experts those that are used.
     bandwidth_limit_tokens_per_s: read bandwidth / bytes_per_token.
     seconds: what measuring took, of all models together.
@@ -46,6 +48,7 @@ class SpeedResult(TypedDict):
     resident_parts: ResidentParts | None
     peak_ram_bytes: int
     loading: dict[str, bool]
+    kv: KVType
     bytes_per_token: int
     read_bandwidth_bytes_per_s: float | None
     bandwidth_limit_tokens_per_s: float | None
@@ -138,6 +141,7 @@ def result_of(
         left_out=list(left_out),
         **memory,
         loading=asdict(model.loading),
+        kv=model.kv,
         bytes_per_token=model.header.bytes_per_token,
         read_bandwidth_bytes_per_s=None if reason else bandwidth,
         bandwidth_limit_tokens_per_s=None if reason else limit,

@@ -15,6 +15,7 @@ from smidgen.errors import SmidgenError, printable
 from smidgen.formats.gguf.contents import refuse_damaged
 from smidgen.formats.gguf.reader import GGUFFile
 from smidgen.formats.gguf.traffic import bytes_per_token
+from smidgen.model.kept import AS_USUAL, KVType
 
 _FIRST_ID, _ID_STEP = 1000, 7  # prompt ids: ordinary tokens in every vocabulary of practical size, wrapped in others
 
@@ -75,15 +76,22 @@ class Timing:
 
 
 class TimedModel(Closing):
-    """The engine with one model and a context of `ctx_size` tokens.  load_s: how long it took to start."""
+    """The engine with one model and a context of `ctx_size` tokens, keys and values kept as `kv`.
 
-    def __init__(self, path: Path, header: Header, threads: int, ctx_size: int, loading: Loading) -> None:
+    load_s: how long it took to start.
+    """
+
+    def __init__(
+        self, path: Path, header: Header, threads: int, ctx_size: int, loading: Loading, kv: KVType = AS_USUAL
+    ) -> None:
         self.path, self.header, self.loading = path, header, loading
+        self.kv: KVType = kv
         started = time_limit.now()
         try:
             self._server = LlamaServer(
-                path, ctx_size=ctx_size, threads=threads, loading=loading, warm_up=True, template=BUILT_IN_TEMPLATE
-            )
+                path, ctx_size=ctx_size, threads=threads, loading=loading, warm_up=True, template=BUILT_IN_TEMPLATE,
+                kv=kv,
+            )  # fmt: skip
         except SmidgenError as error:
             raise self._named(error) from error
         self.load_s = time_limit.now() - started

@@ -34,10 +34,10 @@ def parts_of(path: Path) -> list[Path]:
 
 
 def describe(file: GGUFFile) -> tuple[Family, ModelConfig]:
-    """What model a file holds, once it is known to hold exactly that model's parameters, in types that we decode.
+    """What model a file holds, once it is known to hold exactly that model's parameters, in types of weights.
 
     Raises BadFile for missing or absurd metadata and for missing or wrongly shaped tensors, Unsupported for an unknown
-    architecture, features the decoder lacks, tensors it has no use for, and types that it does not decode.
+    architecture, features the decoder lacks, tensors it has no use for, and types that no weights have.
     """
     with said_of(file.path):
         return _describe(file)
@@ -92,10 +92,9 @@ def _describe(file: GGUFFile) -> tuple[Family, ModelConfig]:
     compare_shapes(expected, known, family.name)
     for tensor in tensors.values():
         if tensor.kind not in READABLE:
-            readable = ", ".join(kind.name for kind in READABLE)
             raise Unsupported(
-                f"tensor {tensor.name} has type {tensor.kind.name}; smidgen reads {readable}: get the model in one of "
-                "these"
+                f"tensor {printable(tensor.name)} has type {tensor.kind.name}, which neither smidgen nor llama.cpp "
+                "computes with; convert the model again"
             )
     return family, config
 

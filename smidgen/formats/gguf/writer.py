@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
@@ -104,7 +104,7 @@ def write_gguf(
         for key, value in metadata.items():
             writer.add_key_value(key, value, GGUFValueType(metadata_types[key][0]))
         for plan in tensors:
-            kind = GGMLQuantizationType(plan.kind.ggml_id)
+            kind = cast(GGMLQuantizationType, plan.kind.ggml_id)  # the package writes any number; it lacks new types
             writer.add_tensor_info(plan.name, plan.shape, np.dtype(np.float32), plan.nbytes, raw_dtype=kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()

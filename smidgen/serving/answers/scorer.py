@@ -17,6 +17,7 @@ import anyio
 
 from smidgen.engines.machine import default_threads
 from smidgen.errors import EngineEnded
+from smidgen.model.kept import AS_USUAL, KVType
 from smidgen.serving.refusals import Refusal
 
 _IDLE_S = 300
@@ -34,10 +35,13 @@ class TextScores(NamedTuple):
 
 
 class PromptScorer:
-    """Scores prompts for one model. path: a file that `open_checkpoint` opens.  threads: default the physical cores."""
+    """Scores prompts for one model. path: a file that `open_checkpoint` opens.  threads: default the physical cores.
 
-    def __init__(self, path: Path, threads: int | None = None) -> None:
-        self._settings = {"path": str(path), "threads": threads or default_threads()}
+    kv: how keys and values are kept, as where the model writes.
+    """
+
+    def __init__(self, path: Path, threads: int | None = None, kv: KVType = AS_USUAL) -> None:
+        self._settings = {"path": str(path), "threads": threads or default_threads(), "kv": kv}
         self._turn = asyncio.Lock()
         self._process: asyncio.subprocess.Process | None = None
         self._idle: asyncio.TimerHandle | None = None

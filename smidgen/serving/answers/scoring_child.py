@@ -32,7 +32,7 @@ def main() -> None:
     settings = json.loads(lines.get())
     try:
         with open_checkpoint(settings["path"]) as checkpoint:
-            engine = TorchEngine(checkpoint, settings["threads"])
+            engine = TorchEngine(checkpoint, settings["threads"], kv=settings["kv"])
             while True:
                 _answer(answers, _scores(engine, **json.loads(lines.get())))
     except SmidgenError as error:

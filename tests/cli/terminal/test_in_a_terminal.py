@@ -39,7 +39,7 @@ def questions(saved: Path) -> list[str]:
 
 
 def test_messages_of_several_lines(tiny: Path, cli_environment: dict[str, str]) -> None:
-    asked = words("chat", "tiny.gguf", "-n", "3", "--threads", "1", "--history", "typed.txt")
+    asked = words("chat", "tiny.gguf", "-n", "3", "--threads", "1", "--temperature", "0", "--history", "typed.txt")
     with in_a_terminal(asked, tiny, cli_environment) as session:
         session.wait_for("\x1b[?2004h")
         session.type(PASTE.format("typed\r\nwhile it loads") + "\r")
@@ -87,7 +87,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(tmp_path: Path, cli_environ
 def test_long_lines_and_long_answers_arrive_whole_beside_a_pipe(tiny: Path, cli_environment: dict[str, str]) -> None:
     """With stdout in a pipe (`| tee`) questions are asked on the other way to the terminal."""
     long = "x" * 7093
-    asked = words("chat", "tiny.gguf", "-n", "2", "--threads", "1", "--ctx-size", "4096")
+    asked = words("chat", "tiny.gguf", "-n", "2", "--threads", "1", "--temperature", "0", "--ctx-size", "4096")
     with (tiny / "out.txt").open("wb") as out, in_a_terminal(asked, tiny, cli_environment, out.fileno()) as session:
         session.wait_for(READY)
         session.type(f"{long[:3000]}\r")
@@ -113,10 +113,9 @@ def test_ctrl_c_ends_it_while_it_loads(
         session.type(CTRL_C)
         if command == "chat":
             session.type(CTRL_C + CTRL_D)  # where it had loaded already
-        began = time.monotonic()
-        code, output = session.end()
+        code, _ = session.end()
         assert code in ((130, -signal.SIGINT) if command == "run" else (130, -signal.SIGINT, 0))
-        assert time.monotonic() - began < 30 and session.echoes()
+        assert session.echoes()
 
 
 def test_a_signal_that_ends_it_gives_the_terminal_back(tiny: Path, cli_environment: dict[str, str]) -> None:
@@ -128,8 +127,10 @@ def test_a_signal_that_ends_it_gives_the_terminal_back(tiny: Path, cli_environme
 
 
 def test_head_takes_what_it_wants(tiny: Path, cli_environment: dict[str, str]) -> None:
-    asked = words("run", "tiny.gguf", "--raw", "Hi", "-n", "2000", "--threads", "1", "--quiet")
-    run = subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tiny, env=cli_environment)
+    asked = words("run", "tiny.gguf", "Hi", "-n", "2000", "--threads", "1", "--temperature", "0", "--quiet")
+    run = subprocess.Popen(
+        asked, bufsize=0, pipesize=4096, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tiny, env=cli_environment
+    )  # a pipe that does not take the whole answer
     assert run.stdout is not None and run.stderr is not None
     assert run.stdout.read(1)
     run.stdout.close()

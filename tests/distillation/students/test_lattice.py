@@ -5,15 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from smidgen.distillation.students.lattice import LatticeStudent
+from smidgen.distillation.students.lattice import LatticeStudent, not_trained
 from smidgen.formats.derived import Derived, Packed, Part, write_derived
 from smidgen.formats.opening import open_checkpoint
 from smidgen.formats.parts import load_decoder
 from smidgen.model.parameters import is_matrix
-from smidgen.numerics.block_types import BlockType
+from smidgen.numerics.block_types import TQ2_0, BlockType
 from smidgen.numerics.grids import GRIDS
 from smidgen.numerics.lattice import Lattice
 from smidgen.quantization.compensate import compensate
+from tests.gguf_forms import of_types, plain
 from tests.tiny_models import VOCABULARY, write_gemma3, write_llama
 
 IDS = torch.randint(4, VOCABULARY, (2, 12), generator=torch.Generator().manual_seed(0))
@@ -41,6 +42,17 @@ def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.mark.parametrize("kind", GRIDS, ids=lambda kind: kind.name)
 def test_the_written_file_is_the_trained_model(tiny: Path, kind: BlockType, tmp_path: Path) -> None:
+    train_and_write(tiny, kind, tmp_path)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in GRIDS if kind.block == 256], ids=lambda kind: kind.name)
+def test_so_it_is_where_rows_fit_blocks_of_256(kind: BlockType, tmp_path: Path) -> None:
+    (tmp_path / "wide.gguf").write_bytes(plain().as_bytes())
+    train_and_write(tmp_path / "wide.gguf", kind, tmp_path)
+
+
+def train_and_write(tiny: Path, kind: BlockType, tmp_path: Path) -> None:
+    """With places and units moved at random."""
     with open_checkpoint(quantized(tiny, kind)) as checkpoint, open_checkpoint(tiny) as original:
         student = LatticeStudent(checkpoint, original=original)
         student.prepare()
@@ -95,3 +107,10 @@ def test_only_what_is_to_be_trained_learns(tiny: Path) -> None:
         assert all("norm" in name for name in student.tensors())
         assert student.parts().keys() == student.tensors().keys()
         assert set(student.rates()) == set(student.tensors())
+
+
+def test_matrices_of_types_that_cannot_be_trained_are_named(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "few.gguf").write_bytes(of_types(plain(), {"ffn_down.weight": TQ2_0}).as_bytes())
+    with open_checkpoint(tmp_path / "few.gguf") as some, open_checkpoint(tiny) as none:
+        assert not_trained(some) == ["2 matrices were not trained, since smidgen cannot train weights of type TQ2_0."]
+        assert not_trained(none) == []

@@ -2,18 +2,19 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
-from gguf import GGMLQuantizationType as Kind
 
 from smidgen.engines.llama_cpp.bench import measure_speed
 from smidgen.engines.llama_cpp.draft import usable_draft
 from smidgen.engines.llama_cpp.engine import LlamaCppEngine, Sampling
 from smidgen.errors import BadFile, SmidgenError, Unsupported
 from smidgen.formats.opening import open_checkpoint
-from tests.gguf_forms import Parts, fused, of_types, plain, without_vocabulary, write_parts
+from tests.gguf_forms import Parts, fused, plain, tensors_of, with_tensors, without_vocabulary, write_parts
 from tests.mutated_gguf import ARRAY, STRING, mixture, renamed
 
 GREEDY = Sampling(temperature=0)
+F64_ID = 28  # of ggml
 
 
 def write(parts: Parts, folder: Path, name: str = "model") -> Path:
@@ -38,20 +39,18 @@ def test_fused_attention_and_parts_write_what_the_plain_model_writes(tmp_path: P
     assert usable_draft(tmp_path / "model.gguf", parts[1]) == parts[0]
 
 
-IN_MANY_TYPES = {
-    "attn_q.weight": Kind.IQ3_S, "attn_k.weight": Kind.IQ2_XXS, "attn_v.weight": Kind.IQ1_M,
-    "attn_output.weight": Kind.NVFP4, "ffn_gate.weight": Kind.TQ1_0, "ffn_up.weight": Kind.MXFP4,
-    "ffn_down.weight": Kind.TQ2_0, "token_embd.weight": Kind.IQ3_XXS,
-}  # fmt: skip
-
-
-def test_types_that_we_do_not_decode_run_in_llama_cpp(tmp_path: Path) -> None:
-    path = write(of_types(plain(), IN_MANY_TYPES), tmp_path)
-    written_by(path)
+def test_types_that_no_weights_have_are_refused_by_both(tmp_path: Path) -> None:
+    tensors = tensors_of(plain())
+    name, shape, _, raw = tensors["blk.1.ffn_up.weight"]
+    doubled = np.frombuffer(raw, "<f4").astype("<f8").tobytes()
+    tensors[name] = name, shape, F64_ID, doubled
+    path = write(with_tensors(plain(), list(tensors.values())), tmp_path)
     with pytest.raises(
-        Unsupported, match=r"model\.gguf: tensor .* has type \w+; smidgen reads F32, .*get the model in"
+        Unsupported, match="blk.1.ffn_up.weight has type F64, which neither smidgen nor llama.cpp computes with"
     ):
         open_checkpoint(path)
+    with pytest.raises(BadFile, match="blk.1.ffn_up.weight is stored as F64, which nothing multiplies with"):
+        LlamaCppEngine(path, 64)
 
 
 def test_architectures_that_we_do_not_have_run_in_llama_cpp(tmp_path: Path) -> None:

@@ -188,11 +188,11 @@ def test_a_schema_is_kept_to_wherever_it_stands(engine: LlamaServer, path: str, 
     schema = {"type": "object", "properties": {"name": {"pattern": "^[a-z]{4}$"}}, "required": ["name"]}
     wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     bodies = {
-        "/v1/chat/completions": {"messages": ASKED, "response_format": wanted, "max_tokens": limit},
-        "/v1/completions": {"prompt": "Hi", "response_format": wanted, "max_tokens": limit},
+        "/v1/chat/completions": {"messages": ASKED, "response_format": wanted, "max_tokens": limit, "seed": 1},
+        "/v1/completions": {"prompt": "Hi", "response_format": wanted, "max_tokens": limit, "seed": 1},
         "/v1/responses": {
             "input": "Hi", "text": {"format": {"type": "json_schema", "name": "x", "schema": schema}},
-            "max_output_tokens": limit,
+            "max_output_tokens": limit, "seed": 1,
         },
     }  # fmt: skip
     answer = engine.call(path, read_request(path, bodies[path]).body)
