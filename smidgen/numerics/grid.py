@@ -123,9 +123,9 @@ class Grid(ABC):
         parts = [slice(start, start + number) for start in range(0, len(tried.scale), number)]
         losses = torch.cat([self._losses(weights, importance, tried, part) for part in parts])
         kept = tried.take(losses.topk(min(_KEPT, len(losses)), dim=0, largest=False).indices)
-        for number in range(min(_REFITTED, len(kept.scale))):
-            offset = None if kept.offset is None else kept.offset[number]
-            fitted = self.refit(weights, importance, self._levels(weights, kept.scale[number], offset))
+        for place in range(min(_REFITTED, len(kept.scale))):
+            offset = None if kept.offset is None else kept.offset[place]
+            fitted = self.refit(weights, importance, self._levels(weights, kept.scale[place], offset))
             kept = kept.join(self.store(fitted[0][None], None if fitted[1] is None else fitted[1][None], frame))
         return kept
 

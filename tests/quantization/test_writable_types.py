@@ -6,12 +6,13 @@ from torch import Tensor
 
 from smidgen.calibration.sample import Gathering
 from smidgen.numerics.block_types import BlockType
+from smidgen.numerics.codeword_fields import FORMATS
 from smidgen.numerics.decode import decode
 from smidgen.numerics.grids import GRIDS
 from smidgen.quantization.compensate import compensate
 from smidgen.quantization.encode import Metric, encode
 
-WRITABLE = list(GRIDS)
+WRITABLE = [*GRIDS, *FORMATS]
 WIDTH = 512
 G = torch.Generator().manual_seed(21)
 USUAL = torch.randn(12, WIDTH, generator=G) * 0.05
