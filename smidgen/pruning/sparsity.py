@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from smidgen.calibration.moments import linear_of
+from smidgen.calibration.sample import Sample
 from smidgen.calibration.sequence import Inputs, advance_replacing
 from smidgen.errors import SmidgenError
 from smidgen.formats.checkpoint import Checkpoint
@@ -36,6 +37,9 @@ from smidgen.shapes import Float, Int
 
 Method = Literal["magnitude", "wanda", "sparsegpt"]
 METHODS: tuple[Method, ...] = get_args(Method)
+
+_SHRINKAGES = (0.1, 0.5)  # of H, tried on the tokens that judge
+_DAMPING = 0.001
 
 
 def check(config: ModelConfig, pattern: Pattern) -> None:
@@ -146,5 +150,24 @@ class _Thinner:
         if self._method == "wanda":
             energy = inputs.energy(self._token_weights)
             return {name: wanda(weight, energy, self._pattern) for name, weight in weights.items()}
-        U = inverse_factor(inputs.sample(self._token_weights).moment)
-        return {name: sparsegpt(weight, U, self._pattern) for name, weight in weights.items()}
+        return self._compensated(weights, inputs)
+
+    def _compensated(self, weights: Mapping[str, Tensor], inputs: Inputs) -> dict[str, Tensor]:
+        """By SparseGPT, or by Wanda where compensation loses on the tokens that judge, or none do."""
+        sample, energy = inputs.sample(self._token_weights), inputs.energy(self._token_weights)
+        thinned = {name: wanda(weight, energy, self._pattern) for name, weight in weights.items()}
+        if not sample.can_judge:
+            return thinned
+        least = {name: _lost(thinned[name], weight, sample) for name, weight in weights.items()}
+        for shrinkage in _SHRINKAGES:
+            U = inverse_factor(sample.moment, _DAMPING, shrinkage)
+            for name, weight in weights.items():
+                tried = sparsegpt(weight, U, self._pattern)
+                if (lost := _lost(tried, weight, sample)) < least[name]:
+                    thinned[name], least[name] = tried, lost
+        return thinned
+
+
+def _lost(thinned: Float[Tensor, "out in"], weight: Float[Tensor, "out in"], sample: Sample) -> float:
+    """E[‖ΔW x‖²] of a thinned matrix on the tokens that judge."""
+    return float(sample.damage(thinned - weight).double().sum())

@@ -73,10 +73,10 @@ def _on_all_cores(work: Callable[[Tensor, Tensor], Tensor], *slabs: Sequence[Ten
     For that time torch's own number of threads is 1, in the whole process.
     """
     threads = torch.get_num_threads()
-    if threads == 1 or len(slabs[0]) == 1:
-        return list(map(work, *slabs))
     torch.set_num_threads(1)
     try:
+        if threads == 1 or len(slabs[0]) == 1:
+            return list(map(work, *slabs))
         with ThreadPoolExecutor(threads) as pool:
             return list(pool.map(work, *slabs))
     finally:

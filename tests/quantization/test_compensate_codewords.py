@@ -1,8 +1,7 @@
-"""IQ2 and IQ3 as they are written: against llama.cpp's quantizer, with poor metrics, with weights of every size."""
+"""IQ2 and IQ3 as they are written: better than by llama.cpp's quantizer, and the same by any number of cores."""
 
 import pytest
 import torch
-from torch import Tensor
 
 from smidgen.numerics.block_types import BlockType
 from smidgen.numerics.codeword_fields import FORMATS
@@ -19,58 +18,11 @@ PLAIN = torch.randn(12, COLUMNS, generator=GENERATOR) * 0.05
 KINDS = pytest.mark.parametrize("kind", list(FORMATS), ids=lambda kind: kind.name)
 
 
-def odd_weights() -> dict[str, Tensor]:
-    outlier, empty = PLAIN.clone(), PLAIN.clone()
-    outlier[3, 100] = 1e4
-    empty[:, 256:], empty[5] = 0, 0
-    return {
-        "zero": torch.zeros_like(PLAIN), "constant": torch.full_like(PLAIN, -0.3), "one outlier": outlier,
-        "empty blocks": empty, "below float16": PLAIN * 1e-8, "far below": PLAIN * 1e-30, "beyond float16": PLAIN * 1e8,
-        "one row": PLAIN[:1],
-    }  # fmt: skip
-
-
-def poor_moments() -> dict[str, Tensor]:
-    unseen = HESSIAN.clone()
-    unseen[40:60], unseen[:, 40:60] = 0, 0
-    return {
-        "zero": torch.zeros_like(HESSIAN), "one token": INPUTS[:1].T @ INPUTS[:1], "rank 3": INPUTS[:3].T @ INPUTS[:3],
-        "unseen inputs": unseen, "of every size": torch.logspace(-12, 12, COLUMNS).diag(),
-    }  # fmt: skip
-
-
-def rounding(hessian: Tensor) -> Tensor:
-    diagonal = hessian.diagonal()
-    return diagonal.clamp_min(1e-6 * diagonal.mean().clamp_min(1e-30)).rsqrt()
-
-
 @KINDS
 def test_rounding_loses_less_than_llama_cpps_own(kind: BlockType) -> None:
     ours = decode(compensate(PLAIN, kind, torch.ones(COLUMNS)), kind)
     theirs = decode(as_bytes_tensor(ggml.encoded(PLAIN.numpy(), kind)), kind)
     assert (ours - PLAIN).square().sum() < (theirs - PLAIN).square().sum()
-
-
-@KINDS
-@pytest.mark.parametrize("name", odd_weights())
-def test_no_weights_lose_more_than_zeros_would(kind: BlockType, name: str) -> None:
-    weight = odd_weights()[name]
-    for U in (torch.ones(COLUMNS), inverse_factor(HESSIAN)):
-        found = decode(compensate(weight, kind, U), kind)
-        assert found.isfinite().all()
-        error, metric = (found - weight).double(), HESSIAN.double() if U.dim() == 2 else torch.eye(COLUMNS).double()
-        lost = (error @ metric * error).sum(1)
-        assert (lost <= (weight.double() @ metric * weight).sum(1) * (1 + 1e-6)).all()
-
-
-@KINDS
-@pytest.mark.parametrize("name", poor_moments())
-def test_poor_moments_are_survived(kind: BlockType, name: str) -> None:
-    hessian = poor_moments()[name]
-    for U in (rounding(hessian), inverse_factor(hessian)):
-        found = decode(compensate(PLAIN, kind, U), kind)
-        assert found.isfinite().all()
-        assert (found - PLAIN).square().mean() < PLAIN.square().mean()
 
 
 @KINDS
