@@ -153,7 +153,8 @@ def _save_ends(workspace: QuantWorkspace, ends: Mapping[str, Sample]) -> None:
 
 def _load_ends(workspace: QuantWorkspace) -> dict[str, Sample]:
     tensors, notes = workspace.load_tensors("ends"), workspace.notes("ends")
-    return {
-        name: Sample(*(tensors[f"{name}:{part}"] for part in _TENSORS), *json.loads(note))
-        for name, note in notes.items()
-    }
+    ends: dict[str, Sample] = {}
+    for name, note in notes.items():
+        moment, judges = (tensors[f"{name}:{part}"] for part in _TENSORS)
+        ends[name] = Sample(moment, judges, *json.loads(note))
+    return ends

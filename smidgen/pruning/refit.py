@@ -72,7 +72,7 @@ def refit(
     """
     original = embed(checkpoint, windows)
     pruned = original.clone() if channels is None else original[..., channels]
-    aside = kept_aside(*windows.shape, _KEPT_ASIDE)
+    aside = kept_aside(len(windows), windows.shape[1], _KEPT_ASIDE)
     changed: dict[str, Changed] = {}
     for layer in range(kept[0]):
         advance(load_block(checkpoint, layer), original)

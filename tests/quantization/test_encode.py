@@ -19,7 +19,8 @@ INPUTS = torch.randn(500, 64, generator=GENERATOR) @ torch.randn(64, 64, generat
 
 
 def sample_of(inputs: Tensor, unseen: Tensor) -> Sample:
-    return Sample(inputs.T @ inputs / len(inputs), unseen * max(len(unseen), 1) ** -0.5, len(inputs), float(len(inputs)))
+    judges = unseen * max(len(unseen), 1) ** -0.5
+    return Sample(inputs.T @ inputs / len(inputs), judges, len(inputs), float(len(inputs)))
 
 
 SAMPLE = sample_of(INPUTS[:400], INPUTS[400:])

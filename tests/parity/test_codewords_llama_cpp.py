@@ -1,0 +1,37 @@
+"""A model whose matrices smidgen wrote as IQ2 and IQ3 computes in llama.cpp as it does here."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from smidgen.numerics.block_types import BY_NAME
+from smidgen.quantization.compensate import compensate
+from tests.gguf_forms import plain, tensors_of, with_tensors
+from tests.parity.test_decoder_llama_cpp import LlamaCpp, log_probabilities
+from tests.tiny_models import VOCABULARY
+
+KINDS = {
+    "attn_q.weight": "IQ2_XS", "attn_k.weight": "IQ2_XXS", "attn_v.weight": "IQ3_S", "attn_output.weight": "IQ2_S",
+    "ffn_gate.weight": "IQ3_XXS", "ffn_up.weight": "IQ2_XS", "ffn_down.weight": "IQ3_S", "token_embd.weight": "IQ3_XXS",
+    "output.weight": "IQ2_S",
+}  # fmt: skip
+
+
+def test_what_is_written_computes_as_in_llama_cpp(tmp_path: Path) -> None:
+    tensors = []
+    for name, (_, shape, kind, raw) in tensors_of(plain()).items():
+        new = next((BY_NAME[KINDS[ending]] for ending in KINDS if name.endswith(ending)), None)
+        if new is not None:
+            weight = torch.from_numpy(np.frombuffer(raw, "<f4").reshape(-1, shape[0]).copy())
+            kind, raw = new.ggml_id, compensate(weight, new, torch.ones(shape[0])).numpy().tobytes()
+        tensors.append((name, shape, kind, raw))
+    path = tmp_path / "model.gguf"
+    path.write_bytes(with_tensors(plain(), tensors).as_bytes())
+    generator = torch.Generator().manual_seed(1)
+    prompts = [torch.randint(4, VOCABULARY, (length,), generator=generator).tolist() for length in (1, 20)]
+    theirs = LlamaCpp(path, context=64)
+    for ids, ours in zip(prompts, log_probabilities(path, prompts), strict=True):
+        tokens, scores = theirs.likeliest(ids, VOCABULARY)
+        difference = ours[tokens] - scores
+        print(difference.std(), scores.std(), difference.abs().max())
