@@ -6,7 +6,8 @@ smaller vocabulary costs comes from `pruning.vocabulary`, in nats per token too:
 where its tokens have to be spelled in others. So the two compete for the same bytes, and the least sum wins.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,7 @@ _KEEP = "keep"
 _STEP = {"step": "quantize", "smidgen": __version__}
 _TOKEN_BYTES = 8 + 4 + 4  # of a token in the header, beside its text: length, score, kind
 _MOST_SIZES = 24  # vocabularies that are compared
+_REACH = 0.6, 3.0  # times the average bits of a weight: types beyond are never chosen
 
 
 @dataclass(frozen=True)
@@ -109,10 +111,38 @@ def refuse_impossible(checkpoint: Checkpoint, budget: int, types: Sequence[Block
         )
 
 
-def misfitting(checkpoint: Checkpoint, types: Sequence[BlockType]) -> list[str]:
-    """Which matrices can have none of `types`, or not the smallest, since their rows do not fit: lines for people."""
+def within_reach(checkpoint: Checkpoint, types: Sequence[BlockType], budget: int) -> tuple[BlockType, ...]:
+    """Those of `types` that a file of `budget` bytes can want, so that the others need no survey.
+
+    Bits are best spread rather evenly: what lies far from the average is never chosen. Where a vocabulary may be
+    trimmed there are more bits for what stays, so the types above are kept up to a wide margin.
+    """
     tensors = checkpoint.file.tensors
-    return misfits({tensor: tensors[tensor].shape[-1] for tensor in matrices(checkpoint)}, types)
+    weights = sum(math.prod(tensors[name].shape) for name in matrices(checkpoint))
+    average = 8 * (budget - _fixed_bytes(checkpoint)) / weights
+    low, high = _REACH
+    near = tuple(kind for kind in types if low * average <= kind.bits_per_weight <= high * average)
+    return near if near and smallest_size(checkpoint, near) <= budget else tuple(types)
+
+
+def misfitting(checkpoint: Checkpoint, types: Sequence[BlockType], among: Collection[str] | None = None) -> list[str]:
+    """Which matrices can have none of `types`, or not the smallest, since their rows do not fit: lines for people.
+
+    among: tensors of the file to look at; None for all.
+    """
+    tensors = checkpoint.file.tensors
+    named = [tensor for tensor in matrices(checkpoint) if among is None or tensor in among]
+    return misfits({tensor: tensors[tensor].shape[-1] for tensor in named}, types)
+
+
+def at_the_bottom(checkpoint: Checkpoint, choices: Sequence[Choice], types: Sequence[BlockType]) -> set[str]:
+    """Tensors that have the smallest type which their rows allow: only there does a misfit matter."""
+    found: set[str] = set()
+    for choice in choices:
+        offered = fitting_types(checkpoint.file.tensors[choice.name].shape[-1], types)
+        if offered and choice.kind.bits_per_weight <= min(kind.bits_per_weight for kind in offered):
+            found.add(choice.name)
+    return found
 
 
 def _why(checkpoint: Checkpoint, types: Sequence[BlockType]) -> str:

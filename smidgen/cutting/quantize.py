@@ -15,7 +15,7 @@ from torch import Tensor
 
 from smidgen.calibration.sample import Sample
 from smidgen.calibration.walk import StateShelf
-from smidgen.cutting.plan import Choice, choose, layout, misfitting, refuse_impossible
+from smidgen.cutting.plan import Choice, at_the_bottom, choose, layout, misfitting, refuse_impossible, within_reach
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.gguf.writer import write_gguf
 from smidgen.numerics.block_types import BlockType
@@ -119,9 +119,10 @@ def plan_types(
     Raises BudgetError, before any work, where there are none.
     """
     refuse_impossible(checkpoint, budget, kinds)
-    surveyed = surveyed_model(checkpoint, windows, kinds, seed, workspace)
+    surveyed = surveyed_model(checkpoint, windows, within_reach(checkpoint, kinds, budget), seed, workspace)
     chosen = choose(checkpoint, surveyed.damage, budget)
-    return Quantization(checkpoint, chosen, surveyed, windows, workspace, misfitting(checkpoint, kinds))
+    told = misfitting(checkpoint, kinds, at_the_bottom(checkpoint, chosen, kinds))
+    return Quantization(checkpoint, chosen, surveyed, windows, workspace, told)
 
 
 def surveyed_model(

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from smidgen.calibration.walk import StateShelf
-from smidgen.cutting.plan import VocabularyChoice, compare_vocabularies
+from smidgen.cutting.plan import VocabularyChoice, compare_vocabularies, within_reach
 from smidgen.cutting.quantize import PLANNED_DAMAGE
 from smidgen.cutting.recipe import CutOptions
 from smidgen.data.drawing import Used, draw
@@ -157,7 +157,8 @@ def _best_with_bits(material: Material, checkpoint: Checkpoint, ranking: vocabul
     damage = material.workspace.load_json(PLANNED_DAMAGE)
     if damage is None:
         shelf, windows = StateShelf(material.workspace.folder), material.windows(checkpoint)
-        damage = survey(checkpoint, windows, material.options.seed, shelf, material.options.kinds).damage
+        kinds = within_reach(checkpoint, material.options.kinds, material.room)
+        damage = survey(checkpoint, windows, material.options.seed, shelf, kinds).damage
         material.workspace.save_json(PLANNED_DAMAGE, damage)
     choices = compare_vocabularies(checkpoint, ranking, damage, material.room, material.options.kinds)
     say(_comparison(choices))

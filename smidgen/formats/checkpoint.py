@@ -201,9 +201,20 @@ class Checkpoint(Closing):
         for part in _parts(len(numbers), max(1, _CHUNK_BYTES // kind.row_bytes(self.shape(name)[-1]))):
             result[part] = decode(torch.from_numpy(self._packed_rows(name, numbers[part])), kind)
             if not math.isfinite(result[part].sum()):
-                what = f"{printable(self.path)}: {self.layout.places[name].tensor} holds values that are not finite"
-                raise BadFile(f"{what} numbers; the file is damaged or was badly converted: get it again")
+                self._refuse_unfinite(name, result[part], numbers[part])
         return result.add_(offset) if offset else result
+
+    def _refuse_unfinite(self, name: str, rows: Float[Tensor, "rows cols"], numbers: np.ndarray) -> None:
+        """Raises BadFile with the place of the first value that is no finite number. (A sum of large ones may be.)"""
+        places = (~rows.isfinite()).nonzero()
+        if len(places):
+            row, column = (int(one) for one in places[0])
+            at = f"[{column}]" if len(self.shape(name)) == 1 else f"[{numbers[row]}, {column}]"
+            found = f"the first {float(rows[row, column])} at {at}"
+            raise BadFile(
+                f"{printable(self.path)}: {self.layout.places[name].tensor} holds values that are not finite numbers, "
+                f"{found}; the file is damaged or was badly converted: get it again"
+            )
 
 
 def _parts(total: int, size: int) -> Iterator[slice]:

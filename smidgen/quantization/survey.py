@@ -1,7 +1,8 @@
 """What each tensor would cost in each type, measured before anything is decided.
 
 A sample of each matrix's rows is really encoded: rounded in every type that its rows allow, and compensated, as the cut
-will do it, in one. What compensation gains is about the same for all types (LOG.md). The loss of these rows, weighted
+will do it, in one of few bits and in one of more. What compensation gains is about the same for types of a kind
+(LOG.md). The loss of these rows, weighted
 by how much the model's prediction depends on each output (`calibration.gradients`), gives the damage in nats of KL
 divergence per token:
 
@@ -45,7 +46,11 @@ from smidgen.shapes import Bool, Float, Int
 
 #: What a cut chooses from unless told otherwise; llama.cpp reads them all. Q4_0 and Q4_1 can be asked for but are not
 #: worth a survey: IQ4_NL has Q4_0's bytes, and did less damage than either in every matrix of the blocks (LOG.md).
-TARGET_TYPES = (types.IQ4_NL, types.Q4_K, types.Q5_0, types.Q5_K, types.Q5_1, types.Q6_K, types.Q8_0)
+TARGET_TYPES = (
+    types.IQ2_XXS, types.IQ2_XS, types.IQ2_S, types.Q2_K, types.IQ3_XXS, types.IQ3_S, types.Q3_K, types.IQ4_XS,
+    types.IQ4_NL, types.Q4_K, types.Q5_0, types.Q5_K, types.Q5_1, types.Q6_K, types.Q8_0,
+)  # fmt: skip
+_FEW_BITS = 4.0  # types below gain something else from compensation than those above
 _SAMPLED_ROWS = 128
 
 
@@ -146,18 +151,19 @@ def _damages(
     if not fitting:
         return {}
     rounded = dict.fromkeys(fitting, 0.0)
-    smallest = min(fitting, key=lambda kind: kind.bits_per_weight)
-    errors: list[tuple[Tensor, Tensor]] = []  # of the smallest type, for each run: rounded and compensated
+    classes = [[kind for kind in fitting if (kind.bits_per_weight < _FEW_BITS) is few] for few in (True, False)]
+    tried = {min(kinds, key=lambda kind: kind.bits_per_weight): kinds for kinds in classes if kinds}
+    errors: dict[BlockType, list[tuple[Tensor, Tensor]]] = {kind: [] for kind in tried}  # rounded and compensated
     for run, columns in zip(runs, rows.split(len(runs[0].moment), dim=1), strict=True):
         columns, metric = columns.contiguous(), Metric(run)
+        factor = next((factor for _, factor in metric.factors()), metric.rounding)
         for kind in fitting:
             error = _error(columns, kind, metric.rounding)
             rounded[kind] += float(importance @ damage(error, run.moment))
-            if kind is smallest:
-                factor = next((factor for _, factor in metric.factors()), metric.rounding)
-                errors.append((error, _error(columns, kind, factor)))
-    gain = _gain(errors, importance, runs)
-    return {kind.name: 0.5 * gain * loss for kind, loss in rounded.items()}
+            if kind in tried:
+                errors[kind].append((error, _error(columns, kind, factor)))
+    gains = {kind: _gain(errors[one], importance, runs) for one, alike in tried.items() for kind in alike}
+    return {kind.name: 0.5 * gains[kind] * loss for kind, loss in rounded.items()}
 
 
 def _gain(

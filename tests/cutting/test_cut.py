@@ -207,7 +207,12 @@ def test_weights_that_are_no_numbers_are_refused(folder: Path) -> None:
     model = write_model(folder / "tiny.gguf", "gemma3", GEMMA3_KEYS, tensors)
     refused = run(cut_arguments(model, 140_000, "out", "--quiet"))
     assert refused.code == 2 and refused.err.count("\n") == 1
-    assert "blk.1.ffn_norm.weight holds values that are not finite" in refused.err
+    assert "blk.1.ffn_norm.weight holds values that are not finite numbers, the first nan at [0]; " in refused.err
+    tensors = gguf_tensors(random_decoder(GEMMA3_CONFIG))
+    tensors["blk.1.ffn_up.weight"][5, 7] = float("inf")
+    model = write_model(folder / "tiny.gguf", "gemma3", GEMMA3_KEYS, tensors)
+    refused = run(cut_arguments(model, 140_000, "out", "--quiet"))
+    assert refused.code == 2 and "blk.1.ffn_up.weight holds" in refused.err and "inf at [5, 7]" in refused.err
 
 
 @pytest.mark.parametrize(

@@ -34,4 +34,6 @@ def test_what_is_written_computes_as_in_llama_cpp(tmp_path: Path) -> None:
     for ids, ours in zip(prompts, log_probabilities(path, prompts), strict=True):
         tokens, scores = theirs.likeliest(ids, VOCABULARY)
         difference = ours[tokens] - scores
-        print(difference.std(), scores.std(), difference.abs().max())
+        # llama.cpp rounds activations to 8 bits in blocks of 256, which here moves scores by a sixth of their spread.
+        # Another model's would differ by more than the whole of it.
+        assert difference.std() < 0.25 * scores.std()

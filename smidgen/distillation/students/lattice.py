@@ -28,6 +28,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from smidgen.distillation.students.codewords import OnCodewords
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.derived import Changed, Packed, Part
 from smidgen.formats.parts import load_decoder
@@ -35,6 +36,7 @@ from smidgen.model.decoder import Decoder
 from smidgen.model.parameters import is_matrix
 from smidgen.numerics import block_types as types
 from smidgen.numerics.block_types import BlockType
+from smidgen.numerics.codeword_fields import FORMATS
 from smidgen.numerics.decode import as_bytes_tensor
 from smidgen.numerics.grids import GRIDS
 from smidgen.numerics.lattice import Lattice
@@ -81,16 +83,18 @@ class LatticeStudent:
     ) -> None:
         self._relative_rate = relative_rate
         self._decoder = load_decoder(checkpoint)
-        self._learners: dict[str, _OnLattice | _Relative] = {}
+        self._learners: dict[str, _OnLattice | OnCodewords | _Relative] = {}
         some = rows or {}
         if "embedding.weight" in some:
             self._decoder.embedding.sparse = True
         for name, parameter in self._decoder.named_parameters():
             kind = checkpoint.kind(name)
-            learns = (trained is None or trained(name)) and (kind in GRIDS or kind in _STORED)
+            learns = (trained is None or trained(name)) and _is_trained(kind)
             parameter.requires_grad_(learns)
             if learns and kind in GRIDS and parameter.dim() > 1:
                 self._learners[name] = _OnLattice(checkpoint, name, original, some.get(name))
+            elif learns and kind in FORMATS:
+                self._learners[name] = OnCodewords(stored_rows(checkpoint, name), kind)
             elif learns:
                 self._learners[name] = _Relative(parameter.detach(), kind)
 
@@ -110,8 +114,8 @@ class LatticeStudent:
     def rates(self) -> dict[str, float]:
         """Factors on the learning rate."""
 
-        def rate(learner: _OnLattice | _Relative, suffix: str, tensor: Tensor) -> float:
-            if isinstance(learner, _OnLattice):
+        def rate(learner: _OnLattice | OnCodewords | _Relative, suffix: str, tensor: Tensor) -> float:
+            if isinstance(learner, (_OnLattice, OnCodewords)):
                 return self._relative_rate if suffix else 1.0
             return self._relative_rate * (_OF_FREE_MATRICES if tensor.dim() > 1 else 1)
 
@@ -263,13 +267,17 @@ class _Relative:
 def not_trained(checkpoint: Checkpoint) -> list[str]:
     """A line about the matrices that a `LatticeStudent` leaves as they are, because of their types; or no line."""
     kinds = [checkpoint.kind(name) for name in checkpoint.names() if is_matrix(name)]
-    fixed = [kind.name for kind in kinds if kind not in GRIDS and kind not in _STORED]
+    fixed = [kind.name for kind in kinds if not _is_trained(kind)]
     if not fixed:
         return []
     return [
         f"{len(fixed)} matrices were not trained, since smidgen cannot train weights of type "
         f"{', '.join(sorted(set(fixed)))}."
     ]
+
+
+def _is_trained(kind: BlockType) -> bool:
+    return kind in GRIDS or kind in FORMATS or kind in _STORED
 
 
 def stored_rows(checkpoint: Checkpoint, name: str) -> UInt8[Tensor, "rows bytes"]:

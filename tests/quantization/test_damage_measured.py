@@ -1,0 +1,115 @@
+"""The survey's damages against measured KL divergence: one matrix at a time really encoded, in every family.
+
+Nothing here knows how a damage is estimated. The text is short, so both sides look at the same one: what is tested is
+the estimate, not how much one text is like another.
+"""
+
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from smidgen.calibration import gradients
+from smidgen.calibration.gradients import survey_blocks
+from smidgen.calibration.moments import linear_of
+from smidgen.calibration.sequence import Inputs, advance_replacing
+from smidgen.calibration.walk import StateShelf
+from smidgen.formats.checkpoint import Checkpoint
+from smidgen.formats.opening import open_checkpoint
+from smidgen.formats.parts import embed, load_block, load_decoder
+from smidgen.model.decoder import Decoder
+from smidgen.numerics.block_types import Q5_0
+from smidgen.numerics.decode import decode
+from smidgen.progress import Task
+from smidgen.quantization.encode import Metric, encode
+from smidgen.quantization.survey import Survey, survey
+from tests.family_models import FAMILY_MODELS, VOCABULARY, save_folder, save_tokenizer, strengthen
+
+WINDOWS = torch.randint(0, VOCABULARY, (32, 24), generator=torch.Generator().manual_seed(1))
+ENDS = ("embedding.weight", "head.weight")
+
+
+def shelf(folder: Path) -> StateShelf:
+    folder.mkdir()
+    return StateShelf(folder)
+
+
+def encoded(checkpoint: Checkpoint, found: Survey) -> dict[str, Tensor]:
+    """Every matrix as Q5_0 would leave it, each with the inputs that it has in the original."""
+    changed: dict[str, Tensor] = {}
+    states = embed(checkpoint, WINDOWS)
+    for index in range(len(checkpoint.config.layers)):
+        block = load_block(checkpoint, index)
+
+        def keep(names: tuple[str, ...], inputs: Inputs, index: int = index, block=block) -> None:
+            for name in names:
+                full = f"blocks.{index}.{name}.weight"
+                metric = Metric(inputs.sample(found.token_weights[full]))
+                changed[full] = decode(encode([linear_of(block, name).weight], Q5_0, metric).packed, Q5_0)
+
+        advance_replacing(block, states, keep)
+    for name, sample in found.ends.items():
+        changed[name] = decode(encode([checkpoint.tensor(name)], Q5_0, Metric(sample)).packed, Q5_0)
+    return changed
+
+
+def log_probabilities(logits: Tensor) -> Tensor:
+    return logits[:, :-1].double().log_softmax(-1)
+
+
+def divergence(p: Tensor, q: Tensor) -> float:
+    """Mean KL of log-probabilities, in nats per token."""
+    return float((p.exp() * (p - q)).sum(-1).mean())
+
+
+def measured(decoder: Decoder, name: str, weight: Tensor) -> float:
+    """KL of the model with one matrix changed."""
+    parameter, before = decoder.get_parameter(name), log_probabilities(decoder(WINDOWS))
+    original, parameter.data = parameter.data, weight
+    after = log_probabilities(decoder(WINDOWS))
+    parameter.data = original
+    return divergence(before, after)
+
+
+@pytest.fixture(scope="module")
+def damages(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, tuple[float, float]]]:
+    """Of a family: matrix → expected and measured damage; made once."""
+    made: dict[str, dict[str, tuple[float, float]]] = {}
+
+    def get(family: str) -> dict[str, tuple[float, float]]:
+        if family not in made:
+            folder = tmp_path_factory.mktemp(family)
+            save_folder(family, folder)
+            with open_checkpoint(folder) as checkpoint:
+                found = survey(checkpoint, WINDOWS, 0, shelf(folder / "shelf"), (Q5_0,))
+                with torch.no_grad():
+                    decoder = load_decoder(checkpoint)
+                    made[family] = {
+                        name: (found.damage[name]["Q5_0"], measured(decoder, name, weight))
+                        for name, weight in encoded(checkpoint, found).items()
+                    }
+        return made[family]
+
+    return get
+
+
+@pytest.mark.parametrize("family", FAMILY_MODELS)
+def test_what_was_expected_is_what_is_measured(family: str, damages: Callable) -> None:
+    """Of each family all in all, of each role over its layers, and of every single matrix."""
+    roles: dict[str, list[tuple[float, float]]] = {}
+    for name, pair in damages(family).items():
+        roles.setdefault(name.split(".")[-2], []).append(pair)
+        assert 0.5 < pair[0] / pair[1] < 2, name
+    ratios = {role: ratio(pairs) for role, pairs in roles.items()}
+    print(family, {role: round(one, 2) for role, one in ratios.items()})
+    assert all(0.65 < one < 1.4 for one in ratios.values()), ratios
+    assert 0.8 < ratio(list(damages(family).values())) < 1.2
+
+
+def ratio(pairs: list[tuple[float, float]]) -> float:
+    """Of what was expected to what was measured, in sum."""
+    expected, found = zip(*pairs, strict=True)
+    return sum(expected) / sum(found)
