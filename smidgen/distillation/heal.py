@@ -29,7 +29,7 @@ from smidgen.distillation.loop.metrics import peak_operations, training_operatio
 from smidgen.distillation.loop.trainer import Trainer, TrainingOptions, TrainingResult
 from smidgen.distillation.objectives.losses import DistillObjective
 from smidgen.distillation.objectives.sampled_head import SampledHeadObjective, frequent_tokens
-from smidgen.distillation.students.lattice import LatticeStudent, careful_rate
+from smidgen.distillation.students.lattice import LatticeStudent, careful_rate, trains_on_lattice
 from smidgen.distillation.students.lora import Adapted, LoraOptions
 from smidgen.distillation.students.trainee import Objective, Trainee
 from smidgen.distillation.teachers.remembering import RememberingTeacher
@@ -225,7 +225,7 @@ def _trainee(student: Checkpoint, rows: Mapping[str, Tensor], relative_rate: flo
             student, lambda name: name not in rows or student.kind(name) in GRIDS, rows=rows,
             relative_rate=relative_rate,
         )  # fmt: skip
-    if 4 * student.parameters > spare or any(student.kind(name) in GRIDS for name in student.names()):
+    if 4 * student.parameters > spare or any(trains_on_lattice(student.kind(name)) for name in student.names()):
         raise SmidgenError(
             f"Healing {printable(student.path.name)} takes about {whole / 1e9:.0f} GB of memory, more than this "
             "machine has to spare. Leave out --heal, or heal on a larger machine (smidgen distill)."

@@ -30,7 +30,7 @@ from smidgen.distillation.objectives.matching import (
     layers_alike,
 )
 from smidgen.distillation.students.fresh import Beginning, FreshPlan, FreshShape, fresh_student, misfits, plan_fresh
-from smidgen.distillation.students.lattice import LatticeStudent
+from smidgen.distillation.students.lattice import LatticeStudent, trains_on_lattice
 from smidgen.distillation.students.trainee import Objective, Plain, Trainee
 from smidgen.distillation.teachers.cache import CachedTeacher, CacheOptions, cache_teacher, steps_cached
 from smidgen.distillation.teachers.live import LiveTeacher, Teacher
@@ -49,7 +49,6 @@ from smidgen.formats.workspace import Workspace
 from smidgen.model.config import ModelConfig
 from smidgen.model.tokenizer import Tokenizer
 from smidgen.model.tokenizers.respelling import Respelling
-from smidgen.numerics.grids import GRIDS
 from smidgen.numerics.precision import is_quick
 from smidgen.publishing.companions import WORK
 from smidgen.shell import path_of
@@ -137,7 +136,7 @@ class Lesson:
     ) -> None:
         self.taught_by, self.begun_as, self.plan, self.options = teacher, student, plan, options
         self.config: ModelConfig = student.config if plan is None else plan.config
-        self.quantized = plan is None and any(student.kind(name) in GRIDS for name in student.names())
+        self.quantized = plan is None and any(trains_on_lattice(student.kind(name)) for name in student.names())
         self.tokenizer = Tokenizer.from_gguf(student.tokenizer_metadata)
         self._teachers_tokenizer = Tokenizer.from_gguf(teacher.tokenizer_metadata)
         self.misfits = [] if plan is None else misfits(plan, teacher.config)

@@ -23,7 +23,7 @@ import torch
 from smidgen.bounds import MOST, MOST_THREADS, MOST_WORKERS, several, within
 from smidgen.distillation.loop.trainer import Trainer, TrainingOptions, TrainingResult
 from smidgen.distillation.objectives.losses import LanguageObjective
-from smidgen.distillation.students.lattice import LatticeStudent, careful_rate, not_trained
+from smidgen.distillation.students.lattice import LatticeStudent, careful_rate, not_trained, trains_on_lattice
 from smidgen.distillation.students.lora import Adapted, LoraOptions
 from smidgen.distillation.students.trainee import Plain, Trainee
 from smidgen.distillation.team.team import Team, joined, started_again, writer_first
@@ -36,7 +36,6 @@ from smidgen.formats.hub.catalogue import MODEL_FILE, ModelName, model_word
 from smidgen.formats.opening import open_checkpoint, open_model
 from smidgen.formats.parts import load_decoder
 from smidgen.formats.workspace import Workspace
-from smidgen.numerics.grids import GRIDS
 from smidgen.numerics.precision import is_quick
 from smidgen.owned import settle
 from smidgen.progress import say
@@ -266,7 +265,7 @@ class _Tuning:
     def _trainee(self) -> Trainee:
         checkpoint, options = self._checkpoint, self._options
         if options.full:
-            quantized = any(checkpoint.kind(name) in GRIDS for name in checkpoint.names())
+            quantized = any(trains_on_lattice(checkpoint.kind(name)) for name in checkpoint.names())
             return LatticeStudent(checkpoint) if quantized else Plain(load_decoder(checkpoint))
         if options.adapter is not None:
             adapter = read_adapter(options.adapter, checkpoint)

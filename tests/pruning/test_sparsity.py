@@ -7,11 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from smidgen.calibration.sequence import Inputs
 from smidgen.engines.torch import TorchEngine
 from smidgen.errors import SmidgenError
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.derived import Changed, Derived, write_derived
 from smidgen.formats.opening import open_checkpoint
+from smidgen.formats.parts import load_block
 from smidgen.formats.workspace import Workspace
 from smidgen.model.parameters import block_linears
 from smidgen.numerics.factor import inverse_factor
@@ -115,6 +117,22 @@ def test_inputs_that_never_occur() -> None:
     x[:, ::2] = 0
     thinned = sparsegpt(weight, inverse_factor(x.T @ x / len(x)), Pattern.parse("50%"))
     assert torch.isfinite(thinned).all() and (thinned[:, ::2] == 0).double().mean() > 0.9
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_tokens_that_judge_decide_whether_to_compensate(alike: bool, tmp_path: Path) -> None:
+    """What the tokens that are fitted to say of two inputs is not made use of where those that judge say another."""
+    x, judging, pattern = random(400, 64, seed=5), torch.arange(400) >= 300, Pattern.parse("50%")
+    together, signs = 5 * random(1, 64, seed=6), random(1, 64, seed=8).sign()
+    x += torch.where(judging[:, None], together if alike else together * signs, together) * random(400, 1, seed=7)
+    with open_checkpoint(write_llama(tmp_path / "dense.gguf")) as dense:
+        block = load_block(dense, 0)
+        weight, inputs = block.attention.query.weight.detach().clone(), Inputs([x], judging)
+        sparsity._Thinner(block, pattern, "sparsegpt", torch.ones(400), torch.float32).replace(
+            ("attention.query",), inputs
+        )
+    thinned = block.attention.query.weight
+    assert torch.equal(thinned, wanda(weight, inputs.energy(torch.ones(400)), pattern)) == (not alike)
 
 
 # -- whole models ----------------------------------------------------------------------------------------------------

@@ -5,16 +5,17 @@ the estimate, not how much one text is like another.
 """
 
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
 from smidgen.calibration import gradients
 from smidgen.calibration.gradients import survey_blocks
 from smidgen.calibration.moments import linear_of
+from smidgen.calibration.sample import Sample
 from smidgen.calibration.sequence import Inputs, advance_replacing
 from smidgen.calibration.walk import StateShelf
 from smidgen.formats.checkpoint import Checkpoint
@@ -30,7 +31,6 @@ from smidgen.quantization.survey import Survey, survey
 from tests.family_models import FAMILY_MODELS, VOCABULARY, save_folder, save_tokenizer, strengthen
 
 WINDOWS = torch.randint(0, VOCABULARY, (32, 24), generator=torch.Generator().manual_seed(1))
-ENDS = ("embedding.weight", "head.weight")
 
 
 def shelf(folder: Path) -> StateShelf:
@@ -126,18 +126,60 @@ def damages(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[st
 
 @pytest.mark.parametrize("family", FAMILY_MODELS)
 def test_what_was_expected_is_what_is_measured(family: str, damages: Callable) -> None:
-    """Of each family all in all, of each role over its layers, and of every single matrix."""
+    """Of each family all in all, of each role over its layers, and of every single matrix.
+
+    Errors are taken as independent from token to token. That underrates what writes the same error at all positions of
+    a window for attention to gather, hence the lower bound of single values.
+    """
     roles: dict[str, list[tuple[float, float]]] = {}
     for name, pair in damages(family).items():
-        roles.setdefault(name.split(".")[-2], []).append(pair)
-        print(name, pair[0] / pair[1]) if not 0.5 < pair[0] / pair[1] < 2 else None
+        role = name.split(".")[-2]
+        roles.setdefault(role, []).append(pair)
+        assert (0.3 if role == "value" else 0.55) < pair[0] / pair[1] < 1.8, name
     ratios = {role: ratio(pairs) for role, pairs in roles.items()}
-    print(family, {role: round(one, 2) for role, one in ratios.items()})
-    assert all(0.65 < one < 1.4 for one in ratios.values()), ratios
-    assert 0.8 < ratio(list(damages(family).values())) < 1.2
+    assert all(0.75 < one < 1.3 for one in ratios.values()), ratios
+    assert 0.85 < ratio(list(damages(family).values())) < 1.15
 
 
 def ratio(pairs: list[tuple[float, float]]) -> float:
     """Of what was expected to what was measured, in sum."""
     expected, found = zip(*pairs, strict=True)
     return sum(expected) / sum(found)
+
+
+@torch.no_grad()
+def test_a_soft_cap_spares_the_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gemma 2 with logits well beyond the cap: what errors of the head do there, measured, expected with the slope of
+    the cap, and without it.
+    """
+    folder = tmp_path / "model"
+    model = FAMILY_MODELS["gemma2"].make().eval()
+    assert isinstance(model, transformers.PreTrainedModel)
+    strengthen(model)
+    model.get_parameter("model.norm.weight").add_(1).mul_(4).sub_(1)  # Gemma's norms are stored around 0
+    model.save_pretrained(folder)
+    save_tokenizer(folder)
+    with open_checkpoint(folder) as checkpoint:
+        decoder, weight = load_decoder(checkpoint), checkpoint.tensor("embedding.weight")
+        error = decode(encode([weight], Q5_0, unweighted(weight.shape[1])).packed, Q5_0) - weight
+        expected = head_damage(checkpoint, error, tmp_path / "one")
+        monkeypatch.setattr(gradients, "_cap_slope", lambda *_: 1.0)
+        uncapped = head_damage(checkpoint, error, tmp_path / "two")
+    hidden = decoder.hidden_states(WINDOWS)
+    before = log_probabilities(decoder.logits(hidden))
+    decoder.get_parameter("embedding.weight").add_(error)
+    found = divergence(before, log_probabilities(decoder.logits(hidden)))
+    assert 0.8 < expected / found < 1.25
+    assert uncapped / found > 2
+
+
+def unweighted(width: int) -> Metric:
+    """Inputs of which nothing is known."""
+    return Metric(Sample(torch.eye(width), torch.empty(0, width), 0, 0.0))
+
+
+def head_damage(checkpoint: Checkpoint, error: Tensor, folder: Path) -> float:
+    """½ Σᵥ E[pᵥ(1 − pᵥ) c'ᵥ² (Δᵥ·h)²] as the survey sees it: all tokens alike, since errors of rows are."""
+    with torch.enable_grad():
+        ends = survey_blocks(checkpoint, WINDOWS, lambda _: None, shelf(folder), Task("", 0))
+    return 0.5 * float((ends.head_input @ error.T).square().mean())

@@ -276,8 +276,13 @@ def not_trained(checkpoint: Checkpoint) -> list[str]:
     ]
 
 
+def trains_on_lattice(kind: BlockType) -> bool:
+    """Whether matrices of this type are trained as what their file can hold."""
+    return kind in GRIDS or kind in FORMATS
+
+
 def _is_trained(kind: BlockType) -> bool:
-    return kind in GRIDS or kind in FORMATS or kind in _STORED
+    return trains_on_lattice(kind) or kind in _STORED
 
 
 def stored_rows(checkpoint: Checkpoint, name: str) -> UInt8[Tensor, "rows bytes"]:
