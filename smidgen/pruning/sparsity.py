@@ -4,6 +4,9 @@ The model is thinned matrix by matrix in the order in which data meets them; wha
 inputs that have come through everything that was thinned before (`calibration.sequence`). How a matrix is
 thinned is in `pruning.masks`. Embedding, head, norms and routers of experts are left alone.
 
+SparseGPT's H is shrunk half-way to its diagonal: with few tokens it otherwise learns what holds of these alone. Where
+it still loses to Wanda on tokens that judge (`calibration.sample`), Wanda's zeros are taken, and nothing is moved.
+
 The zeros are stored like any other weights. They make a model smaller or faster only where something reads them as
 zeros: see the README.
 
@@ -38,8 +41,7 @@ from smidgen.shapes import Float, Int
 Method = Literal["magnitude", "wanda", "sparsegpt"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
-_SHRINKAGES = (0.1, 0.5)  # of H, tried on the tokens that judge
-_DAMPING = 0.001
+_SHRINKAGE, _DAMPING = 0.5, 0.001  # of H
 
 
 def check(config: ModelConfig, pattern: Pattern) -> None:
@@ -150,22 +152,17 @@ class _Thinner:
         if self._method == "wanda":
             energy = inputs.energy(self._token_weights)
             return {name: wanda(weight, energy, self._pattern) for name, weight in weights.items()}
-        return self._compensated(weights, inputs)
-
-    def _compensated(self, weights: Mapping[str, Tensor], inputs: Inputs) -> dict[str, Tensor]:
-        """By SparseGPT, or by Wanda where compensation loses on the tokens that judge, or none do."""
         sample, energy = inputs.sample(self._token_weights), inputs.energy(self._token_weights)
-        thinned = {name: wanda(weight, energy, self._pattern) for name, weight in weights.items()}
-        if not sample.can_judge:
-            return thinned
-        least = {name: _lost(thinned[name], weight, sample) for name, weight in weights.items()}
-        for shrinkage in _SHRINKAGES:
-            U = inverse_factor(sample.moment, _DAMPING, shrinkage)
-            for name, weight in weights.items():
-                tried = sparsegpt(weight, U, self._pattern)
-                if (lost := _lost(tried, weight, sample)) < least[name]:
-                    thinned[name], least[name] = tried, lost
-        return thinned
+        U = inverse_factor(sample.moment, _DAMPING, _SHRINKAGE) if sample.can_judge else None
+        return {name: self._compensated(weight, sample, energy, U) for name, weight in weights.items()}
+
+    def _compensated(self, weight: Tensor, sample: Sample, energy: Tensor, U: Tensor | None) -> Float[Tensor, "out in"]:
+        """By SparseGPT; by Wanda where compensation loses on the tokens that judge, or none do."""
+        plain = wanda(weight, energy, self._pattern)
+        if U is None:
+            return plain
+        thinned = sparsegpt(weight, U, self._pattern)
+        return thinned if _lost(thinned, weight, sample) < _lost(plain, weight, sample) else plain
 
 
 def _lost(thinned: Float[Tensor, "out in"], weight: Float[Tensor, "out in"], sample: Sample) -> float:
