@@ -97,7 +97,7 @@ def sparsegpt(weight: Float[Tensor, "out in"], U: Float[Tensor, "in in"], patter
 
     U: `numerics.factor.inverse_factor` of E[x xᵀ].  Memory: one copy of the matrix.
     """
-    W = weight.T.contiguous()
+    W = weight.T.clone(memory_format=torch.contiguous_format)  # of one row, the transpose would be the same memory
     columns, rows = W.shape
     run = _RUN - _RUN % (pattern.group or 1)
     for first in range(0, columns, run):
