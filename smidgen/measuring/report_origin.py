@@ -33,7 +33,7 @@ def steps(card: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _step(step: Mapping[str, Any]) -> tuple[str, str]:
     parameters = step.get("parameters")
     settings = _settings(parameters) if isinstance(parameters, Mapping) else ""
-    return printable(step.get("summary", step.get("step", "?")), 200), settings
+    return printable(step.get("summary", step.get("step", "?")), 1000), settings
 
 
 def _settings(values: Mapping[str, Any]) -> str:

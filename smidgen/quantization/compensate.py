@@ -51,6 +51,8 @@ def compensate(
     """
     if kind is F16:
         return _as_float16(weight)
+    if not kind.fits(weight.shape[1]):
+        raise ValueError(f"{kind.name} needs rows divisible by {kind.block}, got {weight.shape[1]}")
     if kind in FORMATS:
         return compensate_codewords(weight, kind, U)
     grid = GRIDS[kind]
