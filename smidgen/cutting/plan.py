@@ -32,7 +32,7 @@ _KEEP = "keep"
 _STEP = {"step": "quantize", "smidgen": __version__}
 _TOKEN_BYTES = 8 + 4 + 4  # of a token in the header, beside its text: length, score, kind
 _MOST_SIZES = 24  # vocabularies that are compared
-_REACH = 0.6, 3.0  # times the average bits of a weight: types beyond are never chosen
+_REACH = 0.75, 3.0  # times the average bits of a weight: types beyond are never chosen
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from smidgen.numerics.block_types import BlockType
 _NEXT = dict.fromkeys((types.Q2_K, types.Q3_K, types.IQ4_XS), types.IQ4_NL)
 _NEXT |= {types.Q4_K: types.Q5_0, types.Q5_K: types.Q5_1, types.Q6_K: types.Q8_0}
 _NEXT |= dict.fromkeys((types.IQ2_XXS, types.IQ2_XS, types.IQ2_S, types.IQ3_XXS, types.IQ3_S), types.IQ4_NL)
-_NAMED = 8  # roles of matrices that a line names
+_NAMED = 8  # roles of matrices that a line names; half as many types
 
 
 def fitting_types(columns: int, kinds: Sequence[BlockType]) -> tuple[BlockType, ...]:
@@ -48,7 +48,7 @@ def _line(matrices: Mapping[str, int], offered: Sequence[BlockType], asked: bool
     rows = f"Rows of {_listed(sorted(set(matrices.values())))} do not fit blocks of {blocks}"
     names = ", ".join(kind.name for kind in offered)
     if asked:
-        line = f"{rows} ({', '.join(kind.name for kind in refused)}), so {count} can only be {names}."
+        line = f"{rows} ({_named(refused)}), so {count} can only be {names}."
     else:
         none = " or ".join(kind.name for kind in kinds) if len(kinds) < 3 else "any type to choose from"
         line = f"{rows}, so {count} cannot be {none}: they become {names}, or stay as they are."
@@ -56,6 +56,14 @@ def _line(matrices: Mapping[str, int], offered: Sequence[BlockType], asked: bool
     if all(map(smaller.fits, matrices.values())) and smaller.bits_per_weight < least:
         line += f" {smaller.name}, which fits, is smaller: add it to --types."
     return line
+
+
+def _named(kinds: Sequence[BlockType]) -> str:
+    """All of a few types; of many the first and the last, by bits."""
+    if len(kinds) <= _NAMED // 2:
+        return ", ".join(kind.name for kind in kinds)
+    by_bits = sorted(kinds, key=lambda kind: kind.bits_per_weight)
+    return f"{by_bits[0].name} to {by_bits[-1].name}"
 
 
 def _roles(names: Mapping[str, int]) -> str:

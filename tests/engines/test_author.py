@@ -47,14 +47,16 @@ def sample(
 
 @torch.no_grad()
 def test_greedy_rows_are_the_decoders(model: Path) -> None:
-    """In llama.cpp, side by side and longer than the window of attention."""
+    """In llama.cpp, side by side, longer than the window of attention. In 8 bits a near tie may end otherwise."""
     with open_checkpoint(model) as checkpoint:
         config = checkpoint.config
-    prompts = torch.randint(60, VOCABULARY, (5, 4))
+    prompts = torch.randint(60, VOCABULARY, (5, 4), generator=torch.Generator().manual_seed(0))
     with LlamaCppAuthor(model, config, 5, 28, threads=1) as author:
         ids = author.sample(prompts, 24, 0.0, 0, end_ids=(), bos_id=None, progress=None)
     whole = torch.cat([prompts, ids], dim=1)
-    assert torch.equal(ids, random_decoder(config)(whole).argmax(dim=2)[:, 3:-1])
+    scores = random_decoder(config)(whole)[:, 3:-1]
+    missed = scores.amax(dim=2) - scores.gather(2, ids[:, :, None])[:, :, 0]
+    assert missed.max() < 0.05 and (missed > 0).float().mean() < 0.05
 
 
 def test_the_seed_decides_and_not_the_threads(engine: TorchEngine, monkeypatch: pytest.MonkeyPatch) -> None:
