@@ -166,7 +166,7 @@ class Grid(ABC):
         """Of some of the candidates, when weights are rounded to nearest."""
         scale = tried.scale[part]
         if tried.offset is None:
-            left = weights[:, None].expand(-1, *scale.shape).contiguous()
+            left = weights[:, None].expand(-1, *scale.shape).clone(memory_format=torch.contiguous_format)
         else:
             left = weights[:, None] + tried.offset[part]
         self.take_nearest(left, scale, self.steps(scale), torch.empty_like(left))

@@ -145,7 +145,8 @@ def _round_group(
     diagonal: of U, for each row or one for all.  push: U divided by its diagonal, row by row; None not to compensate.
     """
     if tried.offset is None:
-        left = weights[:, None].expand(-1, *tried.scale.shape).contiguous()  # [group, candidates, rows]
+        left = weights[:, None].expand(-1, *tried.scale.shape)  # [group, candidates, rows]
+        left = left.clone(memory_format=torch.contiguous_format)  # of one candidate it would be the weights themselves
     else:
         left = weights[:, None] + tried.offset
     levels, steps = torch.empty_like(left), grid.steps(tried.scale)

@@ -104,3 +104,13 @@ def test_threads_make_no_difference(kind: BlockType, metrics: dict[str, Metric])
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(*packed)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in WRITABLE if kind.block == 32], ids=lambda kind: kind.name)
+def test_many_rows_are_encoded_as_few_are(kind: BlockType, metrics: dict[str, Metric]) -> None:
+    """However candidates are shared out over the cache: a part of one must not round the weights themselves."""
+    (_, factor), *_ = metrics["usual"].factors()
+    weight = USUAL[:16].repeat(300, 1)
+    few, many = compensate(USUAL[:16], kind, factor), compensate(weight, kind, factor)
+    # Sums of products in another order may turn a tie.
+    assert (many == few.repeat(300, 1)).float().mean() > 0.99
