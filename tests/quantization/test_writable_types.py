@@ -112,5 +112,6 @@ def test_many_rows_are_encoded_as_few_are(kind: BlockType, metrics: dict[str, Me
     (_, factor), *_ = metrics["usual"].factors()
     weight = USUAL[:16].repeat(300, 1)
     few, many = compensate(USUAL[:16], kind, factor), compensate(weight, kind, factor)
-    # Sums of products in another order may turn a tie.
-    assert (many == few.repeat(300, 1)).float().mean() > 0.99
+    errors = [decode(packed, kind) - rows for packed, rows in ((few, USUAL[:16]), (many, weight))]
+    losses = [float(metrics["usual"].sample.damage(error).mean()) for error in errors]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)  # sums in another order may turn a tie
