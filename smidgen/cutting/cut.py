@@ -152,6 +152,7 @@ def cut(
             say(result.plan)
             result.notes += planned.misfits
             _write(planned, pruned, material, result)
+            result.notes += filter(None, [planned.only_rounded()])
         remove_outdated(output)
         result.chats = can_chat(result.path)
         result.seconds = effort.seconds
@@ -307,7 +308,7 @@ def _step(planned: Quantization, material: Material) -> dict[str, Any]:
     }  # fmt: skip
     encoded = sum(not choice.keep for choice in planned.choices)
     summary = f"Quantization: {encoded} of {len(planned.choices)} matrices encoded anew, with error compensation."
-    summary = " ".join([summary, *planned.misfits])
+    summary = " ".join(filter(None, [summary, planned.only_rounded(), *planned.misfits]))
     return {"step": "quantize", "parameters": parameters, "summary": summary, "tensors": planned.outcomes()}
 
 

@@ -31,6 +31,7 @@ PLANNED_DAMAGE = "planned-damage"
 
 
 _TENSORS = ("moment", "judges")  # of a sample
+_NAMED = 6  # matrices that a line names
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class Quantization:
                 outcomes = [self.workspace.outcome(name) for name in choice.members]
                 entry |= {
                     "compensated": all(outcome.compensated for outcome in outcomes),
+                    "rounded_rows": sum(outcome.rounded_rows for outcome in outcomes),
                     "loss": sum(outcome.loss for outcome in outcomes),
                     "rounding_loss": sum(outcome.rounding_loss for outcome in outcomes),
                     "tokens": min(outcome.tokens for outcome in outcomes),
@@ -90,6 +92,17 @@ class Quantization:
                 }
             tensors.append(entry | {"kept": choice.keep})
         return tensors
+
+    def only_rounded(self) -> str:
+        """Which matrices are plainly rounded, in whole or in part, for people; empty where none is. After `write`."""
+        names = [entry["name"] for entry in self.outcomes() if not entry["kept"] and not entry["compensated"]]
+        if not names:
+            return ""
+        matrices, more = f"{len(names)} matri{'x' if len(names) == 1 else 'ces'}", " …" if len(names) > _NAMED else ""
+        return (
+            f"Not compensated, or not in all rows, since tokens kept aside lost less by rounding or were too few: "
+            f"{matrices} ({', '.join(names[:_NAMED])}{more})."
+        )
 
     def describe(self, budget: int, expected: float) -> str:
         """The plan: how many bytes go into which type, the expected damage of all, and which rows fit no type."""

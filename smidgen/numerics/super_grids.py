@@ -9,6 +9,7 @@ More frames (the largest integer for 0.7 to 0.92 of the largest scale) gained 0.
 compensating, so they are not tried.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -69,19 +70,19 @@ class _SuperGrid(Grid):
             scales = self.store(scales.scale, offset.nan_to_num(0, 0, 0), frame)
         return levels, scales
 
+    @abstractmethod
     def spans(self, groups: Float[Tensor, "*groups group rows"], factor: float) -> list[_Fields]:
         """Scales and offsets that spread the levels over a share `factor` of the range."""
-        raise NotImplementedError
 
+    @abstractmethod
     def frame_of(self, scale: Tensor, offset: Tensor | None) -> Frame:
         """The frame in which the largest scale and offset of a block are the largest integers. [groups, rows]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def refit_frame(
         self, groups: Tensor, counts: Tensor, levels: Tensor, stored: tuple[Tensor, ...], frame: Frame
     ) -> Frame:
         """The frame that loses least with these levels and integers; `frame` where there is no such."""
-        raise NotImplementedError
 
 
 class OffsetSuperGrid(_SuperGrid):

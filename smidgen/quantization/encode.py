@@ -50,7 +50,9 @@ class Metric:
 class Encoded:
     """A quantized matrix.
 
-    packed: bytes as the file holds them.  shrinkage: of H, None where plain rounding was no worse, or is all there is.
+    packed: bytes as the file holds them.  shrinkage: of H, None where no row was compensated.
+    rounded_rows: rows that are plainly rounded, since that was better, or is all there is; 0 for F16, where there is
+    nothing to compensate.
     loss, rounding_loss: E[w ‖ΔW x‖²] / E[w] on tokens that nothing was fitted to, as encoded and for plain rounding;
     estimated from a sample of rows where the matrix is large.
     tokens, effective_tokens: that H was taken from, and how many equal ones would say as much.
@@ -59,6 +61,7 @@ class Encoded:
     kind: BlockType
     packed: UInt8[Tensor, "rows bytes"]
     shrinkage: float | None
+    rounded_rows: int
     loss: float
     rounding_loss: float
     tokens: int
@@ -66,8 +69,8 @@ class Encoded:
 
     @property
     def compensated(self) -> bool:
-        """Whether its errors were compensated."""
-        return self.shrinkage is not None
+        """Whether the errors of all its rows were compensated, as far as there was anything to."""
+        return self.rounded_rows == 0
 
 
 def encode(chunks: Iterable[Float[Tensor, "_rows in"]], kind: BlockType, metric: Metric) -> Encoded:
@@ -88,6 +91,7 @@ def _joined(parts: Sequence[Encoded]) -> Encoded:
         first,
         packed=torch.cat([part.packed for part in parts]),
         shrinkage=max(shrinkages, default=None),
+        rounded_rows=sum(part.rounded_rows for part in parts),
         loss=sum(part.loss for part in parts),
         rounding_loss=sum(part.rounding_loss for part in parts),
     )
@@ -101,9 +105,9 @@ def _encode_chunk(rows: Float[Tensor, "rows in"], kind: BlockType, metric: Metri
         packed = compensate(rows, kind, factor)
         loss = scale * loss_of(some, packed[which], kind, sample)
         if loss <= rounding_loss:
-            return Encoded(kind, packed, shrinkage, loss, rounding_loss, sample.tokens, sample.effective)
-    packed = compensate(rows, kind, metric.rounding)
-    return Encoded(kind, packed, None, rounding_loss, rounding_loss, sample.tokens, sample.effective)
+            return Encoded(kind, packed, shrinkage, 0, loss, rounding_loss, sample.tokens, sample.effective)
+    packed, rounded = compensate(rows, kind, metric.rounding), 0 if kind is F16 else len(rows)
+    return Encoded(kind, packed, None, rounded, rounding_loss, rounding_loss, sample.tokens, sample.effective)
 
 
 def loss_of(

@@ -22,6 +22,7 @@ class Outcome:
 
     kind: BlockType
     shrinkage: float | None
+    rounded_rows: int
     loss: float
     rounding_loss: float
     tokens: int
@@ -29,8 +30,8 @@ class Outcome:
 
     @property
     def compensated(self) -> bool:
-        """Whether its errors were compensated."""
-        return self.shrinkage is not None
+        """Whether the errors of all its rows were compensated, as far as there was anything to."""
+        return self.rounded_rows == 0
 
 
 class QuantWorkspace(Workspace):
@@ -56,7 +57,7 @@ def _part_of(name: str) -> str:
     return f"block-{pieces[1]}" if pieces[0] == "blocks" else name
 
 
-_FIGURES = ("shrinkage", "loss", "rounding_loss", "tokens", "effective_tokens")
+_FIGURES = ("shrinkage", "rounded_rows", "loss", "rounding_loss", "tokens", "effective_tokens")
 
 
 def _figures(matrix: Encoded) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,14 @@ import torch
 from smidgen.cutting import budget  # noqa: F401 - before its function is replaced, which it keeps under its own name
 from smidgen.engines import bandwidth
 from smidgen.engines.llama_cpp import bench
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, with a home of its own."""
+    monkeypatch.setenv("SMIDGEN_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture(autouse=True)

@@ -27,11 +27,9 @@ TEXT = "".join(_LETTERS.choice("abcdefghijklmnopqrstuvwxyz ,.") for _ in range(6
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("SMIDGEN_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "text.txt").write_text(TEXT)
-    return tmp_path
+def folder(own_folder: Path) -> Path:
+    (own_folder / "text.txt").write_text(TEXT)
+    return own_folder
 
 
 def cut_arguments(model: Path, fit: int, output: str, *more: object) -> list[object]:

@@ -24,11 +24,9 @@ TEXT = "".join(
 
 
 @pytest.fixture
-def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("SMIDGEN_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "own.txt").write_text(TEXT)
-    return tmp_path
+def tiny(own_folder: Path) -> Path:
+    (own_folder / "own.txt").write_text(TEXT)
+    return own_folder
 
 
 def arguments(model: Path | str, output: str, *more: object) -> list[str]:

@@ -27,11 +27,9 @@ from tests.tiny_models import VOCABULARY, write_llama
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("SMIDGEN_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "text.txt").write_text(TEXT)
-    return tmp_path
+def folder(own_folder: Path) -> Path:
+    (own_folder / "text.txt").write_text(TEXT)
+    return own_folder
 
 
 def write_twice(path: Path, change: Callable[[np.ndarray], np.ndarray] = lambda matrix: matrix) -> Path:

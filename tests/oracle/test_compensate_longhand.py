@@ -6,6 +6,7 @@ from torch import Tensor
 
 from smidgen.numerics import block_types as types
 from smidgen.numerics.block_types import BlockType
+from smidgen.numerics.codeword_fields import FORMATS
 from smidgen.numerics.decode import decode
 from smidgen.numerics.factor import damage, inverse_factor
 from smidgen.numerics.grids import GRIDS
@@ -78,7 +79,7 @@ def test_super_blocks_equal_the_longhand_loop(kind: BlockType) -> None:
     assert torch.allclose(damage(fast - weight, hessian).sum(), damage(slow - weight, hessian).sum(), rtol=0.05)
 
 
-@pytest.mark.parametrize("kind", list(GRIDS), ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", [*GRIDS, *FORMATS], ids=lambda kind: kind.name)
 def test_compensation_beats_rounding_on_its_own_objective(kind: BlockType) -> None:
     weight = torch.randn(32, 256, generator=torch.Generator().manual_seed(1)) * 0.05
     hessian = correlated(256, seed=2)

@@ -2,14 +2,11 @@
 
 from pathlib import Path
 
-import torch
-
 from smidgen import cut
 from smidgen.formats.opening import open_checkpoint
 from smidgen.model.parameters import is_matrix
 from tests.gguf_forms import plain
-from tests.parity.test_decoder_llama_cpp import LlamaCpp, log_probabilities
-from tests.tiny_models import VOCABULARY
+from tests.parity.test_types_llama_cpp import assert_computes_alike
 
 SMALL = {"Q2_K": 2.625, "Q3_K": 3.4375, "IQ4_XS": 4.25}
 TEXT = "Many small words make one long text. " * 300
@@ -30,12 +27,4 @@ def test_small_k_quants_compute_as_in_llama_cpp(tmp_path: Path) -> None:
     with open_checkpoint(path) as checkpoint:
         kinds = {checkpoint.kind(name).name for name in matrices}
         assert len(kinds) >= 2 and kinds <= SMALL.keys()
-    generator = torch.Generator().manual_seed(5)
-    prompts = [torch.randint(4, VOCABULARY, (length,), generator=generator).tolist() for length in (1, 20)]
-    theirs = LlamaCpp(path, context=64)
-    for ids, ours in zip(prompts, log_probabilities(path, prompts), strict=True):
-        tokens, scores = theirs.likeliest(ids, VOCABULARY)
-        difference = ours[tokens] - scores
-        # llama.cpp rounds activations to 8 bits in blocks.
-        assert difference.abs().max() < 0.4
-        assert difference.std() < 0.1 * scores.std()
+    assert_computes_alike(path, 5)

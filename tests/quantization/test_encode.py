@@ -1,6 +1,7 @@
 """Encoding one matrix: the better of two attempts, the same in chunks as whole."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from smidgen.calibration.sample import Sample
 from smidgen.numerics import block_types as types
 from smidgen.numerics.decode import decode
 from smidgen.numerics.factor import inverse_factor
+from smidgen.quantization import encode as encode_module
 from smidgen.quantization.compensate import compensate
 from smidgen.quantization.encode import Encoded, Metric, encode
 
@@ -53,6 +55,14 @@ def test_chunks_of_rows_make_no_difference() -> None:
     assert whole.loss == pytest.approx(parts.loss) and whole.shrinkage == parts.shrinkage
 
 
+def test_a_matrix_of_which_a_part_is_rounded_says_so() -> None:
+    whole = encode([WEIGHT], types.Q4_0, METRIC)
+    parts = [whole, replace(whole, shrinkage=None, rounded_rows=40)]
+    joined = encode_module._joined(parts)
+    assert whole.compensated and not joined.compensated and joined.rounded_rows == 40 and joined.shrinkage == 0.5
+    assert encode([WEIGHT], types.F16, METRIC).compensated
+
+
 def test_what_only_those_who_were_asked_liked_is_not_taken() -> None:
     """With fewer tokens than columns, compensation as bold as ever wins on them and loses on all others."""
     few = INPUTS[:40]
@@ -71,7 +81,7 @@ def test_plain_rounding_is_kept_where_it_is_better() -> None:
             return ((bold, 2 * factor.diagonal().diag() - factor) for bold, factor in super().factors())
 
     encoded = encode([WEIGHT], types.Q4_0, Wrong(SAMPLE))
-    assert not encoded.compensated and encoded.loss == encoded.rounding_loss
+    assert not encoded.compensated and encoded.loss == encoded.rounding_loss and encoded.rounded_rows == 40
     assert torch.equal(encoded.packed, compensate(WEIGHT, types.Q4_0, METRIC.rounding))
 
 

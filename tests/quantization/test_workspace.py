@@ -10,7 +10,7 @@ from smidgen.numerics import block_types as types
 from smidgen.quantization.encode import Encoded
 from smidgen.quantization.workspace import QuantWorkspace
 
-MATRIX = Encoded(types.Q4_0, torch.arange(36, dtype=torch.uint8).view(2, 18), 0.5, 3.0, 4.0, 900, 90.5)
+MATRIX = Encoded(types.Q4_0, torch.arange(36, dtype=torch.uint8).view(2, 18), 0.5, 0, 3.0, 4.0, 900, 90.5)
 
 
 def test_parts_come_back(tmp_path: Path) -> None:

@@ -19,19 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from smidgen.engines.llama_cpp.child import (
-    LOADING_SHARE,
-    Settings,
-    be_the_first_to_go,
-    end_with_the_parent,
-    limit_private_memory,
-    take_stdout,
-    tell,
-)
+from smidgen.engines.llama_cpp.child import begin, tell
 from smidgen.engines.llama_cpp.library import Rows
 from smidgen.engines.llama_cpp.loading import give_back
 from smidgen.errors import SmidgenError
-from smidgen.memory import usable_memory
 
 _RUN = 512  # tokens whose probabilities are summed before one of them is looked for
 
@@ -62,11 +53,7 @@ class Order:
 
 def main() -> None:
     """Load the model, and carry out orders until the parent lets go."""
-    answers = take_stdout()
-    end_with_the_parent()
-    be_the_first_to_go()
-    limit_private_memory(int(LOADING_SHARE * usable_memory()))
-    settings = Settings.from_line(sys.stdin.readline())
+    answers, settings = begin()
     try:
         rows = Rows(settings.path, settings.parallel, settings.ctx_size, settings.threads, settings.loading)
     except SmidgenError as error:

@@ -30,7 +30,7 @@ from smidgen.engines.machine import peak_memory, processor_time, resident_memory
 from smidgen.memory import usable_memory
 from smidgen.model.kept import AS_USUAL, KV_TYPES, KVType
 
-LOADING_SHARE = 0.8  # of the memory that this machine has, or this container may use
+_LOADING_SHARE = 0.8  # of the memory that this machine has, or this container may use
 _MEMORY_FOR_REQUESTS = 1 << 30  # bytes beyond what is there after loading; ordinary requests take some megabytes
 _ERRORS, _VERBOSE = 1, 3  # llama.cpp's log levels; from 4 on it would print prompts
 
@@ -82,11 +82,7 @@ class Settings:
 
 def main() -> None:
     """Load the model, say where it answers, and stay until the parent lets go."""
-    answers = take_stdout()
-    end_with_the_parent()
-    be_the_first_to_go()
-    limit_private_memory(int(LOADING_SHARE * usable_memory()))
-    settings = Settings.from_line(sys.stdin.readline())
+    answers, settings = begin()
     try:
         server = xllamacpp().Server(_parameters(settings))
     except RuntimeError as error:
@@ -148,6 +144,15 @@ def _on_gpu() -> bool:
     return any("GPU" in str(device["type"]) for device in xllamacpp().get_device_info())
 
 
+def begin() -> tuple[IO[str], Settings]:
+    """The way to the parent, and what it asks for; from here on this process ends with it, and first if memory ends."""
+    answers = take_stdout()
+    _end_with_the_parent()
+    be_the_first_to_go()
+    limit_private_memory(int(_LOADING_SHARE * usable_memory()))
+    return answers, Settings.from_line(sys.stdin.readline())
+
+
 def take_stdout() -> IO[str]:
     """Our own way to the parent; what llama.cpp prints goes to stderr instead."""
     answers = os.fdopen(os.dup(1), "w")
@@ -155,7 +160,7 @@ def take_stdout() -> IO[str]:
     return answers
 
 
-def end_with_the_parent() -> None:
+def _end_with_the_parent() -> None:
     """A small process beside this one that ends it when the parent's end of stdin closes.
 
     This process cannot do that itself: while llama.cpp loads, the wheel holds Python's lock.
