@@ -94,7 +94,7 @@ def _several(documents: int) -> str:
 
 
 def _place_of_copy(sha256: str) -> Path:
-    """Of this process alone, among the conversions, where `smidgen cache` finds what a crash leaves."""
+    """Of this process alone, among the conversions, where `smidgen models --cache` finds what a crash leaves."""
     which = hashlib.sha256(f"{sha256} {os.getpid()}".encode()).hexdigest()
     folder = conversions_folder()
     try:

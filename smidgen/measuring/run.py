@@ -181,7 +181,9 @@ def _kept_keys(
         return told | {"reason": "no text was compared"}
     plain = reading.with_cut(keeping.unrounded())
     without = _fidelity(plain, sources[0], tokens, seed, calibrated_on, label="The same with a float cache")
-    rounded, usual = (float(one.figures["kl_mean"] or 0.0) for one in (fidelity[0], without))
+    rounded, usual = (one.figures["kl_mean"] for one in (fidelity[0], without))
+    if rounded is None or usual is None:
+        return told | {"reason": "no text was compared"}
     return told | {
         "text": sources[0].name, "tokens": without.figures["tokens"], "kl_mean": rounded, "kl_mean_f16": usual,
         "kl_difference": rounded - usual, "reason": None,

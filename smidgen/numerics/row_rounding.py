@@ -22,14 +22,25 @@ _LARGEST_CODE = {Q8_0: 127, Q4_0: -8}
 
 def rounded(x: Float[Tensor, "*rest width"], kind: BlockType) -> Float[Tensor, "*rest width"]:
     """What is read again of rows that were stored as `kind`, Q8_0 or Q4_0; ValueError where they do not fit."""
+    levels, scale = levels_and_scale(x, kind)
+    return (levels * scale.float()).flatten(-2)
+
+
+def levels_and_scale(
+    x: Float[Tensor, "*rest width"], kind: BlockType
+) -> tuple[Float[Tensor, "*rest groups group"], Float[Tensor, "*rest groups 1"]]:
+    """What is stored of rows as `kind`: whole numbers, around 0, and the scale of each group in float16.
+
+    Raises ValueError where the rows do not fit.
+    """
     if not kind.fits(x.shape[-1]):
         raise ValueError(f"{kind.name} needs rows divisible by {kind.block}, got {x.shape[-1]}")
     groups = x.unflatten(-1, (-1, kind.block))
     largest = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))
     scale = (largest.abs() if kind is Q8_0 else largest) / _LARGEST_CODE[kind]
     steps = torch.where(scale == 0, 0, groups / scale)
-    codes = steps.round() if kind is Q8_0 else (steps + 8.5).floor().clamp(max=15) - 8
-    return (codes * scale.half().float()).flatten(-2)
+    levels = steps.round() if kind is Q8_0 else (steps + 8.5).floor().clamp(max=15) - 8
+    return levels, scale.half()
 
 
 def rotated(x: Float[Tensor, "*rest width"], size: int) -> Float[Tensor, "*rest width"]:

@@ -16,13 +16,15 @@ from smidgen.formats.gguf.reader import TensorInfo
 from smidgen.formats.gguf.writer import TensorPlan, write_gguf
 from smidgen.numerics.block_types import BF16, F16, F32, Q8_0
 from smidgen.numerics.decode import as_bytes_tensor, decode
+from smidgen.numerics.pack import pack_rows
+from smidgen.numerics.row_rounding import levels_and_scale
 from smidgen.progress import track
-from smidgen.shapes import UInt8
+from smidgen.shapes import Float, UInt8
 
 _WIDE = (F32, F16, BF16)
 _ROUTER = "ffn_gate_inp"  # small, and which expert is chosen hangs on its last bits
 _PIECE = 2**22  # weights at a time
-_LARGEST = 127  # level
+_LARGEST = 127  # level; codes count from the lowest, −127
 
 
 def has_wide_matrices(checkpoint: Checkpoint) -> bool:
@@ -68,9 +70,7 @@ def _in_eight_bits(stored: np.ndarray, info: TensorInfo) -> np.ndarray:
     return packed.numpy()
 
 
-def rounded(weights: Tensor) -> UInt8[Tensor, "rows bytes"]:
+def rounded(weights: Float[Tensor, "rows cols"]) -> UInt8[Tensor, "rows bytes"]:
     """Rows as Q8_0: of each 32 weights a scale in float16, then a byte for each."""
-    blocks = weights.unflatten(1, (-1, Q8_0.block))
-    scale = (blocks.abs().amax(-1, keepdim=True) / _LARGEST).half()
-    levels = (blocks / scale.float().clamp(min=torch.finfo(torch.float32).tiny)).round_().clamp_(-_LARGEST, _LARGEST)
-    return torch.cat([scale.view(torch.uint8), levels.to(torch.int8).view(torch.uint8)], dim=-1).flatten(1)
+    levels, scale = levels_and_scale(weights, Q8_0)
+    return pack_rows(Q8_0, (levels.flatten(1) + _LARGEST).to(torch.uint8), [scale[..., 0]], [])
