@@ -95,7 +95,7 @@ class Quantization:
 
     def only_rounded(self) -> str:
         """Which matrices are plainly rounded, in whole or in part, for people; empty where none is. After `write`."""
-        names = [entry["name"] for entry in self.outcomes() if not entry["kept"] and not entry["compensated"]]
+        names = [entry["name"] for entry in self.outcomes() if entry.get("rounded_rows")]
         if not names:
             return ""
         matrices, more = f"{len(names)} matri{'x' if len(names) == 1 else 'ces'}", " …" if len(names) > _NAMED else ""

@@ -69,8 +69,8 @@ class Encoded:
 
     @property
     def compensated(self) -> bool:
-        """Whether the errors of all its rows were compensated, as far as there was anything to."""
-        return self.rounded_rows == 0
+        """Whether the errors of all its rows were compensated."""
+        return self.shrinkage is not None and self.rounded_rows == 0
 
 
 def encode(chunks: Iterable[Float[Tensor, "_rows in"]], kind: BlockType, metric: Metric) -> Encoded:
