@@ -30,6 +30,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from smidgen.calibration.moments import linear_of
+from smidgen.calibration.outputs import OutputGathering, OutputMoment
+from smidgen.calibration.row_gradients import RowGradients
 from smidgen.calibration.sample import Gathering, judging
 from smidgen.calibration.walk import States, StateShelf, advance, in_batches
 from smidgen.formats.checkpoint import Checkpoint
@@ -54,19 +56,24 @@ class LinearSurvey:
     inputs: samples of the inputs, weighted, in runs of `span` columns. Of a wide input the survey leaves out of H what
     connects the runs, which is most of the work; the tokens that judge have all columns, and say what that does.
     importance: E[gᵣ²] per output.
+    rows: the gradients of some rows, window by window; None of experts, which see no whole windows.
+
+    shared: whether it is for all tokens; of experts E[g gᵀ] is not taken, since few tokens say little of it.
     """
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear, *, shared: bool = True) -> None:
         self.span = _span(linear.in_features)
         self.inputs = Gathering(linear.in_features, linear.in_features // self.span)
         self.importance: Float[Tensor, " out"] = torch.zeros(linear.out_features)
+        self._outputs = OutputGathering(linear.out_features) if shared else None
+        self.rows = RowGradients() if shared else None
         self._weights: list[Float[Tensor, " tokens"]] = []
-        self._judging = torch.zeros(0, dtype=torch.bool)
+        self._judging, self._length = torch.zeros(0, dtype=torch.bool), 0
 
-    def begin(self, judging: Bool[Tensor, " tokens"]) -> None:
-        """A batch of tokens comes next, of which some judge."""
-        self._judging = judging
-        self._weights.append(torch.full((len(judging),), torch.nan))
+    def begin(self, judging: Bool[Tensor, "windows position"]) -> None:
+        """A batch of windows comes next, of whose tokens some judge."""
+        self._judging, self._length = judging.flatten(), judging.shape[1]
+        self._weights.append(torch.full((judging.numel(),), torch.nan))
 
     def add(
         self, x: Float[Tensor, "seen in"], gradient: Float[Tensor, "seen out"], seen: Int[Tensor, " seen"] | slice
@@ -75,8 +82,16 @@ class LinearSurvey:
         squares = gradient.float().square()
         weights = squares.mean(1)
         self.importance += squares.sum(0)
+        if self._outputs is not None:
+            self._outputs.add(gradient)
+        if self.rows is not None:
+            self.rows.add(x, gradient, self._length)
         self.inputs.add(x.float(), weights, self._judging[seen])
         self._weights[-1][seen] = weights
+
+    def outputs(self) -> OutputMoment | None:
+        """E[g gᵀ]. In the memory of the sums: no more tokens can be added."""
+        return None if self._outputs is None else self._outputs.moment()
 
     def token_weights(self) -> Float[Tensor, " tokens"]:
         """w of every token, in order; for those that an expert did not see, the mean."""
@@ -167,13 +182,16 @@ def _backward(index: int, block: Block, layer: LayerConfig, inputs: States, grad
     """Turn `gradient`, in place, from the block's output to its input, watching the linear layers."""
     for parameter in block.parameters():
         parameter.requires_grad_(False)
-    linears = {name: LinearSurvey(linear_of(block, name)) for name in block_linears(layer)}
+    linears = {
+        name: LinearSurvey(linear_of(block, name), shared=not name.startswith("experts."))
+        for name in block_linears(layer)
+    }
     judges = judging(*inputs.shape[:2])
     parts, gradients = in_batches(inputs), in_batches(gradient)
     for x, g, aside in zip(parts, gradients, judges.split(len(parts[0])), strict=True):
         x = x.detach().requires_grad_()
         for seen in linears.values():
-            seen.begin(aside.flatten())
+            seen.begin(aside)
         with _watch(block, linears), quick_layers():
             (at_input,) = torch.autograd.grad(block(x), x, g)
         g.copy_(at_input)

@@ -7,12 +7,15 @@ Every finished part is on disk before the next begins, so that a killed cut goes
 exactly the operations that were interrupted, on the same numbers, so the result is the same to the bit.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from smidgen.calibration.moments import linear_of
+from smidgen.calibration.outputs import OutputMoment
 from smidgen.calibration.sequence import Inputs, advance_replacing
 from smidgen.calibration.walk import States
 from smidgen.formats.checkpoint import Checkpoint
@@ -27,6 +30,17 @@ from smidgen.quantization.workspace import QuantWorkspace
 from smidgen.shapes import Int
 
 _EMBEDDING_ROWS = 16_384
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the survey says of the matrices of a block, by canonical name.
+
+    token_weights: of every token.  outputs: gives how errors of the outputs add up, or None.
+    """
+
+    token_weights: Mapping[str, Tensor]
+    outputs: Callable[[str], OutputMoment | None]
 
 
 def quantize(
@@ -56,7 +70,8 @@ def quantize(
             states = _embed(checkpoint, workspace, windows, "embedding.weight" in kinds)
         task.advance(done)
         for index in range(done, layers):
-            workspace.save(f"block-{index}", _quantize_block(checkpoint, index, kinds, surveyed, states))
+            known = _Known(surveyed.token_weights, partial(workspace.outputs, index))
+            workspace.save(f"block-{index}", _quantize_block(checkpoint, index, kinds, known, states))
             workspace.save_states(index + 1, states)
             task.advance()
 
@@ -84,10 +99,10 @@ def _embed(
 
 
 def _quantize_block(
-    checkpoint: Checkpoint, index: int, kinds: Mapping[str, BlockType], surveyed: Survey, states: States
+    checkpoint: Checkpoint, index: int, kinds: Mapping[str, BlockType], known: _Known, states: States
 ) -> dict[str, Encoded]:
     """Encode one block's matrices; `states` advance through the quantized block."""
-    fit = _BlockFit(load_block(checkpoint, index), index, kinds, surveyed.token_weights)
+    fit = _BlockFit(load_block(checkpoint, index), index, kinds, known)
     checkpoint.release()
     fit.advance(states)
     return fit.encoded
@@ -99,10 +114,8 @@ class _BlockFit:
     encoded: what is done, by canonical name.
     """
 
-    def __init__(
-        self, block: Block, index: int, kinds: Mapping[str, BlockType], token_weights: Mapping[str, Tensor]
-    ) -> None:
-        self._block, self._prefix, self._kinds, self._weights = block, f"blocks.{index}.", kinds, token_weights
+    def __init__(self, block: Block, index: int, kinds: Mapping[str, BlockType], known: _Known) -> None:
+        self._block, self._prefix, self._kinds, self._known = block, f"blocks.{index}.", kinds, known
         self.encoded: dict[str, Encoded] = {}
 
     @torch.no_grad()
@@ -115,7 +128,8 @@ class _BlockFit:
         for name in names:
             full_name = f"{self._prefix}{name}.weight"
             if full_name in self._kinds:
-                kind, metric = self._kinds[full_name], inputs.sample(self._weights[full_name])
+                kind, sample = self._kinds[full_name], inputs.sample(self._known.token_weights[full_name])
                 weight = linear_of(self._block, name).weight.detach()
-                self.encoded[full_name] = encode([weight], kind, Metric(metric, compensating=inputs.ample))
+                metric = Metric(sample, self._known.outputs(full_name), compensating=inputs.ample)
+                self.encoded[full_name] = encode([weight], kind, metric)
                 weight.copy_(decode(self.encoded[full_name].packed, kind))

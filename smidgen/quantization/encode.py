@@ -12,12 +12,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from smidgen.calibration.outputs import OutputMoment
 from smidgen.calibration.sample import Sample
 from smidgen.numerics.block_types import F16, BlockType
 from smidgen.numerics.decode import decode
 from smidgen.numerics.factor import inverse_factor
 from smidgen.quantization.compensate import compensate
-from smidgen.shapes import Float, UInt8
+from smidgen.quantization.two_sided import compensate_both_ways, output_factors
+from smidgen.shapes import Float, Int, UInt8
 
 # Rows of a chunk on which losses are taken, and the ways to encode it are compared.
 _SAMPLED_ROWS = 256
@@ -26,16 +28,18 @@ _DAMPING = 0.001
 
 
 class Metric:
-    """What the inputs of a matrix say about its errors, prepared once for all matrices that share them.
+    """What is known about the errors of a matrix, prepared once.
 
-    sample: the inputs.  rounding: 1/√Hᵢᵢ, for plain rounding.
+    sample: its inputs.  outputs: how errors of its outputs add up; None where all are taken as independent.
+    rounding: 1/√Hᵢᵢ, for plain rounding.
     """
 
-    def __init__(self, sample: Sample, *, compensating: bool = True) -> None:
+    def __init__(self, sample: Sample, outputs: OutputMoment | None = None, *, compensating: bool = True) -> None:
         diagonal = sample.moment.diagonal()
         floor = 1e-6 * diagonal.mean().clamp_min(1e-30)  # an input that never occurred still wants a sensible scale
-        self.sample, self.rounding = sample, diagonal.clamp_min(floor).rsqrt()
+        self.sample, self.outputs, self.rounding = sample, outputs, diagonal.clamp_min(floor).rsqrt()
         self._shrinkages = _SHRINKAGES if compensating and sample.can_judge else ()
+        self._across = None if outputs is None or not self._shrinkages else output_factors(outputs)
         self._factor: tuple[float, Tensor] | None = None
 
     def factors(self) -> Iterable[tuple[float, Float[Tensor, "in in"]]]:
@@ -44,6 +48,41 @@ class Metric:
             if self._factor is None or self._factor[0] != shrinkage:
                 self._factor = shrinkage, inverse_factor(self.sample.moment, _DAMPING, shrinkage)
             yield self._factor
+
+    def compensate(
+        self, rows: Float[Tensor, "rows in"], kind: BlockType, factor: Float[Tensor, "in in"]
+    ) -> UInt8[Tensor, "rows bytes"]:
+        """Encode with compensation, across rows too where the outputs are known."""
+        if self._across is None:
+            return compensate(rows, kind, factor)
+        return compensate_both_ways(rows, kind, factor, self._across)
+
+    def loss(self, rows: Float[Tensor, "rows in"], packed: UInt8[Tensor, "rows bytes"], kind: BlockType) -> float:
+        """E[w Δxᵀ G Δx] / E[w] of rows as they were encoded, on the tokens that judge; G is 1 where it is not known."""
+        if self.outputs is None or not self.sample.can_judge:
+            which = _some(rows)
+            return len(rows) / len(which) * float(self._apart(rows[which], packed[which], kind).sum())
+        return self.outputs.loss(self.sample.judges @ decode(packed, kind).sub_(rows).T)
+
+    def rounding_loss(self, rows: Float[Tensor, "rows in"], kind: BlockType) -> float:
+        """The same for plain rounding, from some of the rows: their errors have nothing to do with each other."""
+        which = _some(rows)
+        some = rows[which]
+        losses = self._apart(some, compensate(some, kind, self.rounding), kind)
+        if self.outputs is not None:
+            losses = losses * self.outputs.diagonal()[which]
+        return len(rows) / len(which) * float(losses.sum())
+
+    def _apart(
+        self, rows: Float[Tensor, "rows in"], packed: UInt8[Tensor, "rows bytes"], kind: BlockType
+    ) -> Float[Tensor, " rows"]:
+        """What the error of each row costs alone, in float64."""
+        return self.sample.damage(decode(packed, kind).sub_(rows)).double()
+
+
+def _some(rows: Float[Tensor, "rows in"]) -> Int[Tensor, " sampled"]:
+    """Rows by which all are judged."""
+    return torch.linspace(0, len(rows) - 1, min(len(rows), _SAMPLED_ROWS)).round().long()
 
 
 @dataclass(frozen=True)
@@ -98,20 +137,11 @@ def _joined(parts: Sequence[Encoded]) -> Encoded:
 
 
 def _encode_chunk(rows: Float[Tensor, "rows in"], kind: BlockType, metric: Metric) -> Encoded:
-    which = torch.linspace(0, len(rows) - 1, min(len(rows), _SAMPLED_ROWS)).round().long()
-    some, scale, sample = rows[which], len(rows) / len(which), metric.sample
-    rounding_loss = scale * loss_of(some, compensate(some, kind, metric.rounding), kind, sample)
+    sample, rounding_loss = metric.sample, metric.rounding_loss(rows, kind)
     for shrinkage, factor in metric.factors() if kind is not F16 else ():
-        packed = compensate(rows, kind, factor)
-        loss = scale * loss_of(some, packed[which], kind, sample)
+        packed = metric.compensate(rows, kind, factor)
+        loss = metric.loss(rows, packed, kind)
         if loss <= rounding_loss:
             return Encoded(kind, packed, shrinkage, 0, loss, rounding_loss, sample.tokens, sample.effective)
     packed, rounded = compensate(rows, kind, metric.rounding), 0 if kind is F16 else len(rows)
     return Encoded(kind, packed, None, rounded, rounding_loss, rounding_loss, sample.tokens, sample.effective)
-
-
-def loss_of(
-    rows: Float[Tensor, "rows in"], packed: UInt8[Tensor, "rows bytes"], kind: BlockType, sample: Sample
-) -> float:
-    """E[w ‖ΔW x‖²] / E[w] of rows as they were encoded."""
-    return float(sample.damage(decode(packed, kind).sub_(rows)).double().sum())

@@ -9,7 +9,12 @@ divergence per token:
     damage = ½ Σᵣ E[gᵣ²] (ΔW H ΔWᵀ)ᵣᵣ,    H weighted by token as in `calibration.moments`
 
 Rows are drawn by their importance E[gᵣ²], so that few of them estimate the sum. What compensation gains is read off
-tokens that it was not fitted to (`calibration.sample`): on those that it was, it always seems to gain.
+tokens that it was not fitted to (`calibration.sample`): on those that it was, it always seems to gain. This takes
+tokens as independent; errors of one window's tokens are not, and so the whole is multiplied by
+
+    κ = Σᵣ (ΔW Fᵣ ΔWᵀ)ᵣᵣ / Σᵣ E[gᵣ²] (ΔW H ΔWᵀ)ᵣᵣ,    Fᵣ from sums over windows (`calibration.row_gradients`),
+
+with the errors ΔW that the cut will make: 1.1 to 1.25 in most matrices, 1.2 to 2.5 in those of values (LOG.md).
 
 The embedding is felt twice where the head is tied to it. As the head, an error Δ in row v moves one logit, and
 costs ½ pᵥ(1−pᵥ) c'ᵥ² (Δ·h)², c' the slope of the soft cap; as the input it moves what enters the first block, and costs
@@ -21,7 +26,7 @@ all rows,
 and rows sampled as the text's own tokens estimate the sum over π.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +34,8 @@ from torch import Tensor
 
 from smidgen.calibration.gradients import BlockSurvey, EndSurvey, steps, survey_blocks
 from smidgen.calibration.moments import linear_of
+from smidgen.calibration.outputs import OutputMoment
+from smidgen.calibration.row_gradients import RowGradients, draw_rows
 from smidgen.calibration.sample import Sample
 from smidgen.calibration.walk import StateShelf
 from smidgen.formats.checkpoint import Checkpoint
@@ -51,7 +58,12 @@ TARGET_TYPES = (
     types.IQ4_NL, types.Q4_K, types.Q5_0, types.Q5_K, types.Q5_1, types.Q6_K, types.Q8_0,
 )  # fmt: skip
 _FEW_BITS = 4.0  # types below gain something else from compensation than those above
-_SAMPLED_ROWS = 128
+_SAMPLED_TOKENS = 256  # rows of the embedding, as often as tokens occur
+_FEWEST_WINDOWS = 8  # that say how errors add up over one
+
+
+#: Called with a block's number and what is known of the outputs of its matrices.
+KeepOutputs = Callable[[int, dict[str, OutputMoment]], None]
 
 
 @dataclass(frozen=True)
@@ -74,45 +86,37 @@ def survey(
     seed: int,
     shelf: StateShelf,
     kinds: Sequence[BlockType] = TARGET_TYPES,
+    keep: KeepOutputs | None = None,
 ) -> Survey:
     """Measure every matrix of the model in every type that fits it, on the tokens of `windows`.
 
     kinds: none where the damages are known already, and only what the cut needs again is wanted.
+    keep: called for each block with what is known of its matrices' outputs, by canonical name.
     """
     generator = torch.Generator().manual_seed(seed)
     damages: dict[str, dict[str, float]] = {}
     token_weights: dict[str, Tensor] = {}
 
     def visit(seen: BlockSurvey) -> None:
+        if keep is not None:
+            moments = {f"blocks.{seen.index}.{name}.weight": linear.outputs() for name, linear in seen.linears.items()}
+            keep(seen.index, {name: moment for name, moment in moments.items() if moment is not None})
         for name, linear in seen.linears.items():
             full_name = f"blocks.{seen.index}.{name}.weight"
             weight = linear_of(seen.block, name).weight.detach()
-            chosen, importance = draw_rows(linear.importance, _SAMPLED_ROWS, generator)
+            chosen, share = draw_rows(linear.importance) if linear.rows is None else linear.rows.drawn
+            rows, importance = weight[chosen], linear.importance[chosen] * share
             token_weights[full_name] = linear.token_weights()
-            damages[full_name] = _damages(weight[chosen], importance, linear.inputs.samples(), kinds)
+            damages[full_name] = _damages(rows, importance, linear.inputs.samples(), kinds, linear.rows)
 
     with track("Measuring what each type would cost", steps(checkpoint, windows)) as task:
         ends = end_metrics(checkpoint, survey_blocks(checkpoint, windows, visit, shelf, task, seed))
     tokens = windows[:, 1:].flatten()
     for name, sample in ends.items():
-        ids = tokens[torch.randint(len(tokens), (2 * _SAMPLED_ROWS,), generator=generator)]
+        ids = tokens[torch.randint(len(tokens), (_SAMPLED_TOKENS,), generator=generator)]
         importance = torch.full((len(ids),), 1 / len(ids))
         damages[name] = _damages(checkpoint.gather(name, ids), importance, [sample], kinds)
     return Survey(damages, token_weights, ends)
-
-
-def draw_rows(
-    importance: Float[Tensor, " out"], count: int, generator: torch.Generator
-) -> tuple[Int[Tensor, " drawn"], Float[Tensor, " drawn"]]:
-    """Rows of a matrix, and weights with which a sum over them estimates Σ importance · loss over all rows.
-
-    Drawn with a probability in proportion to their importance, the same row perhaps more than once; every tenth without
-    regard to it, so that no row counts for much more than its share.
-    """
-    total = importance.sum().clamp_min(1e-30)
-    probability = 0.9 * importance / total + 0.1 / len(importance)
-    drawn = torch.multinomial(probability, count, replacement=True, generator=generator)
-    return drawn, importance[drawn] / (probability[drawn] * count)
 
 
 def end_metrics(checkpoint: Checkpoint, ends: EndSurvey) -> dict[str, Sample]:
@@ -142,10 +146,12 @@ def _damages(
     importance: Float[Tensor, " rows"],
     runs: Sequence[Sample],
     kinds: Sequence[BlockType],
+    gradients: RowGradients | None = None,
 ) -> dict[str, float]:
-    """½ Σ importance · (ΔW H ΔWᵀ)ᵣᵣ of compensated rows, in each type that they can have.
+    """½ κ Σ importance · (ΔW H ΔWᵀ)ᵣᵣ of compensated rows, in each type that they can have.
 
     runs: the inputs, in runs of columns. The tokens that judge say what connects them, and what compensation gains.
+    gradients: of these rows, for κ; without them it is 1.
     """
     fitting = fitting_types(rows.shape[1], kinds)
     if not fitting:
@@ -162,7 +168,9 @@ def _damages(
             rounded[kind] += float(importance @ damage(error, run.moment))
             if kind in tried:
                 errors[kind].append((error, _error(columns, kind, factor)))
-    gains = {kind: _gain(errors[one], importance, runs) for one, alike in tried.items() for kind in alike}
+    gains: dict[BlockType, float] = {}
+    for one, alike in tried.items():
+        gains |= dict.fromkeys(alike, _gain(errors[one], importance, runs, gradients))
     return {kind.name: 0.5 * gains[kind] * loss for kind, loss in rounded.items()}
 
 
@@ -170,14 +178,36 @@ def _gain(
     errors: Sequence[tuple[Float[Tensor, "rows span"], Float[Tensor, "rows span"]]],
     importance: Float[Tensor, " rows"],
     runs: Sequence[Sample],
+    gradients: RowGradients | None,
 ) -> float:
-    """What the better of both errors costs on tokens that judge, in terms of what the rounded runs cost one by one."""
+    """What the better of both errors costs, in terms of what the rounded runs cost one by one, token by token.
+
+    How the two compare is read off the tokens that judge; how the better one adds up over a window, off all windows.
+    """
+    rounded, compensated = ([pair[way] for pair in errors] for way in (0, 1))
     if not runs[0].can_judge:
+        return _adding_up(rounded, importance, runs, gradients)
+    apart = float(sum(importance @ run.damage(error) for run, error in zip(runs, rounded, strict=True)))
+    costs = [float(importance @ _outputs(runs, way).square().sum(0)) for way in (rounded, compensated)]
+    better = rounded if costs[0] <= costs[1] else compensated
+    return min(costs) / max(apart, 1e-30) * _adding_up(better, importance, runs, gradients) if apart > 0 else 1.0
+
+
+def _adding_up(
+    errors: Sequence[Float[Tensor, "rows span"]],
+    importance: Float[Tensor, " rows"],
+    runs: Sequence[Sample],
+    gradients: RowGradients | None,
+) -> float:
+    """κ, with runs of columns apart above and below; 1 where too few windows say anything of it."""
+    if gradients is None or gradients.windows < _FEWEST_WINDOWS:
         return 1.0
-    rounded, compensated = (_outputs(runs, [pair[way] for pair in errors]) for way in (0, 1))
-    apart = sum(importance @ run.damage(error) for run, (error, _) in zip(runs, errors, strict=True))
-    best = min(float(importance @ output.square().sum(0)) for output in (rounded, compensated))
-    return best / max(float(apart), 1e-30) if float(apart) > 0 else 1.0
+    together, apart, first = 0.0, 0.0, 0
+    for run, error in zip(runs, errors, strict=True):
+        together += float(gradients.cost(error, first))
+        apart += float(importance @ damage(error, run.moment))
+        first += error.shape[1]
+    return together / apart if apart > 0 else 1.0
 
 
 def _outputs(runs: Sequence[Sample], errors: Sequence[Float[Tensor, "rows span"]]) -> Float[Tensor, "judges rows"]:

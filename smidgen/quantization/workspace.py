@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from smidgen.calibration.outputs import OutputMoment
 from smidgen.formats.workspace import Workspace
 from smidgen.numerics.block_types import BY_NAME, BlockType
 from smidgen.quantization.encode import Encoded
@@ -41,6 +42,18 @@ class QuantWorkspace(Workspace):
         """Keep the matrices of one part."""
         notes = {name: json.dumps(_figures(matrix)) for name, matrix in encoded.items()}
         self.save_tensors(part, {name: matrix.packed for name, matrix in encoded.items()}, notes)
+
+    def save_outputs(self, index: int, outputs: Mapping[str, OutputMoment]) -> None:
+        """Keep what is known of the outputs of one block's matrices, in half the bytes."""
+        runs = {f"{name}:{place}": run for name, moment in outputs.items() for place, run in enumerate(moment.runs)}
+        self.save_tensors(f"outputs-{index}", {name: run.bfloat16() for name, run in runs.items()})
+
+    def outputs(self, index: int, name: str) -> OutputMoment | None:
+        """What `save_outputs` kept of a matrix, by canonical name; None where nothing was."""
+        with self._opened(f"outputs-{index}") as file:
+            places = [key for key in file.keys() if key.startswith(f"{name}:")]
+            runs = [file.get_tensor(f"{name}:{place}").float() for place in range(len(places))]
+        return OutputMoment(runs) if runs else None
 
     def packed(self, name: str) -> tuple[BlockType, UInt8[Tensor, "rows bytes"]]:
         """Type and bytes of one matrix, by canonical name."""

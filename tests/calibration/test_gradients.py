@@ -10,6 +10,7 @@ from torch import Tensor
 from smidgen.calibration import gradients
 from smidgen.calibration.gradients import BlockSurvey, steps, survey_blocks
 from smidgen.calibration.moments import linear_of
+from smidgen.calibration.row_gradients import RowGradients
 from smidgen.calibration.sample import judging
 from smidgen.calibration.walk import StateShelf
 from smidgen.formats.opening import open_checkpoint
@@ -64,6 +65,8 @@ def test_surveys_equal_whole_model_backward(
             w = g.square().mean(1)
             assert close(survey.linears[name].importance, g.square().mean(0)), name
             assert close(survey.linears[name].token_weights(), w), name
+            assert survey.linears[name].rows is not None
+            assert close_enough(survey.linears[name].rows, x, g, windows.shape[1]), name
             sample, fits = survey.linears[name].inputs.sample(), ~judges.flatten()
             assert close(sample.moment, (x * w[:, None])[fits].T @ x[fits] / w[fits].sum()), name
             kept = (x * (w / w[~fits].sum()).sqrt()[:, None])[~fits]
@@ -72,6 +75,14 @@ def test_surveys_equal_whole_model_backward(
     assert close(ends.head_input, whole.head_input)
     assert torch.equal(ends.judging[0], judges.flatten()) and torch.equal(ends.judging[1], judges[:, :-1].flatten())
     assert [file.name for file in tmp_path.iterdir()] == ["tiny.gguf"]
+
+
+def close_enough(gradients: RowGradients, x: Tensor, g: Tensor, length: int) -> bool:
+    """What a random error of the rows would cost; the gradients are kept in bfloat16."""
+    rows, share = gradients.drawn
+    error = torch.randn(len(rows), x.shape[1], generator=torch.Generator().manual_seed(3))
+    felt = (g[:, rows] * (x @ error.T)).view(-1, length, len(rows)).sum(1)
+    return gradients.cost(error) == pytest.approx(float(felt.square().sum(0) @ share) / len(x), rel=0.01)
 
 
 class WholeModel:

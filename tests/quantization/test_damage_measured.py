@@ -128,17 +128,16 @@ def damages(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[st
 def test_what_was_expected_is_what_is_measured(family: str, damages: Callable) -> None:
     """Of each family all in all, of each role over its layers, and of every single matrix.
 
-    Errors are taken as independent from token to token. That underrates what writes the same error at all positions of
-    a window for attention to gather, hence the lower bound of single values.
+    One label is drawn for each of 736 positions: with other labels a family's whole moves by some 5%.
     """
     roles: dict[str, list[tuple[float, float]]] = {}
     for name, pair in damages(family).items():
         role = name.split(".")[-2]
         roles.setdefault(role, []).append(pair)
-        assert (0.3 if role == "value" else 0.5) < pair[0] / pair[1] < 2, name
+        assert 0.6 < pair[0] / pair[1] < 1.7, name
     ratios = {role: ratio(pairs) for role, pairs in roles.items()}
-    assert all(0.75 < one < 1.3 for one in ratios.values()), ratios
-    assert 0.8 < ratio(list(damages(family).values())) < 1.2
+    assert all(0.75 < one < 1.4 for one in ratios.values()), ratios
+    assert 0.8 < ratio(list(damages(family).values())) < 1.25
 
 
 def ratio(pairs: list[tuple[float, float]]) -> float:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from smidgen.calibration.outputs import OutputMoment
 from smidgen.calibration.sample import Sample
 from smidgen.numerics import block_types as types
 from smidgen.numerics.decode import decode
@@ -102,3 +103,14 @@ def test_inputs_that_never_occur_do_no_harm() -> None:
     assert torch.isfinite(error) and error < WEIGHT.abs().max()
     nothing = encode([WEIGHT], types.Q4_0, Metric(sample_of(torch.zeros(40, 64), torch.zeros(40, 64))))
     assert error_of(nothing, WEIGHT).abs().max() < 0.1
+
+
+def test_what_outputs_do_together_is_made_up_for_across_rows() -> None:
+    """Rows of which the model feels only the sum: the loss is that of the sum, and nearly all of it can be mended."""
+    together = OutputMoment([0.9 * torch.ones(128, 128) + 0.1 * torch.eye(128)])
+    weight = torch.randn(128, 64, generator=GENERATOR) * 0.1
+    apart, both = encode([weight], types.IQ4_NL, METRIC), encode([weight], types.IQ4_NL, Metric(SAMPLE, together))
+    wrong = INPUTS[400:] @ error_of(both, weight).T
+    assert both.loss == pytest.approx(float(together.loss(wrong * 100**-0.5)), rel=1e-3)
+    before = together.loss(INPUTS[400:] @ error_of(apart, weight).T * 100**-0.5)
+    assert both.compensated and both.loss < 0.8 * before

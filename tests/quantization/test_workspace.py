@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from smidgen.calibration.outputs import OutputMoment
 from smidgen.errors import SmidgenError
 from smidgen.numerics import block_types as types
 from smidgen.quantization.encode import Encoded
@@ -39,3 +40,12 @@ def test_another_cut_is_refused(tmp_path: Path) -> None:
     QuantWorkspace.start(tmp_path / "work", {"fit": 1, "seed": 0})
     with pytest.raises(SmidgenError, match="seed 0, now it is 5"):
         QuantWorkspace.resume(tmp_path / "work", {"fit": 1, "seed": 5})
+
+
+def test_moments_of_outputs_come_back_in_sixteen_bits(tmp_path: Path) -> None:
+    workspace = QuantWorkspace.start(tmp_path / "work", {"fit": 1})
+    workspace.save_outputs(3, {"a.weight": OutputMoment([torch.eye(3), torch.full((2, 2), 0.5)])})
+    found = workspace.outputs(3, "a.weight")
+    assert found is not None and [run.dtype for run in found.runs] == [torch.float32] * 2
+    assert torch.equal(found.runs[0], torch.eye(3)) and torch.equal(found.runs[1], torch.full((2, 2), 0.5))
+    assert workspace.outputs(3, "b.weight") is None
