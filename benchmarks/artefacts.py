@@ -10,7 +10,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import smidgen
+
 _CHARACTERS = 16  # of a hash in a name
+_PACKAGE = Path(smidgen.__file__).parent
+_ROOMS_OF_A_CUT = ("numerics", "model", "formats", "data", "calibration", "pruning", "quantization", "distillation",
+                   "training", "engines", "cutting")  # fmt: skip
 
 
 def name_of(**inputs: Any) -> str:
@@ -28,6 +33,13 @@ def sha256(path: Path) -> str:
 def _sha256(path: Path, size: int, changed: int) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@cache
+def code_of_a_cut() -> str:
+    """A hash of all of smidgen's code that a cut's bytes may depend on."""
+    files = sorted(path for room in _ROOMS_OF_A_CUT for path in (_PACKAGE / room).rglob("*.py"))
+    return name_of(files=[[str(path.relative_to(_PACKAGE)), sha256(path)] for path in files])
 
 
 class Shelf:

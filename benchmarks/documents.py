@@ -3,6 +3,8 @@
 A text with headings as in WikiText (` = Title = `) is taken apart at them, and its first articles are used. Any other
 text (a novel, program code) is cut into as many equal parts, at lines, and each part counts as an article: the parts
 lie far enough apart to depend on each other little. A piece is written as in texts.py; `FILE@0-0.5` is its first half.
+Where there are few tokens for an article, only its beginning is read, in a window of so many tokens: many articles say
+more about a mean than long ones.
 """
 
 import hashlib
@@ -43,7 +45,7 @@ class Evaluation:
 
     def first(self, tokens: int) -> Windows:
         """The windows of a quick look, spread over the articles."""
-        count = min(len(self.windows), -(-tokens // WINDOW))
+        count = min(len(self.windows), -(-tokens // self.windows.ids.shape[1]))
         return self.windows.take(torch.linspace(0, len(self.windows) - 1, count).round().long().tolist())
 
 
@@ -52,7 +54,8 @@ def take(arguments: Sequence[str], articles: int, tokens: int, tokenizer: Tokeni
 
     Raises SmidgenError where a file has not so many.
     """
-    share, each = -(-articles // len(arguments)), max(1, round(tokens / articles / WINDOW))
+    share, length = -(-articles // len(arguments)), max(_SHORTEST + 1, min(WINDOW, tokens // articles))
+    each = max(1, round(tokens / articles / length))
     windows: list[Windows] = []
     article_of: list[int] = []
     places: list[int] = []
@@ -61,7 +64,7 @@ def take(arguments: Sequence[str], articles: int, tokens: int, tokenizer: Tokeni
         stretch = texts.stretch_of(argument)
         found = 0
         for at, text in _articles(stretch.text, share):
-            cut = cut_into_windows(text[: each * WINDOW * _CHARACTERS_A_TOKEN], tokenizer)
+            cut = cut_into_windows(text[: each * length * _CHARACTERS_A_TOKEN], tokenizer, length)
             cut = cut.take(range(min(each, len(cut))))
             if cut.text_tokens < _SHORTEST:
                 continue
@@ -81,7 +84,8 @@ def take(arguments: Sequence[str], articles: int, tokens: int, tokenizer: Tokeni
     known = hashlib.sha256(together.ids.numpy().tobytes()).hexdigest()
     return Evaluation(
         together, article_of, places,
-        {"articles": len(places), "tokens": together.text_tokens, "sha256_of_ids": known, "sources": sources},
+        {"articles": len(places), "tokens": together.text_tokens, "window": length, "sha256_of_ids": known,
+         "sources": sources},
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ type's blocks, the tool takes a larger type by itself: rows of 640 cannot be k-q
 
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,17 +90,27 @@ class Mixture:
         return [*self.body.options(), "--token-embedding-type", self.embedding]
 
 
-def candidates() -> Iterator[Mixture]:
+def candidates(bodies: Sequence[Body] = BODIES, embeddings: Sequence[str] = EMBEDDINGS) -> Iterator[Mixture]:
     """Every pair of a body and an embedding."""
-    return (Mixture(body, embedding) for embedding in EMBEDDINGS for body in BODIES)
+    return (Mixture(body, embedding) for embedding in embeddings for body in bodies)
+
+
+def alone(body: Body) -> Mixture:
+    """A body beside an embedding that is left as it is."""
+    return Mixture(body, UNTOUCHED)
+
+
+def only(embedding: str) -> Mixture:
+    """An embedding beside blocks that are left as they are."""
+    return Mixture(Body(UNTOUCHED.upper()), embedding)
 
 
 class Quantizer:
     """llama-quantize with one imatrix on one model.
 
-    Quantizing the embedding takes most of the time and does not depend on the body, so it is done once for each type:
-    into a file with that embedding and the other weights untouched, from which the candidates are then made. The tool
-    copies a tensor that already has the wanted type, so each candidate has the bytes of one run from the original.
+    A body takes minutes at 1.5 billion weights, and occurs with many embeddings. So it is made once, with the embedding
+    left as it is, and the candidates are made from that: the tool copies a tensor that already has the wanted type, so
+    each candidate has the bytes of one run from the original.
 
     shelf: where files in between are kept.
     """
@@ -134,16 +144,19 @@ class Quantizer:
             raise SmidgenError(f"llama-quantize --dry-run failed for {mixture}: {answer.stderr.strip()[-200:]}")
         return self.original.stat().st_size - round((float(found[1]) - float(found[2])) * 2**20)
 
-    def expected_sizes(self) -> dict[Mixture, int]:
-        """The same for every candidate: what a body saves and what an embedding saves add up."""
-        plain, whole = Body(UNTOUCHED.upper()), self.original.stat().st_size
-        bodies = {body: self.expected_bytes(Mixture(body, UNTOUCHED)) for body in BODIES}
-        embeddings = {kind: self.expected_bytes(Mixture(plain, kind)) for kind in EMBEDDINGS}
-        return {one: bodies[one.body] + embeddings[one.embedding] - whole for one in candidates()}
+    def expected_sizes(self, mixtures: Iterable[Mixture]) -> dict[Mixture, int]:
+        """The same for many: what a body saves and what an embedding saves add up."""
+        mixtures, whole = list(mixtures), self.original.stat().st_size
+        bodies = {body: self.expected_bytes(alone(body)) for body in {one.body for one in mixtures}}
+        kinds = {kind: self.expected_bytes(only(kind)) for kind in {one.embedding for one in mixtures}}
+        return {one: bodies[one.body] + kinds[one.embedding] - whole for one in mixtures}
 
     def make(self, mixture: Mixture, destination: Path) -> None:
         """Quantize the model."""
-        record.run(self.command(mixture, self._with_embedding(mixture.embedding), destination), self.log)
+        source = self.original
+        if UNTOUCHED not in (mixture.embedding, mixture.body.file_type.lower()):
+            source = self.made(alone(mixture.body))
+        record.run(self.command(mixture, source, destination), self.log)
 
     def made(self, mixture: Mixture) -> Path:
         """The quantized model, which is kept."""
@@ -151,16 +164,5 @@ class Quantizer:
         if not path.exists():
             unfinished = path.with_suffix(".unfinished")
             self.make(mixture, unfinished)
-            unfinished.replace(path)
-        return path
-
-    def _with_embedding(self, kind: str) -> Path:
-        if kind == UNTOUCHED:
-            return self.original
-        mixture = Mixture(Body(UNTOUCHED.upper()), kind)
-        path = self.shelf.path("embedding", ".gguf", **self.inputs(mixture))
-        if not path.exists():
-            unfinished = path.with_suffix(".unfinished")
-            record.run(self.command(mixture, self.original, unfinished), self.log)
             unfinished.replace(path)
         return path

@@ -12,11 +12,16 @@ from functools import cache
 from statistics import median
 from typing import Any
 
+from benchmarks import equal_bytes_shown
+from benchmarks.equal_bytes import models
+from benchmarks.equal_bytes_picture import picture
 from benchmarks.marked import write
 from benchmarks.record import REPOSITORY, RESULTS
 
 #: Where tables stand.
 PAGES = (REPOSITORY / "docs" / "costs.md", REPOSITORY / "docs" / "serve.md", REPOSITORY / "README.md")
+#: KL against bytes, beside the table `equal-bytes`.
+PICTURE = REPOSITORY / "docs" / equal_bytes_shown.PICTURE
 
 _LEFT, _RIGHT = "---", "--:"
 
@@ -322,6 +327,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "training-step": training_step,
     "real-card": real_card,
     "vllm-cpu": vllm_cpu,
+    "equal-bytes": lambda: equal_bytes_shown.at_home(models()),
+    "equal-bytes-elsewhere": lambda: equal_bytes_shown.elsewhere(models()),
 }
 
 
@@ -331,6 +338,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--write", action="store_true", help="put them between the markers of the pages")
     made = {name: make() for name, make in TABLES.items()}
     if parser.parse_args(arguments).write:
+        if found := models():
+            PICTURE.write_text(picture(found), encoding="utf-8")
         return max(write(page, made) for page in PAGES)
     for name, table in made.items():
         print(f"{name}\n\n{table}\n")

@@ -5,6 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from benchmarks import meter as meters
 from benchmarks.artefacts import Shelf, name_of, sha256
@@ -14,9 +15,11 @@ from benchmarks.meter import Meter, paired
 from smidgen.data.held_out import CalibrationText
 from smidgen.data.sources import read_text
 from smidgen.data.text import WINDOW
+from smidgen.engines.torch import TorchEngine
 from smidgen.errors import SmidgenError
 from smidgen.formats.opening import open_checkpoint
 from smidgen.model.tokenizer import Tokenizer
+from smidgen.progress import Task
 from tests.tiny_models import write_gemma3
 
 
@@ -61,6 +64,33 @@ def test_articles_are_taken_apart_at_their_headings(tmp_path: Path, tokenizer: T
     assert min(later.places) > max(found.places)
     with pytest.raises(SmidgenError, match="has 12 articles of at least 64 tokens, 13 are needed"):
         take([str(path)], 13, 13 * 512, tokenizer)
+
+
+def test_few_tokens_are_the_beginnings_of_many_articles(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    path = write_articles(tmp_path / "articles.txt", 12)
+    found = take([str(path)], 10, 10 * 96, tokenizer)
+    assert found.windows.ids.shape == (10, 96) and found.description["window"] == 96
+    assert len(found.first(200)) == 3
+    shortest = take([str(path)], 10, 10, tokenizer)  # never less than what counts as an article
+    assert shortest.windows.ids.shape == (10, 65) and shortest.article_of == list(range(10))
+
+
+def test_the_original_reads_a_text_once_for_all_files(
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, other = write_gemma3(tmp_path / "original.gguf"), write_gemma3(tmp_path / "other.gguf")
+    evaluation = take([str(write_articles(tmp_path / "a.txt", 12))], 6, 6 * 96, tokenizer)
+    meter, read = Meter(original, tmp_path / "measured.json"), []
+    plain = meters.TorchEngine.hidden_states
+
+    def counted(engine: TorchEngine, windows: Tensor, progress: Task | None = None) -> Tensor:
+        read.append(engine is meter.original)
+        return plain(engine, windows, progress)
+
+    monkeypatch.setattr(meters.TorchEngine, "hidden_states", counted)
+    first = meter.figures(original, evaluation.windows, "itself")
+    meter.known.clear()
+    assert meter.figures(other, evaluation.windows, "another") == first and read == [True, False, False]
 
 
 def test_a_text_without_headings_is_cut_into_parts(tmp_path: Path, tokenizer: Tokenizer) -> None:
