@@ -76,6 +76,19 @@ def refuse_unwritable(target: Path) -> None:
         raise SmidgenError(f"{cannot}: it is a folder; choose another name")
 
 
+def refuse_unmakeable(folder: Path, advice: str) -> None:
+    """Raises SmidgenError, ending in `advice`, where a folder neither is there and writable nor can be made.
+
+    Makes nothing, so it can be asked early.
+    """
+    nearest = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    if not nearest.is_dir():
+        raise SmidgenError(f"{printable(folder)} cannot be a folder: {printable(nearest)} is a file. {advice}")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        why = f"{printable(nearest)} is not writable by this user"
+        raise SmidgenError(f"{printable(folder)} cannot be written: {why}. {advice}")
+
+
 def refuse_full_disk(target: Path, size: int) -> None:
     """Raises SmidgenError where the disk of `target`'s folder has less than `size` bytes free."""
     free = shutil.disk_usage(target.parent).free

@@ -69,6 +69,7 @@ TORCH_FREE = [
     "smidgen.formats.hf.folder",
     "smidgen.formats.hub.hub",
     "smidgen.formats.hub.transfer",
+    "smidgen.formats.head_apart",
     "smidgen.formats.hf.safetensors_reader",
     "smidgen.formats.opening",
     "smidgen.formats.summary",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from smidgen.cli import options
+from smidgen.model.kept import AS_USUAL, KVType, keeping_of, refuse_kv
 from smidgen.shell import path_of
 from smidgen.sizes import parse_size
 
@@ -101,6 +102,14 @@ def command(
         ),
     ] = None,
     measure: Annotated[bool, typer.Option("--measure/--no-measure", help="Write the report card.")] = True,
+    kv: Annotated[
+        str,
+        typer.Option(
+            "--kv",
+            metavar="f16|q8_0|q4_0",
+            help="How keys and values are kept while the card is measured; the file is the same.",
+        ),
+    ] = AS_USUAL,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its expected cost, and stop.")] = False,
     resume: options.Resume = False,
     seed: options.GivenSeed = None,
@@ -131,6 +140,7 @@ def command(
       smidgen cut gemma-3-270m --fit 165MB --heal 15min -o gemma-small
       smidgen cut model-f16.gguf --layers 22 --ffn 7168 --heal 2000000 -o shallow
       smidgen cut gemma-3-270m --fit 165MB -o gemma-small --resume
+      smidgen cut gemma-3-270m --fit 165MB -o gemma-small --kv q8_0
       smidgen cut gemma-3-270m --recipe gemma-small/recipe.toml -o again
     """
     said = {
@@ -143,7 +153,10 @@ def command(
     said = {name: value for name, value in said.items() if value is not None}
     _refuse_contradictions(said, recipe)
     sizes = {name: parse_size(said[name]) for name in ("fit", "ram") if name in said}
-    origin = _refuse_early(model, output, text or ())
+    kept = options.kv_type(kv)
+    if kept != AS_USUAL and not measure:
+        raise typer.BadParameter("--kv is for the report card, and --no-measure leaves that out; give one of them")
+    origin = _refuse_early(model, output, text or (), kept)
     from smidgen.cutting.cut import cut
     from smidgen.cutting.recipe import DEFAULT_TOKENS, CutOptions, Pruning, read_recipe
 
@@ -160,7 +173,7 @@ def command(
             steps=options.comma_list(steps),
             speed=speed, ram=sizes.get("ram"), heal=heal, keep_head=keep_head,
         )  # fmt: skip
-    result = cut(origin, output, wanted, resume=resume, dry_run=dry_run, measured=measure)
+    result = cut(origin, output, wanted, resume=resume, dry_run=dry_run, measured=measure, kv=kept)
     options.show(result, json)
 
 
@@ -180,7 +193,7 @@ def _refuse_contradictions(said: dict[str, Any], recipe: Path | None) -> None:
             raise typer.BadParameter(f"--{option} goes with --{owner}; give both")
 
 
-def _refuse_early(model: str, output: Path, texts: Sequence[str]) -> "Origin":
+def _refuse_early(model: str, output: Path, texts: Sequence[str], kv: KVType) -> "Origin":
     """What can be refused at once: loading torch takes seconds. The cut looks again. Returns what was located."""
     from smidgen.data.sources import read_texts
     from smidgen.formats.hub.catalogue import origin_of
@@ -188,7 +201,7 @@ def _refuse_early(model: str, output: Path, texts: Sequence[str]) -> "Origin":
     from smidgen.publishing.companions import refuse_output
 
     origin = origin_of(model)
-    read_config(origin.path)
+    refuse_kv(kv, keeping_of(read_config(origin.path)))
     refuse_output(output, origin)
     read_texts(texts)
     return origin

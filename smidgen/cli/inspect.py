@@ -2,6 +2,7 @@
 
 import json as json_format
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smidgen.cli.options import Debug, Json, Model, Quiet
@@ -27,12 +28,7 @@ def command(model: Model, json: Json = False, quiet: Quiet = False, debug: Debug
 
     summary = summarise(model)
     if summary.cannot_cut is None and not summary.tied_head and summary.format.startswith("GGUF"):
-        from smidgen.formats.opening import open_checkpoint
-        from smidgen.formats.stored_twice import stored_twice
-
-        with open_checkpoint(summary.path) as checkpoint:
-            twice = stored_twice(checkpoint, sample=True)
-        summary.stored_twice = None if twice is None else twice.nbytes
+        summary.stored_twice = _stored_twice(Path(summary.path))
     if json:
         print(json_format.dumps(asdict(summary)))
         return
@@ -41,6 +37,20 @@ def command(model: Model, json: Json = False, quiet: Quiet = False, debug: Debug
     counted = "numbers" if summary.parameters is None else "parameters"
     _print_shares("part", counted, summary.parts, summary.bytes)
     _print_shares("type", counted, summary.types, summary.bytes)
+
+
+def _stored_twice(path: Path) -> int | None:
+    """Bytes of a head that is the embedding, as far as some rows tell; None where it is another matrix."""
+    from smidgen.formats.head_apart import head_may_be_embedding
+
+    if not head_may_be_embedding(path):
+        return None
+    from smidgen.formats.opening import open_checkpoint
+    from smidgen.formats.stored_twice import stored_twice  # which loads torch
+
+    with open_checkpoint(path) as checkpoint:
+        twice = stored_twice(checkpoint, sample=True)
+    return None if twice is None else twice.nbytes
 
 
 def _facts(summary: "Summary") -> list[tuple[str, str]]:

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 
-from smidgen.atomic import refuse_unwritable
 from smidgen.cli.compare import compare_cuts
 from smidgen.cli.options import KV, LARGEST_SEED, MODEL_HELP, Debug, Json, Quiet, Threads, comma_list, kv_type
 from smidgen.errors import SmidgenError, printable
@@ -160,14 +159,12 @@ def _print_answers(card: dict[str, Any]) -> None:
 
 def _card_path(output: Path) -> Path:
     """Checked before the minutes of measuring, not after. A folder gets card.json."""
-    from smidgen.measuring.card import refuse_replacing
+    from smidgen.measuring.card import refuse_place
 
     path = output / "card.json" if output.is_dir() else output
     if path.suffix != ".json":
         raise SmidgenError(f"The card {printable(path)} must end in .json: its page is written beside it as .html.")
-    refuse_unwritable(path)
-    refuse_unwritable(path.with_suffix(".html"))
-    refuse_replacing(path)
+    refuse_place(path)
     return path
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from smidgen.cli.options import MODEL_HELP, CtxSize, Debug, Port, Quiet, Threads
+from smidgen.cli.options import KV, MODEL_HELP, CtxSize, Debug, Port, Quiet, Threads, kv_type
 from smidgen.shell import path_of
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def command(
     ctx_size: CtxSize = None,
     votes: Votes = None,
     threads: Threads = None,
+    kv: KV = "f16",
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -56,13 +57,14 @@ def command(
     Examples:
       smidgen ui smollm2-135m-instruct
       smidgen ui gemma-3-270m gemma-small --votes votes.sqlite
+      smidgen ui smollm2-135m-instruct --kv q8_0
       SMIDGEN_API_KEY=secret smidgen ui gemma-small --host 0.0.0.0
     """
     from smidgen.showing.ui import ui
 
     ui(
         models, host=host, port=port, api_key=api_key, parallel=parallel, ctx_size=ctx_size, threads=threads,
-        votes=votes, announce=partial(_announce, keyed=bool(api_key), quiet=quiet),
+        votes=votes, kv=kv_type(kv), announce=partial(_announce, keyed=bool(api_key), quiet=quiet),
     )  # fmt: skip
 
 

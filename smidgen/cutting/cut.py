@@ -8,19 +8,21 @@ is kept in `DIR/work` as it is finished, and `--resume` goes on from there.
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
-from smidgen.cutting.budget import budget_of, promises
+from smidgen.cutting.budget import limits_of, only_bits, promises
+from smidgen.cutting.limits import Limits
 from smidgen.cutting.plan import Choice, refuse_impossible
 from smidgen.cutting.quantize import Quantization, plan_types
 from smidgen.cutting.recipe import CutOptions
+from smidgen.cutting.rehearsal import settle_plan
 from smidgen.cutting.steps import Material, prune
 from smidgen.cutting.tying import cost_of_tying, with_one_matrix
 from smidgen.data.held_out import CalibrationText
@@ -32,7 +34,7 @@ from smidgen.distillation.heal import heal
 from smidgen.engines.author import Author
 from smidgen.engines.machine import peak_memory
 from smidgen.engines.torch import TorchEngine
-from smidgen.errors import BadFile, printable
+from smidgen.errors import BadFile, BudgetError, printable
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.derived import write_derived
 from smidgen.formats.effort import Effort
@@ -41,6 +43,7 @@ from smidgen.formats.hub.catalogue import ModelName, cache_folder
 from smidgen.formats.opening import open_checkpoint, open_model
 from smidgen.measuring.measure import measure
 from smidgen.memory import give_back_unused
+from smidgen.model.kept import AS_USUAL, KVType, keeping_of, refuse_kv
 from smidgen.model.tokenizer import Tokenizer
 from smidgen.owned import settle
 from smidgen.progress import say
@@ -104,13 +107,15 @@ class CutResult:
 
 def cut(
     model: ModelName, output: str | os.PathLike[str], options: CutOptions | None = None, *, resume: bool = False,
-    dry_run: bool = False, measured: bool = True, **given: Any,
+    dry_run: bool = False, measured: bool = True, kv: KVType = AS_USUAL, **given: Any,
 ) -> CutResult:  # fmt: skip
     """Cut `model` as `options` say and write `output/model.gguf` with its companions.
 
     model: a name, a path or a loaded `Model`.  resume: go on where the same cut was interrupted.
     given: options by their names (`fit="165MB"`, `languages=["en"]`), instead of `options` or to change some of them.
     dry_run: stop after the plan.  measured: compare original and result, and write the report card.
+    kv: how the result keeps keys and values while it is measured, q8_0 or q4_0 as llama.cpp rounds them; the file is
+    the same.
 
     Raises BudgetError before any work where the size is impossible; SmidgenError or BadFile for bad input, an
     unwritable or full disk, and for `resume` with other settings than the interrupted cut had.
@@ -122,22 +127,23 @@ def cut(
         torch.set_num_threads(options.threads)
     with open_model(model) as checkpoint, ExitStack() as stack:
         refuse_output(output, checkpoint.origin)
+        refuse_kv(kv, keeping_of(checkpoint.config))
         _refuse_other_original(checkpoint, options)
         begun = with_one_matrix(checkpoint, options)
-        if set(options.chain) <= {"quantize", "heal"} and options.fit is not None:
+        if only_bits(options) and options.fit is not None:
             refuse_impossible(begun, options.fit, options.kinds)
         sources = read_texts(options.texts)
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="smidgen-"))) if dry_run else None
         fingerprint = options.fingerprint(checkpoint.sha256(), sources)
         workspace = QuantWorkspace.open((scratch or output) / WORK, fingerprint, resume=resume)
         effort = stack.enter_context(Effort(workspace, peak_memory, started))
-        tied = begun is not checkpoint
-        budget = _remembered_budget(checkpoint, options, workspace, tied=tied)
+        limits = _remembered_limits(checkpoint, begun, options, workspace)
         tokenizer = Tokenizer.from_gguf(checkpoint.tokenizer_metadata)
         texts = _calibration_texts(checkpoint, tokenizer, sources, options)
-        material = Material(options, texts, checkpoint, begun, tokenizer, budget, workspace)
+        material = Material(options, texts, checkpoint, begun, tokenizer, limits, workspace)
         pruned = prune(material, stack)
-        result, planned = _plan(pruned, material, workspace)
+        result, planned, limits = _plan(pruned, material, workspace)
+        material = replace(material, limits=limits)
         result.calibration = _calibration(material)
         result.notes.append(_learned_from(material))
         if dry_run:
@@ -150,7 +156,6 @@ def cut(
             os.replace(pruned.path, result.path)
         else:
             say(result.plan)
-            result.notes += planned.misfits
             _write(planned, pruned, material, result)
             result.notes += filter(None, [planned.only_rounded()])
         remove_outdated(output)
@@ -162,10 +167,10 @@ def cut(
         give_back_unused()
         if measured:
             cost = {"seconds": result.seconds, "peak_ram_bytes": effort.peak_ram_bytes}
-            result.card = _measure(checkpoint.origin, result, material, cost)
+            result.card = _measure(checkpoint.origin, result, material, cost, kv)
             result.notes += promises(options, result.card)
         used = {used.text: used.tokens for used in material.used}
-        told = checkpoint.origin, checkpoint.sha256(), sources, budget, pruned.config.vocabulary, used
+        told = checkpoint.origin, checkpoint.sha256(), sources, material.limits, pruned.config.vocabulary, used
         recipe = options.as_recipe(*told)
         write_companions(output, checkpoint, recipe, result.steps, result.card)
         settle(output)
@@ -182,19 +187,22 @@ def _refuse_other_original(checkpoint: Checkpoint, options: CutOptions) -> None:
         )
 
 
-def _remembered_budget(
-    checkpoint: Checkpoint, options: CutOptions, workspace: QuantWorkspace, *, tied: bool
-) -> int | None:
-    """Bytes for the file; measured once, since speeds are never twice the same."""
+def _remembered_limits(
+    checkpoint: Checkpoint, begun: Checkpoint, options: CutOptions, workspace: QuantWorkspace
+) -> Limits | None:
+    """Limits of the file; measured once, since speeds are never twice the same."""
     if "quantize" not in options.chain:
         return None
-    if options.speed is None and options.ram is None:
-        return options.fit
-    budget = workspace.load_json("budget")
-    if budget is None:
-        budget = budget_of(checkpoint, options, tied=tied)
-        workspace.save_json("budget", budget)
-    return int(budget)
+    known = workspace.load_json("limits")
+    if known is not None:
+        return Limits.of(known)
+    try:
+        limits = limits_of(checkpoint, begun, options, workspace.folder)
+    except BudgetError:
+        workspace.finish()  # nothing has begun
+        raise
+    workspace.save_json("limits", limits.as_json())
+    return limits
 
 
 def _calibration_texts(
@@ -249,21 +257,44 @@ def _learned_from(material: Material) -> str:
 
 def _plan(
     checkpoint: Checkpoint, material: Material, workspace: QuantWorkspace
-) -> tuple[CutResult, Quantization | None]:
-    """What is left to do with a model that is pruned already."""
+) -> tuple[CutResult, Quantization | None, Limits | None]:
+    """What is left to do with a model that is pruned already, and the limits that were kept to."""
     before = len(history(material.original.file.metadata))
     steps = history(checkpoint.file.metadata)[before:]
     tying = _told_cost_of_tying(material, steps[0]) if material.begun is not material.original else 0.0
     summaries = [str(step["summary"]) for step in steps]
-    if material.budget is None:
+    if material.limits is None:
         size = checkpoint.file.size
-        return CutResult(None, [], size, 0.0, "\n".join([*summaries, f"File: {size} bytes."]), steps), None
+        return CutResult(None, [], size, 0.0, "\n".join([*summaries, f"File: {size} bytes."]), steps), None, None
     options, windows = material.options, material.windows(checkpoint)
-    assert material.room is not None
-    planned = plan_types(checkpoint, windows, material.room, options.kinds, options.seed, workspace)
+
+    def plan(limits: Limits) -> Quantization:
+        room = material.before_healing(limits)
+        return plan_types(checkpoint, windows, room, options.kinds, options.seed, workspace)
+
+    planned, limits, tried = _settled(plan, material, workspace)
     expected = tying + sum(choice.damage for choice in planned.choices)
-    plan = "\n".join([*summaries, planned.describe(material.budget, expected)])
-    return CutResult(None, planned.choices, planned.size, 0.0, plan, steps, expected_kl=expected), planned
+    budget = None if options.fit is None and options.ram is None else limits.nbytes
+    described = "\n".join([*summaries, planned.describe(budget, expected), *tried])
+    return CutResult(None, planned.choices, planned.size, 0.0, described, steps, expected_kl=expected), planned, limits
+
+
+def _settled(
+    plan: Callable[[Limits], Quantization], material: Material, workspace: QuantWorkspace
+) -> tuple[Quantization, Limits, list[str]]:
+    """The plan to carry out, its limits, and what it did when it was tried, where a speed or a memory is asked for."""
+    assert material.limits is not None
+    if material.options.speed is None and material.options.ram is None:
+        return plan(material.limits), material.limits, []
+    known = workspace.load_json("settled")
+    if known is not None:
+        limits = Limits.of(known["limits"])
+        return plan(limits), limits, known["tried"]
+    planned, limits, found = settle_plan(plan, material.limits, material.options, workspace.folder)
+    tried = [f"Tried beforehand, with weights of no meaning, such a file {found.describe()}."]
+    tried += [found.sentence] if found.sentence else []
+    workspace.save_json("settled", {"limits": limits.as_json(), "tried": tried})
+    return planned, limits, tried
 
 
 def _told_cost_of_tying(material: Material, step: dict[str, Any]) -> float:
@@ -303,7 +334,7 @@ def _write(planned: Quantization, pruned: Checkpoint, material: Material, result
 def _step(planned: Quantization, material: Material) -> dict[str, Any]:
     """What the card says about the quantization: settings, and what became of each matrix."""
     parameters = {
-        "fit": material.budget, "tokens": material.options.tokens, "seed": material.options.seed,
+        **_asked(material), "tokens": material.options.tokens, "seed": material.options.seed,
         "calibration": [text.source.name for text in material.texts],
     }  # fmt: skip
     encoded = sum(not choice.keep for choice in planned.choices)
@@ -312,7 +343,18 @@ def _step(planned: Quantization, material: Material) -> dict[str, Any]:
     return {"step": "quantize", "parameters": parameters, "summary": summary, "tensors": planned.outcomes()}
 
 
-def _measure(model: ModelName, result: CutResult, material: Material, cost: Mapping[str, Any]) -> dict[str, Any]:
+def _asked(material: Material) -> dict[str, Any]:
+    """What the file had to keep to: the bytes that were planned with, and what else was asked."""
+    assert material.limits is not None
+    options, pace = material.options, material.limits.pace
+    asked: dict[str, Any] = {"fit": material.limits.nbytes}
+    asked |= {name: value for name, value in (("speed", options.speed), ("ram", options.ram)) if value is not None}
+    return asked if pace is None else asked | {"seconds_per_byte": dict(pace.rates)}
+
+
+def _measure(
+    model: ModelName, result: CutResult, material: Material, cost: Mapping[str, Any], kv: KVType
+) -> dict[str, Any]:  # fmt: skip
     """The report card of the written file. A given text is measured on where it was not calibrated on."""
     assert result.path is not None
     options = material.options
@@ -322,6 +364,7 @@ def _measure(model: ModelName, result: CutResult, material: Material, cost: Mapp
         calibrated_on=torch.cat([text.seen for text in material.texts]),
         languages=asked, other_languages=others, output=result.path.parent / "card.json", steps=result.steps,
         cut_name=result.path.parent.resolve().name, cost=cost, calibration=result.calibration,
+        kv=kv,
     )  # fmt: skip
 
 

@@ -1,27 +1,32 @@
-"""The plan of a cut: how many tokens stay and which type each tensor gets, so that the file fits the budget.
+"""The plan of a cut: how many tokens stay and which type each tensor gets, so that the file keeps to its limits.
 
 Sizes are those of the file as it will be written, header, tokenizer and alignment included. What a type costs comes
 from `quantization.survey`; leaving a tensor as it is costs its bytes and no damage, and competes with the rest. What a
 smaller vocabulary costs comes from `pruning.vocabulary`, in nats per token too: how much less likely the text becomes
 where its tokens have to be spelled in others. So the two compete for the same bytes, and the least sum wins.
+
+Where a speed is asked for, each type of each tensor also has a time: the bytes of it that a token reads, times the
+seconds that a byte of the type takes on this machine.
 """
 
-import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
+from smidgen.cutting.limits import Limits, Pace
 from smidgen.errors import BudgetError
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.claims import as_ours
 from smidgen.formats.gguf.reader import MetadataValue
+from smidgen.formats.gguf.traffic import shares_read
 from smidgen.formats.gguf.writer import STRING_TYPES, TensorPlan, file_size
 from smidgen.formats.history import HISTORY, with_step
 from smidgen.model.parameters import is_matrix, split_block_name
 from smidgen.numerics.block_types import BY_NAME, BlockType
 from smidgen.pruning.vocabulary import Ranking
-from smidgen.quantization.allocate import Option, allocate
+from smidgen.quantization.allocate import Option, allocate, quickest
 from smidgen.quantization.fitting import fitting_types, misfits
 from smidgen.quantization.survey import TARGET_TYPES
 from smidgen.sizes import format_size
@@ -32,7 +37,6 @@ _KEEP = "keep"
 _STEP = {"step": "quantize", "smidgen": __version__}
 _TOKEN_BYTES = 8 + 4 + 4  # of a token in the header, beside its text: length, score, kind
 _MOST_SIZES = 24  # vocabularies that are compared
-_REACH = 0.75, 3.0  # times the average bits of a weight: types beyond are never chosen
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class Choice:
     name: of the tensor in the file.  members: canonical names of the matrices in it, often one.
     kind: its type in the new file.  keep: it stays as it is.  nbytes: in the file.
     damage: estimated nats of KL divergence per token.
+    seconds: that reading it takes for each token; 0 where no speed is asked for.
     """
 
     name: str
@@ -50,6 +55,7 @@ class Choice:
     keep: bool
     nbytes: int
     damage: float
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -93,12 +99,29 @@ def layout(checkpoint: Checkpoint, kinds: Mapping[str, BlockType]) -> Layout:
 
 def smallest_size(checkpoint: Checkpoint, types: Sequence[BlockType] = TARGET_TYPES) -> int:
     """Bytes of the smallest file that `types` allow."""
-    kinds: dict[str, BlockType] = {}
-    for tensor in matrices(checkpoint):
-        info = checkpoint.file.tensors[tensor]
-        possible = (*fitting_types(info.shape[-1], types), info.kind)
-        kinds[tensor] = min(possible, key=lambda kind: kind.bits_per_weight)
+    return _extreme_size(checkpoint, types, min)
+
+
+def largest_size(checkpoint: Checkpoint, types: Sequence[BlockType] = TARGET_TYPES) -> int:
+    """Bytes of the largest file that `types` allow."""
+    return _extreme_size(checkpoint, types, max)
+
+
+def _extreme_size(checkpoint: Checkpoint, types: Sequence[BlockType], extreme: Callable[..., BlockType]) -> int:
+    kinds = {
+        tensor: extreme(possible, key=lambda kind: kind.bits_per_weight)
+        for tensor, possible in possible_types(checkpoint, types).items()
+    }
     return layout(checkpoint, kinds).size
+
+
+def possible_types(checkpoint: Checkpoint, types: Sequence[BlockType]) -> dict[str, tuple[BlockType, ...]]:
+    """Tensor of `matrices` → what it can become, and last what it is."""
+    tensors = checkpoint.file.tensors
+    return {
+        tensor: (*fitting_types(tensors[tensor].shape[-1], types), tensors[tensor].kind)
+        for tensor in matrices(checkpoint)
+    }
 
 
 def refuse_impossible(checkpoint: Checkpoint, budget: int, types: Sequence[BlockType] = TARGET_TYPES) -> None:
@@ -109,20 +132,6 @@ def refuse_impossible(checkpoint: Checkpoint, budget: int, types: Sequence[Block
             f"{checkpoint.path.name} cannot be cut to {budget} bytes by quantization: the smallest possible file is "
             f"{smallest} bytes. Ask for --fit {smallest} ({format_size(smallest)}) or more.{_why(checkpoint, types)}"
         )
-
-
-def within_reach(checkpoint: Checkpoint, types: Sequence[BlockType], budget: int) -> tuple[BlockType, ...]:
-    """Those of `types` that a file of `budget` bytes can want, so that the others need no survey.
-
-    Bits are best spread rather evenly: what lies far from the average is never chosen. Where a vocabulary may be
-    trimmed there are more bits for what stays, so the types above are kept up to a wide margin.
-    """
-    tensors = checkpoint.file.tensors
-    weights = sum(math.prod(tensors[name].shape) for name in matrices(checkpoint))
-    average = 8 * (budget - _fixed_bytes(checkpoint)) / weights
-    low, high = _REACH
-    near = tuple(kind for kind in types if low * average <= kind.bits_per_weight <= high * average)
-    return near if near and smallest_size(checkpoint, near) <= budget else tuple(types)
 
 
 def misfitting(checkpoint: Checkpoint, types: Sequence[BlockType], among: Collection[str] | None = None) -> list[str]:
@@ -149,22 +158,41 @@ def _why(checkpoint: Checkpoint, types: Sequence[BlockType]) -> str:
     return "".join(f" {line}" for line in misfitting(checkpoint, types))
 
 
-def choose(checkpoint: Checkpoint, damage: Mapping[str, Mapping[str, float]], budget: int) -> list[Choice]:
-    """The choice for every matrix with the least total damage whose file is at most `budget` bytes.
+def choose(checkpoint: Checkpoint, damage: Mapping[str, Mapping[str, float]], limits: Limits) -> list[Choice]:
+    """The choice for every matrix with the least total damage whose file keeps to the limits.
 
     damage: canonical name → type name → nats per token, from `quantization.survey`. Matrices stacked in one tensor
-    share their type, and their damages add up.
+    share their type, and their damages add up. Raises BudgetError where no choice keeps to them.
     """
-    members = matrices(checkpoint)
-    options = _options(checkpoint, damage, checkpoint.config.vocabulary)
-    chosen = allocate(options, budget - _fixed_bytes(checkpoint))
+    options = _options(checkpoint, damage, checkpoint.config.vocabulary, limits.pace)
+    try:
+        chosen = allocate(options, limits.nbytes - fixed_bytes(checkpoint), limits.seconds)
+    except ValueError as error:
+        raise BudgetError(
+            f"No types keep {checkpoint.path.name} to all that is asked ({error}). Ask for less with --speed."
+        ) from error
+    return _choices(checkpoint, chosen)
+
+
+def choose_quickest(checkpoint: Checkpoint, types: Sequence[BlockType], limits: Limits) -> list[Choice]:
+    """Of the files with at most so many bytes the quickest, whatever the damage, which is left at 0."""
+    costs = {
+        name: {kind.name: 0.0 for kind in possible[:-1]}
+        for tensor, possible in possible_types(checkpoint, types).items()
+        for name in matrices(checkpoint)[tensor]
+    }
+    options = _options(checkpoint, costs, checkpoint.config.vocabulary, limits.pace)
+    return _choices(checkpoint, quickest(options, limits.nbytes - fixed_bytes(checkpoint)))
+
+
+def _choices(checkpoint: Checkpoint, chosen: Sequence[Option]) -> list[Choice]:
     return [
         Choice(
             tensor, names,
             checkpoint.file.tensors[tensor].kind if option.label == _KEEP else BY_NAME[option.label],
-            option.label == _KEEP, option.nbytes, option.damage,
+            option.label == _KEEP, option.nbytes, option.damage, option.seconds,
         )
-        for (tensor, names), option in zip(members.items(), chosen, strict=True)
+        for (tensor, names), option in zip(matrices(checkpoint).items(), chosen, strict=True)
     ]  # fmt: skip
 
 
@@ -183,7 +211,7 @@ class VocabularyChoice:
 
 
 def compare_vocabularies(
-    checkpoint: Checkpoint, ranking: Ranking, damage: Mapping[str, Mapping[str, float]], budget: int,
+    checkpoint: Checkpoint, ranking: Ranking, damage: Mapping[str, Mapping[str, float]], limits: Limits,
     types: Sequence[BlockType] = TARGET_TYPES,
 ) -> list[VocabularyChoice]:  # fmt: skip
     """The sizes of the vocabulary with which the file fits, least damage first.
@@ -191,16 +219,21 @@ def compare_vocabularies(
     damage: as for `choose`.  types: to choose from. Bytes of the header are close estimates here; `choose` counts them
     exactly once the vocabulary is cut. Raises BudgetError where even the smallest vocabulary does not fit.
     """
-    fixed, text_bytes = _fixed_bytes(checkpoint), _token_bytes(checkpoint, ranking)
+    fixed, text_bytes = fixed_bytes(checkpoint), _token_bytes(checkpoint, ranking)
     found = []
-    smallest = 0
+    smallest, budget = 0, limits.nbytes
     for tokens in _sizes(ranking, checkpoint.config.vocabulary):
-        options = _options(checkpoint, damage, tokens)
+        options = _options(checkpoint, damage, tokens, limits.pace)
         room = budget - fixed + int(text_bytes[tokens:].sum())
         smallest = budget - room + sum(min(option.nbytes for option in tensor) for tensor in options)
-        if smallest <= budget:
-            quantized = sum(option.damage for option in allocate(options, room))
+        with suppress(ValueError):  # this size does not keep to the limits
+            quantized = sum(option.damage for option in allocate(options, room, limits.seconds))
             found.append(VocabularyChoice(tokens, ranking.damage(tokens), quantized))
+    if not found and smallest <= budget:
+        raise BudgetError(
+            f"{checkpoint.path.name} cannot be made as quick as that by trimming its vocabulary and quantization. Ask "
+            "for less with --speed."
+        )
     if not found:
         raise BudgetError(
             f"{checkpoint.path.name} cannot be cut to {budget} bytes by trimming its vocabulary and quantization: the "
@@ -229,24 +262,28 @@ def _token_bytes(checkpoint: Checkpoint, ranking: Ranking) -> np.ndarray:
     return sizes[ranking.order]
 
 
-def _options(checkpoint: Checkpoint, damage: Mapping[str, Mapping[str, float]], vocabulary: int) -> list[list[Option]]:
+def _options(
+    checkpoint: Checkpoint, damage: Mapping[str, Mapping[str, float]], vocabulary: int, pace: Pace | None
+) -> list[list[Option]]:
     """For every tensor of `matrices`: the types it can have in a file with `vocabulary` tokens."""
-    found = []
+    found, shares = [], shares_read(checkpoint.file)
     for tensor, names in matrices(checkpoint).items():
         info = checkpoint.file.tensors[tensor]
         is_end = all(split_block_name(name) is None for name in names)
         shape = (vocabulary, *info.shape[1:]) if is_end else info.shape
         costs = _total([damage[name] for name in names])
-        sizes = [(kind, TensorPlan(tensor, shape, BY_NAME[kind])) for kind in costs]
-        kept = TensorPlan(tensor, shape, info.kind).padded_bytes(checkpoint.file.alignment)
-        found.append(
-            [Option(_KEEP, kept, 0.0)]  # first: of equals it is preferred
-            + [Option(kind, plan.padded_bytes(checkpoint.file.alignment), costs[kind]) for kind, plan in sizes]
-        )
+        ways = [(_KEEP, info.kind, 0.0)]  # first: of equals it is preferred
+        ways += [(name, BY_NAME[name], cost) for name, cost in costs.items()]
+        options = []
+        for label, kind, cost in ways:
+            plan = TensorPlan(tensor, shape, kind)
+            seconds = 0.0 if pace is None else pace.seconds(kind, shares[tensor] * plan.nbytes)
+            options.append(Option(label, plan.padded_bytes(checkpoint.file.alignment), cost, seconds))
+        found.append(options)
     return found
 
 
-def _fixed_bytes(checkpoint: Checkpoint) -> int:
+def fixed_bytes(checkpoint: Checkpoint) -> int:
     """Bytes of everything that is not a matrix."""
     whole = layout(checkpoint, {})
     planned = {tensor.name: tensor.padded_bytes(checkpoint.file.alignment) for tensor in whole.tensors}

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from smidgen.calibration.sample import Sample
 from smidgen.calibration.walk import StateShelf
-from smidgen.cutting.plan import Choice, at_the_bottom, choose, layout, misfitting, refuse_impossible, within_reach
+from smidgen.cutting.limits import Limits
+from smidgen.cutting.plan import Choice, at_the_bottom, choose, layout, misfitting, refuse_impossible
+from smidgen.cutting.reach import within_reach
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.gguf.writer import write_gguf
 from smidgen.numerics.block_types import BlockType
@@ -104,16 +106,25 @@ class Quantization:
             f"{matrices} ({', '.join(names[:_NAMED])}{more})."
         )
 
-    def describe(self, budget: int, expected: float) -> str:
-        """The plan: how many bytes go into which type, the expected damage of all, and which rows fit no type."""
-        share: dict[str, int] = {}
+    @property
+    def seconds(self) -> float:
+        """That reading the matrices takes for each token; 0 where no speed is asked for."""
+        return sum(choice.seconds for choice in self.choices)
+
+    def describe(self, budget: int | None, expected: float) -> str:
+        """The plan: how many bytes go into which type, the expected damage of all, and which rows fit no type.
+
+        budget: of bytes; None where no bytes are asked for.
+        """
+        sizes: dict[str, int] = {}
         for choice in self.choices:
             label = f"{choice.kind.name}{' (as it is)' if choice.keep else ''}"
-            share[label] = share.get(label, 0) + choice.nbytes
-        largest = sorted(share.items(), key=lambda part: -part[1])
+            sizes[label] = sizes.get(label, 0) + choice.nbytes
+        largest = sorted(sizes.items(), key=lambda part: -part[1])
         parts = ", ".join(f"{label} {format_size(nbytes)}" for label, nbytes in largest)
+        share = "" if budget is None else f", {100 * self.size / budget:.1f}% of the budget"
         plan = (
-            f"Plan: {parts}; file {self.size} bytes, {100 * self.size / budget:.1f}% of the budget. "
+            f"Plan: {parts}; file {self.size} bytes{share}. "
             f"Expected KL divergence (estimate): {expected:.3f} nats per token."
         )
         return "\n".join([plan, *self.misfits])
@@ -122,18 +133,18 @@ class Quantization:
 def plan_types(
     checkpoint: Checkpoint,
     windows: Int[Tensor, "windows position"],
-    budget: int,
+    limits: Limits,
     kinds: Sequence[BlockType],
     seed: int,
     workspace: QuantWorkspace,
 ) -> Quantization:
-    """The types of least damage with which the file has at most `budget` bytes.
+    """The types of least damage with which the file keeps to the limits.
 
     Raises BudgetError, before any work, where there are none.
     """
-    refuse_impossible(checkpoint, budget, kinds)
-    surveyed = surveyed_model(checkpoint, windows, within_reach(checkpoint, kinds, budget), seed, workspace)
-    chosen = choose(checkpoint, surveyed.damage, budget)
+    refuse_impossible(checkpoint, limits.nbytes, kinds)
+    surveyed = surveyed_model(checkpoint, windows, within_reach(checkpoint, kinds, limits), seed, workspace)
+    chosen = choose(checkpoint, surveyed.damage, limits)
     told = misfitting(checkpoint, kinds, at_the_bottom(checkpoint, chosen, kinds))
     return Quantization(checkpoint, chosen, surveyed, windows, workspace, told)
 
@@ -151,7 +162,7 @@ def surveyed_model(
         return Survey(damage, workspace.load_tensors("token-weights"), _load_ends(workspace))
     known = workspace.load_json(PLANNED_DAMAGE)
     shelf = StateShelf(workspace.folder)
-    surveyed = survey(checkpoint, windows, seed, shelf, kinds if known is None else ())
+    surveyed = survey(checkpoint, windows, seed, shelf, kinds if known is None else (), workspace.save_outputs)
     surveyed = surveyed if known is None else replace(surveyed, damage=known)
     workspace.save_tensors("token-weights", surveyed.token_weights)
     _save_ends(workspace, surveyed.ends)

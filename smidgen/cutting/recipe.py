@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from smidgen.bounds import MOST_SEED, MOST_THREADS, several, within
+from smidgen.cutting.limits import Limits, Pace
 from smidgen.data.languages import languages_of
 from smidgen.data.sources import TextSource, read_texts
 from smidgen.data.text import WINDOW
@@ -74,7 +75,7 @@ _OPTIONS = {
     "width": ("ffn", "heads", "kv_heads", "hidden"),
     "weights": ("sparsity", "method"),
 }
-_OTHER_OPTIONS = {"quantize": ("fit", "types", "speed", "ram", "keep_head"), "heal": ("budget",)}
+_OTHER_OPTIONS = {"quantize": ("fit", "types", "speed", "ram", "pace", "surveyed", "keep_head"), "heal": ("budget",)}
 _FLAGS = {"vocabulary": "--vocab or --langs", "kv_heads": "--kv-heads", "method": "--sparsity-method"}
 
 
@@ -92,6 +93,8 @@ class CutOptions:
     steps: of `STEPS`; empty for those that the other options ask for.
     original: the sha256 that the model must have; None for any.
     keep_head: a head that is the embedding stays a matrix of its own (`cutting.tying`).
+    pace, surveyed: what `speed` and `ram` became in an earlier cut, beside `fit`: seconds, and the types that were
+    surveyed. With them the same types are chosen on any machine.
     """
 
     fit: int | None = None
@@ -108,6 +111,8 @@ class CutOptions:
     ram: int | None = None
     heal: str | None = None
     keep_head: bool = False
+    pace: Pace | None = None
+    surveyed: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, **given: Any) -> "CutOptions":
@@ -133,11 +138,11 @@ class CutOptions:
     def __post_init__(self) -> None:
         """Raises SmidgenError for options that mean nothing, whether a program or a recipe gave them."""
         self._check_numbers()
-        for name in ("texts", "types", "languages", "steps"):
+        for name in ("texts", "types", "surveyed", "languages", "steps"):
             object.__setattr__(self, name, tuple(map(os.fspath, several(name, getattr(self, name)))))
         languages_of(self.languages)
         known = {kind.name for kind in (*GRIDS, *FORMATS, F16)}
-        for name in self.types:
+        for name in (*self.types, *self.surveyed):
             if name not in known:
                 raise SmidgenError(f"{name!r} is not a type to quantize to. Choose from {', '.join(sorted(known))}.")
         if self.pruning.sparsity is not None:
@@ -219,6 +224,11 @@ class CutOptions:
         """The types to choose from."""
         return tuple(BY_NAME[name] for name in self.types) or TARGET_TYPES
 
+    @property
+    def surveyed_kinds(self) -> tuple[BlockType, ...]:
+        """Those of `surveyed`."""
+        return tuple(BY_NAME[name] for name in self.surveyed)
+
     def fingerprint(self, model: str, texts: Sequence[TextSource]) -> dict[str, Any]:
         """Everything that the result depends on, to bind a workspace to. model: its sha256."""
         own = {name: value for name, value in asdict(self).items() if name not in ("threads", "original", "pruning")}
@@ -226,19 +236,23 @@ class CutOptions:
         return own | asdict(self.pruning) | {"smidgen": __version__, "torch": torch.__version__}
 
     def as_recipe(
-        self, origin: Origin, sha256: str, sources: Sequence[TextSource], fit: int | None, vocabulary: int | None,
-        used: Mapping[str, int],
+        self, origin: Origin, sha256: str, sources: Sequence[TextSource], limits: Limits | None,
+        vocabulary: int | None, used: Mapping[str, int],
     ) -> dict[str, Any]:  # fmt: skip
         """What `recipe.toml` says: everything that is needed to make the same file again.
 
-        fit, vocabulary: what the planner chose.  used: how many tokens of each text were calibrated on, which is said
-        for people.
+        limits, vocabulary: what the planner chose.  used: how many tokens of each text were calibrated on, which is
+        said for people.
         """
         texts = [{"file": _file_named(source), "sha256": source.sha256} for source in sources]
         chosen = asdict(self.pruning) | {"vocabulary": vocabulary}
         steps: list[dict[str, Any]] = []
         for step in self.chain:
-            values = {"fit": fit, "types": list(self.types)} if step == "quantize" else {}
+            values: dict[str, Any] = {}
+            if step == "quantize" and limits is not None:
+                pace = None if limits.pace is None else limits.pace.as_json()
+                surveyed = [kind.name for kind in limits.kinds] or None
+                values = {"fit": limits.nbytes, "types": list(self.types), "surveyed": surveyed, "pace": pace}
             values |= {"keep_head": True} if step == "quantize" and self.keep_head else {}
             values |= {name: chosen[name] for name in _OPTIONS.get(step, ())}
             values |= {"budget": self.heal} if step == "heal" else {}
@@ -365,6 +379,8 @@ def _options(recipe: Mapping[str, Any], steps: Sequence[dict[str, Any]], texts: 
         steps=tuple(names),
         heal=None if heal is None else str(heal),
         keep_head=_typed("keep_head", quantize.get("keep_head", False)),
+        pace=None if "pace" not in quantize else Pace.of(quantize["pace"]),
+        surveyed=tuple(str(name) for name in quantize.get("surveyed", ())),
     )  # fmt: skip
 
 

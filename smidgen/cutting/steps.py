@@ -12,8 +12,10 @@ from typing import Any
 from torch import Tensor
 
 from smidgen.calibration.walk import StateShelf
-from smidgen.cutting.plan import VocabularyChoice, compare_vocabularies, within_reach
+from smidgen.cutting.limits import Limits
+from smidgen.cutting.plan import VocabularyChoice, compare_vocabularies
 from smidgen.cutting.quantize import PLANNED_DAMAGE
+from smidgen.cutting.reach import within_reach
 from smidgen.cutting.recipe import CutOptions
 from smidgen.data.drawing import Used, draw
 from smidgen.data.held_out import CalibrationText
@@ -42,8 +44,8 @@ class Material:
     """What all steps work with.
 
     texts: to calibrate on.  original: the model as it is stored.  begun: the same as the first step takes it, its head
-    tied where it is the embedding (`cutting.tying`).  tokenizer: the original's.  budget: bytes of the
-    file; None without quantization.  workspace: of the whole cut.
+    tied where it is the embedding (`cutting.tying`).  tokenizer: the original's.  limits: of the file; None without
+    quantization.  workspace: of the whole cut.
     """
 
     options: CutOptions
@@ -51,7 +53,7 @@ class Material:
     original: Checkpoint
     begun: Checkpoint
     tokenizer: Tokenizer
-    budget: int | None
+    limits: Limits | None
     workspace: Workspace
 
     def windows(self, checkpoint: Checkpoint) -> Int[Tensor, "windows position"]:
@@ -79,11 +81,13 @@ class Material:
         return self.workspace.load_json(_USED) is not None
 
     @property
-    def room(self) -> int | None:
-        """Bytes that the file may have before it is healed, which makes its history longer; None: no quantization."""
-        if self.budget is None or "heal" not in self.options.chain:
-            return self.budget
-        return self.budget - _HISTORY_OF_HEALING
+    def room(self) -> Limits | None:
+        """Of the file before it is healed, which makes its history longer; None: no quantization."""
+        return None if self.limits is None else self.before_healing(self.limits)
+
+    def before_healing(self, limits: Limits) -> Limits:
+        """Those of the file before it is healed, so that afterwards it keeps to `limits`."""
+        return limits.smaller_by(_HISTORY_OF_HEALING) if "heal" in self.options.chain else limits
 
     @property
     def sources(self) -> list[TextSource]:

@@ -3,6 +3,7 @@
 Scores are taken from exact logits, as the harness's own models do. Free answers are written where the model will run.
 """
 
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -51,9 +52,12 @@ class ModelAnswers(Closing):
     def write(self, prompts: Sequence[Ids], stops: Sequence[str], tokens: int, progress: Task) -> list[str]:
         """See `Answering`."""
         drawing = Sampling(temperature=0, stop=tuple(stops))
+        began = time.monotonic()
+        writer = self._writer
+        progress.leave_out(time.monotonic() - began)
 
         def answer(prompt: Ids) -> str:
-            text = self._writer.stream(list(prompt), tokens, drawing).text()
+            text = writer.stream(list(prompt), tokens, drawing).text()
             progress.advance()
             return text
 

@@ -32,6 +32,10 @@ class Scorer(Protocol):
         """The model's shape."""
         ...
 
+    def layer_operations(self, length: int) -> list[float]:
+        """Floating point operations that each layer takes for a position of a window of so many."""
+        ...
+
     def hidden_states(
         self, windows: Int[Tensor, "batch position"], progress: Task | None = None
     ) -> Float[Tensor, "batch position hidden"]:

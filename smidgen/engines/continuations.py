@@ -72,8 +72,8 @@ def score_continuations(
             targets.append(torch.tensor(rest))
         for number, score in zip(numbers, _scores(engine, rows, targets), strict=True):
             scores[number] = score
-            if progress is not None:
-                progress.advance()
+        if progress is not None:
+            progress.advance(len(numbers))  # at once, as they were computed
     return [scores[number] for number in range(len(pairs))]
 
 

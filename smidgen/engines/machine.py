@@ -99,6 +99,16 @@ def busy_seconds(stat: Path = Path("/proc/stat")) -> float | None:
     return ticks / os.sysconf("SC_CLK_TCK") if ticks else None
 
 
+def largest_cache(caches: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int:
+    """Bytes that the largest cache of a processor holds; 0 where the system does not tell."""
+    units = {"K": 2**10, "M": 2**20, "G": 2**30}
+    try:
+        sizes = [(index / "size").read_text().strip() for index in caches.glob("index*")]
+        return max((int(size[:-1]) * units[size[-1]] for size in sizes), default=0)
+    except (OSError, ValueError, KeyError, IndexError):
+        return 0
+
+
 def load_average() -> float | None:
     """How many threads on this machine computed or wanted to, on average over the last minute."""
     try:

@@ -90,8 +90,7 @@ class RememberedAnswers:
     ) -> None:  # fmt: skip
         """Ask what is not known, some at a time, and keep each answer.  is_answer: whether it is one of this kind."""
         missing = {key: one for key, one in zip(keys, asked, strict=True) if not is_answer(self._known.get(key))}
-        for _ in range(len(keys) - len(missing)):
-            progress.advance()
+        progress.skip(len(keys) - len(missing))
         left = list(missing.items())
         for start in range(0, len(left), at_once):
             some = left[start : start + at_once]

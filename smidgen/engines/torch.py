@@ -14,6 +14,7 @@ from smidgen.model.attention import LayerCache, soft_cap
 from smidgen.model.config import ModelConfig
 from smidgen.model.decoder import Block, Cache
 from smidgen.model.kept import AS_USUAL, KVType
+from smidgen.model.operations import layer_operations
 from smidgen.model.rounded_cache import RoundedCache
 from smidgen.numerics.precision import fast_product_dtype
 from smidgen.numerics.sampling import draw
@@ -59,6 +60,10 @@ class TorchEngine:
     def written_by(self) -> str:
         """What the ids of `sample` depend on beside its arguments."""
         return f"torch {torch.__version__}, {torch.get_num_threads()} threads"
+
+    def layer_operations(self, length: int) -> list[float]:
+        """See `Scorer`."""
+        return [layer_operations(layer, self.config.hidden, length) for layer in self.config.layers]
 
     @torch.no_grad()
     def hidden_states(

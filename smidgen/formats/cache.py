@@ -1,8 +1,8 @@
 """What smidgen keeps on this machine, and how it is removed: only files that smidgen put there. Torch-free.
 
 Downloads, which lie in the hub's shared cache; models that are joined from packages; conversions; copies of drafts with
-more rows; text that models wrote themselves; and their answers to tasks. Files of other names, and downloads of other
-programs, are neither listed nor touched.
+more rows; text that models wrote themselves; their answers to tasks; and how quick types of weights are here. Files of
+other names, and downloads of other programs, are neither listed nor touched.
 """
 
 import re
@@ -17,17 +17,19 @@ from smidgen.atomic import partial_path, remove_partial
 from smidgen.errors import SmidgenError, printable
 from smidgen.formats.convert import CONVERSION, conversions_folder
 from smidgen.formats.hub.catalogue import CATALOGUE, cached_file
-from smidgen.formats.hub.home import answers_folder, cache_folder, fetched, notes_folder
+from smidgen.formats.hub.home import answers_folder, cache_folder, fetched, notes_folder, rates_folder
 
-Kind = Literal["download", "catalogue", "conversion", "draft", "text", "answers"]
+Kind = Literal["download", "catalogue", "conversion", "draft", "text", "answers", "rates"]
 
 _EARLIER_CONVERSION = re.compile(r"[0-9a-f]{64}\.gguf")  # as it was called before its name said what it is
 _TEXT = re.compile(r"[0-9a-f]{16}-.+\.json")
 _DRAFT = re.compile(r"[0-9a-f]{64}\.gguf|\.[0-9a-f]{64}\.gguf\.partial")
 _ANSWERS = re.compile(r"[0-9a-f]{16}\.jsonl")
 _DRAFTS = "copies of drafts"
+_RATES = re.compile(r"[0-9a-f]{16}\.json")
 _TEXTS = "self-written text"
 _ANSWERED = "answers to tasks"
+_MEASURED = "speeds of types"
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def kept(name: str | None = None) -> list[Kept]:
 
     Raises SmidgenError where nothing has the name.
     """
-    found = _told_apart([*_downloads(), *_joined(), *_conversions(), *_drafts(), *_texts(), *_answers()])
+    found = _told_apart([*_downloads(), *_joined(), *_conversions(), *_drafts(), *_texts(), *_answers(), *_rates()])
     found.sort(key=lambda one: (-one.bytes, one.name))
     if name is None:
         return found
@@ -190,6 +192,11 @@ def _texts() -> Iterator[Kept]:
 def _answers() -> Iterator[Kept]:
     files = [file for file in _files(answers_folder()) if _ANSWERS.fullmatch(file.name)]
     yield from _thing(_ANSWERED, "answers", files)
+
+
+def _rates() -> Iterator[Kept]:
+    files = [file for file in _files(rates_folder()) if _RATES.fullmatch(file.name)]
+    yield from _thing(_MEASURED, "rates", files)
 
 
 def _files(folder: Path, deep: bool = False) -> list[Path]:

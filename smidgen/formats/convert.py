@@ -138,14 +138,15 @@ def write_as_gguf(checkpoint: "Checkpoint", path: Path) -> None:
     tensors = [TensorPlan(tensor.name, tensor.shape, tensor.kind) for tensor in view.tensors.values()]
     metadata, types = as_ours(view.metadata, view.metadata_types, tensors)
     metadata[WRITTEN_BY], types[WRITTEN_BY] = __version__, STRING_TYPES
-    with track("Writing GGUF", len(tensors)) as task:
+    with track("Writing GGUF", sum(tensor.nbytes for tensor in tensors), in_bytes=True) as task:
 
         def packed(name: str) -> "np.ndarray":
             checkpoint.release()
-            task.advance()
             for member in checkpoint.gguf_members(name):
                 for _ in checkpoint.pieces(member):  # raises where numbers are not finite: no engine says it
                     pass
-            return view.packed(name)
+            found = view.packed(name)
+            task.advance(found.nbytes)
+            return found
 
         write_gguf(path, metadata, types, tensors, packed)

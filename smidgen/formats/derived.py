@@ -95,12 +95,14 @@ def write_derived(checkpoint: Checkpoint, derived: Derived, path: Path, step: Ma
     metadata, metadata_types = _header(checkpoint, derived, architecture, step)
     plans = [TensorPlan(name, vector.shape, types.F32) for name, vector in vectors.items()]
     plans += [TensorPlan(name, shape, writer.kind(name)) for name, shape in layout.shapes.items()]
-    with track(f"Writing after {step['step']}", len(plans)) as task:
+    size = sum(plan.nbytes for plan in plans)
+    with track(f"Writing after {step['step']}", size, in_bytes=True) as task:
 
         def packed(tensor: str) -> np.ndarray:
             checkpoint.release()
-            task.advance()
-            return writer.packed(tensor)
+            found = writer.packed(tensor)
+            task.advance(found.nbytes)
+            return found
 
         write_gguf(path, *as_ours(metadata, metadata_types, plans), plans, packed)
 

@@ -28,8 +28,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from smidgen.atomic import write_whole
-from smidgen.errors import printable
+from smidgen.atomic import refuse_unmakeable, refuse_unwritable, write_whole
+from smidgen.errors import SmidgenError, printable
 from smidgen.measuring.notes import notes
 from smidgen.measuring.parts import bytes_by_part
 from smidgen.measuring.verdict import judged
@@ -217,6 +217,28 @@ def _bounded(value: Any) -> str | int | float | bool | None:
     if value is None or isinstance(value, bool) or (isinstance(value, int | float) and abs(value) < _LARGEST_NUMBER):
         return value
     return printable(value, _HISTORY_CHARACTERS)
+
+
+def refuse_place(path: Path) -> None:
+    """Raises SmidgenError where `make_place` and `write_card` could not write, or would replace what is no card.
+
+    Reads little and writes nothing, so it can be asked before the work.
+    """
+    refuse_unmakeable(path.parent, "Choose another place with -o.")
+    if path.parent.exists():
+        refuse_unwritable(path)
+        refuse_unwritable(path.with_suffix(".html"))
+    refuse_replacing(path)
+
+
+def make_place(path: Path) -> None:
+    """Make the folder of a card that is to be written, where it is missing."""
+    folder = path.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = f"{printable(folder)} cannot be made: {error.strerror}"
+        raise SmidgenError(f"{why}. Choose another place with -o.") from error
 
 
 def refuse_replacing(path: Path) -> None:

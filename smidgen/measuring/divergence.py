@@ -111,6 +111,7 @@ def compare(
     return scored(original, cut, windows, label).divergence()
 
 
+@torch.no_grad()
 def scored(original: Scorer, cut: Scorer, windows: Windows | PairedWindows, label: str = "measuring") -> "Scored":
     """The same with what each window cost.
 
@@ -131,9 +132,7 @@ def scored(original: Scorer, cut: Scorer, windows: Windows | PairedWindows, labe
               for part, model in ((pairs.original, original), (pairs.cut, cut)))  # fmt: skip
     group = max(1, _HIDDEN_BYTES // int(max(widths)))
     groups = [pairs.take(range(at, min(at + group, len(pairs)))) for at in range(0, len(pairs), group)]
-    chunks = -(-sizes[0] // _HEAD_ROWS)
-    layers = len(original.config.layers) + len(cut.config.layers)
-    with track(label, len(groups) * (layers + chunks)) as task:
+    with track(label, [cost for part in groups for cost in _costs(original, cut, part)]) as task:
         scores = []
         for part in groups:
             hidden = []
@@ -143,6 +142,16 @@ def scored(original: Scorer, cut: Scorer, windows: Windows | PairedWindows, labe
             stream.run(task.advance)
             scores.append(stream.scores())
     return Scored(scores, pairs)
+
+
+def _costs(original: Scorer, cut: Scorer, part: PairedWindows) -> list[float]:
+    """About what the steps of a group of windows cost: each layer of both models, then each chunk of the vocabulary."""
+    found: list[float] = []
+    for model, windows in ((original, part.original), (cut, part.cut)):
+        found += [windows.ids.numel() * cost for cost in model.layer_operations(windows.ids.shape[1])]
+    logit = 2.0 * part.original.ids.numel() * (original.config.hidden + cut.config.hidden)
+    vocabulary = original.config.vocabulary
+    return found + [logit * min(_HEAD_ROWS, vocabulary - start) for start in range(0, vocabulary, _HEAD_ROWS)]
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def measure(
     Where neither texts nor languages are given, the original writes a text of its own.
     kv: how the cut keeps keys and values, q8_0 or q4_0 as llama.cpp rounds them: all that the card says of the cut is
         measured with that, and `kv` there says what it costs. The original keeps its own in float.
-    output: where to write card.json, with card.html beside it.
+    output: where to write card.json, with card.html beside it; its folder is made where it is missing.
     calibrated_on, calibration, steps, cost, cut_name: from the cut, if it was just made; see `run.measure_subjects` and
         `card.build_card`.
     Raises SmidgenError before any long work for files that are missing or damaged, a cut whose tokens are not among
@@ -89,7 +89,7 @@ def measure(
     from smidgen.engines.torch import TorchEngine
     from smidgen.formats.history import history, kept_layers
     from smidgen.formats.opening import open_model
-    from smidgen.measuring.card import in_words, refuse_replacing, write_card
+    from smidgen.measuring.card import in_words, make_place, refuse_place, write_card
     from smidgen.measuring.earlier_card import with_its_making
     from smidgen.measuring.run import DEFAULT_TOKENS, Keeping, measure_subjects, refuse_other_vocabulary
     from smidgen.model.tokenizer import Tokenizer
@@ -102,7 +102,7 @@ def measure(
     one_of("kv", kv, KV_TYPES)
     tokens = DEFAULT_TOKENS if tokens is None else tokens
     if output is not None:
-        refuse_replacing(Path(output))
+        refuse_place(Path(output))
     languages, other_languages = several("languages", languages), several("other_languages", other_languages)
     sources = read_texts(several("texts", texts, TextSource))
     questions = _read_questions(several("tasks", tasks), data, limit, seed, unsafe)
@@ -138,6 +138,7 @@ def measure(
     card = in_words(card)
     card["made"]["peak_ram_bytes"] = peak_memory()
     if output is not None:
+        make_place(Path(output))
         if not steps:  # two finished files were compared
             card = with_its_making(card, Path(output))
         page = write_card(card, Path(output))

@@ -66,23 +66,28 @@ def side_by_side(
     """
     asked = prompts() if asked is None else asked
     form = "chat" if _chats(original, asked[0]) and _chats(cut, asked[0]) else "text"
-    pairs, begun = list[Pair](), time.monotonic()
+    answered, begun = list[_Answered](), time.monotonic()
     fitting = [prompt for prompt in asked if _room(original, cut, prompt, form) >= _LEAST_TOKENS]
     with track("Answers side by side", 2 * len(fitting)) as task:
         for prompt in fitting:
-            if pairs and time.monotonic() - begun > seconds:
+            if answered and time.monotonic() - begun > seconds:
                 break
-            pairs.append(_pair(original, cut, prompt, form, task))
-    different = [pair for pair in pairs if pair.original != pair.cut]
+            answered.append(_answer(original, cut, prompt, form, task))
+    apart = [one for one in answered if one.original != one.cut]
+    different = [
+        Pair(one.prompt.question if form == "chat" else one.prompt.beginning, one.prompt.language, one.original,
+             one.cut, lost)
+        for one, lost in zip(apart, _lost(original, cut, apart), strict=True)
+    ]  # fmt: skip
     different.sort(key=lambda pair: pair.nats_per_token or 0.0, reverse=True)
     reasons = []
     if too_long := len(asked) - len(fitting):
         reasons.append(f"{too_long} of {len(asked)} prompts are too long for the context.")
-    if left_out := len(fitting) - len(pairs):
+    if left_out := len(fitting) - len(answered):
         reasons.append(f"{left_out} more were left out, to save time on this machine.")
     return {
-        "prompts": len(pairs),
-        "same": len(pairs) - len(different),
+        "prompts": len(answered),
+        "same": len(answered) - len(different),
         "form": form,
         "tokens": TOKENS,
         "reason": " ".join(reasons) or None,
@@ -99,15 +104,24 @@ def _chats(model: Answering, prompt: Prompt) -> bool:
     return True
 
 
-def _pair(original: Answering, cut: Answering, prompt: Prompt, form: str, task: Task) -> Pair:
+@dataclass(frozen=True)
+class _Answered:
+    """What both said.  ids: the prompt as each of them reads it."""
+
+    prompt: Prompt
+    ids: tuple[Ids, Ids]
+    original: str
+    cut: str
+
+
+def _answer(original: Answering, cut: Answering, prompt: Prompt, form: str, task: Task) -> _Answered:
     """One prompt at a time: answers that are written together may come out otherwise than alone."""
-    ids = [_ids(model, prompt, form) for model in (original, cut)]
+    ids = _ids(original, prompt, form), _ids(cut, prompt, form)
     tokens = min(TOKENS, _room(original, cut, prompt, form))
     first, second = (
         model.write([known], (), tokens, task)[0].strip() for model, known in zip((original, cut), ids, strict=True)
     )
-    lost = None if first == second else _lost(original, cut, ids, first)
-    return Pair(prompt.question if form == "chat" else prompt.beginning, prompt.language, first, second, lost)
+    return _Answered(prompt, ids, first, second)
 
 
 def _room(original: Answering, cut: Answering, prompt: Prompt, form: str) -> int:
@@ -121,15 +135,26 @@ def _ids(model: Answering, prompt: Prompt, form: str) -> Ids:
     return model.tokenizer.encode(prompt.beginning, add_bos=model.tokenizer.adds_bos)
 
 
-def _lost(original: Answering, cut: Answering, prompts: Sequence[Ids], answer: str) -> float | None:
-    """How much less likely the cut finds the original's answer, in nats for each of the original's tokens.
+def _lost(original: Answering, cut: Answering, answered: Sequence[_Answered]) -> list[float | None]:
+    """How much less likely the cut finds each of the original's answers, in nats for each of the original's tokens.
 
-    None where there is no answer, or where encoded anew it is longer than a context.
+    None where there is no answer, or where encoded anew it is longer than a context. All are asked for at once: each
+    time a model is asked it reads all of its weights.
     """
     models = original, cut
-    answers = [model.tokenizer.encode(answer) for model in models]
-    known = list(zip(models, prompts, answers, strict=True))
-    if not answers[0] or any(len(prompt) + len(written) > model.context for model, prompt, written in known):
-        return None
-    nats = [model.score([(prompt, written)], Task("", 1))[0].log_probability for model, prompt, written in known]
-    return (nats[0] - nats[1]) / len(answers[0])
+    lost: list[float | None] = [None] * len(answered)
+    asked: dict[int, Sequence[tuple[Ids, Ids]]] = {}
+    for place, one in enumerate(answered):
+        both = [(ids, model.tokenizer.encode(one.original)) for model, ids in zip(models, one.ids, strict=True)]
+        fit = (len(ids) + len(answer) <= model.context for model, (ids, answer) in zip(models, both, strict=True))
+        if both[0][1] and all(fit):
+            asked[place] = both
+    if not asked:
+        return lost
+    with track("Comparing answers", 2 * len(asked)) as task:
+        before, after = (
+            model.score(pairs, task) for model, pairs in zip(models, zip(*asked.values(), strict=True), strict=True)
+        )
+    for (place, both), one, other in zip(asked.items(), before, after, strict=True):
+        lost[place] = (one.log_probability - other.log_probability) / len(both[0][1])
+    return lost

@@ -64,14 +64,14 @@ class OffsetGrid(Grid):
 
     def __init__(self, kind: BlockType, bits: int, factors: Sequence[float]) -> None:
         super().__init__(kind, 32, range(2**bits), least_offset=-torch.inf)
-        self.factors = factors
+        self.factors = torch.tensor(factors, dtype=torch.float32)[:, None]
 
     def proposals(
         self, weights: Float[Tensor, "group rows"], frame: tuple[Tensor, ...]
     ) -> tuple[Float[Tensor, "proposals rows"], Float[Tensor, "proposals rows"]]:
         low, high = weights.amin(0), weights.amax(0)
         middle, span = (low + high) / 2, (high - low) / self.last
-        scale = torch.stack([span * factor for factor in self.factors])
+        scale = span * self.factors
         return scale, scale * (self.last / 2) - middle
 
     def store(self, scale: Tensor, offset: Tensor | None, frame: tuple[Tensor, ...]) -> Scales:

@@ -108,6 +108,11 @@ class Lattice:
         """Weights that share a scale."""
         return GRIDS[self.kind].group
 
+    @property
+    def sign(self) -> int:
+        """What shifts count with: 1 or −1."""
+        return _PLACES[self.kind].sign
+
     def scale(self) -> Float[Tensor, "rows groups"]:
         """Of every group, float32."""
         return _spread(self.unit.float(), self.factors)
@@ -116,7 +121,7 @@ class Lattice:
         """Of every group, float32, with its sign."""
         if self.shift_unit is None:
             return None
-        return _spread(self.shift_unit.float(), self.shift_factors).mul_(_PLACES[self.kind].sign)
+        return _spread(self.shift_unit.float(), self.shift_factors).mul_(self.sign)
 
     def by_unit(
         self, slopes: Float[Tensor, "rows groups"], shift_slopes: Float[Tensor, "rows groups"] | None
@@ -126,7 +131,7 @@ class Lattice:
         unit_slopes = _gather(slopes, self.factors, units)
         if shift_slopes is None:
             return unit_slopes, None
-        return unit_slopes, _gather(shift_slopes, self.shift_factors, units).mul_(_PLACES[self.kind].sign)
+        return unit_slopes, _gather(shift_slopes, self.shift_factors, units).mul_(self.sign)
 
     def levels(self) -> Float[Tensor, "rows cols"]:
         """What the codes stand for."""

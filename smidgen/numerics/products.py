@@ -24,7 +24,8 @@ def product(
     bias: Float[Tensor, " outputs"] | None = None,
 ) -> Float[Tensor, "... outputs"]:
     """x · weightᵀ + bias, as `functional.linear`. Quicker only where no gradient is wanted and all are float32."""
-    if not (_is_large(x, weight) and _is_plain(x, weight) and onednn_is_quicker()):
+    factors = (x, weight) if bias is None else (x, weight, bias)
+    if not (_is_large(x, weight) and _is_plain(*factors) and onednn_is_quicker()):
         return functional.linear(x, weight, bias)
     return _by_onednn(x, weight, bias)
 
@@ -45,7 +46,7 @@ def _is_large(x: Tensor, weight: Tensor) -> bool:
 def _is_plain(*factors: Tensor) -> bool:
     """Float32 on the CPU, to be multiplied as that, and nothing to be remembered for a backward pass."""
     return (
-        not torch.is_grad_enabled()
+        not (torch.is_grad_enabled() and any(one.requires_grad for one in factors))
         and not torch.is_autocast_enabled("cpu")
         and all(one.dtype is torch.float32 and one.device.type == "cpu" for one in factors)
     )

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from smidgen.numerics.block_types import BlockType
-from smidgen.numerics.grid import Grid, Scales, as_float16, inverse_scale, signed_peak
+from smidgen.numerics.grid import Grid, Scales, Sums, as_float16, inverse_scale, signed_peak
+from smidgen.numerics.scratch import scratch
 from smidgen.shapes import Float
 
 Frame = tuple[Tensor, ...]
@@ -24,7 +25,8 @@ _Fields = tuple[Float[Tensor, "*groups rows"], Float[Tensor, "*groups rows"] | N
 
 # How far offsets are moved from where they centre the levels on the range, in tenths of a step (or whole integers,
 # where these are coarser).
-_MOVES, _MOVE = (-2, -1, 0, 1, 2), 0.1
+_MOVES, _MOVE = torch.arange(-2.0, 3.0), 0.1
+_ROWS = 256  # whose blocks are opened together: what stays in the cache of a core
 
 
 class _SuperGrid(Grid):
@@ -34,45 +36,71 @@ class _SuperGrid(Grid):
         self, kind: BlockType, group: int, levels: Sequence[int], factors: Sequence[float], least_offset: float | None
     ) -> None:
         super().__init__(kind, group, levels, least_offset)
-        self.factors = factors
+        self.factors = torch.tensor(factors, dtype=torch.float32)
 
     def open_block(self, weights: Float[Tensor, "block rows"], importance: Float[Tensor, "block _rows"]) -> Frame:
         """One float16 for scales and, in formats with offsets, one for these; [rows] each."""
         groups, counts = weights.unflatten(0, (-1, self.group)), importance.unflatten(0, (-1, self.group))
+        parts = groups.split(_ROWS, dim=2)
+        ours = counts.split(_ROWS, dim=2) if counts.shape[2] > 1 else [counts] * len(parts)
+        frames = [self._open(part, own) for part, own in zip(parts, ours, strict=True)]
+        return frames[0] if len(frames) == 1 else tuple(map(torch.cat, zip(*frames, strict=True)))
+
+    def _open(self, groups: Tensor, counts: Tensor) -> Frame:
         free = self._fit_freely(groups, counts)
         first = self.frame_of(*free)
         levels, scales = self._rounded(groups, counts, free, first)
+        loss = _loss(groups, counts, levels, scales)
         second = self.refit_frame(groups, counts, levels, scales.stored, first)
-        others = self._rounded(groups, counts, free, second)
-        better = _loss(groups, counts, *others) < _loss(groups, counts, levels, scales)
+        better = _loss(groups, counts, *self._rounded(groups, counts, free, second)) < loss
         return tuple(torch.where(better, new, old) for new, old in zip(second, first, strict=True))
 
     def _fit_freely(self, groups: Tensor, counts: Tensor) -> _Fields:
         """Scale and offset of every group, [groups, rows], as if any number could be stored."""
+        scales, offsets = self.spans(groups, self.factors[1::3])
         best: _Fields | None = None
-        most = torch.full((len(groups), groups.shape[2]), -torch.inf)
-        for factor in self.factors[1::3]:
-            for start in self.spans(groups, factor):
-                scale, offset, gain = self.refit(groups, counts, self._levels(groups, *start))
-                better = gain > most
-                most = torch.where(better, gain, most)
-                best = (scale, offset) if best is None else _chosen(better, (scale, offset), best)
+        most = torch.full(groups[:, 0].shape, -torch.inf)
+        for start in range(len(scales)):
+            levels = self._levels(groups, scales[start], None if offsets is None else offsets[start])
+            scale, offset, gain = self.solve(Sums.of(groups, counts, levels, offsets is not None))
+            better = gain > most
+            most = torch.where(better, gain, most)
+            best = (scale, offset) if best is None else _chosen(better, (scale, offset), best)
         assert best is not None
         return best
 
     def _rounded(self, groups: Tensor, counts: Tensor, free: _Fields, frame: Frame) -> tuple[Tensor, Scales]:
-        """Levels, and what is stored of `free` in a frame; offsets are solved for once more."""
+        """Levels (scratch), and what is stored of `free` in a frame; offsets are solved for once more."""
         scales = self.store(*free, frame)
         levels = self._levels(groups, scales.scale, scales.offset)
         if scales.offset is not None:
-            left = levels * scales.scale.unsqueeze(-2) - groups
-            offset = (counts * left).sum(-2) / counts.sum(-2)
+            left = torch.mul(levels, scales.scale.unsqueeze(-2), out=scratch("left", *levels.shape)).sub_(groups)
+            offset = left.mul_(counts).sum(-2) / counts.sum(-2)
             scales = self.store(scales.scale, offset.nan_to_num(0, 0, 0), frame)
         return levels, scales
 
+    def store(
+        self,
+        scale: Float[Tensor, "*candidates rows"],
+        offset: Float[Tensor, "*candidates rows"] | None,
+        frame: Frame,
+    ) -> Scales:
+        """The nearest that can be stored in a block with this frame."""
+        return self.stored([number.round_() for number in self.integers(scale, offset, frame)], frame)
+
     @abstractmethod
-    def spans(self, groups: Float[Tensor, "*groups group rows"], factor: float) -> list[_Fields]:
-        """Scales and offsets that spread the levels over a share `factor` of the range."""
+    def integers(self, scale: Tensor, offset: Tensor | None, frame: Frame) -> list[Tensor]:
+        """Scale and offset in units of the frame, were they real numbers."""
+
+    @abstractmethod
+    def stored(self, integers: list[Tensor], frame: Frame) -> Scales:
+        """What whole numbers of units stand for; those that cannot be stored become the nearest that can."""
+
+    @abstractmethod
+    def spans(
+        self, groups: Float[Tensor, "*groups group rows"], factors: Float[Tensor, " factors"]
+    ) -> tuple[Float[Tensor, "spans *groups rows"], Float[Tensor, "spans *groups rows"] | None]:
+        """Scales and offsets that spread the levels over shares of the range."""
 
     @abstractmethod
     def frame_of(self, scale: Tensor, offset: Tensor | None) -> Frame:
@@ -92,11 +120,13 @@ class OffsetSuperGrid(_SuperGrid):
         super().__init__(kind, group, range(2**bits), factors, least_offset=0.0)
         self.most = most
 
-    def spans(self, groups: Float[Tensor, "*groups group rows"], factor: float) -> list[_Fields]:
+    def spans(
+        self, groups: Float[Tensor, "*groups group rows"], factors: Float[Tensor, " factors"]
+    ) -> tuple[Float[Tensor, "factors *groups rows"], Float[Tensor, "factors *groups rows"]]:
         """Offsets are never negative, so the range always holds 0."""
-        high, low = groups.amax(-2).clamp_min(0), groups.amin(-2).clamp_max(0)
-        span = high - low
-        return [(span * (factor / self.last), (-low - span * ((1 - factor) / 2)).clamp_min(0))]
+        high, low = groups.amax(-2).clamp_min_(0), groups.amin(-2).clamp_max_(0)
+        span, share = high - low, factors.view(-1, *[1] * low.ndim)
+        return span * (share / self.last), (span * ((share - 1) / 2) - low).clamp_min_(0)
 
     def frame_of(self, scale: Tensor, offset: Tensor | None) -> Frame:
         assert offset is not None
@@ -105,11 +135,15 @@ class OffsetSuperGrid(_SuperGrid):
     def refit_frame(
         self, groups: Tensor, counts: Tensor, levels: Tensor, stored: tuple[Tensor, ...], frame: Frame
     ) -> Frame:
-        """Least squares for w ≈ unit · x − unit of offsets · y, where x is integer · level and y the offset's."""
-        x, y = levels * stored[0].float().unsqueeze(-2), stored[1].float().unsqueeze(-2)
-        weighted = counts * x
-        xx, xy, xw = ((weighted * other).sum((0, 1)) for other in (x, y, groups))
-        yy, yw = ((counts * y * other).sum((0, 1)) for other in (y, groups))
+        """Least squares for w ≈ unit · x − unit of offsets · y, where x is integer · level and y the offset's.
+
+        `levels` become x.
+        """
+        y = stored[1].float()
+        sums = Sums.of(groups, counts, levels.mul_(stored[0].float().unsqueeze(-2)), has_offset=True)
+        assert sums.offset is not None
+        xx, xy, xw = sums.A.sum(0), (sums.offset[0] * y).sum(0), sums.D.sum(0)
+        yy, yw = (sums.offset[1] * y * y).sum(0), (sums.offset[2] * y).sum(0)
         determinant = xx * yy - xy * xy
         unit = (xw * yy - xy * yw) / determinant
         of_offsets = (xy * xw - xx * yw) / determinant
@@ -120,22 +154,33 @@ class OffsetSuperGrid(_SuperGrid):
     def proposals(
         self, weights: Float[Tensor, "group rows"], frame: Frame
     ) -> tuple[Float[Tensor, "proposals rows"], Float[Tensor, "proposals rows"]]:
-        coarsest, scales, offsets = frame[1].float(), [], []
-        for factor in self.factors:
-            ((scale, offset),) = self.spans(weights, factor)
-            assert offset is not None
-            move = torch.maximum(_MOVE * scale, coarsest)
-            scales += [scale] * len(_MOVES)
-            offsets += [offset + number * move for number in _MOVES]
-        return torch.stack(scales), torch.stack(offsets)
+        scale, offset = self.spans(weights, self.factors)
+        move = torch.maximum(_MOVE * scale, frame[1].float())
+        offsets = torch.addcmul(offset[:, None], _MOVES[:, None], move[:, None])  # [factors, moves, rows]
+        return scale[:, None].expand_as(offsets).flatten(0, 1), offsets.flatten(0, 1)
 
-    def store(self, scale: Tensor, offset: Tensor | None, frame: Frame) -> Scales:
+    def settle(self, sums: Sums, frame: Frame) -> Scales:
+        """The two integers around each scale, each with its best offset: those that lose less while levels stay."""
+        assert sums.offset is not None
+        B, C, E = sums.offset
+        unit, of_offsets = frame[0].float(), inverse_scale(frame[1].float())
+        below = (self.solve(sums)[0] * inverse_scale(unit)).floor_()
+        scale = torch.stack([below, below + 1]).clamp_(0, self.most)  # [sides, candidates, rows]
+        offset = ((B * unit * scale - E) / C).mul_(of_offsets).round_()
+        tried = self.stored([scale, offset], frame)
+        losses = sums.loss(tried.scale, tried.offset)
+        above = losses[1] < losses[0]
+        return self.stored([torch.where(above, side[1], side[0]) for side in (scale, offset)], frame)
+
+    def integers(self, scale: Tensor, offset: Tensor | None, frame: Frame) -> list[Tensor]:
         assert offset is not None
+        unit, of_offsets = (inverse_scale(field.float()) for field in frame)
+        return [scale * unit, offset * of_offsets]
+
+    def stored(self, integers: list[Tensor], frame: Frame) -> Scales:
+        scale, offset = (number.clamp_(0, self.most) for number in integers)
         unit, of_offsets = (field.float() for field in frame)
-        scale_code = (scale * inverse_scale(unit)).round().clamp(0, self.most)
-        offset_code = (offset * inverse_scale(of_offsets)).round().clamp(0, self.most)
-        stored = (scale_code.to(torch.uint8), offset_code.to(torch.uint8))
-        return Scales(unit * scale_code, of_offsets * offset_code, stored)
+        return Scales(unit * scale, of_offsets * offset, (scale.to(torch.uint8), offset.to(torch.uint8)))
 
 
 class SignedSuperGrid(_SuperGrid):
@@ -151,11 +196,15 @@ class SignedSuperGrid(_SuperGrid):
         ends: Sequence[int],
     ) -> None:  # fmt: skip
         super().__init__(kind, group, levels, factors, least_offset=None)
-        self.least, self.ends = -(2 ** (bits - 1)), ends
+        self.least, self.ends = -(2 ** (bits - 1)), torch.tensor(ends, dtype=torch.float32)
 
-    def spans(self, groups: Float[Tensor, "*groups group rows"], factor: float) -> list[_Fields]:
+    def spans(
+        self, groups: Float[Tensor, "*groups group rows"], factors: Float[Tensor, " factors"]
+    ) -> tuple[Float[Tensor, "spans *groups rows"], None]:
+        """The largest weight lands on one end or on the other."""
         peak = signed_peak(groups)
-        return [(peak * (factor / end), None) for end in self.ends]
+        shares = (factors[:, None] / self.ends).view(-1, *[1] * peak.ndim)
+        return peak * shares, None
 
     def frame_of(self, scale: Tensor, offset: Tensor | None) -> Frame:
         return (as_float16(signed_peak(scale) / self.least),)
@@ -163,26 +212,29 @@ class SignedSuperGrid(_SuperGrid):
     def refit_frame(
         self, groups: Tensor, counts: Tensor, levels: Tensor, stored: tuple[Tensor, ...], frame: Frame
     ) -> Frame:
-        """Least squares for w ≈ unit · x, where x is integer · level."""
-        x = levels * stored[0].float().unsqueeze(-2)
-        weighted = counts * x
-        unit = (weighted * groups).sum((0, 1)) / (weighted * x).sum((0, 1))
+        """Least squares for w ≈ unit · x, where x is integer · level. `levels` become x."""
+        sums = Sums.of(groups, counts, levels.mul_(stored[0].float().unsqueeze(-2)), has_offset=False)
+        unit = sums.D.sum(0) / sums.A.sum(0)
         return (torch.where(unit.isfinite(), as_float16(unit), frame[0]),)
 
     def proposals(
         self, weights: Float[Tensor, "group rows"], frame: Frame
     ) -> tuple[Float[Tensor, "proposals rows"], None]:
-        return torch.stack([scale for factor in self.factors for scale, _ in self.spans(weights, factor)]), None
+        return self.spans(weights, self.factors)
 
-    def store(self, scale: Tensor, offset: Tensor | None, frame: Frame) -> Scales:
-        unit = frame[0].float()
-        codes = (scale * inverse_scale(unit)).round().clamp(self.least, -self.least - 1)
-        return Scales(unit * codes, None, (codes.to(torch.int8),))
+    def integers(self, scale: Tensor, offset: Tensor | None, frame: Frame) -> list[Tensor]:
+        return [scale * inverse_scale(frame[0].float())]
+
+    def stored(self, integers: list[Tensor], frame: Frame) -> Scales:
+        (number,) = integers
+        number.clamp_(self.least, -self.least - 1)
+        return Scales(frame[0].float() * number, None, (number.to(torch.int8),))
 
 
 def _loss(groups: Tensor, counts: Tensor, levels: Tensor, scales: Scales) -> Float[Tensor, " rows"]:
     """Σ v (w − scale · level + offset)² of whole blocks."""
-    left = torch.addcmul(groups, levels, scales.scale.unsqueeze(-2), value=-1)
+    left = scratch("left", *levels.shape)
+    torch.addcmul(groups, levels, scales.scale.unsqueeze(-2), value=-1, out=left)
     if scales.offset is not None:
         left += scales.offset.unsqueeze(-2)
     return left.square_().mul_(counts).sum((0, 1))

@@ -97,7 +97,7 @@ def search(
     found = _Progress.load(workspace) or _Progress(block_influence(checkpoint, sample))
     wanted = len(config.layers) - layers
     with track("Finding the layers that matter least", wanted) as task:
-        task.advance(sum(map(len, found.removed)))
+        task.skip(sum(map(len, found.removed)))
         effect = None
         while (room := wanted - sum(map(len, found.removed))) > 0:
             effect = effect or Effect(checkpoint, sample, _POSITIONS)

@@ -107,7 +107,7 @@ def _thin_blocks(
         done, states = workspace.load_states()
         if states is None:
             states = embed(checkpoint, windows)
-        task.advance(done)
+        task.skip(done)
         for index in range(done, layers):
             block = load_block(checkpoint, index)
             checkpoint.release()

@@ -141,7 +141,7 @@ def rank(checkpoint: Checkpoint, sources: Sequence[TextSource], languages: Seque
     prior = _PRIOR * _prior(tokenizer, pieces, sources, languages)
     least = len(pieces.closed([]))
     sizes = _ladder(least, len(tokenizer))
-    with track("Choosing the vocabulary", _steps([*seen, *unseen], len(tokenizer)) + len(sizes)) as task:
+    with track("Choosing the vocabulary", _costs([*seen, *unseen], unseen, sizes)) as task:
         masses = np.stack([_expected_masses(checkpoint, half, task) for half in (seen, unseen)], axis=1)
         _, rehearsal = _order(pieces, (masses[:, 0] + counts[:, 0]) / 2, prior)
         by_mass, order = _order(pieces, (masses + counts).mean(1) / 2, prior)
@@ -230,8 +230,7 @@ def _lost(
     task: Task,
 ) -> Float[np.ndarray, "source sizes"]:
     """E[−log(1 − p(D))] over positions, for each text and size, in one stream over the head in the order of worth."""
-    each = _ladder_positions(hidden)
-    parts = [states[torch.linspace(0, len(states) - 1, min(each, len(states))).long()] for states in hidden]
+    parts = [states[torch.linspace(0, len(states) - 1, used).long()] for states, used in _ladder_positions(hidden)]
     states = torch.cat(parts)
     name, ids = head_name(checkpoint.config), torch.from_numpy(order)
     total, shift = torch.zeros(len(states), dtype=torch.float64), torch.full((len(states),), -torch.inf)
@@ -253,8 +252,10 @@ def _lost(
     return torch.stack(means).numpy()
 
 
-def _ladder_positions(hidden: Sequence[torch.Tensor]) -> int:
-    return max(_LADDER_POSITIONS // len(hidden), _LADDER_POSITIONS_EACH)
+def _ladder_positions(hidden: Sequence[torch.Tensor]) -> list[tuple[torch.Tensor, int]]:
+    """The states of each text, and how many of them say what the sizes cost."""
+    each = max(_LADDER_POSITIONS // len(hidden), _LADDER_POSITIONS_EACH)
+    return [(states, min(each, len(states))) for states in hidden]
 
 
 # -- what a token is worth -------------------------------------------------------------------------------------------
@@ -338,6 +339,9 @@ def _at_once(vocabulary: int) -> int:
     return max(1, min(_POSITIONS, _BUFFER_BYTES // (2 * vocabulary)))
 
 
-def _steps(hidden: Sequence[torch.Tensor], vocabulary: int) -> int:
-    """How often `_expected_masses` advances its task."""
-    return sum(-(-len(states) // _at_once(vocabulary)) for states in hidden)
+def _costs(weighed: Sequence[torch.Tensor], tried: Sequence[torch.Tensor], sizes: np.ndarray) -> list[int]:
+    """Of the steps of `_expected_masses` with states `weighed`, then of `_lost` with `tried`: logits computed."""
+    at_once, whole = _at_once(int(sizes[-1])), int(sizes[-1])
+    masses = [len(part) * whole for states in weighed for part in states.split(at_once)]
+    positions = sum(used for _, used in _ladder_positions(tried))
+    return masses + [positions * rows for rows in np.diff(sizes, prepend=0).tolist()]

@@ -1,12 +1,11 @@
 """What a cut leaves beside the model: README.md (a Hugging Face model card), recipe.toml, Modelfile, licence files."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smidgen.atomic import write_whole
+from smidgen.atomic import refuse_unmakeable, write_whole
 from smidgen.curve import write_curve
 from smidgen.errors import SmidgenError, printable
 from smidgen.formats.hub.origin import MODEL_FILE, Origin
@@ -38,11 +37,7 @@ def refuse_output(output: Path, origin: Origin) -> None:
     shown, advice = printable(output), "Choose another folder with -o."
     if not _is_utf8(output.absolute()):
         raise SmidgenError(f"{shown} has a name that is not UTF-8, which libraries cannot write to. {advice}")
-    nearest = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
-    if not nearest.is_dir():
-        raise SmidgenError(f"{shown} cannot be a folder: {printable(nearest)} is a file. {advice}")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise SmidgenError(f"{shown} cannot be written: {printable(nearest)} is not writable by this user. {advice}")
+    refuse_unmakeable(output, advice)
     original, model, work = origin.path, output / MODEL_FILE, output / WORK
     if model.exists() and model.samefile(original):
         raise SmidgenError(f"{printable(model)} is the model to be cut, and the result would replace it. {advice}")

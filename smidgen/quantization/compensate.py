@@ -14,9 +14,16 @@ searched under the objective itself, on the values as stored.
 With a diagonal H nothing is pushed anywhere, and the same code is round-to-nearest with scales searched under
 Σ Hᵢᵢ (wᵢ − ŵᵢ)²: the baseline that compensation has to beat.
 
-Cost: rows · columns² multiply-adds for the pushes between groups (matrix products), plus candidates · rows · columns ·
-group/2 inside groups. No loop over rows.
+What comes from earlier chunks of columns is subtracted when a chunk begins, in one product, so that a slab of rows goes
+through all columns by itself, on one core.
+
+Cost: rows · columns²/2 multiply-adds for the pushes between groups (matrix products), plus candidates · rows ·
+columns · group/2 inside groups. No loop over rows.
 """
+
+import math
+from dataclasses import dataclass
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -24,18 +31,19 @@ from torch import Tensor
 from smidgen.errors import SmidgenError
 from smidgen.numerics.block_types import F16, BlockType
 from smidgen.numerics.codeword_fields import FORMATS
-from smidgen.numerics.grid import Grid, Scales
+from smidgen.numerics.cores import on_all_cores
+from smidgen.numerics.grid import TRIED, Grid, Scales, least, squared_differences
 from smidgen.numerics.grids import GRIDS
 from smidgen.numerics.pack import pack
-from smidgen.numerics.precision import quick_products
-from smidgen.quantization.compensate_codewords import compensate_codewords
+from smidgen.numerics.products import product
+from smidgen.quantization.compensate_codewords import CodewordCompensator
 from smidgen.shapes import Float, UInt8
 
-# Rows rounded together: few enough that the candidates of a group stay in the processor's cache, and enough that each
-# operation is worth its call, and worth sharing out over the cores.
-_ROWS = 4608
-_BLOCKS = 4096  # the same for plain rounding, where blocks stand in the place of rows
-_CHUNK = 256  # columns between the products that push their errors far; a multiple of every block
+# Rows rounded together, at most: so many that each operation is worth its call, and few enough that the candidates of
+# eight columns stay in the cache of a core. From _SHARED rows on they make two slabs or more, one for each core.
+_ROWS, _SHARED = 2048, 512
+_BLOCKS = 2048  # the same for plain rounding, where blocks stand in the place of rows
+_CHUNK = 256  # columns between the products that bring errors from far; a multiple of every block
 _IN_ORDER = 8  # columns of a group that push errors one by one; onto those behind them, by a product
 
 
@@ -47,29 +55,26 @@ def compensate(
     F16 is only rounded: its steps are so fine that there is nothing to compensate.
 
     A vector in place of U (the diagonal alone) means no compensation: round to nearest with searched scales.
-    Memory: one float32 copy of the matrix. Raises SmidgenError for weights beyond float16, where that is the type.
+    Memory: half of U, and of the rows that are at work a copy and their errors, float32. Raises SmidgenError for
+    weights beyond float16, where that is the type.
     """
-    if kind is F16:
-        return _as_float16(weight)
-    if not kind.fits(weight.shape[1]):
-        raise ValueError(f"{kind.name} needs rows divisible by {kind.block}, got {weight.shape[1]}")
-    if kind in FORMATS:
-        return compensate_codewords(weight, kind, U)
-    grid = GRIDS[kind]
-    if U.ndim == 1:
-        slabs = weight.split(max(1, _BLOCKS * kind.block // weight.shape[1]))
-        return torch.cat([_round_rows(slab, grid, U) for slab in slabs])
-    W = weight.T.clone(memory_format=torch.contiguous_format)  # one row is contiguous either way
-    errors = torch.empty(min(_CHUNK, len(W)), W.shape[1])
-    packed: list[Tensor] = []
-    for first in range(0, len(W), _CHUNK):
-        last = min(first + _CHUNK, len(W))
-        inside = U[first:last, first:last]
-        slabs = zip(W[first:last].split(_ROWS, dim=1), errors[: len(inside)].split(_ROWS, dim=1), strict=True)
-        packed.append(torch.cat([_round_chunk(slab, grid, inside, error) for slab, error in slabs]))
-        with quick_products():
-            W[last:].addmm_(U[first:last, last:].T, errors[: len(inside)], alpha=-1)
-    return torch.cat(packed, dim=1)
+    return Compensator(kind, U).encode(weight)
+
+
+class Compensator:
+    """`compensate` for one type and one U, to be prepared once for many runs of rows. Threads may share one."""
+
+    def __init__(self, kind: BlockType, U: Float[Tensor, "in in"] | Float[Tensor, " in"]) -> None:
+        if kind is not F16 and not kind.fits(len(U)):
+            raise ValueError(f"{kind.name} needs rows divisible by {kind.block}, got {len(U)}")
+        if kind is F16:
+            self.encode = _as_float16
+        elif kind in FORMATS:
+            self.encode = CodewordCompensator(kind, U).encode
+        elif U.ndim == 1:
+            self.encode = _Rounding(GRIDS[kind], U).encode
+        else:
+            self.encode = _Compensation(GRIDS[kind], U).encode
 
 
 def _as_float16(weight: Float[Tensor, "out in"]) -> UInt8[Tensor, "out bytes"]:
@@ -82,101 +87,204 @@ def _as_float16(weight: Float[Tensor, "out in"]) -> UInt8[Tensor, "out bytes"]:
     return rounded.contiguous().view(torch.uint8)
 
 
-def _round_rows(weight: Float[Tensor, "rows in"], grid: Grid, U: Float[Tensor, " in"]) -> UInt8[Tensor, "rows bytes"]:
+class _Rounding:
     """Without compensation all blocks are independent, so each becomes a row of its own."""
-    size = grid.kind.block
-    blocks = weight.reshape(-1, size).T.contiguous()
-    diagonal = U.view(-1, size).T.repeat(1, len(weight))  # [block, rows · blocks of a row]
-    importance = _importance(diagonal)
-    frame = grid.open_block(blocks, importance)
-    codes, scales = torch.empty(blocks.shape, dtype=torch.uint8), []
-    for start in range(0, size, grid.group):
-        group = slice(start, start + grid.group)
-        tried = grid.candidates(blocks[group], importance[group], frame)
-        levels, _, kept = _round_group(blocks[group], grid, tried, diagonal[group], None)
-        codes[group] = grid.codes(levels)
-        scales.append(kept.stored)
-    return pack(grid.kind, codes, scales, [frame]).view(len(weight), -1)
+
+    def __init__(self, grid: Grid, U: Float[Tensor, " in"]) -> None:
+        self._grid = grid
+        self._diagonal = U.view(-1, grid.kind.block).T.contiguous()  # [block, blocks of a row]
+        # e² = (w − ŵ)²/Uᵢᵢ², with the most in each block as 1.
+        self._importance = (self._diagonal.amin(0) / self._diagonal).square_()
+
+    def encode(self, weight: Float[Tensor, "out in"]) -> UInt8[Tensor, "out bytes"]:
+        """Each row by itself, whatever comes with it."""
+        rows = max(1, _BLOCKS * self._grid.kind.block // weight.shape[1])
+        return torch.cat(on_all_cores(self._encode_slab, weight.split(rows)))
+
+    @torch.inference_mode()
+    def _encode_slab(self, weight: Float[Tensor, "rows in"]) -> UInt8[Tensor, "rows bytes"]:
+        grid, size = self._grid, self._grid.kind.block
+        blocks = weight.reshape(-1, size).T.contiguous()
+        importance = self._importance.repeat(1, len(weight))  # [block, rows · blocks of a row]
+        frame = grid.open_block(blocks, importance)
+        codes, scales = torch.empty(blocks.shape, dtype=torch.uint8), []
+        space = _Space(grid.group, blocks.shape[1])
+        for start in range(0, size, grid.group):
+            group = slice(start, start + grid.group)
+            tried = grid.candidates(blocks[group], importance[group], frame)
+            left = space.start(blocks[group], grid, tried)
+            squares = squared_differences(left, grid.round_(left, space.places)).mul_(importance[group, None])
+            best = least(squares.sum(0).mul_(space.widths.square_()), 1)[0]
+            kept = tried.pick(best)
+            codes[group] = _codes(grid, space.pick(space.places, best), kept)
+            scales.append(kept.stored)
+        return pack(grid.kind, codes, scales, [frame]).view(len(weight), -1)
 
 
-def _round_chunk(
-    weights: Float[Tensor, "chunk rows"],
-    grid: Grid,
-    U: Float[Tensor, "chunk chunk"],
-    errors: Float[Tensor, "chunk rows"],
-) -> UInt8[Tensor, "rows bytes"]:
-    """Round some columns of a slab of rows, and leave their errors e in `errors`."""
-    W = weights.contiguous()
-    columns, rows = W.shape
-    importance = _importance(U.diagonal()[:, None])
-    codes = torch.empty(columns, rows, dtype=torch.uint8)
-    scales: list[tuple[Tensor, ...]] = []
-    frames: list[tuple[Tensor, ...]] = []
-    for start in range(0, columns, grid.group):
-        group, behind = slice(start, start + grid.group), slice(start + grid.group, columns)
-        if start % grid.kind.block == 0:
-            block = slice(start, start + grid.kind.block)
-            frames.append(grid.open_block(W[block], importance[block]))
-        tried = grid.candidates(W[group], importance[group], frames[-1])
-        inside = U[group, group]
+@dataclass(frozen=True)
+class _Group:
+    """What a group of columns does to those behind it.
+
+    columns: of the chunk.  diagonal: of U.  importance: of errors, 1/Uᵢᵢ², the most in the chunk being 1.
+    push: in each octet, of each column onto those behind it, U over its diagonal.  far: of each octet onto those of the
+    group behind it, transposed.  behind: U of the group onto the chunk behind it, transposed; None if there is none.
+    """
+
+    columns: slice
+    diagonal: Float[Tensor, "group 1"]
+    importance: Float[Tensor, "group 1"]
+    push: list[list[Tensor]]
+    far: list[Tensor]
+    behind: Float[Tensor, "behind group"] | None
+
+    @classmethod
+    def of(
+        cls, U: Float[Tensor, "chunk chunk"], importance: Float[Tensor, "chunk 1"], start: int, size: int
+    ) -> "_Group":
+        """U, importance: of the chunk."""
+        columns = slice(start, start + size)
+        inside = U[columns, columns]
+        diagonal = inside.diagonal()[:, None].clone()
+        share = inside / diagonal
+        octets = _octets(size)
+        push = [
+            [share[i, i + 1 : octet.stop, None, None] for i in range(octet.start, octet.stop - 1)] for octet in octets
+        ]
+        far = [share[octet, octet.stop :].T.contiguous() for octet in octets[:-1]]
+        behind = U[columns, columns.stop :].T.contiguous() if columns.stop < U.shape[1] else None
+        return cls(columns, diagonal, importance[columns], push, far, behind)
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Some columns. before: U of all columns before them onto these, transposed."""
+
+    columns: slice
+    importance: Float[Tensor, "chunk 1"]
+    before: Float[Tensor, "chunk before"]
+    groups: list[_Group]
+
+    @classmethod
+    def of(cls, U: Float[Tensor, "in in"], grid: Grid, first: int) -> "_Chunk":
+        columns = slice(first, min(first + _CHUNK, len(U)))
+        inside = U[columns, columns]
         diagonal = inside.diagonal()[:, None]
-        levels, error, kept = _round_group(W[group], grid, tried, diagonal, inside / diagonal)
-        errors[group] = error
-        codes[group] = grid.codes(levels)
-        scales.append(kept.stored)
-        W[behind].addmm_(U[group, behind].T, error, alpha=-1)
-    return pack(grid.kind, codes, scales, frames)
+        importance = (diagonal.amin(0) / diagonal).square_()
+        groups = [_Group.of(inside, importance, start, grid.group) for start in range(0, len(inside), grid.group)]
+        before = U[:first, columns].contiguous().T.contiguous()  # both copies are quick; in one step it would not be
+        return cls(columns, importance, before, groups)
 
 
-def _importance(diagonal: Float[Tensor, "cols _rows"]) -> Float[Tensor, "cols _rows"]:
-    """What an error of each weight costs, e² = (w − ŵ)²/Uᵢᵢ², with the most as 1. diagonal: of U."""
-    return (diagonal.amin(0) / diagonal).square_()
+def _octets(group: int) -> list[slice]:
+    """The columns of a group, eight by eight."""
+    return [slice(first, min(first + _IN_ORDER, group)) for first in range(0, group, _IN_ORDER)]
 
 
-def _round_group(
-    weights: Float[Tensor, "group rows"],
-    grid: Grid,
-    tried: Scales,
-    diagonal: Float[Tensor, "group _rows"],
-    push: Float[Tensor, "group group"] | None,
-) -> tuple[Float[Tensor, "group rows"], Float[Tensor, "group rows"], Scales]:
-    """Round one group under every candidate; per row keep the best. Returns levels, errors e and the kept scales.
+class _Compensation:
+    """Rounding with compensation, prepared for one U."""
 
-    diagonal: of U, for each row or one for all.  push: U divided by its diagonal, row by row; None not to compensate.
+    def __init__(self, grid: Grid, U: Float[Tensor, "in in"]) -> None:
+        self._grid = grid
+        self._chunks = [_Chunk.of(U, grid, first) for first in range(0, len(U), _CHUNK)]
+
+    def encode(self, weight: Float[Tensor, "out in"]) -> UInt8[Tensor, "out bytes"]:
+        """Each slab of rows on a core."""
+        number = 1 if weight.shape[0] < _SHARED else 2 * math.ceil(weight.shape[0] / (2 * _ROWS))
+        slabs = weight.split(math.ceil(weight.shape[0] / number))
+        return torch.cat(on_all_cores(self._encode_slab, slabs))
+
+    @torch.inference_mode()
+    def _encode_slab(self, weight: Float[Tensor, "rows in"]) -> UInt8[Tensor, "rows bytes"]:
+        rows, width = weight.shape
+        codes = torch.empty(width, rows, dtype=torch.uint8)
+        errors = torch.empty(width, rows)
+        scales: list[tuple[Tensor, ...]] = []
+        frames: list[tuple[Tensor, ...]] = []
+        space = _Space(self._grid.group, rows)
+        transposed = weight.T.clone(memory_format=torch.contiguous_format)  # a row alone is contiguous either way
+        for chunk in self._chunks:
+            W, before = transposed[chunk.columns], chunk.columns.start
+            if before:
+                W.sub_(product(chunk.before, errors[:before].T))
+            for group in chunk.groups:
+                if group.columns.start % self._grid.kind.block == 0:
+                    block = slice(group.columns.start, group.columns.start + self._grid.kind.block)
+                    frames.append(self._grid.open_block(W[block], chunk.importance[block]))
+                place = slice(before + group.columns.start, before + group.columns.stop)
+                kept = self._round_group(W, group, frames[-1], space, errors[place], codes[place])
+                scales.append(kept.stored)
+        return pack(self._grid.kind, codes, scales, frames)
+
+    def _round_group(
+        self,
+        W: Float[Tensor, "chunk rows"],
+        group: _Group,
+        frame: tuple[Tensor, ...],
+        space: "_Space",
+        errors: Float[Tensor, "group rows"],
+        codes: UInt8[Tensor, "group rows"],
+    ) -> Scales:
+        """Round one group under every candidate; per row keep the best, push its errors onto the chunk behind."""
+        grid, weights = self._grid, W[group.columns]
+        tried = grid.candidates(weights, group.importance, frame)
+        left = space.start(weights, grid, tried)
+        _round_in_order(grid, group, space)
+        torch.mul(left, left, out=space.squares)
+        losses = torch.mv(space.squares.flatten(1).T, group.importance[:, 0]).view(space.widths.shape)
+        best = least(losses.mul_(space.widths.square_()), 1)[0]
+        kept = tried.pick(best)
+        width = grid.widths(kept.scale)
+        torch.div(space.pick(left, best).mul_(width), group.diagonal, out=errors)
+        codes.copy_(_codes(grid, space.pick(space.places, best), kept))
+        if group.behind is not None:
+            W[group.columns.stop :].addmm_(group.behind, errors, alpha=-1)
+        return kept
+
+
+class _Space:
+    """What the groups of a slab are rounded in, one after the other.
+
+    left: what is left of each weight under each candidate, in places (`numerics.grid`).  places: to which it is
+    rounded.  squares: room for squares.  widths: of a place, [candidates, rows].
+    columns: of each octet of columns, each with its place.  behind: what is behind each of them in its octet.
+    octets: each but the last, and what is behind it; candidates and rows in one.
     """
-    if tried.offset is None:
-        left = weights[:, None].expand(-1, *tried.scale.shape)  # [group, candidates, rows]
-        left = left.clone(memory_format=torch.contiguous_format)  # of one candidate it would be the weights themselves
-    else:
-        left = weights[:, None] + tried.offset
-    levels, steps = torch.empty_like(left), grid.steps(tried.scale)
-    if push is None:
-        grid.take_nearest(left, tried.scale, steps, levels)
-    else:
-        _round_in_order(left, grid, tried.scale, steps, push, levels)
-    left.div_(diagonal[:, None])
-    loss = torch.mv(left.square().flatten(1).T, torch.ones(len(left))).view(tried.scale.shape)
-    best = loss.min(0).indices
-    place = best * weights.shape[1] + torch.arange(weights.shape[1])
-    return levels.flatten(1).index_select(1, place), left.flatten(1).index_select(1, place), tried.pick(best)
+
+    def __init__(self, group: int, rows: int) -> None:
+        self.left, self.places, self.squares = (torch.empty(group, TRIED, rows) for _ in range(3))
+        self.widths = torch.empty(TRIED, rows)
+        self._rows = torch.arange(rows)
+        octets = _octets(group)
+        pairs = list(zip(self.left.unbind(), self.places.unbind(), strict=True))
+        self.columns = [pairs[octet] for octet in octets]
+        self.behind = [[self.left[i + 1 : octet.stop] for i in range(octet.start, octet.stop - 1)] for octet in octets]
+        flat = self.left.flatten(1)
+        self.octets = [(flat[octet], flat[octet.stop :]) for octet in octets[:-1]]
+
+    def start(self, weights: Float[Tensor, "group rows"], grid: Grid, tried: Scales) -> Tensor:
+        """Weights under every candidate, in places."""
+        self.widths = grid.widths(tried.scale)
+        steps = self.widths.reciprocal()
+        return torch.addcmul(grid.shift(tried.offset, steps), weights[:, None], steps, out=self.left)
+
+    def pick(self, of_candidates: Float[Tensor, "group candidates rows"], best: Tensor) -> Float[Tensor, "group rows"]:
+        """Of each row the candidate numbered `best`."""
+        return of_candidates.flatten(1).index_select(1, best * self._rows.numel() + self._rows)
 
 
-def _round_in_order(
-    left: Float[Tensor, "group candidates rows"],
-    grid: Grid,
-    scale: Float[Tensor, "candidates rows"],
-    steps: Float[Tensor, "candidates rows"],
-    push: Float[Tensor, "group group"],
-    levels: Float[Tensor, "group candidates rows"],
-) -> None:
-    """Round column after column; what is `left` of one is pushed onto the columns after.
+def _round_in_order(grid: Grid, group: _Group, space: _Space) -> None:
+    """Round column after column; what is `left` of one is pushed onto the columns after."""
+    for number, columns in enumerate(space.columns):
+        for (left, places), behind, push in zip_longest(columns, space.behind[number], group.push[number]):
+            left.sub_(grid.round_(left, places))
+            if push is not None:
+                behind.addcmul_(left, push, value=-1)
+        if number < len(group.far):
+            octet, behind = space.octets[number]
+            behind.addmm_(group.far[number], octet, alpha=-1)
 
-    push: U with each row divided by its diagonal entry, since `left` is not divided before the end.
-    """
-    flat = left.flatten(1)
-    for first in range(0, len(left), _IN_ORDER):
-        last = min(first + _IN_ORDER, len(left))
-        for i in range(first, last):
-            grid.take_nearest(left[i], scale, steps, levels[i])
-            left[i + 1 : last].addcmul_(left[i], push[i, i + 1 : last, None, None], value=-1)
-        flat[last:].addmm_(push[first:last, last:].T, flat[first:last], alpha=-1)
+
+def _codes(grid: Grid, places: Float[Tensor, "group rows"], kept: Scales) -> UInt8[Tensor, "group rows"]:
+    """Codes of rounded places; under a scale of 0 those of the level nearest to 0."""
+    codes = grid.codes(grid.level_of_(places))
+    return codes.masked_fill_(kept.scale == 0, grid.zero)

@@ -17,8 +17,6 @@ With a vector in place of U nothing is pushed, and this is rounding under the we
 Cost: candidates · rows · columns · codewords / (weights of a run) distances, by matrix products of inner size 6 or 10.
 """
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -27,8 +25,9 @@ from torch import Tensor
 from smidgen.numerics.block_types import BlockType
 from smidgen.numerics.codeword_fields import Fields, pack_fields, sign_bits
 from smidgen.numerics.codeword_grids import CodewordGrid, grid_of
+from smidgen.numerics.cores import on_all_cores
 from smidgen.numerics.grid import inverse_scale
-from smidgen.numerics.precision import quick_products
+from smidgen.numerics.products import product
 from smidgen.shapes import Float, UInt8
 
 _ROWS = 512  # rows rounded together: their candidates stay in the processor's cache, and each core has some
@@ -48,39 +47,34 @@ class _Run:
     importance: Float[Tensor, " run"]
 
 
-def compensate_codewords(
-    weight: Float[Tensor, "out in"], kind: BlockType, U: Float[Tensor, "in in"] | Float[Tensor, " in"]
-) -> UInt8[Tensor, "out bytes"]:
-    """Encode a matrix as `kind`; see `quantization.compensate.compensate`, which calls this."""
-    grid, block = grid_of(kind), kind.block
-    W = weight.T.clone(memory_format=torch.contiguous_format)  # one row is contiguous either way
-    packed: list[Tensor] = []
-    for first in range(0, len(W), block):
-        last = first + block
-        errors = torch.empty(block, W.shape[1])
-        here = U[first:last, first:last] if U.ndim == 2 else U[first:last].diag()
-        worker = _Block(grid, here, pushing=U.ndim == 2)
-        packed.append(torch.cat(_on_all_cores(worker.round, W[first:last].split(_ROWS, 1), errors.split(_ROWS, 1))))
-        if U.ndim == 2 and last < len(W):
-            with quick_products():
-                W[last:].addmm_(U[first:last, last:].T, errors, alpha=-1)
-    return torch.cat(packed, dim=1)
+class CodewordCompensator:
+    """One type and one U, prepared; see `quantization.compensate.Compensator`."""
 
+    def __init__(self, kind: BlockType, U: Float[Tensor, "in in"] | Float[Tensor, " in"]) -> None:
+        grid, size = grid_of(kind), kind.block
+        self._pushing = U.ndim == 2
+        self._blocks: list[tuple[slice, _Block, Tensor]] = []
+        for first in range(0, len(U), size):
+            columns = slice(first, first + size)
+            here = U[columns, columns] if self._pushing else U[columns].diag()
+            before = U[:first, columns].contiguous().T.contiguous() if self._pushing else torch.empty(size, 0)
+            self._blocks.append((columns, _Block(grid, here, pushing=self._pushing), before))
 
-def _on_all_cores(work: Callable[[Tensor, Tensor], Tensor], *slabs: Sequence[Tensor]) -> list[Tensor]:
-    """Each slab by one core alone. The operations are too small for all cores to meet in each of them.
+    def encode(self, weight: Float[Tensor, "out in"]) -> UInt8[Tensor, "out bytes"]:
+        """Each slab of rows on a core."""
+        return torch.cat(on_all_cores(self._encode_slab, weight.split(_ROWS)))
 
-    For that time torch's own number of threads is 1, in the whole process.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        if threads == 1 or len(slabs[0]) == 1:
-            return list(map(work, *slabs))
-        with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(work, *slabs))
-    finally:
-        torch.set_num_threads(threads)
+    @torch.inference_mode()
+    def _encode_slab(self, weight: Float[Tensor, "rows in"]) -> UInt8[Tensor, "rows bytes"]:
+        """All blocks of some rows; what comes from the blocks before one is subtracted when it begins."""
+        errors, packed = torch.empty(weight.shape[1], len(weight)), []
+        transposed = weight.T.clone(memory_format=torch.contiguous_format)  # a row alone is contiguous either way
+        for columns, block, before in self._blocks:
+            W = transposed[columns]
+            if before.shape[1]:
+                W.sub_(product(before, errors[: columns.start].T))
+            packed.append(block.round(W, errors[columns]))
+        return torch.cat(packed, dim=1)
 
 
 class _Block:
@@ -99,8 +93,8 @@ class _Block:
         self._octets = [runs[first : first + per_octet] for first in range(0, len(runs), per_octet)]
 
     def round(self, weights: Float[Tensor, "block rows"], errors: Float[Tensor, "block rows"]) -> Tensor:
-        """Packed bytes of one block of each row; leaves the errors e in `errors`."""
-        grid, W = self._grid, weights.contiguous()
+        """Packed bytes of one block of each row; leaves the errors e in `errors`. The weights change."""
+        grid, W = self._grid, weights
         unit, aims = grid.open_block(W, self._importance)
         factors, words, signs = [], [], []
         for number, start in enumerate(range(0, len(W), grid.group)):

@@ -18,6 +18,7 @@ from smidgen.numerics.block_types import F16, BlockType
 from smidgen.numerics.decode import decode
 from smidgen.numerics.factor import inverse_factor
 from smidgen.quantization.compensate import compensate
+from smidgen.quantization.refit import refit
 from smidgen.quantization.two_sided import compensate_both_ways, output_factors
 from smidgen.shapes import Float, Int, UInt8
 
@@ -50,12 +51,14 @@ class Metric:
             yield self._factor
 
     def compensate(
-        self, rows: Float[Tensor, "rows in"], kind: BlockType, factor: Float[Tensor, "in in"]
+        self, rows: Float[Tensor, "rows in"], kind: BlockType, shrinkage: float, factor: Float[Tensor, "in in"]
     ) -> UInt8[Tensor, "rows bytes"]:
-        """Encode with compensation, across rows too where the outputs are known."""
+        """Encode with compensation, across rows too where the outputs are known; then fit all that is stored again."""
         if self._across is None:
-            return compensate(rows, kind, factor)
-        return compensate_both_ways(rows, kind, factor, self._across)
+            packed, targets = compensate(rows, kind, factor), rows
+        else:
+            packed, targets = compensate_both_ways(rows, kind, factor, self._across)
+        return refit(targets, packed, kind, self.sample.moment, damping=_DAMPING, shrinkage=shrinkage)
 
     def loss(self, rows: Float[Tensor, "rows in"], packed: UInt8[Tensor, "rows bytes"], kind: BlockType) -> float:
         """E[w Δxᵀ G Δx] / E[w] of rows as they were encoded, on the tokens that judge; G is 1 where it is not known."""
@@ -139,7 +142,7 @@ def _joined(parts: Sequence[Encoded]) -> Encoded:
 def _encode_chunk(rows: Float[Tensor, "rows in"], kind: BlockType, metric: Metric) -> Encoded:
     sample, rounding_loss = metric.sample, metric.rounding_loss(rows, kind)
     for shrinkage, factor in metric.factors() if kind is not F16 else ():
-        packed = metric.compensate(rows, kind, factor)
+        packed = metric.compensate(rows, kind, shrinkage, factor)
         loss = metric.loss(rows, packed, kind)
         if loss <= rounding_loss:
             return Encoded(kind, packed, shrinkage, 0, loss, rounding_loss, sample.tokens, sample.effective)

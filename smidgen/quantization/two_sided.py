@@ -43,21 +43,27 @@ def compensate_both_ways(
     kind: BlockType,
     U: Float[Tensor, "in in"],
     across: Sequence[Float[Tensor, "_run _run"]],
-) -> UInt8[Tensor, "out bytes"]:
-    """Encode a matrix as `kind`, errors fed back along rows through U and across them through `across`."""
-    runs, along = weight.split([len(factor) for factor in across]), Compensator(kind, U)
-    return torch.cat([_compensate_run(run, kind, along, factor) for run, factor in zip(runs, across, strict=True)])
+) -> tuple[UInt8[Tensor, "out bytes"], Float[Tensor, "out in"]]:
+    """Encode a matrix as `kind`, errors fed back along rows through U and across them through `across`.
+
+    Returns the bytes, and what each row was to be, given the errors of those before it.
+    """
+    along, targets = Compensator(kind, U), weight.clone()
+    runs = targets.split([len(factor) for factor in across])
+    packed = [_compensate_run(run, kind, along, factor) for run, factor in zip(runs, across, strict=True)]
+    return torch.cat(packed), targets
 
 
 def _compensate_run(
-    weight: Float[Tensor, "run in"], kind: BlockType, along: Compensator, across: Float[Tensor, "run run"]
+    targets: Float[Tensor, "run in"], kind: BlockType, along: Compensator, across: Float[Tensor, "run run"]
 ) -> UInt8[Tensor, "run bytes"]:
-    errors = torch.empty_like(weight)  # E
+    """`targets` move as the rows before them are rounded."""
+    errors = torch.empty_like(targets)  # E
     packed: list[Tensor] = []
-    for start in range(0, len(weight), _ROWS):
+    for start in range(0, len(targets), _ROWS):
         rows, before = slice(start, start + _ROWS), slice(0, start)
-        target = weight[rows].addmm(across[before, rows].T, errors[before], alpha=-1)
+        target = targets[rows].addmm_(across[before, rows].T, errors[before], alpha=-1)
         packed.append(along.encode(target))
-        left = target.sub_(decode(packed[-1], kind))
+        left = target - decode(packed[-1], kind)
         errors[rows] = torch.linalg.solve_triangular(across[rows, rows].T, left, upper=False)
     return torch.cat(packed)

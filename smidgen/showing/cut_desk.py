@@ -39,6 +39,7 @@ class CutDesk(Closing):
         wish = CutWish.of_page(
             given, fit, name, self.place, languages=languages, text=refuse_half_characters(str(text or "")),
             tokens=whole_number("number of tokens", tokens), card=bool(card), resume=bool(resume),
+            kv=self._shelf.kv,
         )  # fmt: skip
         with self._lock:
             if self.run is not None and self.run.state == "running":

@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from smidgen.closing import Closing
 from smidgen.errors import SmidgenError, printable
+from smidgen.model.kept import AS_USUAL, KVType
 from smidgen.sizes import parse_size
 
 _LINES = 200  # of what it prints
@@ -28,7 +29,7 @@ _LONGEST_LINE = 2000  # characters
 _LONGEST_RESULT = 256 << 20  # characters of JSON
 _PATIENCE_S = 10.0  # after each way to end it
 _PROGRESS = re.compile(
-    r"(?P<label>.{1,200}): (?P<done>[\d.]+)(?: MB)?/(?P<total>[\d.]+)(?: MB)?, \d+ s, (?P<left>\d+) s left.*"
+    r"(?P<label>.{1,200}): (?P<done>[\d.]+)(?: MB)?/(?P<total>[\d.]+)(?: MB)?, (?P<spent>\d+) s, (?P<left>\d+) s left.*"
 )
 _FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _LANGUAGES = re.compile(r"[A-Za-z]{2,8}(?:[-_][A-Za-z]{2,8})?(?: *, *[A-Za-z]{2,8}(?:[-_][A-Za-z]{2,8})?)*")
@@ -43,7 +44,7 @@ class CutWish:
     model: what names it for the command.  fit: a size, such as 90MB.  folder: for the result.
     languages: as for --langs, or nothing.  text: to calibrate on, or nothing: then the model writes one.
     tokens: of calibration, None for the command's own choice.  card: whether to measure the result.
-    resume: go on with an interrupted cut.
+    resume: go on with an interrupted cut.  kv: how keys and values are kept while the card is measured.
     """
 
     model: str
@@ -54,6 +55,7 @@ class CutWish:
     tokens: int | None = None
     card: bool = True
     resume: bool = False
+    kv: KVType = AS_USUAL
 
     @classmethod
     def of_page(cls, model: str, fit: object, name: object, place: Path, **others: Any) -> "CutWish":
@@ -76,12 +78,13 @@ class CutWish:
         words += [f"--text={text}"] if text is not None else []
         words += [f"--tokens={self.tokens}"] if self.tokens is not None else []
         words += [] if self.card else ["--no-measure"]
+        words += [f"--kv={self.kv}"] if self.card and self.kv != AS_USUAL else []
         return words + (["--dry-run"] if dry else ["--resume"] if self.resume else [])
 
 
 @dataclass(frozen=True)
 class Step:
-    """How far it is. label: what it does.  done: a share from 0 to 1.  seconds_left: of this step."""
+    """How far it is. label: what it does.  done: a share of its time, from 0 to 1.  seconds_left: of this step."""
 
     label: str
     done: float
@@ -206,7 +209,9 @@ def _step(line: str) -> Step | None:
     found = _PROGRESS.fullmatch(line)
     if found is None or not float(found["total"]):
         return None
-    return Step(found["label"], min(1.0, float(found["done"]) / float(found["total"])), int(found["left"]))
+    spent, left = int(found["spent"]), int(found["left"])
+    counted = min(1.0, float(found["done"]) / float(found["total"]))
+    return Step(found["label"], spent / (spent + left) if spent and left else counted, left)
 
 
 def _label(line: str) -> str | None:

@@ -12,7 +12,9 @@ from smidgen.engines.llama_cpp.reply import Reply
 from smidgen.errors import SmidgenError, printable
 from smidgen.formats.convert import gguf_of
 from smidgen.formats.gguf.contents import parts_of
+from smidgen.formats.gguf.kept import refuse_kv_of
 from smidgen.formats.hub.catalogue import CATALOGUE, ModelName, is_ready, origin_of
+from smidgen.model.kept import AS_USUAL, KVType
 from smidgen.showing.settings import Settings
 from smidgen.showing.writing import Line, Writing
 
@@ -25,13 +27,18 @@ class ShownModel(Closing):
 
     name: for people.  given: what names it again.  chats: whether it has a chat template; else it continues texts.
     context: tokens of prompt and answer.  Raises SmidgenError, BadFile and Unsupported as `LlamaCppEngine`.
+    kv: how it keeps keys and values.
     """
 
-    def __init__(self, model: ModelName, ctx_size: int | None, threads: int | None, parallel: int) -> None:
+    def __init__(
+        self, model: ModelName, ctx_size: int | None, threads: int | None, parallel: int, kv: KVType = AS_USUAL
+    ) -> None:
         origin = origin_of(model)
         self.name, self.given = origin.name, origin.given
         self.path = gguf_of(origin)
         facts = read_facts(self.path)
+        refuse_kv_of(self.path, kv)
+        self._kv: KVType = kv
         self.chats, self.context = facts.has_chat_template, choose_context(facts, ctx_size)
         self._folder = origin.folder
         self._threads, self._parallel = threads, parallel
@@ -75,7 +82,7 @@ class ShownModel(Closing):
         """Its engine."""
         with self._lock:
             if self._engine is None:
-                self._engine = LlamaCppEngine(self.path, self.context, self._threads, self._parallel)
+                self._engine = LlamaCppEngine(self.path, self.context, self._threads, self._parallel, kv=self._kv)
             return self._engine
 
     def write(self, messages: Sequence[Message], settings: Settings) -> Writing:
@@ -101,8 +108,12 @@ class ShownModel(Closing):
 class Shelf(Closing):
     """All models that the page shows: those that were given, and after them at most one that was cut on the page."""
 
-    def __init__(self, models: Sequence[ModelName], ctx_size: int | None, threads: int | None, parallel: int) -> None:
-        self._made = ctx_size, threads, parallel
+    def __init__(
+        self, models: Sequence[ModelName], ctx_size: int | None, threads: int | None, parallel: int,
+        kv: KVType = AS_USUAL,
+    ) -> None:  # fmt: skip
+        self.kv: KVType = kv
+        self._made = ctx_size, threads, parallel, kv
         self.given = [ShownModel(model, *self._made) for model in models]
         self._cut: ShownModel | None = None
         _name_apart(self.given)

@@ -11,6 +11,7 @@ from smidgen.bounds import MOST_THREADS, within
 from smidgen.errors import SmidgenError
 from smidgen.formats.hub.catalogue import ModelName
 from smidgen.formats.hub.home import cache_folder
+from smidgen.model.kept import AS_USUAL, KVType
 from smidgen.serving.admission import own_names
 from smidgen.serving.keys import Key
 from smidgen.serving.listening import address_of, is_loopback, listening_socket
@@ -37,13 +38,14 @@ class Shown:
 def ui(
     models: Sequence[ModelName], *, host: str = "127.0.0.1", port: int = 7860, api_key: str | None = None,
     parallel: int = 1, ctx_size: int | None = None, threads: int | None = None, votes: Path | None = None,
-    announce: Callable[[Shown], None] | None = None,
+    kv: KVType = AS_USUAL, announce: Callable[[Shown], None] | None = None,
 ) -> NoReturn:  # fmt: skip
     """Show one or two models on a page until Ctrl-C or SIGTERM, which end this process with code 0.
 
     host: any but a loopback address needs `api_key`.  port: 0 takes a free one.
     parallel: answers at a time of each model, each with `ctx_size` tokens of context; default the model's own, at most
     4096.  votes: an SQLite file, default `votes.sqlite` in smidgen's folder.
+    kv: how every model on the page keeps keys and values, and what is cut there while its card is measured.
     announce: called once, when the page can be opened.
     Raises SmidgenError for an address that may not or cannot be listened on, for a file of votes that is none, and
     where Gradio is not installed; BadFile or Unsupported for a model.
@@ -63,7 +65,7 @@ def ui(
     with ExitStack() as stack:
         listener = stack.enter_context(listening_socket(host, port))
         box = _ballot_box(votes, home)
-        shelf = stack.enter_context(Shelf(models, ctx_size, threads, parallel))
+        shelf = stack.enter_context(Shelf(models, ctx_size, threads, parallel, kv))
         for model in shelf.given:
             model.load()
         from smidgen.showing.page import build_page  # which imports Gradio

@@ -17,7 +17,6 @@ import torch
 from smidgen.bounds import MOST, MOST_THREADS, one_of, several, within
 from smidgen.data.sources import TextSource
 from smidgen.data.text import window_length
-from smidgen.distillation.loop.metrics import forward_operations
 from smidgen.distillation.loop.on_policy import OnPolicy, Writer
 from smidgen.distillation.loop.optimizer import OptimizerKind, Schedule
 from smidgen.distillation.objectives.losses import DistillObjective, Divergence, LanguageObjective
@@ -47,6 +46,7 @@ from smidgen.formats.opening import open_model
 from smidgen.formats.parts import load_decoder
 from smidgen.formats.workspace import Workspace
 from smidgen.model.config import ModelConfig
+from smidgen.model.operations import forward_operations
 from smidgen.model.tokenizer import Tokenizer
 from smidgen.model.tokenizers.respelling import Respelling
 from smidgen.numerics.precision import is_quick

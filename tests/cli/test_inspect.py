@@ -1,6 +1,8 @@
 """`smidgen inspect` describes what smidgen cannot use, with the reason, and refuses what is damaged."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,19 @@ def test_a_head_that_is_the_embedding_is_named(run_smidgen, tmp_path: Path) -> N
     assert json.loads(run_smidgen("inspect", "twice.gguf", "--json").stdout)["stored_twice"] == 300 * 144
     write(tmp_path / "two.gguf", packed(MATRIX, types.Q4_K), packed(MATRIX[::-1].copy(), types.Q6_K))
     assert "300 tokens, head of its own" in run_smidgen("inspect", "two.gguf").stdout
+
+
+def test_torch_is_not_loaded_for_a_head_of_its_own(tmp_path: Path) -> None:
+    """It takes seconds. Only cells tell whether a head that is much like the embedding is the embedding."""
+    for name, head, loaded in (("own", MATRIX[::-1].copy(), "False"), ("same", MATRIX, "True")):
+        path = tmp_path / f"{name}.gguf"
+        write(path, packed(MATRIX, types.Q4_K), packed(head, types.Q6_K))
+        script = (
+            "import sys; from smidgen.cli.inspect import command; "
+            f"command({str(path)!r}); print('torch' in sys.modules)"
+        )
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == loaded
 
 
 def test_all_parts_are_described_as_one(run_smidgen, tmp_path: Path) -> None:

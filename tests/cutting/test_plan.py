@@ -77,7 +77,7 @@ def test_float16_can_be_asked_for(folder: Path) -> None:
         cut(model, folder / "out", fit=least, types="F32")
 
 
-def test_what_fits_no_type_is_said_beforehand_and_at_the_end(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_fits_no_type_is_said_once_before_the_work(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = write_llama_of(folder / "tiny.gguf", 48, 96)
     options = {"fit": smallest(model, types.IQ4_NL), "types": "IQ4_NL", "texts": str(folder / "text.txt")}
     planned = cut(model, folder / "out", dry_run=True, tokens=1024, **options)
@@ -85,4 +85,6 @@ def test_what_fits_no_type_is_said_beforehand_and_at_the_end(folder: Path, capsy
     assert said in planned.describe() and said in planned.to_json() and not (folder / "out").exists()
     made = cut(model, folder / "out", measured=False, tokens=1024, **options)
     progress = capsys.readouterr().err
-    assert progress.index(said) < progress.index("Quantizing: ") and said in made.describe()
+    assert progress.index(said) < progress.index("Quantizing: ")
+    assert progress.count(said) == 1 and said not in made.describe()
+    assert said in made.steps[0]["summary"], "the card keeps it"

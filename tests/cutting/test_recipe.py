@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from smidgen.cutting.limits import Limits, Pace
 from smidgen.cutting.recipe import CutOptions, Pruning, read_recipe
 from smidgen.data.sources import read_texts
 from smidgen.errors import BadFile, SmidgenError
 from smidgen.formats.hub.origin import Origin
+from smidgen.numerics.block_types import Q4_K, Q8_0
 from smidgen.publishing.companions import _toml
 
 
@@ -59,7 +61,7 @@ def test_a_recipe_there_and_back(tmp_path: Path) -> None:
         fit=10**6, seed=3, tokens=2048, types=("Q8_0",), languages=("de", "en"),
         pruning=Pruning(layers=3, ffn=64, experts=2, merged=True),
     )  # fmt: skip
-    recipe = options.as_recipe(Origin.of_path(tmp_path / "model"), "0" * 64, [], 999_000, 12_345, {"de": 812})
+    recipe = options.as_recipe(Origin.of_path(tmp_path / "model"), "0" * 64, [], Limits(999_000), 12_345, {"de": 812})
     (tmp_path / "recipe.toml").write_text(_toml(recipe))
     again = read_recipe(tmp_path / "recipe.toml")
     assert 'calibration = [{ text = "de", tokens = 812 }]' in (tmp_path / "recipe.toml").read_text()
@@ -75,6 +77,18 @@ def test_a_recipe_there_and_back(tmp_path: Path) -> None:
     assert again.original == "0" * 64
 
 
+def test_a_recipe_says_what_a_speed_came_to(tmp_path: Path) -> None:
+    """On another machine the same speed is another plan; the seconds that were planned with make the same one."""
+    limits = Limits(10**7, Pace(0.0125, {"Q4_K": 7.2e-11, "Q8_0": 5e-11}), (Q4_K, Q8_0))
+    recipe = CutOptions(speed=60.0).as_recipe(Origin.of_path(tmp_path / "model"), "0" * 64, [], limits, None, {})
+    (tmp_path / "recipe.toml").write_text(_toml(recipe))
+    again = read_recipe(tmp_path / "recipe.toml")
+    assert (again.fit, again.speed, again.pace, again.surveyed_kinds) == (10**7, None, limits.pace, limits.kinds)
+    (tmp_path / "recipe.toml").write_text(_toml(recipe).replace("0.0125", "-1"))
+    with pytest.raises(BadFile, match="a pace is of seconds, above 0"):
+        read_recipe(tmp_path / "recipe.toml")
+
+
 def test_a_recipe_names_no_folder_and_finds_its_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Recipes are published: a text is its file name and its hash, a model its name."""
     private, output = tmp_path / "secret-project", tmp_path / "secret-project" / "out"
@@ -83,7 +97,7 @@ def test_a_recipe_names_no_folder_and_finds_its_texts(tmp_path: Path, monkeypatc
         (private / name).write_text(f"The text of {name}.")
     (private / "model.gguf").write_bytes(b"GGUF")
     options = CutOptions(fit=10**6, texts=(str(private / "notes.txt"), f"german={private / 'de.txt'}"))
-    about = Origin.of_path(private / "model.gguf"), "0" * 64, read_texts(options.texts), 10**6, None, {}
+    about = Origin.of_path(private / "model.gguf"), "0" * 64, read_texts(options.texts), Limits(10**6), None, {}
     recipe = options.as_recipe(*about)
     assert recipe["model"] == "model.gguf" and [text["file"] for text in recipe["texts"]] == [
         "notes.txt",
@@ -127,7 +141,7 @@ def test_a_person_shows_where_the_texts_of_a_recipe_are(tmp_path: Path) -> None:
 
 def test_a_recipe_names_the_commit_of_a_repository(tmp_path: Path) -> None:
     place = tmp_path / "models--org--name" / "snapshots" / ("0" * 40)
-    recipe = CutOptions(fit=10**6).as_recipe(Origin.of_path(place), "0" * 64, [], 10**6, None, {})
+    recipe = CutOptions(fit=10**6).as_recipe(Origin.of_path(place), "0" * 64, [], Limits(10**6), None, {})
     assert (recipe["model"], recipe["revision"]) == ("org/name", "0" * 40)
     (tmp_path / "recipe.toml").write_text(_toml(recipe))
     assert read_recipe(tmp_path / "recipe.toml").fit == 10**6

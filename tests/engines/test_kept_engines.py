@@ -1,22 +1,27 @@
 """`--kv` reaches the engines, and what they cannot keep is refused before any of them starts."""
 
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
 
 from smidgen.cli.main import main
+from smidgen.cutting import cut as cutting
+from smidgen.cutting.cut import cut
 from smidgen.engines.continuations import score_continuations
 from smidgen.engines.llama_cpp import server as servers
 from smidgen.engines.llama_cpp.bench import measure_speed
 from smidgen.engines.llama_cpp.engine import LlamaCppEngine, Sampling
+from smidgen.engines.llama_cpp.process import environment
 from smidgen.engines.llama_cpp.server import LlamaServer
 from smidgen.engines.torch import TorchEngine
 from smidgen.errors import Unsupported
 from smidgen.formats.opening import open_checkpoint
 from smidgen.model.kept import KVType
 from smidgen.serving.hosting import Hosted
+from smidgen.showing.models import Shelf
 from tests.parity.test_kept_llama_cpp import tiny
 from tests.tiny_models import VOCABULARY, write_llama
 
@@ -66,6 +71,8 @@ def test_heads_that_do_not_fit_are_refused_before_an_engine_starts(
         lambda: LlamaCppEngine(path, 256, kv="q4_0"),
         lambda: measure_speed([path], 1, kv=["q8_0"]),
         lambda: Hosted.check(str(path), kv="q8_0"),
+        lambda: Shelf([str(path)], 256, 1, 1, kv="q8_0"),
+        lambda: cut(path, tmp_path / "out", fit="90KB", kv="q8_0"),
     ):
         with pytest.raises(Unsupported, match="heads have 16"):
             start()
@@ -74,6 +81,9 @@ def test_heads_that_do_not_fit_are_refused_before_an_engine_starts(
         ["serve", str(path), "--port", "0", "--kv", "q4_0"],
         ["bench", str(path), "--kv", "q8_0"],
         ["measure", str(path), str(path), "--kv", "q8_0"],
+        ["cut", str(path), "--fit", "90KB", "-o", str(tmp_path / "out"), "--kv", "q8_0"],
+        ["cut", str(path), "--fit", "90KB", "-o", str(tmp_path / "out"), "--kv", "f16", "--kv", "q8"],
+        ["cut", str(path), "--fit", "90KB", "-o", str(tmp_path / "out"), "--kv", "q8_0", "--no-measure"],
         ["run", str(path), "Hello", "--kv", "q8"],
         ["serve", str(path), "--engine", "vllm", "--kv", "q8_0"],
     ):
@@ -81,6 +91,37 @@ def test_heads_that_do_not_fit_are_refused_before_an_engine_starts(
             main(words)
         said = capsys.readouterr()
         assert left.value.code == 2 and said.err.count("\n") == 1 and "kv" in said.err and said.out == ""
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_cut_is_measured_with_the_cache_that_was_asked_for(
+    smollm_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def measured(*_: object, **options: object) -> NoReturn:
+        asked.append(options["kv"])
+        raise Measured
+
+    class Measured(Exception):
+        pass
+
+    path = tiny(tmp_path / "tiny.gguf", 32)
+    (tmp_path / "text.txt").write_text("A text of some words and more. " * 80)
+    monkeypatch.setattr(cutting, "measure", measured)
+    with pytest.raises(Measured):
+        size = path.stat().st_size
+        cut(path, tmp_path / "out", fit=size, texts=str(tmp_path / "text.txt"), tokens=512, kv="q8_0")
+    assert asked == ["q8_0"]
+
+
+def test_variables_of_llama_cpp_do_not_reach_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would have it compute otherwise than the card says."""
+    monkeypatch.setenv("LLAMA_ATTN_ROT_DISABLE", "1")
+    monkeypatch.setenv("SMIDGEN_TEST_OTHER", "kept")
+    found = environment()
+    assert "LLAMA_ATTN_ROT_DISABLE" not in found and found["SMIDGEN_TEST_OTHER"] == "kept"
+    assert "LLAMA_ATTN_ROT_DISABLE" in os.environ, "ours stays as it is"
 
 
 def test_a_hosted_model_counts_and_says_what_it_keeps(smollm_path: Path) -> None:

@@ -62,6 +62,17 @@ def test_answers_to_tasks_are_there_and_go(home: Path) -> None:
     assert not ours.exists() and other.exists()
 
 
+def test_speeds_of_types_are_there_and_go(home: Path) -> None:
+    ours, other = home / "rates" / f"{'e' * 16}.json", home / "rates" / "mine.json"
+    ours.parent.mkdir()
+    for path in (ours, other):
+        path.write_text("1234567890")
+    (rates,) = kept("speeds of types")
+    assert (rates.kind, rates.bytes) == ("rates", 10)
+    remove([rates])
+    assert not ours.exists() and other.exists()
+
+
 def test_copies_of_drafts_are_there_and_go(home: Path) -> None:
     copies = home / "drafts" / f"{'c' * 64}.gguf", home / "drafts" / f".{'d' * 64}.gguf.partial"
     (home / "drafts").mkdir()

@@ -34,7 +34,7 @@ def files(tmp_path: Path) -> Path:
         (["{0}/no.gguf", "{0}/no.gguf", "--text", "de={0}/nothing.txt"], "no such file"),
         (["{0}/no.gguf", "{0}/no.gguf", "--text", "{0}/good.txt"], "no.gguf"),
         (["{0}/no.gguf", "{0}/no.gguf", "-o", "{0}/card.html"], "must end in .json"),
-        (["{0}/no.gguf", "{0}/no.gguf", "-o", "{0}/missing/card.json"], "no folder"),
+        (["{0}/no.gguf", "{0}/no.gguf", "-o", "{0}/good.txt/card.json"], "good.txt is a file"),
         (["{0}/no.gguf", "{0}/no.gguf", "-o", "{0}/mine.json"], "mine.json is there, and smidgen did not write it"),
         (["{0}/no.gguf", "{0}/no.gguf", "--tokens", "0"], "--tokens"),
         (["{0}/no.gguf"], "CUT"),
@@ -53,9 +53,12 @@ def test_json_is_the_card_and_nothing_else(
 ) -> None:
     monkeypatch.setenv("SMIDGEN_HOME", str(files / "home"))
     quick = "--no-speed", "--no-answers", "--json", "--quiet"
-    assert run(smollm_path, smollm_path, "--text", files / "good.txt", *quick) == 0
+    card = files / "new" / "folder" / "card.json"
+    assert run(smollm_path, smollm_path, "--text", files / "good.txt", *quick, "-o", card) == 0
     output = capsys.readouterr()
     assert json.loads(output.out)["fidelity"][0]["kl_mean"] == 0.0 and output.err == ""
+    assert json.loads(card.read_text("utf-8")) == json.loads(output.out)
+    assert card.with_suffix(".html").exists(), "the folder is made, as cut makes it"
 
 
 def test_the_terminal_says_how_the_divergence_is_spread_and_what_changed(

@@ -31,6 +31,9 @@ class TinyModel:
             vocabulary=vocabulary, hidden=16, logit_cap=logit_cap, context_length=context, layers=range(30)
         )
 
+    def layer_operations(self, length: int) -> list[float]:
+        return [float(length) for _ in self.config.layers]
+
     def hidden_states(self, windows: Tensor, progress: Task | None = None) -> Tensor:
         for _ in self.config.layers:
             if progress is not None:

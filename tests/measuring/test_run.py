@@ -47,6 +47,9 @@ class Widest:
         self._of, self.longest, self.config = of.scorer, 0, of.scorer.config
         self.subject = replace(of, scorer=self)
 
+    def layer_operations(self, length: int) -> list[float]:
+        return self._of.layer_operations(length)
+
     def hidden_states(self, windows: Tensor, progress: Task | None = None) -> Tensor:
         self.longest = max(self.longest, windows.shape[1])
         return self._of.hidden_states(windows, progress)

@@ -29,6 +29,7 @@ class Speaker:
     def __init__(self, answers: Mapping[str, str], nats: Mapping[str, float], chats: bool = True) -> None:
         self.tokenizer: Any = Letters()
         self._answers, self._nats, self._chats = answers, nats, chats
+        self.scorings = 0
 
     def ask(self, question: str) -> Ids:
         if not self._chats:
@@ -36,6 +37,7 @@ class Speaker:
         return self.tokenizer.encode(question)
 
     def score(self, pairs: Sequence[tuple[Ids, Ids]], progress: Task) -> list[Score]:
+        self.scorings += 1
         return [Score(self._nats["".join(map(chr, answer))] * len(answer), False) for _, answer in pairs]
 
     def write(self, prompts: Sequence[Ids], stops: Sequence[str], tokens: int, progress: Task) -> list[str]:
@@ -55,6 +57,7 @@ def test_the_pair_whose_original_the_cut_finds_least_likely_comes_first() -> Non
         ("c", "two", "zwei"), ("b", "one", "eins"),
     ]  # fmt: skip
     assert [pair["nats_per_token"] for pair in found["shown"]] == [2.0, 0.25]
+    assert original.scorings == cut.scorings == 1, "each time all weights are read"
 
 
 def test_where_one_has_no_template_both_go_on_with_a_text() -> None:

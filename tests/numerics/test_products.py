@@ -69,6 +69,12 @@ def test_gradients_and_other_number_formats_are_left_to_torch(factors, asked: li
     assert not asked
 
 
+def test_what_asks_for_no_gradient_is_quick_where_gradients_are_on(factors, asked: list[int]) -> None:
+    x, weight, bias = factors
+    assert torch.is_grad_enabled() and not product(x, weight).requires_grad and len(asked) == 1
+    assert product(x, weight, torch.nn.Parameter(bias)).requires_grad and len(asked) == 1
+
+
 def test_a_torch_without_the_function_multiplies_as_before(factors, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: object) -> None:
         raise AttributeError

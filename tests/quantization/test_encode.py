@@ -1,6 +1,5 @@
 """Encoding one matrix: the better of two attempts, the same in chunks as whole."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -79,8 +78,8 @@ def test_plain_rounding_is_kept_where_it_is_better() -> None:
     """With the signs of its pushes turned, compensation sends errors where they hurt."""
 
     class Wrong(Metric):
-        def factors(self) -> Iterator[tuple[float, Tensor]]:
-            return ((bold, 2 * factor.diagonal().diag() - factor) for bold, factor in super().factors())
+        def compensate(self, rows: Tensor, kind: types.BlockType, shrinkage: float, factor: Tensor) -> Tensor:
+            return compensate(rows, kind, 2 * factor.diagonal().diag() - factor)
 
     encoded = encode([WEIGHT], types.Q4_0, Wrong(SAMPLE))
     assert not encoded.compensated and encoded.loss == encoded.rounding_loss and encoded.rounded_rows == 40

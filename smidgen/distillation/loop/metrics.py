@@ -18,32 +18,15 @@ import torch
 
 from smidgen.errors import SmidgenError, printable
 from smidgen.model.config import ModelConfig
-from smidgen.model.parameters import is_matrix, parameter_shapes
+from smidgen.model.operations import forward_operations
 from smidgen.numerics.precision import fast_product_dtype
 
 _PROBE, _PROBE_ON_DEVICE = 1024, 8192
 _BACKWARD = 2
 
 
-def forward_operations(config: ModelConfig, context: int) -> float:
-    """Floating point operations per token of a forward pass over rows of `context` tokens, output head included."""
-    shapes = parameter_shapes(config)
-    matrices = [name for name in shapes if is_matrix(name) and name not in ("embedding.weight", "head.weight")]
-    weights = sum(shapes[name][0] * shapes[name][1] for name in matrices)
-    for number, layer in enumerate(config.layers):
-        if layer.experts:  # a token meets only some of them
-            expert = sum(
-                shapes[name][0] * shapes[name][1] for name in matrices if name.startswith(f"blocks.{number}.experts.")
-            )
-            weights -= expert * (layer.experts - layer.experts_used) // layer.experts
-    attention = sum(
-        2 * layer.heads * layer.head_dim * min(context / 2, layer.window or context) for layer in config.layers
-    )
-    return 2.0 * (weights + config.vocabulary * config.hidden + attention)
-
-
 def training_operations(config: ModelConfig, context: int) -> float:
-    """The same for a step of training."""
+    """Floating point operations per token of a step of training, over rows of `context` tokens."""
     return (1 + _BACKWARD) * forward_operations(config, context)
 
 

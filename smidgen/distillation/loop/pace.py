@@ -24,6 +24,10 @@ class Pace:
         """Seconds since the beginning."""
         return time.monotonic() - self._started
 
+    def left(self) -> float | None:
+        """Seconds until the limit; None without one."""
+        return None if self._seconds is None else self._seconds - self.elapsed()
+
     def share(self) -> float:
         """How much of the time is used up; 0 without a limit."""
         return 0.0 if self._seconds is None else min(1.0, self.elapsed() / self._seconds)

@@ -162,8 +162,8 @@ class Trainer:
         self._pace.go_on_after(self._state.seconds)
         writers = self._open_writers()
         try:
-            with track(self._label, self._options.steps) as task:
-                task.advance(self._state.step)
+            with track(self._label, self._options.steps, most_seconds=self._pace.left()) as task:
+                task.skip(self._state.step)
                 stopped = self._loop(task, writers)
         finally:
             for writer in writers:

@@ -132,9 +132,10 @@ def _measure_rounds(
     models: Sequence[TimedModel], meter: EnergyMeter, threads: int, repeats: int, limit: TimeLimit
 ) -> _Short:
     """Rounds in which all models take turns, as many as the time allows, but one."""
-    prompt_tokens, decode_tokens, left_out = _sizes(models, limit)
-    short = _Short([Rounds() for _ in models], [], 0.0, left_out)
-    with progress.track("Measuring speed", 1 + repeats) as task:
+    sizes = _sizes(models, limit)
+    prompt_tokens, decode_tokens = sizes.prompt, sizes.decode
+    short = _Short([Rounds() for _ in models], [], 0.0, sizes.left_out)
+    with progress.track("Measuring speed", [sizes.reading_s, *repeats * [sizes.round_s]]) as task:
         for model in models:
             model.time(prompt_tokens, 0)  # what comes first is slower
         bandwidth = BandwidthMeter(threads)  # large, so made only when all models are known to run
@@ -153,14 +154,28 @@ def _measure_rounds(
             if turn + 1 < repeats and (hopeless or limit.left < ended - started):
                 why = "the machine is too busy" if hopeless else f"more do not fit into {limit.seconds:.0f} s"
                 short.left_out.append(f"Only {turn + 1} of {repeats} rounds: {why}.")
-                task.advance(repeats - turn - 1)
+                task.skip(repeats - turn - 1)
                 break
         short.memory = [model.memory() for model in models]
     short.bandwidth = bandwidth.best
     return short
 
 
-def _sizes(models: Sequence[TimedModel], limit: TimeLimit) -> tuple[int, int, list[str]]:
+@dataclass(frozen=True)
+class _Sizes:
+    """Tokens that each model reads and writes in a round, and about how long that takes all of them.
+
+    left_out: in words, where it is less than usual.
+    """
+
+    prompt: int
+    decode: int
+    reading_s: float
+    round_s: float
+    left_out: list[str]
+
+
+def _sizes(models: Sequence[TimedModel], limit: TimeLimit) -> _Sizes:
     """Tokens to read and write in each round: as many as usual, half of a shorter context, or what there is time for.
 
     A first small request of each model tells how long that takes.
@@ -168,14 +183,18 @@ def _sizes(models: Sequence[TimedModel], limit: TimeLimit) -> tuple[int, int, li
     half = min(max(1, (model.header.context or 2 * PROMPT_TOKENS) // 2) for model in models)
     prompt, decode = min(PROMPT_TOKENS, half), min(DECODE_TOKENS, half)
     probes = [model.time(min(_PROBE_PROMPT, half), min(_PROBE_DECODE, half)) for model in models]
-    expected = sum(2 * prompt / one.prompt_rate + decode / one.decode_rate for one in probes)
+
+    def seconds(prompt: int, decode: int) -> tuple[float, float]:
+        reading = sum(prompt / one.prompt_rate for one in probes)
+        return reading, reading + sum(decode / one.decode_rate for one in probes)
+
+    expected = sum(seconds(prompt, decode))
     if expected <= limit.left:
-        return prompt, decode, []
+        return _Sizes(prompt, decode, *seconds(prompt, decode), [])
     share = max(0.0, limit.left / expected)
     fewer = max(min(prompt, _LEAST_PROMPT), int(share * prompt)), max(min(decode, _LEAST_DECODE), int(share * decode))
-    return *fewer, [
-        f"Rounds are shorter: {fewer[0]} tokens read and {fewer[1]} written, since usual ones take {expected:.0f} s."
-    ]
+    why = f"Rounds are shorter: {fewer[0]} tokens read and {fewer[1]} written, since usual ones take {expected:.0f} s."
+    return _Sizes(*fewer, *seconds(*fewer), [why])
 
 
 @dataclass

@@ -18,8 +18,8 @@ from smidgen.engines.time_limit import TimeLimit
 
 CONTEXTS = (128, 512, 2048)
 _WRITTEN = 32
-_REPEATS = 3  # at most: a long prompt is a long measurement, and less noisy
-_LONG_S, _LONG_REPEATS = 5.0, 2  # how often where one takes longer
+_REPEATS = 2  # a long prompt is a long measurement, and less noisy
+_REPEATS_UNSURE = 3  # where these differ by more than they should
 _MARGIN = 1.3  # long prompts are read more slowly than the estimate from short ones
 
 
@@ -101,25 +101,27 @@ def measure_contexts(
         for model in models:
             model.time(1, 1)  # the first request after loading reads the weights into memory
         took = dict.fromkeys(contexts, 0.0)
-        repeats = min(repeats, _REPEATS)
-        with progress.track("Measuring speed by length, tokens", repeats * sum(contexts)) as task:
+        repeats = min(repeats, _REPEATS_UNSURE)
+        with progress.track("Measuring speed by length", _costs(known, contexts, repeats)) as task:
             for turn in range(repeats):
                 for context in contexts:
                     unsure = any(rounds.is_disturbed(context) for rounds in found)
-                    more = unsure or _goes_on(turn, took[context] / len(models))
-                    if more and limit.left > took[context]:
+                    if (turn < _REPEATS or unsure) and limit.left > took[context]:
                         began = time_limit.now()
                         for model, rounds in zip(models, found, strict=True):
                             rounds.timings.setdefault(context, []).append(model.time(context, _WRITTEN))
                         took[context] = time_limit.now() - began
-                    task.advance(context)
+                        task.advance()
+                    else:
+                        task.skip(1)
     missing = [context for context in contexts if context not in found[0].timings]
     return found, left_out + _no_time(missing, limit)
 
 
-def _goes_on(turn: int, seconds: float) -> bool:
-    """Whether what takes so many seconds is measured once more."""
-    return turn < _LONG_REPEATS or seconds < _LONG_S
+def _costs(known: Sequence[Known], contexts: Sequence[int], repeats: int) -> list[float]:
+    """About how many seconds each measurement takes; nothing where there will hardly be one."""
+    seconds = [sum(model.seconds(context) for model in known) for context in contexts]
+    return [each * (turn < _REPEATS) for turn in range(repeats) for each in seconds]
 
 
 def _that_fit(contexts: Sequence[int], known: Sequence[Known], limit: TimeLimit) -> tuple[list[int], list[str]]:

@@ -16,6 +16,7 @@ from smidgen.engines.machine import ProcessorTime, ResidentParts
 from smidgen.errors import SmidgenError, printable
 
 _SERVER = "smidgen.engines.llama_cpp.child"
+_ITS_OWN = "LLAMA_"  # what llama.cpp's own variables begin with
 _LAST_LINES = 20  # of llama.cpp's messages while it loads
 _LOADING_S, _BYTES_A_SECOND = 300, 10e6  # the longest that loading may take: so long, and reading from a slow disk
 _SIGNALS: dict[int, str] = {
@@ -25,6 +26,16 @@ _SIGNALS: dict[int, str] = {
     signal.SIGKILL: "it was killed, perhaps because memory ran out",
 }
 _ENDING_S = 5  # how long a process may take to end after its connections broke
+
+
+def environment() -> dict[str, str]:
+    """This process's, without what would have llama.cpp compute otherwise than it is measured and than is asked for.
+
+    `LLAMA_ATTN_ROT_DISABLE`, for one, changes what a rounded cache of keys and values costs. All that smidgen wants of
+    llama.cpp goes there as `Settings`.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(_ITS_OWN)}
+    return kept | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
 class Memory(TypedDict):
@@ -60,7 +71,7 @@ class EngineProcess(Closing):
             stderr=None if settings.verbose else subprocess.PIPE,
             text=True,
             errors="replace",
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env=environment(),
             start_new_session=True,  # Ctrl-C is for the parent to understand
         )
         self._messages = threading.Thread(target=self._read_messages, daemon=True)

@@ -48,11 +48,11 @@ def write_safetensors(
     path: Path,
     tensors: Sequence[Stored],
     notes: Mapping[str, str],
-    written: Callable[[], None] = lambda: None,
+    written: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Write a file, whole or not at all.
 
-    notes: text that goes with it.  written: called after each tensor.
+    notes: text that goes with it.  written: called with the bytes of each tensor after it.
     Raises SmidgenError where it cannot be written.
     """
     header: dict[str, Any] = {"__metadata__": dict(notes)}
@@ -68,4 +68,4 @@ def write_safetensors(
         for stored in tensors:
             for piece in stored.pieces():
                 file.write(piece.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-            written()
+            written(stored.nbytes)

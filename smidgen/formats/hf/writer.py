@@ -133,7 +133,7 @@ def _write_weights(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype, pac
     total = sum(stored.nbytes for stored in tensors)
     refuse_full_disk(folder / SINGLE, total)
     shards = list(_shards(tensors))
-    with track("Writing weights", len(tensors)) as task:
+    with track("Writing weights", total, in_bytes=True) as task:
         for shard in shards:
             _write_shard(checkpoint, shard, folder, task)
     if len(shards) > 1:
@@ -178,8 +178,8 @@ def _shards(tensors: list[Stored]) -> Iterator[_Shard]:
 
 
 def _write_shard(checkpoint: Checkpoint, shard: _Shard, folder: Path, task: Task) -> None:
-    def written() -> None:
+    def written(nbytes: int) -> None:
         checkpoint.release()
-        task.advance()
+        task.advance(nbytes)
 
     write_safetensors(folder / shard.file, shard.tensors, {"format": "pt"}, written)

@@ -31,6 +31,11 @@ def answers_folder() -> Path:
     return cache_folder() / "answers"
 
 
+def rates_folder() -> Path:
+    """Where it is kept how quick types of weights are on this machine (engines/llama_cpp/type_rates.py)."""
+    return cache_folder() / "rates"
+
+
 def notes_folder() -> Path:
     """Where the notes of downloads are."""
     return cache_folder() / _NOTES

@@ -103,7 +103,7 @@ class Asking:
 def _finish(progress: Task) -> None:
     """What an engine did not count, since it had answered it before."""
     if progress.done < progress.total:
-        progress.advance(progress.total - progress.done)
+        progress.skip(progress.total - progress.done)
 
 
 def _by_task(places: Sequence[tuple[str, int]]) -> dict[str, list[int]]:

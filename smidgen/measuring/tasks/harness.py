@@ -8,7 +8,7 @@ of a comparison answer the very same items.
 This module is imported only when tasks are asked for: the harness is an extra (`pip install smidgen[eval]`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
@@ -51,12 +51,21 @@ class _InItems(Task):
         self._outer, self._items, self._told = outer, items, 0
         self._counting = Lock()
 
+    def leave_out(self, seconds: float) -> None:
+        self._outer.leave_out(seconds)
+
+    def skip(self, steps: int) -> None:
+        self._count(steps, self._outer.skip)
+
     def advance(self, steps: int = 1) -> None:
+        self._count(steps, self._outer.advance)
+
+    def _count(self, steps: int, tell: Callable[[int], None]) -> None:
         with self._counting:
             super().advance(steps)
             finished = min(self._items, self.done * self._items // max(1, self.total))
             if finished > self._told:
-                self._outer.advance(finished - self._told)
+                tell(finished - self._told)
                 self._told = finished
 
 

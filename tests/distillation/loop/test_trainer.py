@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from smidgen.distillation.loop.metrics import forward_operations
 from smidgen.distillation.loop.optimizer import schedule_factor
 from smidgen.distillation.students.trainee import Plain
 from smidgen.distillation.text.batch import Batch
 from smidgen.errors import SmidgenError
 from smidgen.model.decoder import Decoder
+from smidgen.model.operations import forward_operations
 from tests.distillation.training import (
     CONFIG,
     OPTIONS,
