@@ -23,7 +23,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from smidgen.calibration.gradients import BlockSurvey, steps, survey_blocks
+from smidgen.calibration.gradients import BlockSurvey, costs, survey_blocks
 from smidgen.calibration.moments import linear_of
 from smidgen.calibration.walk import StateShelf
 from smidgen.formats.checkpoint import Checkpoint
@@ -78,7 +78,7 @@ def rank(
         def visit(survey: BlockSurvey) -> None:
             found.update(_rank_block(survey, checkpoint.config.layers[survey.index]))
 
-        with track("Weighing channels", steps(checkpoint, windows)) as task:
+        with track("Weighing channels", costs(checkpoint, windows)) as task:
             survey_blocks(checkpoint, windows, visit, StateShelf(workspace.folder), task)
         workspace.save_tensors("channels", found)
     known = workspace.load_tensors("channels")

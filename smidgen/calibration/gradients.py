@@ -40,6 +40,7 @@ from smidgen.model.attention import soft_cap
 from smidgen.model.config import LayerConfig
 from smidgen.model.decoder import Block
 from smidgen.model.feed_forward import Experts
+from smidgen.model.operations import layer_operations
 from smidgen.model.parameters import block_linears
 from smidgen.numerics.precision import fast_product_dtype, quick_layers
 from smidgen.progress import Task
@@ -47,6 +48,8 @@ from smidgen.shapes import Bool, Float, Int
 
 _HEAD_ROWS = 4096
 _POSITIONS = 4096
+_BACKWARD = 4.0  # forward passes of a block that take as long as its backward pass, and all that is watched
+_LOGIT_OPERATIONS = 200  # of a layer, which take as long as what is done with a logit beside computing it
 _WIDEST = 4096  # inputs whose second moments are taken whole
 
 
@@ -143,8 +146,7 @@ def survey_blocks(
     """Forward, then backward through the model; `visit` sees each block, last to first, while its weights are loaded.
 
     shelf: where the states wait.  seed: of the labels.
-    task: advanced twice for each block and once for each part of the head's work,
-    `steps(checkpoint, windows)` in all.
+    task: advanced twice for each block and once for each part of the head's work, as `costs` says.
     Memory: one block, the head in chunks of rows, and the states of `windows` three times.
     """
     layers = checkpoint.config.layers
@@ -173,9 +175,13 @@ def scored_positions(
     return scored
 
 
-def steps(checkpoint: Checkpoint, windows: Int[Tensor, "windows position"]) -> int:
-    """How often `survey_blocks` advances its task."""
-    return 2 * len(checkpoint.config.layers) + -(-windows[:, 1:].numel() // _POSITIONS)
+def costs(checkpoint: Checkpoint, windows: Int[Tensor, "windows position"]) -> list[float]:
+    """About what each step of `survey_blocks` takes, in operations of a layer: forward, head, backward."""
+    config, length = checkpoint.config, windows.shape[1]
+    forward = [windows.numel() * layer_operations(layer, config.hidden, length) for layer in config.layers]
+    positions, logit = windows[:, 1:].numel(), 2 * config.hidden + _LOGIT_OPERATIONS
+    head = [min(_POSITIONS, positions - start) * config.vocabulary * logit for start in range(0, positions, _POSITIONS)]
+    return [*forward, *head, *(_BACKWARD * cost for cost in reversed(forward))]
 
 
 def _backward(index: int, block: Block, layer: LayerConfig, inputs: States, gradient: States) -> BlockSurvey:

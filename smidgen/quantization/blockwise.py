@@ -10,6 +10,7 @@ exactly the operations that were interrupted, on the same numbers, so the result
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from smidgen.calibration.walk import States
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.parts import embed, load_block
 from smidgen.model.decoder import Block
+from smidgen.model.parameters import block_linears, block_shapes
 from smidgen.numerics.block_types import BlockType
 from smidgen.numerics.decode import decode
 from smidgen.progress import track
@@ -30,6 +32,7 @@ from smidgen.quantization.workspace import QuantWorkspace
 from smidgen.shapes import Int
 
 _EMBEDDING_ROWS = 16_384
+_BOTH_WAYS = 4  # weights of embedding or head that take as long as one of a block, with all that belongs to it
 
 
 @dataclass(frozen=True)
@@ -59,21 +62,32 @@ def quantize(
     """
     layers = len(checkpoint.config.layers)
     outside = [name for name in surveyed.ends if name in kinds]
-    with track("Quantizing", layers + len(outside)) as task:
+    sizes = [prod(checkpoint.shape(name)) for name in outside]
+    costs = [*sizes, *(_BOTH_WAYS * _size(checkpoint, index) for index in range(layers))]
+    with track("Quantizing", costs) as task:
         for name in outside:
-            if not workspace.has(name):
-                metric = Metric(surveyed.ends[name])
-                workspace.save(name, {name: _encode_rows(checkpoint, name, kinds[name], metric)})
+            if workspace.has(name):
+                task.skip(1)
+                continue
+            metric = Metric(surveyed.ends[name])
+            workspace.save(name, {name: _encode_rows(checkpoint, name, kinds[name], metric)})
             task.advance()
         done, states = workspace.load_states()
         if states is None:
             states = _embed(checkpoint, workspace, windows, "embedding.weight" in kinds)
-        task.advance(done)
+        task.skip(done)
         for index in range(done, layers):
             known = _Known(surveyed.token_weights, partial(workspace.outputs, index))
             workspace.save(f"block-{index}", _quantize_block(checkpoint, index, kinds, known, states))
             workspace.save_states(index + 1, states)
             task.advance()
+
+
+def _size(checkpoint: Checkpoint, index: int) -> int:
+    """Weights of a block."""
+    layer = checkpoint.config.layers[index]
+    shapes = block_shapes(layer, checkpoint.config.hidden)
+    return sum(prod(shapes[f"{name}.weight"]) for name in block_linears(layer))
 
 
 def _encode_rows(checkpoint: Checkpoint, name: str, kind: BlockType, metric: Metric) -> Encoded:

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from smidgen.calibration.gradients import BlockSurvey, EndSurvey, steps, survey_blocks
+from smidgen.calibration.gradients import BlockSurvey, EndSurvey, costs, survey_blocks
 from smidgen.calibration.moments import linear_of
 from smidgen.calibration.outputs import OutputMoment
 from smidgen.calibration.row_gradients import RowGradients, draw_rows
@@ -40,6 +40,7 @@ from smidgen.calibration.sample import Sample
 from smidgen.calibration.walk import StateShelf
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.parts import head_name
+from smidgen.model.parameters import block_linears, block_shapes
 from smidgen.numerics import block_types as types
 from smidgen.numerics.block_types import BlockType
 from smidgen.numerics.decode import decode
@@ -59,6 +60,7 @@ TARGET_TYPES = (
 )  # fmt: skip
 _FEW_BITS = 4.0  # types below gain something else from compensation than those above
 _SAMPLED_TOKENS = 256  # rows of the embedding, as often as tokens occur
+_COLUMN = 4e6  # operations of a layer that take as long as encoding a column of all sampled rows in one type
 _FEWEST_WINDOWS = 8  # that say how errors add up over one
 
 
@@ -109,7 +111,7 @@ def survey(
             token_weights[full_name] = linear.token_weights()
             damages[full_name] = _damages(rows, importance, linear.inputs.samples(), kinds, linear.rows)
 
-    with track("Measuring what each type would cost", steps(checkpoint, windows)) as task:
+    with track("Measuring what each type would cost", _costs(checkpoint, windows, kinds)) as task:
         ends = end_metrics(checkpoint, survey_blocks(checkpoint, windows, visit, shelf, task, seed))
     tokens = windows[:, 1:].flatten()
     for name, sample in ends.items():
@@ -117,6 +119,16 @@ def survey(
         importance = torch.full((len(ids),), 1 / len(ids))
         damages[name] = _damages(checkpoint.gather(name, ids), importance, [sample], kinds)
     return Survey(damages, token_weights, ends)
+
+
+def _costs(checkpoint: Checkpoint, windows: Int[Tensor, "windows position"], kinds: Sequence[BlockType]) -> list[float]:
+    """About what each step takes, in operations of a layer: the damages come on top of the backward passes."""
+    config, found = checkpoint.config, costs(checkpoint, windows)
+    for place, layer in enumerate(reversed(config.layers), len(found) - len(config.layers)):
+        shapes = block_shapes(layer, config.hidden)
+        widths = [shapes[f"{name}.weight"][1] for name in block_linears(layer)]
+        found[place] += _COLUMN * sum(width * len(fitting_types(width, kinds)) for width in widths)
+    return found
 
 
 def end_metrics(checkpoint: Checkpoint, ends: EndSurvey) -> dict[str, Sample]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from smidgen.calibration import gradients
-from smidgen.calibration.gradients import BlockSurvey, steps, survey_blocks
+from smidgen.calibration.gradients import BlockSurvey, costs, survey_blocks
 from smidgen.calibration.moments import linear_of
 from smidgen.calibration.row_gradients import RowGradients
 from smidgen.calibration.sample import judging
@@ -56,7 +56,7 @@ def test_surveys_equal_whole_model_backward(
     )
     with open_checkpoint(path) as checkpoint:
         ends = survey_blocks(checkpoint, windows, lambda survey: seen.update({survey.index: survey}), shelf, task)
-        assert task.done == steps(checkpoint, windows)
+        assert task.done == len(costs(checkpoint, windows))
     whole = WholeModel(decoder, windows)
     judges = judging(*windows.shape)
     for index, survey in seen.items():
