@@ -179,7 +179,7 @@ def costs(checkpoint: Checkpoint, windows: Int[Tensor, "windows position"]) -> l
     """About what each step of `survey_blocks` takes, in operations of a layer: forward, head, backward."""
     config, length = checkpoint.config, windows.shape[1]
     forward = [windows.numel() * layer_operations(layer, config.hidden, length) for layer in config.layers]
-    positions, logit = windows[:, 1:].numel(), 2 * config.hidden + _LOGIT_OPERATIONS
+    positions, logit = windows[:, 1:].numel(), 2.0 * config.hidden + _LOGIT_OPERATIONS
     head = [min(_POSITIONS, positions - start) * config.vocabulary * logit for start in range(0, positions, _POSITIONS)]
     return [*forward, *head, *(_BACKWARD * cost for cost in reversed(forward))]
 
