@@ -50,7 +50,7 @@ from smidgen.progress import track
 from smidgen.quantization.compensate import compensate
 from smidgen.quantization.encode import Metric
 from smidgen.quantization.fitting import fitting_types
-from smidgen.shapes import Bool, Float, Int
+from smidgen.shapes import Bool, Float, Int, UInt8
 
 #: What a cut chooses from unless told otherwise; llama.cpp reads them all. Q4_0 and Q4_1 can be asked for but are not
 #: worth a survey: IQ4_NL has Q4_0's bytes, and did less damage than either in every matrix of the blocks (LOG.md).
@@ -174,12 +174,13 @@ def _damages(
     errors: dict[BlockType, list[tuple[Tensor, Tensor]]] = {kind: [] for kind in tried}  # rounded and compensated
     for run, columns in zip(runs, rows.split(len(runs[0].moment), dim=1), strict=True):
         columns, metric = columns.contiguous(), Metric(run)
-        factor = next((factor for _, factor in metric.factors()), metric.rounding)
+        bold = next(iter(metric.factors()), None)
         for kind in fitting:
-            error = _error(columns, kind, metric.rounding)
+            error = _wrong(columns, compensate(columns, kind, metric.rounding), kind)
             rounded[kind] += float(importance @ damage(error, run.moment))
             if kind in tried:
-                errors[kind].append((error, _error(columns, kind, factor)))
+                best = error if bold is None else _wrong(columns, metric.compensate(columns, kind, *bold), kind)
+                errors[kind].append((error, best))
     gains: dict[BlockType, float] = {}
     for one, alike in tried.items():
         gains |= dict.fromkeys(alike, _gain(errors[one], importance, runs, gradients))
@@ -230,5 +231,7 @@ def _outputs(runs: Sequence[Sample], errors: Sequence[Float[Tensor, "rows span"]
     return total
 
 
-def _error(columns: Float[Tensor, "rows span"], kind: BlockType, factor: Tensor) -> Float[Tensor, "rows span"]:
-    return decode(compensate(columns, kind, factor), kind).sub_(columns)
+def _wrong(
+    columns: Float[Tensor, "rows span"], packed: UInt8[Tensor, "rows bytes"], kind: BlockType
+) -> Float[Tensor, "rows span"]:
+    return decode(packed, kind).sub_(columns)
