@@ -64,7 +64,7 @@ class Gathering:
 
     def __init__(self, width: int, spans: int = 1) -> None:
         self._moments = [SecondMoment(width // spans) for _ in range(spans)]
-        self._judges: list[Float[Tensor, "judges in"]] = []
+        self._judges: list[Float[Tensor, "judges in"]] = [torch.zeros(0, width)]  # an expert may see no token at all
         self._weight, self._tokens, self._fitted, self._squares = 0.0, 0, 0.0, 0.0
 
     def add(

@@ -34,7 +34,7 @@ from smidgen.distillation.heal import heal
 from smidgen.engines.author import Author
 from smidgen.engines.machine import peak_memory
 from smidgen.engines.torch import TorchEngine
-from smidgen.errors import BadFile, BudgetError, printable
+from smidgen.errors import BadFile, SmidgenError, printable
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.derived import write_derived
 from smidgen.formats.effort import Effort
@@ -198,7 +198,7 @@ def _remembered_limits(
         return Limits.of(known)
     try:
         limits = limits_of(checkpoint, begun, options, workspace.folder)
-    except BudgetError:
+    except SmidgenError:
         workspace.finish()  # nothing has begun
         raise
     workspace.save_json("limits", limits.as_json())

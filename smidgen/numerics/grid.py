@@ -229,8 +229,8 @@ class Grid(ABC):
         return losses.mul_(widths.square_())
 
     def widths(self, scale: Float[Tensor, "*candidates rows"]) -> Float[Tensor, "*candidates rows"]:
-        """How much of a weight one place is."""
-        return (scale / self.spacing).masked_fill_(scale == 0, _TINY)
+        """How much of a weight one place is. What is too small to be stored counts as 0, and so never overflows."""
+        return (scale / self.spacing).masked_fill_(scale.abs() < _TINY, _TINY)
 
     def shift(self, offset: Tensor | None, steps: Tensor) -> Tensor:
         """What is added to weight · steps to have its place. steps: 1 / `widths`."""

@@ -6,6 +6,7 @@ kind that was calibrated on and wins much on other text (LOG.md); and the tokens
 more careful fit, or plain rounding is taken.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from smidgen.calibration.outputs import OutputMoment
+from smidgen.calibration.row_gradients import draw_rows
 from smidgen.calibration.sample import Sample
 from smidgen.numerics.block_types import F16, BlockType
 from smidgen.numerics.decode import decode
@@ -63,18 +65,15 @@ class Metric:
     def loss(self, rows: Float[Tensor, "rows in"], packed: UInt8[Tensor, "rows bytes"], kind: BlockType) -> float:
         """E[w Δxᵀ G Δx] / E[w] of rows as they were encoded, on the tokens that judge; G is 1 where it is not known."""
         if self.outputs is None or not self.sample.can_judge:
-            which = _some(rows)
-            return len(rows) / len(which) * float(self._apart(rows[which], packed[which], kind).sum())
+            which, shares = _some(len(rows))
+            return float(shares @ self._apart(rows[which], packed[which], kind))
         return self.outputs.loss(self.sample.judges @ decode(packed, kind).sub_(rows).T)
 
     def rounding_loss(self, rows: Float[Tensor, "rows in"], kind: BlockType) -> float:
         """The same for plain rounding, from some of the rows: their errors have nothing to do with each other."""
-        which = _some(rows)
+        which, shares = _some(len(rows)) if self.outputs is None else _some_that_matter(rows, self.outputs)
         some = rows[which]
-        losses = self._apart(some, compensate(some, kind, self.rounding), kind)
-        if self.outputs is not None:
-            losses = losses * self.outputs.diagonal()[which]
-        return len(rows) / len(which) * float(losses.sum())
+        return float(shares @ self._apart(some, compensate(some, kind, self.rounding), kind))
 
     def _apart(
         self, rows: Float[Tensor, "rows in"], packed: UInt8[Tensor, "rows bytes"], kind: BlockType
@@ -83,9 +82,22 @@ class Metric:
         return self.sample.damage(decode(packed, kind).sub_(rows)).double()
 
 
-def _some(rows: Float[Tensor, "rows in"]) -> Int[Tensor, " sampled"]:
-    """Rows by which all are judged."""
-    return torch.linspace(0, len(rows) - 1, min(len(rows), _SAMPLED_ROWS)).round().long()
+def _some(rows: int) -> tuple[Int[Tensor, " sampled"], Float[Tensor, " sampled"]]:
+    """Rows by which all are judged, and shares (float64) with which a sum over them estimates that over all."""
+    which = torch.linspace(0, rows - 1, min(rows, _SAMPLED_ROWS)).round().long()
+    return which, torch.full((len(which),), rows / len(which), dtype=torch.float64)
+
+
+def _some_that_matter(
+    rows: Float[Tensor, "rows in"], outputs: OutputMoment
+) -> tuple[Int[Tensor, " sampled"], Float[Tensor, " sampled"]]:
+    """The same where some outputs count for more, which is in the shares: of the few that count most none is missed."""
+    weights = outputs.diagonal().double()
+    if len(rows) <= _SAMPLED_ROWS:
+        return torch.arange(len(rows)), weights
+    sizes = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).square_()
+    which, shares = draw_rows(weights * sizes, _SAMPLED_ROWS)
+    return which, weights[which].mul_(shares)
 
 
 @dataclass(frozen=True)
@@ -144,7 +156,7 @@ def _encode_chunk(rows: Float[Tensor, "rows in"], kind: BlockType, metric: Metri
     for shrinkage, factor in metric.factors() if kind is not F16 else ():
         packed = metric.compensate(rows, kind, shrinkage, factor)
         loss = metric.loss(rows, packed, kind)
-        if loss <= rounding_loss:
+        if loss <= rounding_loss < math.inf:  # beyond what can be added up nobody can judge
             return Encoded(kind, packed, shrinkage, 0, loss, rounding_loss, sample.tokens, sample.effective)
     packed, rounded = compensate(rows, kind, metric.rounding), 0 if kind is F16 else len(rows)
     return Encoded(kind, packed, None, rounded, rounding_loss, rounding_loss, sample.tokens, sample.effective)

@@ -29,16 +29,17 @@ import torch
 from torch import Tensor
 
 from smidgen.numerics.block_types import BlockType
+from smidgen.numerics.cores import on_all_cores
 from smidgen.numerics.grid import as_float16, inverse_scale
 from smidgen.numerics.grids import GRIDS
 from smidgen.numerics.lattice import Lattice
-from smidgen.numerics.precision import quick_products
+from smidgen.numerics.products import product
 from smidgen.numerics.super_grids import OffsetSuperGrid, SignedSuperGrid
 from smidgen.shapes import Float, UInt8
 
 _SWEEPS = 2  # a third one wins half a percent more (LOG.md)
 _CHUNK = 256  # columns whose changes reach the others by one product; a multiple of every block
-_AT_ONCE = 2**23  # weights
+_ROWS = 512  # by one core
 _SINGULAR = 1e-6  # determinant over the product of the diagonal
 
 
@@ -59,9 +60,12 @@ def refit(
     if kind not in GRIDS:
         return packed
     metric = _Metric(moment, damping, shrinkage)
-    at_once = max(1, _AT_ONCE // rows.shape[1])
-    parts = zip(rows.split(at_once), packed.split(at_once), strict=True)
-    return torch.cat([_refit_some(some, before, kind, metric) for some, before in parts])
+
+    def refit_some(part: tuple[Tensor, Tensor]) -> UInt8[Tensor, "part bytes"]:
+        return _refit_some(*part, kind, metric)
+
+    parts = zip(rows.split(_ROWS), packed.split(_ROWS), strict=True)
+    return torch.cat(on_all_cores(refit_some, list(parts)))
 
 
 class _Metric:
@@ -74,7 +78,7 @@ class _Metric:
 
     def times(self, error: Float[Tensor, "rows in"]) -> Float[Tensor, "rows in"]:
         """E H."""
-        return (error @ self._moment).mul_(self._share).addcmul_(error, self._added)
+        return product(error, self._moment).mul_(self._share).addcmul_(error, self._added)
 
     def corner(self, columns: slice) -> Float[Tensor, "chunk chunk"]:
         """H of some columns."""
@@ -84,9 +88,9 @@ class _Metric:
 
     def push(self, change: Float[Tensor, "chunk rows"], columns: slice, R: Float[Tensor, "in rows"]) -> None:
         """What a change of some columns does to R of all others."""
-        with quick_products():
-            for others in (slice(0, columns.start), slice(columns.stop, len(R))):
-                R[others].addmm_(self._moment[others, columns], change, alpha=-self._share)
+        for others in (slice(0, columns.start), slice(columns.stop, len(R))):
+            if others.start < others.stop:
+                R[others].sub_(product(self._moment[others, columns], change.T).mul_(self._share))
 
 
 def _refit_some(

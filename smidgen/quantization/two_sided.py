@@ -13,6 +13,8 @@ up for by the rows b behind, as columns do in GPTQ (arXiv:2210.17323, eq. 4):
 
 G comes from few tokens, as H does, and is trusted in part: what is beside its diagonal is shrunk.
 
+Runs of outputs know nothing of each other, so each has a core of its own: 64 rows are too few for all cores to share.
+
 Cost: beside that of `compensate`, rows of a run · rows · columns multiply-adds, and a factor for each run.
 """
 
@@ -23,6 +25,7 @@ from torch import Tensor
 
 from smidgen.calibration.outputs import OutputMoment
 from smidgen.numerics.block_types import BlockType
+from smidgen.numerics.cores import on_all_cores
 from smidgen.numerics.decode import decode
 from smidgen.numerics.factor import inverse_factor
 from smidgen.quantization.compensate import Compensator
@@ -49,9 +52,12 @@ def compensate_both_ways(
     Returns the bytes, and what each row was to be, given the errors of those before it.
     """
     along, targets = Compensator(kind, U), weight.clone()
-    runs = targets.split([len(factor) for factor in across])
-    packed = [_compensate_run(run, kind, along, factor) for run, factor in zip(runs, across, strict=True)]
-    return torch.cat(packed), targets
+
+    def compensate_run(run: tuple[Tensor, Tensor]) -> UInt8[Tensor, "run bytes"]:
+        return _compensate_run(run[0], kind, along, run[1])
+
+    runs = zip(targets.split([len(factor) for factor in across]), across, strict=True)
+    return torch.cat(on_all_cores(compensate_run, list(runs))), targets
 
 
 def _compensate_run(

@@ -10,7 +10,7 @@ import pytest
 from smidgen.cutting import budget, rehearsal
 from smidgen.cutting.cut import cut
 from smidgen.cutting.recipe import read_recipe
-from smidgen.errors import BudgetError
+from smidgen.errors import BudgetError, SmidgenError
 from smidgen.formats.gguf.reader import GGUFFile
 from smidgen.formats.gguf.traffic import shares_read
 from smidgen.numerics.block_types import BlockType
@@ -74,3 +74,13 @@ def test_what_cannot_be_had_is_refused_before_anything_is_read(model: Path) -> N
         with pytest.raises(BudgetError, match=words):
             cut(model, "out", texts="text.txt", tokens=1024, **limits)
         assert not list(Path("out").iterdir())
+
+
+def test_where_types_cannot_be_timed_nothing_is_left_behind(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(*_: Any) -> dict[str, float]:
+        raise SmidgenError("the machine was too busy")
+
+    monkeypatch.setattr(budget, "type_rates", busy)
+    with pytest.raises(SmidgenError, match="too busy"):
+        cut(model, "out", texts="text.txt", tokens=1024, speed=rate(model))
+    assert not list(Path("out").iterdir())

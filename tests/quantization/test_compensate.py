@@ -9,7 +9,9 @@ from torch import Tensor
 
 from smidgen.numerics.block_types import IQ2_XS, IQ4_NL, Q4_K, Q6_K, Q8_0, BlockType
 from smidgen.numerics.cores import on_all_cores
+from smidgen.numerics.decode import decode
 from smidgen.numerics.factor import inverse_factor
+from smidgen.numerics.grids import GRIDS
 from smidgen.quantization.compensate import Compensator, compensate
 
 COLUMNS = 512
@@ -75,3 +77,12 @@ def test_what_it_gives_can_be_changed() -> None:
     packed: Tensor = compensate(WEIGHT, Q8_0, U)
     packed[0, 0] += 1
     assert not packed.is_inference()
+
+
+@pytest.mark.parametrize("kind", GRIDS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("size", [1e-36, 1e-41, 1e-42, 1e-44])
+def test_rows_smaller_than_any_scale_become_small(kind: BlockType, size: float) -> None:
+    """Some of these weights are 0, and the others so small that one over them is no number."""
+    weight = torch.randn(8, COLUMNS, generator=GENERATOR) * size
+    for metric in (U, U.diagonal()):
+        assert decode(compensate(weight, kind, metric), kind).abs().max() < 1e-4

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from smidgen.calibration.outputs import OutputMoment
+from smidgen.calibration.outputs import OutputGathering, OutputMoment
 from smidgen.calibration.sample import Sample
 from smidgen.numerics import block_types as types
 from smidgen.numerics.decode import decode
@@ -113,3 +113,26 @@ def test_what_outputs_do_together_is_made_up_for_across_rows() -> None:
     assert both.loss == pytest.approx(float(together.loss(wrong * 100**-0.5)), rel=1e-3)
     before = together.loss(INPUTS[400:] @ error_of(apart, weight).T * 100**-0.5)
     assert both.compensated and both.loss < 0.8 * before
+
+
+def test_rows_of_which_few_matter_are_judged_by_those() -> None:
+    """A thousand rows whose outputs count for very different amounts: taken at equal steps, the heaviest are missed."""
+    gathering = OutputGathering(1000)
+    sizes = torch.randn(1000, generator=GENERATOR).mul(2).exp()
+    gathering.add(torch.randn(300, 1000, generator=GENERATOR) * sizes)
+    outputs, weight = gathering.moment(), torch.randn(1000, 64, generator=GENERATOR) * 0.1
+    assert outputs is not None
+    metric = Metric(SAMPLE, outputs)
+    plain = compensate(weight, types.Q4_0, metric.rounding)
+    every = SAMPLE.damage(decode(plain, types.Q4_0) - weight) * outputs.diagonal()
+    assert metric.rounding_loss(weight, types.Q4_0) == pytest.approx(float(every.sum()), rel=0.15)
+
+
+def test_what_no_type_can_hold_is_rounded_and_sent_nowhere() -> None:
+    """A loss beyond all numbers says nothing, so nothing is made up for."""
+    weight = WEIGHT.clone()
+    weight[3, 7] = 1e30
+    outputs = OutputMoment([0.5 * torch.ones(40, 40) + 0.5 * torch.eye(40)])
+    encoded = encode([weight], types.Q8_0, Metric(SAMPLE, outputs))
+    others = torch.arange(40) != 3
+    assert encoded.rounded_rows == 40 and error_of(encoded, weight)[others].abs().max() < 0.01

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from smidgen.calibration.row_gradients import RowGradients
+from smidgen.calibration.gradients import LinearSurvey
+from smidgen.calibration.row_gradients import RowGradients, draw_rows
 from smidgen.calibration.sample import Gathering, judging
 from smidgen.numerics.block_types import Q5_0
 from smidgen.quantization import survey
@@ -45,3 +46,14 @@ def test_errors_of_independent_tokens_do_not(spans: int) -> None:
 
 def test_a_few_windows_say_nothing() -> None:
     assert raised(*tokens(4, repeated=True)) == 1
+
+
+def test_an_expert_that_no_token_chose_costs_nothing() -> None:
+    unseen = LinearSurvey(nn.Linear(WIDTH, OUTPUTS, bias=False), shared=False)
+    unseen.begin(torch.zeros(2, LENGTH, dtype=torch.bool))
+    rows, share = draw_rows(unseen.importance)
+    weight = torch.randn(OUTPUTS, WIDTH)
+    assert survey._damages(weight[rows], unseen.importance[rows] * share, unseen.inputs.samples(), (Q5_0,)) == {
+        "Q5_0": 0.0
+    }
+    assert torch.equal(unseen.token_weights(), torch.ones(2 * LENGTH))
