@@ -5,6 +5,7 @@ is finished.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -87,8 +88,8 @@ class Quantization:
                 entry |= {
                     "compensated": all(outcome.compensated for outcome in outcomes),
                     "rounded_rows": sum(outcome.rounded_rows for outcome in outcomes),
-                    "loss": sum(outcome.loss for outcome in outcomes),
-                    "rounding_loss": sum(outcome.rounding_loss for outcome in outcomes),
+                    "loss": _finite(sum(outcome.loss for outcome in outcomes)),
+                    "rounding_loss": _finite(sum(outcome.rounding_loss for outcome in outcomes)),
                     "tokens": min(outcome.tokens for outcome in outcomes),
                     "effective_tokens": min(outcome.effective_tokens for outcome in outcomes),
                 }
@@ -128,6 +129,11 @@ class Quantization:
             f"Expected KL divergence (estimate): {expected:.3f} nats per token."
         )
         return "\n".join([plan, *self.misfits])
+
+
+def _finite(loss: float) -> float | None:
+    """As it can be written: weights may be so large that what they are wrong by is beyond all numbers."""
+    return loss if math.isfinite(loss) else None
 
 
 def plan_types(

@@ -80,6 +80,7 @@ def quantize(
             known = _Known(surveyed.token_weights, partial(workspace.outputs, index))
             workspace.save(f"block-{index}", _quantize_block(checkpoint, index, kinds, known, states))
             workspace.save_states(index + 1, states)
+            workspace.drop_outputs(index)
             task.advance()
 
 

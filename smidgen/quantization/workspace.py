@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from smidgen.calibration.outputs import OutputMoment
+from smidgen.errors import BadFile, printable
 from smidgen.formats.workspace import Workspace
 from smidgen.numerics.block_types import BY_NAME, BlockType
 from smidgen.quantization.encode import Encoded
@@ -49,11 +50,21 @@ class QuantWorkspace(Workspace):
         self.save_tensors(f"outputs-{index}", {name: run.bfloat16() for name, run in runs.items()})
 
     def outputs(self, index: int, name: str) -> OutputMoment | None:
-        """What `save_outputs` kept of a matrix, by canonical name; None where nothing was."""
-        with self._opened(f"outputs-{index}") as file:
+        """What `save_outputs` kept of a matrix, by canonical name; None where nothing was.
+
+        Raises BadFile where the folder is that of an earlier version, which kept nothing of any matrix.
+        """
+        part = f"outputs-{index}"
+        if not self.has(part):
+            raise BadFile(f"{printable(self.folder)} was begun by another version. Leave out --resume to begin anew.")
+        with self._opened(part) as file:
             places = [key for key in file.keys() if key.startswith(f"{name}:")]
             runs = [file.get_tensor(f"{name}:{place}").float() for place in range(len(places))]
         return OutputMoment(runs) if runs else None
+
+    def drop_outputs(self, index: int) -> None:
+        """Remove them, once the block is done: they are large."""
+        self._path(f"outputs-{index}").unlink(missing_ok=True)
 
     def packed(self, name: str) -> tuple[BlockType, UInt8[Tensor, "rows bytes"]]:
         """Type and bytes of one matrix, by canonical name."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from smidgen.calibration.outputs import OutputMoment
-from smidgen.errors import SmidgenError
+from smidgen.errors import BadFile, SmidgenError
 from smidgen.numerics import block_types as types
 from smidgen.quantization.encode import Encoded
 from smidgen.quantization.workspace import QuantWorkspace
@@ -49,3 +49,7 @@ def test_moments_of_outputs_come_back_in_sixteen_bits(tmp_path: Path) -> None:
     assert found is not None and [run.dtype for run in found.runs] == [torch.float32] * 2
     assert torch.equal(found.runs[0], torch.eye(3)) and torch.equal(found.runs[1], torch.full((2, 2), 0.5))
     assert workspace.outputs(3, "b.weight") is None
+    workspace.drop_outputs(3)
+    workspace.drop_outputs(3)
+    with pytest.raises(BadFile, match="begun by another version. Leave out --resume"):
+        workspace.outputs(3, "a.weight")
