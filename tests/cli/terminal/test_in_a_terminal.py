@@ -54,6 +54,7 @@ def test_messages_of_several_lines(tiny: Path, cli_environment: dict[str, str]) 
         session.type(f"taken back{CTRL_C}/etc/hosts is wrong\r")
         session.type("/save talk.json\r")
         session.wait_for("The conversation is in talk.json.")
+        session.wait_for("\x1b[?2004h")  # the prompt reads again: before that nobody would see a Ctrl-C
         session.type(f"{CTRL_C}")
         session.wait_for("once more leaves")
         session.type(f"{CTRL_C}")
