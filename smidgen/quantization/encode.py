@@ -107,8 +107,9 @@ class Encoded:
     packed: bytes as the file holds them.  shrinkage: of H, None where no row was compensated.
     rounded_rows: rows that are plainly rounded, since that was better, or is all there is; 0 for F16, where there is
     nothing to compensate.
-    loss, rounding_loss: E[w ‖ΔW x‖²] / E[w] on tokens that nothing was fitted to, as encoded and for plain rounding;
-    estimated from a sample of rows where the matrix is large.
+    loss, rounding_loss: E[w Δxᵀ G Δx] / E[w] on tokens that nothing was fitted to, as encoded and for plain rounding;
+    G is 1 where the outputs are not known. Without them `loss`, and `rounding_loss` always, is estimated from a sample
+    of rows where the matrix is large; infinite where the weights are so large that nothing can be added up.
     tokens, effective_tokens: that H was taken from, and how many equal ones would say as much.
     """
 
