@@ -222,7 +222,10 @@ def test_a_blind_vote_lands_in_sqlite(browser: Browser, page: Page) -> None:
 
 def test_a_cut_is_made_shown_and_talked_with(browser: Browser, page: Page) -> None:
     tab(browser, "Cut")
+    size = "document.querySelector('#cut-size :is(input, textarea)').value"
+    proposed = browser.wait_for(size)
     choose(browser, "#cut-model", "tiny")
+    browser.wait_for(f"{size} && {size} != '{proposed}'")  # what is typed before that, the proposal would replace
     browser.type("#cut-size :is(input, textarea)", "1KB")
     browser.click("#cut-plan")
     said = browser.wait_for(f"{CUT}.includes('failed') && {CUT}")
