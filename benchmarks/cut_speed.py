@@ -7,7 +7,8 @@ are wall time of whole processes, from start to written file. Peak memory is the
 memory-mapped model files included. llama-imatrix runs without computing perplexity, which only slows it down.
 
 `smidgen cut` is run without its report card, which llama.cpp's tools do not make; reading the text, planning and
-writing are in.
+writing are in. `--instructions AVX2` keeps torch from AVX-512 and bfloat16, as on most laptops; llama.cpp's tools use
+what the processor has all the same.
 """
 
 import argparse
@@ -63,7 +64,7 @@ def smidgen_turn(options: argparse.Namespace) -> record.Run:
         "cut", options.original, "--fit", str(options.fit), "--text", options.work / "calibration.txt", "-o", folder,
         "--threads", str(options.threads), "--tokens", str(options.tokens), "--no-measure",
     )  # fmt: skip
-    cost = record.run(command, options.work / "smidgen.log")
+    cost = record.run(command, options.work / "smidgen.log", shared.environment_of(options.instructions))
     if not (folder / "model.gguf").is_file():
         raise SmidgenError(f"smidgen cut left no model.gguf; see {options.work / 'smidgen.log'}.")
     return cost
@@ -84,7 +85,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         **record.facts(llama_cpp=f"{llama_cpp_tools.PACKAGE} {llama_cpp_tools.VERSION}: {tools.version()}"),
         "original": options.original.name, "calibration": calibration, "threads": options.threads,
         "llama_cpp_type": f"{options.type}, embedding {options.embedding}", "fit": options.fit,
-        **summarize(theirs, ours),
+        "instructions": options.instructions, **summarize(theirs, ours),
     }  # fmt: skip
 
 
@@ -103,6 +104,7 @@ def summarize(theirs: Sequence[Mapping[str, record.Run]], ours: Sequence[record.
 def _summary(runs: Sequence[record.Run]) -> dict[str, Any]:
     return {
         "seconds": record.spread([run.seconds for run in runs]),
+        "cpu_seconds": record.spread([run.cpu_seconds for run in runs]),
         "peak_ram_bytes": record.spread([run.peak_ram_bytes for run in runs]),
     }
 
@@ -122,14 +124,17 @@ def show(result: dict[str, Any]) -> str:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options."""
-    parser = shared.parser_of(__doc__, "cut_speed.json")
+    parser = shared.parser_of(__doc__)
     parser.add_argument("original", type=Path, help="GGUF file with unquantized weights: see off_lattice.py")
     shared.add_calibration(parser, 16_384)
     parser.add_argument("--fit", type=parse_size, default=parse_size("160MB"))
     shared.add_llama_cpp_types(parser)
     parser.add_argument("--runs", type=int, default=3)
+    shared.add_instructions(parser)
     llama_cpp_tools.add_option(parser)
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    options.output = options.output or shared.result_with(options.instructions, "cut_speed")
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -54,7 +54,8 @@ class IkQuantizer:
 
     def expected_bytes(self, kind: str) -> int:
         """Size of the file that `made` would write, from the tool's dry run, without its header."""
-        command = [str(word) for word in (self._quantize, "--dry-run", self._original, "none.gguf", kind)]
+        words = (self._quantize, "--dry-run", "--imatrix", self._imatrix, self._original, "none.gguf", kind)
+        command = [str(word) for word in words]
         answer = subprocess.run(command, capture_output=True, text=True)
         found = _QUANT_SIZE.search(answer.stderr + answer.stdout)
         if answer.returncode or found is None:
@@ -96,9 +97,9 @@ def measured(
     found: dict[tuple[int, float], dict[str, Any]] = {}
     failed = []
     for kind in types:
-        if not (1 - _SLACK) * min(sizes) <= quantizer.expected_bytes(kind) <= (1 + _SLACK) * max(sizes):
-            continue
         try:
+            if not (1 - _SLACK) * min(sizes) <= quantizer.expected_bytes(kind) <= (1 + _SLACK) * max(sizes):
+                continue
             figures = _measured(quantizer, kind, text, meter)
         except SmidgenError as error:
             failed.append(f"ik_llama.cpp's quantizer failed for {kind}.")

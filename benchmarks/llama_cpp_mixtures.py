@@ -17,6 +17,8 @@ from benchmarks import record
 from benchmarks.artefacts import Shelf, sha256
 from benchmarks.llama_cpp_tools import Tools
 from smidgen.errors import SmidgenError
+from smidgen.formats.gguf.reader import GGUFFile
+from smidgen.numerics.block_types import BY_NAME
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ BODIES = (
 )
 UNTOUCHED = "f16"  # the embedding type, and in capitals the file type, that leave an F16 model as it is
 EMBEDDINGS = (
-    "q2_k", "iq3_xxs", "iq3_s", "q3_k", "iq4_xs", "q4_k", "q5_k", "q6_k",  # where rows fit them; else as below
+    "q2_k", "iq3_xxs", "iq3_s", "q3_k", "iq4_xs", "q4_k", "q5_k", "q6_k",  # where rows fit them
     "mxfp4", "nvfp4", "q4_0", "iq4_nl", "q4_1", "q5_0", "q5_1", "q8_0",
 )  # fmt: skip
 
@@ -145,8 +147,14 @@ class Quantizer:
         return self.original.stat().st_size - round((float(found[1]) - float(found[2])) * 2**20)
 
     def expected_sizes(self, mixtures: Iterable[Mixture]) -> dict[Mixture, int]:
-        """The same for many: what a body saves and what an embedding saves add up."""
-        mixtures, whole = list(mixtures), self.original.stat().st_size
+        """The same for many: what a body saves and what an embedding saves add up.
+
+        Without those whose type of embedding does not fit its rows: there the tool foretells a size, and then fails.
+        """
+        with GGUFFile.open(self.original) as file:
+            width = file.tensors["token_embd.weight"].shape[-1]
+        mixtures = [one for one in mixtures if BY_NAME[one.embedding.upper()].fits(width)]
+        whole = self.original.stat().st_size
         bodies = {body: self.expected_bytes(alone(body)) for body in {one.body for one in mixtures}}
         kinds = {kind: self.expected_bytes(only(kind)) for kind in {one.embedding for one in mixtures}}
         return {one: bodies[one.body] + kinds[one.embedding] - whole for one in mixtures}

@@ -28,6 +28,7 @@ from smidgen.progress import say
 PACKAGE, VERSION = "llama-cpp-python", "0.3.36"
 SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 NAMES = ("llama-quantize", "llama-imatrix", "llama-perplexity")
+BENCH = "llama-bench"  # which few benchmarks need
 _BUILD_OPTIONS = (
     "CMAKE_BUILD_TYPE=Release", "BUILD_SHARED_LIBS=OFF", "LLAMA_CURL=OFF", "LLAMA_OPENSSL=OFF",
     "LLAMA_BUILD_TESTS=OFF", "LLAMA_BUILD_EXAMPLES=OFF", "LLAMA_BUILD_SERVER=OFF",
@@ -55,6 +56,11 @@ class Tools:
         """llama-perplexity, which also measures KL divergence."""
         return self.folder / "llama-perplexity"
 
+    @property
+    def bench(self) -> Path:
+        """llama-bench; there for who has asked `find_or_build` for it."""
+        return self.folder / BENCH
+
     @cache  # noqa: B019 - there is one such object, or two
     def version(self) -> str:
         """What the tools say of themselves, such as `0.5.0-dev (build 1, commit 0c1e570)`."""
@@ -68,17 +74,18 @@ def add_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tools", type=Path, metavar="DIR", help="folder with llama.cpp's tools already built")
 
 
-def find_or_build(folder: Path | None = None) -> Tools:
-    """The tools in `folder`, or those in the cache, which are built if missing."""
+def find_or_build(folder: Path | None = None, *more: str) -> Tools:
+    """The tools in `folder`, or those in the cache, which are built if missing.  more: beside `NAMES`."""
+    names = (*NAMES, *more)
     if folder is not None:
         tools = Tools(folder)
-        missing = [name for name in NAMES if not os.access(folder / name, os.X_OK)]
+        missing = [name for name in names if not os.access(folder / name, os.X_OK)]
         if missing:
             raise SmidgenError(f"{folder} has no executable {missing[0]}; leave --tools out to have it built.")
         return tools
     home = cache_folder() / "benchmarks"
     tools = Tools(home / f"llama.cpp-{VERSION}" / "bin")
-    if not all(os.access(tools.folder / name, os.X_OK) for name in NAMES):
+    if not all(os.access(tools.folder / name, os.X_OK) for name in names):
         build(home)
     return tools
 
@@ -91,9 +98,10 @@ def build(home: Path) -> None:
     with tempfile.TemporaryDirectory(dir=home) as scratch:
         say(f"building {', '.join(NAMES)} (10 to 20 minutes, log in {log})")
         source = _unpack(_download(Path(scratch), log), Path(scratch)) / "vendor" / "llama.cpp"
+        (target / "CMakeCache.txt").unlink(missing_ok=True)  # of a build that lacks a tool: its sources are gone
         options = [f"-D{option}" for option in _BUILD_OPTIONS]
         record.run(["cmake", "-S", source, "-B", target, *options], log)
-        record.run(["cmake", "--build", target, "--parallel", str(os.cpu_count() or 1), "--target", *NAMES], log)
+        record.run(["cmake", "--build", target, "--parallel", str(os.cpu_count() or 1), "--target", *NAMES, BENCH], log)
 
 
 def _download(folder: Path, log: Path) -> Path:

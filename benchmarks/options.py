@@ -9,6 +9,10 @@ from typing import Any
 
 from benchmarks import record
 
+_INSTRUCTIONS = {
+    "all": {},
+    "AVX2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"},
+}  # what torch is told
 TEXTS = "FILE[@START[-END]]"  # how texts are named: see texts.py
 
 
@@ -55,6 +59,21 @@ def add_heal(parser: argparse.ArgumentParser) -> None:
 def add_seed(parser: argparse.ArgumentParser) -> None:
     """Of every random choice."""
     parser.add_argument("--seed", type=int, default=0)
+
+
+def add_instructions(parser: argparse.ArgumentParser) -> None:
+    """Which of the processor's instructions torch may use; llama.cpp still uses all of them."""
+    parser.add_argument("--instructions", choices=_INSTRUCTIONS, default="all", help="of the processor, for torch")
+
+
+def environment_of(instructions: str) -> dict[str, str]:
+    """What tells torch so."""
+    return _INSTRUCTIONS[instructions]
+
+
+def result_with(instructions: str, name: str) -> Path:
+    """Where a result goes: that with fewer instructions beside that with all of them."""
+    return record.RESULTS / (f"{name}.json" if instructions == "all" else f"{name}_{instructions.lower()}.json")
 
 
 def add_work(parser: argparse.ArgumentParser, what: str, default: str | None = None) -> None:

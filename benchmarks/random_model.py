@@ -3,9 +3,12 @@
     python -m benchmarks.random_model gemma-2-2b model.gguf [--blocks 4] [--vocabulary 2000] [--text text.txt]
 
 Nothing in such a model means anything, but every product and every byte is as large as in the real one. Weights are
-normally distributed with variance 1/columns, so that activations keep their size through the blocks; norms are 1. The
-vocabulary is SentencePiece's kind: bytes, letters, Chinese characters, and rare ones up to the size asked for. The text
-is random too, of characters that are one token each.
+normally distributed with variance 1/columns, so that activations keep their size through the blocks; norms are 1. Of
+the last norm, every other is -1: else a head that is the embedding would find the token again that it was given, and a
+model of few blocks would write that one for ever. What it writes is spread over all tokens.
+
+The vocabulary is SentencePiece's kind: bytes, letters, some Chinese characters, syllables, and words that are merged
+from earlier tokens, with and without the space before them. The text is random too, of frequent and rare tokens.
 
 One tensor is in memory at a time.
 """
@@ -16,6 +19,7 @@ import math
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +33,11 @@ _UINT32, _INT32, _FLOAT32, _STRING, _ARRAY = 4, 5, 6, 8, 9
 _NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6  # types of tokens
 _SPECIAL = ("<pad>", "</s>", "<s>", "<unk>")
 _CHINESE = range(0x4E00, 0x9FFF)
-_RARE = 0x10000  # filler: characters that need no merges, so that any kind of tokenizer file can hold them
+_CONSONANTS, _VOWELS = "bcdfghjklmnpqrstvwxz", "aeiouy"
+_SPACE = "▁"
+_LONGEST = 16  # characters of a token
 _ROWS_AT_ONCE = 4096
-_LINE = 60
+_LINE = 20
 
 
 @dataclass(frozen=True)
@@ -86,14 +92,33 @@ def tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield "output.weight", (shape.vocabulary, shape.hidden)
 
 
+@cache
 def vocabulary(size: int) -> tuple[list[str], np.ndarray]:
     """Tokens and their types."""
-    single = [f"<0x{byte:02X}>" for byte in range(256)] + ["▁", *map(chr, range(33, 127)), *map(chr, _CHINESE)]
+    chinese = map(chr, _CHINESE[: size // 16])
+    single = [f"<0x{byte:02X}>" for byte in range(256)] + [_SPACE, *map(chr, range(33, 127)), *chinese]
     tokens = [*_SPECIAL, *single][:size]
-    tokens += [chr(_RARE + number) for number in range(size - len(tokens))]
+    tokens += _merged(size - len(tokens))
     kinds = np.full(size, _NORMAL, dtype=np.int32)
     kinds[:3], kinds[3], kinds[4:260] = _CONTROL, _UNKNOWN, _BYTE
     return tokens, kinds
+
+
+def _merged(wanted: int) -> list[str]:
+    """Syllables and words, each of two earlier tokens; the more frequent, the earlier."""
+    syllables = [consonant + vowel for consonant in _CONSONANTS for vowel in _VOWELS]
+    tokens = [*(_SPACE + syllable for syllable in syllables), *syllables][:wanted]
+    ends, found = [token for token in tokens if token[0] != _SPACE], set(tokens)
+    draws = np.random.default_rng(0)
+    while len(tokens) < wanted:
+        for first, second in (draws.random((_ROWS_AT_ONCE, 2)) ** 2).tolist():
+            word = tokens[int(first * len(tokens))] + ends[int(second * len(ends))]
+            if len(word) <= _LONGEST and word not in found:
+                found.add(word)
+                tokens.append(word)
+                if word[0] != _SPACE:
+                    ends.append(word)
+    return tokens[:wanted]
 
 
 def metadata(shape: Shape) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
@@ -128,7 +153,10 @@ def write(shape: Shape, destination: Path, seed: int = 0) -> None:
             task.advance()
             size = sizes[name]
             if len(size) == 1:
-                return np.ones((1, *size), dtype=np.float32).view(np.uint8)
+                norm = np.ones((1, *size), dtype=np.float32)
+                if name == "output_norm.weight":
+                    norm[:, ::2] = -1
+                return norm.view(np.uint8)
             generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
             weights = np.empty(size, dtype=np.float16)
             for start in range(0, size[0], _ROWS_AT_ONCE):
@@ -140,12 +168,13 @@ def write(shape: Shape, destination: Path, seed: int = 0) -> None:
 
 
 def text(tokens: int, shape: Shape, seed: int = 0) -> str:
-    """Lines of characters that are a token each, about as many as asked for; frequent ones and rare ones."""
+    """Lines of tokens, about as many as asked for; frequent ones and rare ones."""
     known, _ = vocabulary(shape.vocabulary)
-    letters = [token for token in known[260:] if token != "▁" and ord(token) < _RARE]
-    ranks = np.random.default_rng(seed).random(tokens) ** 3 * len(letters)
-    characters = [letters[int(rank)] for rank in ranks]
-    return "\n".join("".join(characters[start : start + _LINE]) for start in range(0, tokens, _LINE)) + "\n"
+    words = known[len(_SPECIAL) + 256 :]
+    ranks = np.random.default_rng(seed).random(tokens) ** 3 * len(words)
+    drawn = [words[int(rank)] for rank in ranks]
+    lines = ("".join(drawn[start : start + _LINE]).replace(_SPACE, " ") for start in range(0, tokens, _LINE))
+    return "\n".join(line.strip() for line in lines) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

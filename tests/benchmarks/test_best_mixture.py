@@ -9,9 +9,10 @@ import pytest
 
 from benchmarks.best_mixture import Search, chosen_bodies, chosen_embeddings
 from benchmarks.documents import Evaluation
-from benchmarks.llama_cpp_mixtures import Mixture, Quantizer
+from benchmarks.llama_cpp_mixtures import Mixture, Quantizer, candidates
 from benchmarks.meter import Meter
 from smidgen.errors import SmidgenError
+from tests.tiny_models import write_llama
 
 # Bytes saved, and KL, of each part of a model of 1,000 bytes.
 SAVED = {"Q4_0": 500, "Q5_0": 400, "Q8_0": 100, "iq4_nl": 300, "q4_0": 290, "q8_0": 200, "f16": 0, "F16": 0}
@@ -114,3 +115,14 @@ def test_a_name_that_is_none_is_refused() -> None:
         chosen_bodies("Q4_0,Q9")
     with pytest.raises(ValueError, match="'q9' is none of q2_k"):
         chosen_embeddings("q9")
+
+
+def test_an_embedding_whose_rows_do_not_fit_a_type_is_not_tried_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_llama(tmp_path / "narrow.gguf")  # 64 columns
+    nothing = cast(Any, SimpleNamespace(folder=tmp_path))
+    quantizer = Quantizer(nothing, tmp_path / "narrow.gguf", tmp_path / "imatrix.gguf", nothing, 1)
+    monkeypatch.setattr(quantizer, "expected_bytes", lambda mixture: 1000)
+    known = quantizer.expected_sizes(candidates(chosen_bodies("Q4_0"), chosen_embeddings("q6_k,q4_0,q8_0")))
+    assert {one.embedding for one in known} == {"q4_0", "q8_0"}

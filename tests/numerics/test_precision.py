@@ -1,5 +1,10 @@
 """Quick products: near enough, and no longer than asked for."""
 
+import os
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -25,3 +30,12 @@ def test_quick_layers_end_with_the_context() -> None:
     with quick_layers():
         assert linear(x).dtype in (torch.bfloat16, torch.float32)
     assert linear(x).dtype is torch.float32
+
+
+def test_a_processor_that_is_told_to_use_avx2_does_not_multiply_bfloat16() -> None:
+    asked = "from smidgen.numerics.precision import fast_product_dtype; print(fast_product_dtype())"
+    environment = os.environ | {"ATEN_CPU_CAPABILITY": "avx2"}
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        pytest.skip("AVX2 is a thing of x86")
+    answer = subprocess.run([sys.executable, "-c", asked], env=environment, capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "torch.float32"
