@@ -12,7 +12,7 @@ from benchmarks import options as shared
 from benchmarks import texts
 from smidgen.data.sources import TextSource
 from smidgen.data.text import cut_into_windows
-from smidgen.distillation.loop.trainer import Trainer, TrainingOptions
+from smidgen.distillation.loop.trainer import Trainer, TrainingOptions, Watch
 from smidgen.distillation.objectives.losses import DistillObjective, Divergence, LanguageObjective
 from smidgen.distillation.students.trainee import Objective, Plain
 from smidgen.distillation.teachers.remembering import RememberingTeacher
@@ -80,9 +80,7 @@ class Study:
             seed=self.options.seed,
         )  # fmt: skip
         every, started = max(1, self.steps // self.options.points), time.perf_counter()
-        trainer = Trainer(
-            Plain(student), objective, self.batches, training, evaluate=evaluate, evaluate_every=every, label="Training"
-        )
+        trainer = Trainer(Plain(student), objective, self.batches, training, watch=Watch(evaluate, every))
         result = trainer.run()
         for point, (step, _) in zip(points, result.evaluations, strict=True):
             point["tokens"] = step * self.options.batch * self.options.context

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from smidgen.exporting.export import export
     from smidgen.measuring.arena.arena import arena
     from smidgen.measuring.measure import measure
+    from smidgen.measuring.options import MeasureOptions
     from smidgen.running.load import Model, load
     from smidgen.serving.serve import serve
     from smidgen.training.distill import DistillOptions, distill
@@ -28,6 +29,7 @@ wait_asleep()
 __all__ = [
     "CutOptions",
     "DistillOptions",
+    "MeasureOptions",
     "Model",
     "Pruning",
     "TuneOptions",
@@ -45,6 +47,7 @@ __all__ = [
 _HOMES = {
     "CutOptions": "smidgen.cutting.recipe",
     "DistillOptions": "smidgen.training.distill",
+    "MeasureOptions": "smidgen.measuring.options",
     "Model": "smidgen.running.load",
     "Pruning": "smidgen.cutting.recipe",
     "TuneOptions": "smidgen.training.tune",

@@ -46,6 +46,7 @@ VERBS: dict[str, set[str]] = {
     },
     # No method grades itself: measuring never sees what cuts and trains, and its core sees no files either.
     "measuring": {"engines.base", "data", "numerics"},
+    "measuring.options": {"model.kept"},
     "measuring.measure": {"engines", "publishing", *_BELOW},
     "measuring.arena.arena": {"engines", *_BELOW},
     "training": {"distillation", "calibration", "engines", "publishing", *_BELOW},

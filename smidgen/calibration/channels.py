@@ -12,11 +12,20 @@ arXiv:2302.04089, eq. 2; qᵣ and w from `calibration.gradients`). The cheapest 
 and the rest is scored anew, so that of two channels that say the same only one is removed. Where we differ: single
 channels go a few at a time (1/64 of all), each scored alone but removed exactly. Cost: 2 columns² · removed.
 
+H is of the tokens to fit to, shrunk as everywhere (`calibration.sample`). What a removal loses is measured on those
+that judge. Where compensation loses more on them than leaving the channels out does, with H shrunk more too, the order
+is that of
+
+    ½ Σᵣ qᵣ W[r, Q]² E[w x²]
+
+which leans on nothing that two inputs do together.
+
 The other methods are there to be compared with: "activation" is the importance of Minitron (Muralidharan et al. 2024,
 arXiv:2407.14679) in the same metric, E[w x²], "magnitude" the size of the columns, "random" a seeded choice.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal, get_args
 
@@ -25,6 +34,7 @@ from torch import Tensor
 
 from smidgen.calibration.gradients import BlockSurvey, costs, survey_blocks
 from smidgen.calibration.moments import linear_of
+from smidgen.calibration.sample import DAMPING, SHRINKAGES, Sample
 from smidgen.calibration.walk import StateShelf
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.workspace import Workspace
@@ -46,7 +56,8 @@ class Removal:
     """In which order units go.
 
     order: units, the one to go first in front; those that are never removed are not in it.
-    loss: what is lost once each of them is gone, with all before it, in nats per token.
+    loss: what is lost once each of them is gone, with all before it, in nats per token, on the tokens that judge; NaN
+    where it was not estimated, or none judge.
     """
 
     order: Int[Tensor, " removed"]
@@ -99,20 +110,28 @@ def _rank_block(survey: BlockSurvey, layer: LayerConfig) -> dict[str, Tensor]:
     kept: dict[str, Tensor] = {}
     for linear, units in asked.items():
         seen = survey.linears[linear]
-        hessian = torch.block_diag(*(sample.moment for sample in seen.inputs.samples()))
+        sample = _joined(seen.inputs.samples())
         weight = linear_of(survey.block, linear).weight.detach()
         for (name, width), method in product(units.items(), METHODS):
             generator = torch.Generator().manual_seed(_SEED + survey.index)
-            removal = removal_order(weight, hessian, seen.importance, width, method, generator)
+            removal = removal_order(weight, sample, seen.importance, width, method, generator)
             kept[f"{survey.index}.{name}.{method}.order"] = removal.order
             kept[f"{survey.index}.{name}.{method}.loss"] = removal.loss
     return kept
 
 
+def _joined(runs: Sequence[Sample]) -> Sample:
+    """Runs of columns side by side; what connects them is not known."""
+    if len(runs) == 1:
+        return runs[0]
+    moment, judges = torch.block_diag(*(run.moment for run in runs)), torch.cat([run.judges for run in runs], 1)
+    return replace(runs[0], moment=moment, judges=judges)
+
+
 @torch.no_grad()
 def removal_order(
     weight: Float[Tensor, "out in"],
-    hessian: Float[Tensor, "in in"],
+    sample: Sample,
     importance: Float[Tensor, " out"],
     width: int = 1,
     method: Method = "obs",
@@ -120,77 +139,118 @@ def removal_order(
 ) -> Removal:
     """In which order to remove units of `width` neighbouring columns each, all but the last sixteenth of them.
 
-    hessian, importance: H and q of the layer.  generator: for "random".
+    sample, importance: of the layer's inputs, and q.  generator: for "random".
     """
     units = weight.shape[1] // width
     removed = units - max(1, units // 16)
     if method == "obs":
-        return _Surgeon(weight, hessian, importance, width).remove(removed)
+        return _judged(weight, sample, importance, width, removed)
     if method == "activation":
-        score = hessian.diagonal()
+        score = sample.moment.diagonal()
     elif method == "magnitude":
         score = weight.square().sum(0)
     else:
         score = torch.rand(weight.shape[1], generator=generator)
-    order = score.view(units, width).sum(1).argsort()[:removed]
-    return Removal(order, torch.full((removed,), torch.nan))
+    return Removal(_lowest(score, width, removed), torch.full((removed,), torch.nan))
+
+
+def _lowest(score: Float[Tensor, " in"], width: int, count: int) -> Int[Tensor, " removed"]:
+    """So many units, the one with the lowest score in front."""
+    return score.unflatten(0, (-1, width)).sum(1).argsort()[:count]
+
+
+def _judged(
+    weight: Float[Tensor, "out in"], sample: Sample, importance: Float[Tensor, " out"], width: int, count: int
+) -> Removal:
+    """The boldest of the surgeon's orders that loses no more than leaving units out does, half way through."""
+    plain = _left_out(weight, sample, importance, width, count)
+    for shrinkage in SHRINKAGES if sample.can_judge else ():
+        removal = _Surgeon(weight, sample, importance, width, shrinkage).remove(count)
+        if removal.loss[count // 2] <= plain.loss[count // 2]:
+            return removal
+    return plain
+
+
+def _left_out(
+    weight: Float[Tensor, "out in"], sample: Sample, importance: Float[Tensor, " out"], width: int, count: int
+) -> Removal:
+    """Units in the order of what their inputs carry, and what is lost once they are left out and nothing else moves."""
+    order = _lowest((importance @ weight.square()) * sample.moment.diagonal(), width, count)
+    if not len(sample.judges):
+        return Removal(order, torch.full((count,), torch.nan))
+    wrong: Float[Tensor, "judges out"] = torch.zeros(len(sample.judges), len(weight))
+    losses, lost = [], 0.0
+    for units in order.split(max(1, count // _ROUNDS)):
+        columns = _columns(units, width).flatten()
+        wrong.addmm_(sample.judges[:, columns], weight[:, columns].T)
+        now = _nats(wrong, importance)
+        losses.append(torch.linspace(lost, now, len(units) + 1)[1:])
+        lost = now
+    return Removal(order, torch.cat(losses))
+
+
+def _columns(units: Int[Tensor, " units"], width: int) -> Int[Tensor, "units width"]:
+    return units[:, None] * width + torch.arange(width)
+
+
+def _nats(wrong: Float[Tensor, "judges out"], importance: Float[Tensor, " out"]) -> float:
+    """½ Σᵣ qᵣ E[w Δyᵣ²] / E[w] of errors of outputs, weighted as `Sample.judges` are."""
+    return 0.5 * float(wrong.square().sum(0) @ importance)
 
 
 class _Surgeon:
-    """A matrix from which columns are taken, and H⁻¹ of those that are left."""
+    """A matrix from which columns are taken, H⁻¹ of those that are left, and what that does to tokens that judge."""
 
-    def __init__(self, weight: Tensor, hessian: Tensor, importance: Tensor, width: int) -> None:
-        dtype = torch.float64 if len(hessian) <= _FLOAT64_WIDTH else torch.float32
+    def __init__(self, weight: Tensor, sample: Sample, importance: Tensor, width: int, shrinkage: float) -> None:
+        dtype = torch.float64 if weight.shape[1] <= _FLOAT64_WIDTH else torch.float32
         self._width = width
         self._weight = weight.to(dtype, copy=True)
         self._importance = importance.to(dtype)
-        factor = inverse_factor(hessian).to(dtype)
+        factor = inverse_factor(sample.moment, DAMPING, shrinkage).to(dtype)
         self._inverse = factor.T @ factor
-        self._left = torch.arange(len(hessian) // width)  # units, by their number in the whole matrix
+        self._judges = sample.judges.to(dtype)
+        self._wrong = self._judges.new_zeros(len(sample.judges), len(weight))
+        self._left = torch.arange(weight.shape[1] // width)  # units, by their number in the whole matrix
 
     def remove(self, count: int) -> Removal:
         """Take so many units, the cheapest first."""
         at_once = max(1, len(self._left) // _ROUNDS) if self._width == 1 else 1
-        order, losses = [self._left[:0]], [torch.zeros(0, dtype=self._weight.dtype)]
-        spent = 0.0
+        order, losses, lost = [self._left[:0]], [torch.zeros(0, dtype=self._weight.dtype)], 0.0
         while count > 0:
             cost = self._costs()
             chosen = cost.argsort()[: min(at_once, count)]
-            total = self._take(chosen)
+            self._take(chosen)
+            now = _nats(self._wrong, self._importance)
             # Together they cost more or less than the sum of their scores: spread over them alike.
             steps = cost[chosen].cumsum(0)
-            losses.append(spent + total * steps / steps[-1].clamp_min(1e-300))
+            losses.append(lost + (now - lost) * steps / steps[-1].clamp_min(1e-300))
             order.append(self._left[chosen])
             keep = torch.ones(len(self._left), dtype=torch.bool)
             keep[chosen] = False
             self._left = self._left[keep]
-            spent, count = spent + total, count - len(chosen)
+            lost, count = now, count - len(chosen)
         return Removal(torch.cat(order), torch.cat(losses).float())
-
-    def _columns(self, units: Int[Tensor, " units"]) -> Int[Tensor, "units width"]:
-        """Where units are now that others are gone."""
-        return units[:, None] * self._width + torch.arange(self._width)
 
     def _costs(self) -> Float[Tensor, " units"]:
         """½ Σᵣ qᵣ W[r, Q] (H⁻¹[Q, Q])⁻¹ W[r, Q]ᵀ of each unit that is left."""
         if self._width == 1:
             return 0.5 * (self._importance @ self._weight.square()) / self._inverse.diagonal()
-        columns = self._columns(torch.arange(len(self._left)))
-        return torch.stack([self._cost(unit) for unit in columns])
+        return torch.stack([self._cost(unit) for unit in _columns(torch.arange(len(self._left)), self._width)])
 
     def _cost(self, columns: Int[Tensor, " columns"]) -> Float[Tensor, ""]:
         part = self._weight[:, columns]
         pushed = torch.linalg.solve(self._inverse[columns][:, columns], part.T)
         return 0.5 * self._importance @ (part * pushed.T).sum(1)
 
-    def _take(self, units: Int[Tensor, " units"]) -> float:
-        """Remove units, have the rest make up for it, and return what it costs."""
-        columns = self._columns(units).flatten()
-        cost = float(self._cost(columns))
+    def _take(self, units: Int[Tensor, " units"]) -> None:
+        """Remove units and have the rest make up for it."""
+        columns = _columns(units, self._width).flatten()
         rest = torch.ones(len(self._inverse), dtype=torch.bool)
         rest[columns] = False
         across = self._inverse[columns][:, rest]
         push = torch.linalg.solve(self._inverse[columns][:, columns], across)
-        self._weight = self._weight[:, rest] - self._weight[:, columns] @ push
+        removed, kept = self._weight[:, columns], self._judges[:, rest]
+        self._wrong += (self._judges[:, columns] + kept @ push.T) @ removed.T
+        self._judges = kept
+        self._weight = self._weight[:, rest] - removed @ push
         self._inverse = self._inverse[rest][:, rest] - across.T @ push
-        return cost

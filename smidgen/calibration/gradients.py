@@ -99,7 +99,9 @@ class LinearSurvey:
     def token_weights(self) -> Float[Tensor, " tokens"]:
         """w of every token, in order; for those that an expert did not see, the mean."""
         weights = torch.cat(self._weights)
-        mean = float(weights.nanmean().nan_to_num(0.0))
+        # Batch by batch: a sum over many tokens at once would depend on the number of threads.
+        total = sum(float(part.nansum(dtype=torch.float64)) for part in self._weights)
+        mean = total / max(len(weights) - int(weights.isnan().sum()), 1)
         return weights.nan_to_num(mean if mean > 0 else 1.0)
 
 

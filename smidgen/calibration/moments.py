@@ -13,14 +13,17 @@ counts by how much the prediction depends on this layer's output there, w = mean
 This is the guided objective of Kim et al. 2025 (GuidedQuant, arXiv:2505.07004, eq. 6) with one group of outputs.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from smidgen.model.decoder import Block
+from smidgen.numerics.cores import on_all_cores
 from smidgen.numerics.precision import quick_products
 from smidgen.shapes import Float
 
-_STRIP = 1024  # rows of the upper triangle that are added to at once
+_STRIP = 256  # rows of the upper triangle that one core adds to at once
 
 
 class SecondMoment:
@@ -31,13 +34,15 @@ class SecondMoment:
         self.weight = 0.0
 
     def add(self, x: Float[Tensor, "tokens in"], weights: Float[Tensor, " tokens"]) -> None:
-        """Take in more tokens."""
+        """Take in more tokens. The order in which they add up is the same for every number of threads."""
         x = x * weights.sqrt()[:, None]
         with quick_products():
-            for start in range(0, len(self.total), _STRIP):
-                strip = slice(start, start + _STRIP)
-                self.total[strip, start:].addmm_(x[:, strip].T, x[:, start:])
+            on_all_cores(partial(self._add_strip, x), range(0, len(self.total), _STRIP))
         self.weight += float(weights.double().sum())
+
+    def _add_strip(self, x: Float[Tensor, "tokens in"], start: int) -> None:
+        strip = slice(start, start + _STRIP)
+        self.total[strip, start:].addmm_(x[:, strip].T, x[:, start:])
 
     def mean(self) -> Float[Tensor, "in in"]:
         """E[w x xᵀ] / E[w], in the memory of the sum: no more tokens can be added."""

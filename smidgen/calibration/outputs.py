@@ -34,7 +34,12 @@ class OutputMoment:
     def loss(self, wrong: Float[Tensor, "tokens out"]) -> float:
         """Σ over tokens of yᵀ E[g gᵀ] y for the errors y of all outputs."""
         parts = wrong.split([len(run) for run in self.runs], dim=1)
-        return sum(float((part @ run).mul_(part).double().sum()) for part, run in zip(parts, self.runs, strict=True))
+        return sum(float(_squares(part, run).sum()) for part, run in zip(parts, self.runs, strict=True))
+
+
+def _squares(wrong: Float[Tensor, "tokens run"], moment: Float[Tensor, "run run"]) -> Float[Tensor, " tokens"]:
+    """Of each token, in float64. A sum over all at once would depend on the number of threads."""
+    return (wrong @ moment).mul_(wrong).sum(1, dtype=torch.float64)
 
 
 class OutputGathering:

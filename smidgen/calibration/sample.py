@@ -18,6 +18,10 @@ _EVERY = 8  # so many-th window judges
 _MOST = 2048  # tokens that judge: enough to tell, and they are kept as they are, not as a moment
 FEWEST_JUDGES = 16  # below that nothing can be said, and nothing is fitted
 
+# How far H is trusted, in every method that inverts it: `numerics.factor.inverse_factor` has what they are (LOG.md).
+SHRINKAGES = (0.5, 0.8)  # tried in this order, until those that judge say that one is better than fitting nothing
+DAMPING = 0.001
+
 
 def kept_aside(windows: int, length: int, every: int) -> Bool[Tensor, "windows position"]:
     """Every so many-th window, or, where there are too few windows, the like part of each at its end."""

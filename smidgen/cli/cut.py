@@ -107,7 +107,7 @@ def command(
         typer.Option(
             "--kv",
             metavar="f16|q8_0|q4_0",
-            help="How keys and values are kept while the card is measured; the file is the same.",
+            help="How keys and values are kept while it is measured, also for --speed and --ram.",
         ),
     ] = AS_USUAL,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its expected cost, and stop.")] = False,
@@ -154,8 +154,6 @@ def command(
     _refuse_contradictions(said, recipe)
     sizes = {name: parse_size(said[name]) for name in ("fit", "ram") if name in said}
     kept = options.kv_type(kv)
-    if kept != AS_USUAL and not measure:
-        raise typer.BadParameter("--kv is for the report card, and --no-measure leaves that out; give one of them")
     origin = _refuse_early(model, output, text or (), kept)
     from smidgen.cutting.cut import cut
     from smidgen.cutting.recipe import DEFAULT_TOKENS, CutOptions, Pruning, read_recipe
@@ -173,7 +171,7 @@ def command(
             steps=options.comma_list(steps),
             speed=speed, ram=sizes.get("ram"), heal=heal, keep_head=keep_head,
         )  # fmt: skip
-    result = cut(origin, output, wanted, resume=resume, dry_run=dry_run, measured=measure, kv=kept)
+    result = cut(origin, output, wanted.changed(kv=kept), resume=resume, dry_run=dry_run, measured=measure)
     options.show(result, json)
 
 

@@ -48,10 +48,10 @@ def limits_of(original: Checkpoint, begun: Checkpoint, options: CutOptions, fold
     Raises BudgetError where what is asked cannot be had by other types alone and nothing else is to be left out, and
     where a speed is wanted and the machine is too busy to measure one.
     """
-    if options.speed is None and options.ram is None:
+    if not options.promised:
         assert options.fit is not None
         return Limits(options.fit, options.pace, options.surveyed_kinds)
-    (measured,) = measure_speed([gguf_of(original.path)], options.threads, repeats=3, contexts=())
+    (measured,) = measure_speed([gguf_of(original.path)], options.threads, repeats=3, contexts=(), kv=[options.kv])
     sizes = [size for size in (options.fit, _for_memory(original, begun, options, measured)) if size is not None]
     nbytes = min(sizes, default=largest_size(begun, options.kinds))
     limits = Limits(nbytes, _for_speed(original, begun, options, measured))
@@ -145,7 +145,7 @@ def _possible(begun: Checkpoint, limits: Limits, options: CutOptions, folder: Pa
     needed = sum(choice.seconds for choice in quickest)
     if needed <= _TRUSTED * pace.limit:
         return limits
-    found = rehearse(begun, quickest, folder, options.threads)
+    found = rehearse(begun, quickest, folder, options)
     refuse_missed(found, options, "The quickest possible file")
     spare = 0.0 if found.tokens_per_s is None else max(0.0, 1 / options.speed - 1 / found.tokens_per_s)
     return replace(limits, pace=replace(pace, limit=(1 + _TINY) * needed + spare))
@@ -154,7 +154,7 @@ def _possible(begun: Checkpoint, limits: Limits, options: CutOptions, folder: Pa
 def _told(measured: SpeedResult, limits: Limits, options: CutOptions) -> str:
     rate = measured["decode_tokens_per_s"]
     speed = "" if rate is None else f"decodes {rate:.1f} tokens/s here and "
-    told = f"The original {speed}takes {format_size(measured['resident_bytes'])} of memory."
+    told = f"The original {speed}takes {format_size(measured['resident_bytes'])} of memory{options.kept_in_words}."
     if limits.pace is not None and options.speed is not None:
         left = "no time" if limits.pace.limit <= _TINY else f"{1000 * limits.pace.limit:.3g} ms"
         told += f" --speed {options.speed:g} leaves {left} of {1000 / options.speed:.3g} ms for the weights of a token."
@@ -179,5 +179,5 @@ def promises(options: CutOptions, card: Mapping[str, Any]) -> list[str]:
             lines.append(f"Asked for {wanted:g} {unit}; not measured ({speed.get('reason')}).")
         else:
             verdict = "met" if met(found, wanted) else "missed; ask for more than you need, or a smaller --fit"
-            lines.append(f"Asked for {wanted:g} {unit}, measured {found:.4g}: {verdict}.")
+            lines.append(f"Asked for {wanted:g} {unit}, measured {found:.4g}{options.kept_in_words}: {verdict}.")
     return lines

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from smidgen.bounds import MOST_SEED, MOST_THREADS, several, within
+from smidgen.bounds import MOST_SEED, MOST_THREADS, one_of, several, within
 from smidgen.cutting.limits import Limits, Pace
 from smidgen.data.languages import languages_of
 from smidgen.data.sources import TextSource, read_texts
@@ -21,6 +21,7 @@ from smidgen.data.text import WINDOW
 from smidgen.distillation.heal import HealBudget
 from smidgen.errors import BadFile, SmidgenError, printable
 from smidgen.formats.hub.origin import Origin
+from smidgen.model.kept import AS_USUAL, KV_TYPES, KVType
 from smidgen.numerics.block_types import BY_NAME, F16, BlockType
 from smidgen.numerics.codeword_fields import FORMATS
 from smidgen.numerics.grids import GRIDS
@@ -93,6 +94,8 @@ class CutOptions:
     steps: of `STEPS`; empty for those that the other options ask for.
     original: the sha256 that the model must have; None for any.
     keep_head: a head that is the embedding stays a matrix of its own (`cutting.tying`).
+    kv: how the result keeps keys and values, q8_0 or q4_0 as llama.cpp rounds them, while its card is measured; and
+    already where plans are tried for `speed` and `ram`, so that the file depends on it.
     pace, surveyed: what `speed` and `ram` became in an earlier cut, beside `fit`: seconds, and the types that were
     surveyed. With them the same types are chosen on any machine.
     """
@@ -113,6 +116,7 @@ class CutOptions:
     keep_head: bool = False
     pace: Pace | None = None
     surveyed: tuple[str, ...] = ()
+    kv: KVType = AS_USUAL
 
     @classmethod
     def of(cls, **given: Any) -> "CutOptions":
@@ -141,6 +145,7 @@ class CutOptions:
         for name in ("texts", "types", "surveyed", "languages", "steps"):
             object.__setattr__(self, name, tuple(map(os.fspath, several(name, getattr(self, name)))))
         languages_of(self.languages)
+        one_of("kv", self.kv, KV_TYPES)
         known = {kind.name for kind in (*GRIDS, *FORMATS, F16)}
         for name in (*self.types, *self.surveyed):
             if name not in known:
@@ -207,6 +212,16 @@ class CutOptions:
         return " or ".join(_FLAGS.get(name, f"--{name}") for name in names)
 
     @property
+    def promised(self) -> bool:
+        """Whether the result is to do something on this machine, so that plans are tried on it."""
+        return self.speed is not None or self.ram is not None
+
+    @property
+    def kept_in_words(self) -> str:
+        """What to say after a speed or a memory of how keys and values were kept; nothing where that is as usual."""
+        return "" if self.kv == AS_USUAL else f", with keys and values as {self.kv}"
+
+    @property
     def tokens_to_write(self) -> int:
         """Of text by the model itself, where none is given: more to heal on than to calibrate on."""
         if self.heal is None:
@@ -231,7 +246,8 @@ class CutOptions:
 
     def fingerprint(self, model: str, texts: Sequence[TextSource]) -> dict[str, Any]:
         """Everything that the result depends on, to bind a workspace to. model: its sha256."""
-        own = {name: value for name, value in asdict(self).items() if name not in ("threads", "original", "pruning")}
+        without = {"threads", "original", "pruning"} | (set() if self.promised else {"kv"})
+        own = {name: value for name, value in asdict(self).items() if name not in without}
         own |= {"model": model, "texts": [text.sha256 for text in texts], "threads": torch.get_num_threads()}
         return own | asdict(self.pruning) | {"smidgen": __version__, "torch": torch.__version__}
 

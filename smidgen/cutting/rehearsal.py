@@ -60,8 +60,11 @@ class Rehearsed:
         return f"{speed}takes {format_size(self.resident_bytes)} of memory"
 
 
-def rehearse(checkpoint: Checkpoint, choices: list[Choice], folder: Path, threads: int | None) -> Rehearsed:
-    """Measure a file of these types and no meaning, which is written into `folder` and removed again."""
+def rehearse(checkpoint: Checkpoint, choices: list[Choice], folder: Path, options: CutOptions) -> Rehearsed:
+    """Measure a file of these types and no meaning, which is written into `folder` and removed again.
+
+    It is run with the threads of `options`, and keeps keys and values as they say.
+    """
     path = folder / "rehearsal.gguf"
     planned = layout(checkpoint, {choice.name: choice.kind for choice in choices})
     encoded = {choice.name: choice.kind for choice in choices if not choice.keep}
@@ -73,7 +76,7 @@ def rehearse(checkpoint: Checkpoint, choices: list[Choice], folder: Path, thread
 
     try:
         write_gguf(path, planned.metadata, planned.metadata_types, planned.tensors, packed)
-        (found,) = measure_speed([path], threads, repeats=_REPEATS, contexts=())
+        (found,) = measure_speed([path], options.threads, repeats=_REPEATS, contexts=(), kv=[options.kv])
     finally:
         path.unlink(missing_ok=True)
     sentence = found["busy"]["sentence"] if found["reason"] is None else f"It could not be timed: {found['reason']}."
@@ -105,7 +108,7 @@ def settle_plan(
             if best is None:
                 raise
             break
-        found = rehearse(planned.checkpoint, planned.choices, folder, options.threads)
+        found = rehearse(planned.checkpoint, planned.choices, folder, options)
         say(f"Tried with weights of no meaning: the planned file {found.describe()}.")
         if best is None or _short(found, options) < _short(best[2], options) or _short(found, options) <= 0:
             best = planned, limits, found

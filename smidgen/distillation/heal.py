@@ -26,7 +26,7 @@ from smidgen.data.corpus.order import shuffled
 from smidgen.data.sources import TextSource
 from smidgen.data.text import window_length
 from smidgen.distillation.loop.metrics import peak_operations, training_operations
-from smidgen.distillation.loop.trainer import Trainer, TrainingOptions, TrainingResult
+from smidgen.distillation.loop.trainer import Reports, Trainer, TrainingOptions, TrainingResult, Watch
 from smidgen.distillation.objectives.losses import DistillObjective
 from smidgen.distillation.objectives.sampled_head import SampledHeadObjective, frequent_tokens
 from smidgen.distillation.students.lattice import LatticeStudent, careful_rate, trains_on_lattice
@@ -166,9 +166,9 @@ def _train(
         average_over=max(1, steps // _AVERAGED), seed=seed,
     )  # fmt: skip
     training = Trainer(
-        trainee, lesson.objective, lesson.batches, options, workspace.folder, {"student": student.sha256()},
-        evaluate=lambda: lesson.watch(trainee), evaluate_every=every, seconds=budget.seconds, patience=_PATIENCE,
-        metrics=workspace.folder / "metrics.jsonl", label="Healing",
+        trainee, lesson.objective, lesson.batches, options, workspace.folder,
+        fingerprint={"student": student.sha256()}, watch=Watch(lambda: lesson.watch(trainee), every, _PATIENCE),
+        seconds=budget.seconds, reports=Reports("Healing", workspace.folder / "metrics.jsonl"),
     ).run(resume=True)  # fmt: skip
     assert training.best is not None
     before, after = training.evaluations[0][1], training.best[1]

@@ -22,7 +22,6 @@ which are not in `fidelity`.
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,6 +29,7 @@ from typing import Any
 
 from smidgen.atomic import refuse_unmakeable, refuse_unwritable, write_whole
 from smidgen.errors import SmidgenError, printable
+from smidgen.measuring.facts import NOT_KNOWN, Fidelity, Making, ModelFacts, TensorFacts
 from smidgen.measuring.notes import notes
 from smidgen.measuring.parts import bytes_by_part
 from smidgen.measuring.verdict import judged
@@ -49,139 +49,44 @@ _LARGEST_CARD, _HEAD_OF_PAGE = 2**26, 2**12  # bytes
 _VERSIONS = ("smidgen", "torch", "xllamacpp", "gguf", "tokenizers", "numpy")
 
 
-@dataclass(frozen=True)
-class TensorFacts:
-    """One tensor of a file. name: as there, `blk.3.ffn_up.weight`. kind: its GGUF type.
-
-    members: canonical names of the parameters in it, `blocks.3.feed_forward.up.weight`: often one, several that are
-    stacked, or none for what is no parameter (the divisors of rotary frequencies).
-    """
-
-    name: str
-    kind: str
-    bits_per_weight: float
-    parameters: int
-    bytes: int
-    members: tuple[str, ...] = ()
-
-    @property
-    def layer(self) -> int | None:
-        """Number of the block it belongs to; None for what is in no block."""
-        first, _, rest = (self.members or ("",))[0].partition(".")
-        return int(rest.split(".")[0]) if first == "blocks" else None
-
-    @property
-    def role(self) -> str | None:
-        """What it does: query, key, value, output, gate, up, down, embedding, head, a norm, a bias, a router.
-
-        Of different parameters in one tensor, all: query+key+value. All experts have one role. None where not known.
-        """
-        return "+".join(dict.fromkeys(map(_role, self.members))) or None
-
-
-def _role(member: str) -> str:
-    """`blocks.3.attention.query.bias` → `query_bias`; of a weight just `query`."""
-    *_, owner, kind = member.split(".")
-    return owner if kind == "weight" else f"{owner}_{kind}"
-
-
-@dataclass(frozen=True)
-class ModelFacts:
-    """One model file. bytes: of the whole file. tensors: all, in the order in which data meets them.
-
-    layers: of a cut, the number that each of its layers has in the original; None where that is not known.
-    """
-
-    name: str
-    path: Path
-    sha256: str
-    bytes: int
-    parameters: int
-    tensors: tuple[TensorFacts, ...]
-    layers: tuple[int, ...] | None = None
-
-    def figures(self) -> dict[str, Any]:
-        """The contract's keys. Bits a weight count the whole file, metadata and tokenizer too."""
-        return {
-            "name": self.name,
-            "path": printable(self.path.name),
-            "sha256": self.sha256,
-            "bytes": self.bytes,
-            "parameters": self.parameters,
-            "bits_per_weight": 8 * self.bytes / self.parameters,
-        }
-
-
-@dataclass(frozen=True)
-class Fidelity:
-    """The figures of one text. language: where the text was given as `NAME=FILE`, NAME.
-
-    seen: share of its runs of 8 tokens that the cut was calibrated on, 0 to 1; None where that is not known.
-    asked: false for a language that the cut was not asked to keep.  self_written: the original wrote it.
-    """
-
-    text: str
-    sha256: str
-    figures: Mapping[str, float | int | None]
-    language: str | None = None
-    seen: float | None = None
-    asked: bool = True
-    self_written: bool = False
-
-    def entry(self) -> dict[str, Any]:
-        known = {"text": self.text, "sha256": self.sha256, **self.figures}
-        return known | {"seen_in_calibration": self.seen, "asked": self.asked, "self_written": self.self_written}
-
-
 def build_card(
     original: ModelFacts,
     cut: ModelFacts,
     fidelity: Sequence[Fidelity],
     *,
-    steps: Sequence[Mapping[str, Any]] = (),
-    calibration: Sequence[Mapping[str, Any]] = (),
-    history: Sequence[Mapping[str, Any]] = (),
+    making: Making = NOT_KNOWN,
     noise_floor: Mapping[str, Any] | None = None,
     kv: Mapping[str, Any] | None = None,
     speed: Sequence[Mapping[str, Any]] | None = None,
     speed_reason: str = "not asked for",
-    cost: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Card:
     """Everything that is known about a cut.
 
-    steps: what `cut` did, each {"step", "parameters", …}; empty where two finished files were compared.
-    calibration: what the cut learned from, each {"text", "self_written", "tokens" that were used, "available",
-    "too_short"}; empty where that is not known.
-    history: the steps that the cut's file itself tells of, from this cut and from earlier ones.
     noise_floor: the original against itself, computed in 16 bits; None where that was not measured.
     kv: how the cut kept keys and values, and what that cost; None where that is not known.
     speed: of the original (if this machine can run it) and of the cut, as `engines.llama_cpp.bench.measure_speed` gives
     it; else `speed_reason`.
-    cost: {"seconds", "peak_ram_bytes"} of the cut.  settings: of the measurement (seed, threads, …).
+    settings: of the measurement (seed, threads, …).
     """
     card: Card = {
         "schema": SCHEMA,
         "original": original.figures(),
         "cut": cut.figures() | {"tensors": _types_side_by_side(original, cut)},
         "parts": bytes_by_part(original, cut),
-        "steps": [dict(step) for step in steps],
-        "calibration": [dict(text) for text in calibration],
-        "history": bounded_history(history),
+        "steps": [dict(step) for step in making.steps],
+        "calibration": [dict(text) for text in making.calibration],
+        "history": bounded_history(making.history),
         "fidelity": [text.entry() for text in fidelity if text.asked],
         "noise_floor": None if noise_floor is None else dict(noise_floor),
-        "kv": dict(kv)
-        if kv
-        else dict.fromkeys(("type", "bytes_per_token", "bytes_per_token_f16", *KV_COST)) | {"reason": "not known"},
+        "kv": _or_nothing(kv, ("type", "bytes_per_token", "bytes_per_token_f16", *KV_COST), "not known"),
         "languages": _languages(fidelity),
         "tasks": {},
         "safety": {},
         "answers": {"reason": "not asked for"},
         "speed": _speed(speed, speed_reason),
         "energy": _energy(speed, speed_reason),
-        "cost": dict(cost)
-        if cost
-        else {"seconds": None, "peak_ram_bytes": None, "reason": "only compared, not cut here"},
+        "cost": _or_nothing(making.cost, ("seconds", "peak_ram_bytes"), "only compared, not cut here"),
         "made": {
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": {"python": platform.python_version()} | {name: _version(name) for name in _VERSIONS},
@@ -189,6 +94,11 @@ def build_card(
         },
     }
     return in_words(card)
+
+
+def _or_nothing(figures: Mapping[str, Any] | None, keys: Sequence[str], reason: str) -> dict[str, Any]:
+    """Figures as they are; where there are none, these keys and why."""
+    return dict(figures) if figures else {**dict.fromkeys(keys), "reason": reason}
 
 
 def in_words(card: Card) -> Card:

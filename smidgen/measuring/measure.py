@@ -7,19 +7,19 @@ file format, no engine and no cutter. Formats and engines are imported here alon
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smidgen.bounds import MOST_SEED, MOST_THREADS, one_of, several, within
+from smidgen.bounds import several
 from smidgen.errors import SmidgenError
-from smidgen.model.kept import AS_USUAL, KV_TYPES, KVType, bytes_per_token, keeping_of, refuse_kv
+from smidgen.measuring.options import JustCut, MeasureOptions
+from smidgen.model.kept import AS_USUAL, KVType, bytes_per_token, keeping_of, refuse_kv
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from smidgen.data.languages import Language
     from smidgen.data.sources import TextSource
     from smidgen.engines.author import Author
@@ -29,144 +29,144 @@ if TYPE_CHECKING:
     from smidgen.formats.checkpoint import Checkpoint
     from smidgen.formats.hub.catalogue import ModelName
     from smidgen.measuring.card import Card
-    from smidgen.measuring.run import Subject
+    from smidgen.measuring.run import Keeping, Subject, Texts
     from smidgen.measuring.tasks.questions import Questions
     from smidgen.model.tokenizer import Tokenizer
-    from smidgen.shapes import Int
 
-_LEAST_TOKENS = 64
 _MEMORY_SHARE = 0.7  # of the machine's memory that two models may take at once
 
 
 def measure(
-    original: ModelName,
-    cut: ModelName,
-    texts: str | Path | TextSource | Sequence[str | Path | TextSource] = (),
-    *,
-    languages: str | Sequence[str] = (),
-    other_languages: str | Sequence[str] = (),
-    tokens: int | None = None,
-    seed: int = 0,
-    threads: int | None = None,
-    with_speed: bool = True,
-    with_answers: bool = True,
-    tasks: str | Sequence[str] = (),
-    data: str | os.PathLike[str] | None = None,
-    limit: int | None = None,
-    unsafe: bool = False,
-    output: str | os.PathLike[str] | None = None,
-    calibrated_on: Int[Tensor, "batch position"] | None = None,
-    calibration: Sequence[Mapping[str, Any]] = (),
-    steps: Sequence[Mapping[str, Any]] = (),
-    cost: Mapping[str, Any] | None = None,
-    cut_name: str | None = None,
-    kv: KVType = AS_USUAL,
-) -> Card:
+    original: ModelName, cut: ModelName, texts: str | Path | TextSource | Sequence[str | Path | TextSource] = (),
+    options: MeasureOptions | None = None, *, output: str | os.PathLike[str] | None = None, made: JustCut | None = None,
+    **given: Any,
+) -> Card:  # fmt: skip
     """The report card of `cut` against `original`: names, paths or loaded models.
 
-    texts: `FILE`, `NAME=FILE`, or read already; one or several.  tokens: to score of each text.
-    languages: codes of languages to measure in too; where no text has that name, the original writes one.
-    other_languages: the same for languages that the cut was not asked to keep, with fewer tokens of each.
-    tasks: names of tasks to ask both models (`mmlu`, `mbpp`, `xstest`, `crows_pairs`, `bbq`, or any of
-        lm-evaluation-harness).  data: a folder with local copies of them.  limit: items of each in all, drawn with
-        `seed`, as many of each language.
-        unsafe: run what a model writes for `mbpp` without a sandbox.
-    with_answers: let both models answer a few prompts, and show where they differ most (seconds to two minutes).
-    Where neither texts nor languages are given, the original writes a text of its own.
-    kv: how the cut keeps keys and values, q8_0 or q4_0 as llama.cpp rounds them: all that the card says of the cut is
-        measured with that, and `kv` there says what it costs. The original keeps its own in float.
+    texts: `FILE`, `NAME=FILE`, or read already; one or several. Where neither texts nor languages are given, the
+    original writes a text of its own.
+    given: options by their names (`tokens=2000`, `languages=["de"]`), instead of `options` or to change some of them.
     output: where to write card.json, with card.html beside it; its folder is made where it is missing.
-    calibrated_on, calibration, steps, cost, cut_name: from the cut, if it was just made; see `run.measure_subjects` and
-        `card.build_card`.
+    made: from the cut, if it was just made.
     Raises SmidgenError before any long work for files that are missing or damaged, a cut whose tokens are not among
     the original's, and languages that are not known or have no text.
     """
+    from smidgen.data.sources import TextSource, read_texts
+    from smidgen.engines.machine import peak_memory
+    from smidgen.formats.opening import open_model
+    from smidgen.measuring.card import in_words, refuse_place
+
+    options, made = replace(options or MeasureOptions(), **given), made or JustCut()
+    place = None if output is None else Path(output)
+    if place is not None:
+        refuse_place(place)
+    sources = read_texts(several("texts", texts, TextSource))
+    questions = _read_questions(options)
+    with open_model(original) as before, open_model(cut) as after:
+        card = _compare(before, after, sources, options, made)
+        card |= _ask(before, after, questions, options)
+    card = in_words(card)
+    card["made"]["peak_ram_bytes"] = peak_memory()
+    return card if place is None else _written(card, place, after.path, alone=not made.making.steps)
+
+
+def _compare(
+    before: Checkpoint, after: Checkpoint, given: Sequence[TextSource], options: MeasureOptions, made: JustCut
+) -> Card:
+    """The card of two opened models, but for what they answer.
+
+    given: texts; what is missing beside them the original writes.
+    Raises SmidgenError where the models do not belong together, or the cut's heads do not fit the cache.
+    """
     import torch
 
-    from smidgen.data.sources import TextSource, read_texts
-    from smidgen.engines.author import Author
-    from smidgen.engines.machine import machine_name, peak_memory
+    from smidgen.engines.machine import machine_name
     from smidgen.engines.torch import TorchEngine
     from smidgen.formats.history import history, kept_layers
-    from smidgen.formats.opening import open_model
-    from smidgen.measuring.card import in_words, make_place, refuse_place, write_card
-    from smidgen.measuring.earlier_card import with_its_making
-    from smidgen.measuring.run import DEFAULT_TOKENS, Keeping, measure_subjects, refuse_other_vocabulary
+    from smidgen.measuring.run import measure_subjects, refuse_other_vocabulary
     from smidgen.model.tokenizer import Tokenizer
+
+    threads, kv = options.threads, options.kv
+    kept = _keeping(after, kv)
+    engine = TorchEngine(before, threads)
+    depths = len(before.config.layers), len(after.config.layers)
+    layers = kept_layers(before.file.metadata, after.file.metadata, *depths)
+    pair = (
+        _subject(before, before.origin.name, engine),
+        _subject(after, made.name or after.origin.name, TorchEngine(after, kv=kv), layers),
+    )
+    refuse_other_vocabulary(*pair)
+    tokenizer = Tokenizer.from_gguf(before.tokenizer_metadata)
+    return measure_subjects(
+        *pair, tokenizer, _texts(before, engine, tokenizer, given, options, made),
+        cut_tokenizer=lambda: Tokenizer.from_gguf(after.tokenizer_metadata),
+        noisy=lambda: TorchEngine(before, rounding=torch.bfloat16), keeping=kept,
+        speed=(lambda: _speeds(before, after, threads, kv)) if options.with_speed else None,
+        making=replace(made.making, history=history(after.file.metadata)),
+        settings={"machine": machine_name(), "threads": torch.get_num_threads()},
+    )  # fmt: skip
+
+
+def _keeping(cut: Checkpoint, kv: KVType) -> Keeping:
+    """How the cut keeps keys and values. Raises Unsupported where its heads do not fit."""
+    from smidgen.engines.torch import TorchEngine
+    from smidgen.measuring.run import Keeping
+
+    kept = keeping_of(cut.config)
+    refuse_kv(kv, kept)
+    unrounded = None if kv == AS_USUAL else lambda: TorchEngine(cut)
+    return Keeping(kv, bytes_per_token(kept, kv), bytes_per_token(kept, AS_USUAL), unrounded)
+
+
+def _texts(
+    original: Checkpoint, engine: TorchEngine, tokenizer: Tokenizer, given: Sequence[TextSource],
+    options: MeasureOptions, made: JustCut,
+) -> Texts:  # fmt: skip
+    """What was given, and what the original writes."""
+    from smidgen.engines.author import Author
+    from smidgen.measuring.run import DEFAULT_TOKENS, Texts
+
+    tokens = DEFAULT_TOKENS if options.tokens is None else options.tokens
+    with Author(engine, options.threads) as author:
+        writer = _Writer(author, tokenizer, original.sha256(), options.seed)
+        sources, not_asked = writer.complete(given, options.languages, options.other_languages, tokens)
+    return Texts(sources, not_asked, tokens, options.seed, made.calibrated_on)
+
+
+def _written(card: Card, place: Path, cut: Path, *, alone: bool) -> Card:
+    """The card as it was written, with its page and what the README beside it says of it.
+
+    alone: two finished files were compared, so that a card that is replaced may know more of the cut.
+    """
+    from smidgen.measuring.card import make_place, write_card
+    from smidgen.measuring.earlier_card import with_its_making
     from smidgen.owned import renew
     from smidgen.publishing.measured import renew_readme
 
-    within("tokens", tokens, _LEAST_TOKENS)
-    within("seed", seed, 0, MOST_SEED)
-    within("threads", threads, 1, MOST_THREADS)
-    one_of("kv", kv, KV_TYPES)
-    tokens = DEFAULT_TOKENS if tokens is None else tokens
-    if output is not None:
-        refuse_place(Path(output))
-    languages, other_languages = several("languages", languages), several("other_languages", other_languages)
-    sources = read_texts(several("texts", texts, TextSource))
-    questions = _read_questions(several("tasks", tasks), data, limit, seed, unsafe)
-    with open_model(original) as before, open_model(cut) as after:
-        kept = keeping_of(after.config)
-        refuse_kv(kv, kept)
-        engine = TorchEngine(before, threads)
-        depths = len(before.config.layers), len(after.config.layers)
-        layers = kept_layers(before.file.metadata, after.file.metadata, *depths)
-        pair = (
-            _subject(before, before.origin.name, engine),
-            _subject(after, cut_name or after.origin.name, TorchEngine(after, kv=kv), layers),
-        )
-        refuse_other_vocabulary(*pair)
-        tokenizer = Tokenizer.from_gguf(before.tokenizer_metadata)
-        with Author(engine, threads) as author:
-            writer = _Writer(author, tokenizer, before.sha256(), seed)
-            sources, not_asked = writer.complete(sources, languages, other_languages, tokens)
-        card = measure_subjects(
-            *pair, tokenizer, sources, not_asked=not_asked,
-            cut_tokenizer=lambda: Tokenizer.from_gguf(after.tokenizer_metadata),
-            tokens=tokens, seed=seed, calibrated_on=calibrated_on,
-            noisy=lambda: TorchEngine(before, rounding=torch.bfloat16),
-            keeping=Keeping(
-                kv, bytes_per_token(kept, kv), bytes_per_token(kept, AS_USUAL),
-                None if kv == AS_USUAL else lambda: TorchEngine(after),
-            ),
-            speed=(lambda: _speeds(before, after, threads, kv)) if with_speed else None,
-            steps=steps, calibration=calibration, history=history(after.file.metadata), cost=cost,
-            settings={"machine": machine_name(), "threads": torch.get_num_threads()},
-        )  # fmt: skip
-        card |= _ask(questions, with_answers, before, after, threads, kv)
-    card = in_words(card)
-    card["made"]["peak_ram_bytes"] = peak_memory()
-    if output is not None:
-        make_place(Path(output))
-        if not steps:  # two finished files were compared
-            card = with_its_making(card, Path(output))
-        page = write_card(card, Path(output))
-        renewed = renew_readme(card, Path(output), after.path)
-        renew(page.parent, (Path(output).name, page.name, *renewed))
+    make_place(place)
+    if alone:
+        card = with_its_making(card, place)
+    page = write_card(card, place)
+    renewed = renew_readme(card, place, cut)
+    renew(page.parent, (place.name, page.name, *renewed))
     return card
 
 
-def _read_questions(
-    names: Sequence[str], data: str | os.PathLike[str] | None, limit: int | None, seed: int, unsafe: bool
-) -> Questions | None:
+def _read_questions(options: MeasureOptions) -> Questions | None:
     """What both models are to be asked, checked; None where no task is named."""
-    within("limit", limit, 1)
-    if not names:
-        if data is not None or limit is not None or unsafe:
+    data = options.data
+    if not options.tasks:
+        if data is not None or options.limit is not None or options.unsafe:
             raise SmidgenError("data, limit and unsafe are for tasks: name some, such as --tasks mmlu.")
         return None
     from smidgen.measuring.tasks.questions import Questions
 
-    return Questions(names, None if data is None else Path(data), limit, seed, unsafe)
+    return Questions(options.tasks, None if data is None else Path(data), options.limit, options.seed, options.unsafe)
 
 
-def _ask(
-    questions: Questions | None, with_answers: bool, before: Checkpoint, after: Checkpoint, threads: int | None,
-    kv: KVType,
-) -> dict[str, Any]:  # fmt: skip
+def _ask(before: Checkpoint, after: Checkpoint, questions: Questions | None, options: MeasureOptions) -> dict[str, Any]:
     """What both models answer, as keys of the card; what they have answered before is not asked again."""
-    if questions is None and not with_answers:
+    if questions is None and not options.with_answers:
         return {}
     from smidgen.engines.answers import ModelAnswers
     from smidgen.engines.remembered import RememberedAnswers
@@ -177,16 +177,16 @@ def _ask(
     found: dict[str, Any] = {}
     with ExitStack() as stack:
         models = []
-        both: tuple[tuple[Checkpoint, KVType], ...] = ((before, AS_USUAL), (after, kv))
+        both: tuple[tuple[Checkpoint, KVType], ...] = ((before, AS_USUAL), (after, options.kv))
         for one, kept in both:
             tokenizer = Tokenizer.from_gguf(one.tokenizer_metadata)
             engine = TorchEngine(one, kv=kept)
-            model = stack.enter_context(ModelAnswers(engine, tokenizer, one.path, threads, kept))
+            model = stack.enter_context(ModelAnswers(engine, tokenizer, one.path, options.threads, kept))
             known_as = one.sha256() if kept == AS_USUAL else f"{one.sha256()} {kept}"
             models.append(RememberedAnswers(model, known_as, answers_folder()))
         if questions is not None:
             found["tasks"], found["safety"] = questions.ask(*models)
-        if with_answers:
+        if options.with_answers:
             found["answers"] = _side_by_side(before, after, *models)
     return found
 
@@ -272,7 +272,7 @@ def _fit_together(original: Checkpoint, cut: Checkpoint) -> bool:
 
 
 def _subject(checkpoint: Checkpoint, name: str, engine: TorchEngine, layers: tuple[int, ...] | None = None) -> Subject:
-    from smidgen.measuring.card import ModelFacts, TensorFacts
+    from smidgen.measuring.facts import ModelFacts, TensorFacts
     from smidgen.measuring.run import Subject
     from smidgen.model.tokenizers.padding import tokens_of
 

@@ -15,8 +15,9 @@ from smidgen.data.sources import TextSource
 from smidgen.data.text import Windows, cut_again, cut_into_windows, overlap, spread, window_length
 from smidgen.engines.base import Scorer
 from smidgen.errors import SmidgenError
-from smidgen.measuring.card import KV_COST, Card, Fidelity, ModelFacts, build_card
+from smidgen.measuring.card import KV_COST, Card, build_card
 from smidgen.measuring.divergence import compare
+from smidgen.measuring.facts import NOT_KNOWN, Fidelity, Making, ModelFacts
 from smidgen.measuring.pairing import Kept, PairedWindows, PieceTokenizer, kept_tokens, pair_windows
 from smidgen.progress import say
 from smidgen.shapes import Int
@@ -52,32 +53,37 @@ class Keeping:
     unrounded: Callable[[], Scorer] | None = None
 
 
+@dataclass(frozen=True)
+class Texts:
+    """What two models are compared on: about `tokens` of each of the sources, drawn with `seed`.
+
+    not_asked: texts in languages that the cut was not asked to keep; about `OTHER_TOKENS` of each.
+    calibrated_on: windows that the cut has seen, in the original's tokens; they are left out while others are left.
+    """
+
+    sources: Sequence[TextSource]
+    not_asked: Sequence[TextSource] = ()
+    tokens: int = DEFAULT_TOKENS
+    seed: int = 0
+    calibrated_on: Int[Tensor, "batch position"] | None = None
+
+
 def measure_subjects(
     original: Subject,
     cut: Subject,
     tokenizer: PieceTokenizer,
-    sources: Sequence[TextSource],
+    texts: Texts,
     *,
-    not_asked: Sequence[TextSource] = (),
     cut_tokenizer: Callable[[], PieceTokenizer] | None = None,
-    tokens: int = DEFAULT_TOKENS,
-    seed: int = 0,
-    calibrated_on: Int[Tensor, "batch position"] | None = None,
-    calibration: Sequence[Mapping[str, Any]] = (),
     noisy: Callable[[], Scorer] | None = None,
     keeping: Keeping | None = None,
     speed: Callable[[], Sequence[Mapping[str, Any]]] | None = None,
-    steps: Sequence[Mapping[str, Any]] = (),
-    history: Sequence[Mapping[str, Any]] = (),
-    cost: Mapping[str, Any] | None = None,
+    making: Making = NOT_KNOWN,
     settings: Mapping[str, Any] | None = None,
 ) -> Card:
-    """Compare two models on about `tokens` tokens of each text, and put all that is known on a card.
+    """Compare two models on some texts, and put all that is known on a card.
 
     tokenizer: the original's.  cut_tokenizer: builds the cut's, where its vocabulary is another.
-    not_asked: texts in languages that the cut was not asked to keep; about `OTHER_TOKENS` of each.
-    calibrated_on: windows that the cut has seen, in the original's tokens; they are left out while others are left.
-    calibration: what is said of the texts that it has seen, see `card.build_card`.
     noisy: the original once more, computed in 16 bits: how far it is from itself is the floor of all figures.
     keeping: how the cut keeps keys and values, which its scorer does already; None where that is not known.
     speed: measures the original's file and the cut's; None where it was not wanted. If it fails, the card says why.
@@ -85,24 +91,17 @@ def measure_subjects(
     """
     started = time.monotonic()
     reading = _Reading(original, cut, tokenizer, cut_tokenizer)
-    fidelity = [_fidelity(reading, source, tokens, seed, calibrated_on) for source in sources]
-    few = min(tokens, OTHER_TOKENS)
-    fidelity += [_fidelity(reading, source, few, seed, calibrated_on, asked=False) for source in not_asked]
-    floor = None if noisy is None or not sources else _noise_floor(reading, sources[0], noisy(), seed)
-    kept = _kept_keys(reading, sources, fidelity, keeping, tokens, seed, calibrated_on)
+    fidelity = [_fidelity(reading, texts, source) for source in texts.sources]
+    few = replace(texts, tokens=min(texts.tokens, OTHER_TOKENS))
+    fidelity += [_fidelity(reading, few, source, asked=False) for source in texts.not_asked]
+    floor = None if noisy is None else _noise_floor(reading, texts, noisy)
+    kept = None if keeping is None else _kept_keys(reading, texts, fidelity, keeping)
     speeds, reason = _try(speed)
-    made = {
-        "seed": seed,
-        "tokens_per_text": tokens,
-        "tokens_per_window": reading.length,
-        **(settings or {}),
-        "seconds": time.monotonic() - started,
-    }
+    drawn = {"seed": texts.seed, "tokens_per_text": texts.tokens, "tokens_per_window": reading.length}
+    made = {**drawn, **(settings or {}), "seconds": time.monotonic() - started}
     return build_card(
         original.facts, cut.facts, fidelity,
-        steps=steps, calibration=calibration, history=history, noise_floor=floor, kv=kept, speed=speeds,
-        speed_reason=reason, cost=cost,
-        settings=made,
+        making=making, noise_floor=floor, kv=kept, speed=speeds, speed_reason=reason, settings=made,
     )  # fmt: skip
 
 
@@ -157,35 +156,33 @@ class _Reading:
         return self.pair(cut_again(windows, text, self.tokenizer, shorter), text)
 
 
-def _noise_floor(reading: _Reading, source: TextSource, noisy: Scorer, seed: int) -> dict[str, Any]:
+def _noise_floor(reading: _Reading, texts: Texts, noisy: Callable[[], Scorer]) -> dict[str, Any] | None:
     """What computing in 16 bits alone does to the original, on some of the text: less than that is no difference."""
+    if not texts.sources:
+        return None
+    source = texts.sources[0]
     whole = cut_into_windows(source.text, reading.tokenizer, reading.length)
-    windows = spread(whole, NOISE_TOKENS, seed)
-    found = compare(reading.original.scorer, noisy, windows, "Comparing the original with itself")
+    windows = spread(whole, NOISE_TOKENS, texts.seed)
+    found = compare(reading.original.scorer, noisy(), windows, "Comparing the original with itself")
     figures = {key: getattr(found, key) for key in ("tokens", "kl_mean", "kl_median", "kl_p99", "same_top1")}
     return {"text": source.name, "rounding": "bfloat16 after each layer", **figures}
 
 
-def _kept_keys(
-    reading: _Reading, sources: Sequence[TextSource], fidelity: Sequence[Fidelity], keeping: Keeping | None,
-    tokens: int, seed: int, calibrated_on: Int[Tensor, "batch position"] | None,
-) -> dict[str, Any] | None:  # fmt: skip
+def _kept_keys(reading: _Reading, texts: Texts, fidelity: Sequence[Fidelity], keeping: Keeping) -> dict[str, Any]:
     """`kv` of a card. What rounding costs is told by the same windows of the first text, with and without."""
-    if keeping is None:
-        return None
     sizes = {"bytes_per_token": keeping.bytes_per_token, "bytes_per_token_f16": keeping.bytes_per_token_f16}
     told: dict[str, Any] = {"type": keeping.kind, **sizes, **dict.fromkeys(KV_COST)}
     if keeping.unrounded is None:
         return told | {"reason": "keys and values are not rounded"}
-    if not sources:
+    if not texts.sources:
         return told | {"reason": "no text was compared"}
-    plain = reading.with_cut(keeping.unrounded())
-    without = _fidelity(plain, sources[0], tokens, seed, calibrated_on, label="The same with a float cache")
+    source, plain = texts.sources[0], reading.with_cut(keeping.unrounded())
+    without = _fidelity(plain, texts, source, label="The same with a float cache")
     rounded, usual = (one.figures["kl_mean"] for one in (fidelity[0], without))
     if rounded is None or usual is None:
         return told | {"reason": "no text was compared"}
     return told | {
-        "text": sources[0].name, "tokens": without.figures["tokens"], "kl_mean": rounded, "kl_mean_f16": usual,
+        "text": source.name, "tokens": without.figures["tokens"], "kl_mean": rounded, "kl_mean_f16": usual,
         "kl_difference": rounded - usual, "reason": None,
     }  # fmt: skip
 
@@ -210,12 +207,12 @@ def held_out(windows: Windows, calibrated_on: Int[Tensor, "batch position"] | No
 
 
 def _fidelity(
-    reading: _Reading, source: TextSource, tokens: int, seed: int, calibrated_on: Int[Tensor, "batch position"] | None,
-    *, asked: bool = True, label: str | None = None,
-) -> Fidelity:  # fmt: skip
+    reading: _Reading, texts: Texts, source: TextSource, *, asked: bool = True, label: str | None = None
+) -> Fidelity:
+    known = texts.calibrated_on
     whole = cut_into_windows(source.text, reading.tokenizer, reading.length)
-    windows = spread(held_out(whole, calibrated_on), tokens, seed)
-    seen = None if calibrated_on is None else overlap(calibrated_on.tolist(), windows.rows())
+    windows = spread(held_out(whole, known), texts.tokens, texts.seed)
+    seen = None if known is None else overlap(known.tolist(), windows.rows())
     pairs = reading.pair(windows, source.text)
     result = compare(reading.original.scorer, reading.cut.scorer, pairs, label or f"Comparing on {source.name}")
     return Fidelity(source.name, source.sha256, result.figures(), source.language, seen, asked, source.self_written)

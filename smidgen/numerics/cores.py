@@ -21,9 +21,10 @@ def on_all_cores(work: Callable[[_Piece], _Result], pieces: Sequence[_Piece]) ->
         return [work(piece) for piece in pieces]
     torch.set_num_threads(1)
     try:
-        if len(pieces) == 1:
-            return [work(pieces[0])]
-        with ThreadPoolExecutor(min(threads, len(pieces))) as pool:
+        if len(pieces) <= 1:
+            return [work(piece) for piece in pieces]
+        # A new thread takes OpenMP's number until torch tells it another, which not every operation waits for.
+        with ThreadPoolExecutor(min(threads, len(pieces)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
             return list(pool.map(work, pieces))
     finally:
         torch.set_num_threads(threads)

@@ -9,10 +9,12 @@ For one row w of a linear layer with inputs x:
 - SparseGPT: columns are settled from left to right. Setting wᵢ to zero costs wᵢ²/[H⁻¹]ᵢᵢ where H = E[x xᵀ] of the
   columns not yet settled (Optimal Brain Surgeon), and the columns after it take over what they can of its work: with
   UᵀU = H⁻¹ (`numerics.factor`) the cost is e² for e = wᵢ/Uᵢᵢ, and w ← w − e·Uᵢ,:. Which weights go is decided for 128
-  columns at a time over all rows, by the values that they have by then, for N:M group by group. (Frantar & Alistarh
+  columns at a time, row by row, by the values that they have by then, for N:M group by group. (Frantar & Alistarh
   2023, arXiv:2301.00774, algorithm 1.)
 
-Where we differ from the paper's algorithm 1: nothing but exact counts, of which every 128 columns get their part.
+Where we differ from the paper's algorithm 1: every row has the same number of zeros, as Wanda's have, and every 128
+columns their part of it. There the rows of a matrix compete, and small rows lose nearly all: that lowers the squared
+error of the layer's outputs and harms the model (LOG.md).
 
 Cost of SparseGPT: rows · columns² multiply-adds for the pushes between runs of 128 columns, as matrix products, and
 rows · columns · 64 inside them. No loop over rows.
@@ -98,11 +100,11 @@ def sparsegpt(weight: Float[Tensor, "out in"], U: Float[Tensor, "in in"], patter
     U: `numerics.factor.inverse_factor` of E[x xᵀ].  Memory: one copy of the matrix.
     """
     W = weight.T.clone(memory_format=torch.contiguous_format)  # of one row, the transpose would be the same memory
-    columns, rows = W.shape
+    columns = len(W)
     run = _RUN - _RUN % (pattern.group or 1)
     for first in range(0, columns, run):
         last = min(first + run, columns)
-        zeros = pattern.count(last * rows) - pattern.count(first * rows)
+        zeros = pattern.count(last) - pattern.count(first)
         errors = _settle(W[first:last], U[first:last, first:last], pattern, zeros)
         with quick_products():
             W[last:].addmm_(U[first:last, last:].T, errors, alpha=-1)
@@ -112,11 +114,11 @@ def sparsegpt(weight: Float[Tensor, "out in"], U: Float[Tensor, "in in"], patter
 def _settle(
     W: Float[Tensor, "run out"], U: Float[Tensor, "run run"], pattern: Pattern, zeros: int
 ) -> Float[Tensor, "run out"]:
-    """Set `zeros` weights of some columns to zero, in place; the errors e that are left for the columns after them."""
+    """Set `zeros` weights of each row to zero in some columns, in place; the errors e left for the columns after."""
     diagonal = U.diagonal()[:, None]
     errors, gone = torch.empty_like(W), torch.empty_like(W, dtype=torch.bool)
     if pattern.group is None:
-        gone = _lowest((W / diagonal).abs().view(1, -1), zeros).view_as(W)
+        gone = _lowest((W / diagonal).abs().T, zeros).T
     step = _IN_ORDER if pattern.group is None else pattern.group * max(1, _IN_ORDER // pattern.group)
     for first in range(0, len(W), step):
         last = min(first + step, len(W))

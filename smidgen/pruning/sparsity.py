@@ -5,7 +5,8 @@ inputs that have come through everything that was thinned before (`calibration.s
 thinned is in `pruning.masks`. Embedding, head, norms and routers of experts are left alone.
 
 SparseGPT's H is shrunk half-way to its diagonal: with few tokens it otherwise learns what holds of these alone. Where
-it still loses to Wanda on tokens that judge (`calibration.sample`), Wanda's zeros are taken, and nothing is moved.
+it still loses to Wanda on tokens that judge (`calibration.sample`), H is shrunk more; where that loses too, Wanda's
+zeros are taken, and nothing is moved.
 
 The zeros are stored like any other weights. They make a model smaller or faster only where something reads them as
 zeros: see the README.
@@ -14,15 +15,15 @@ Every finished block is on disk before the next begins; resuming repeats exactly
 so the result is the same to the bit.
 """
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from smidgen.calibration.moments import linear_of
-from smidgen.calibration.sample import Sample
+from smidgen.calibration.sample import DAMPING, SHRINKAGES, Sample
 from smidgen.calibration.sequence import Inputs, advance_replacing
 from smidgen.errors import SmidgenError
 from smidgen.formats.checkpoint import Checkpoint
@@ -40,8 +41,6 @@ from smidgen.shapes import Float, Int
 
 Method = Literal["magnitude", "wanda", "sparsegpt"]
 METHODS: tuple[Method, ...] = get_args(Method)
-
-_SHRINKAGE, _DAMPING = 0.5, 0.001  # of H
 
 
 def check(config: ModelConfig, pattern: Pattern) -> None:
@@ -153,16 +152,22 @@ class _Thinner:
             energy = inputs.energy(self._token_weights)
             return {name: wanda(weight, energy, self._pattern) for name, weight in weights.items()}
         sample, energy = inputs.sample(self._token_weights), inputs.energy(self._token_weights)
-        U = inverse_factor(sample.moment, _DAMPING, _SHRINKAGE) if sample.can_judge else None
-        return {name: self._compensated(weight, sample, energy, U) for name, weight in weights.items()}
+        factor = lru_cache(maxsize=1)(partial(inverse_factor, sample.moment, DAMPING))
+        return {name: self._compensated(weight, sample, energy, factor) for name, weight in weights.items()}
 
-    def _compensated(self, weight: Tensor, sample: Sample, energy: Tensor, U: Tensor | None) -> Float[Tensor, "out in"]:
-        """By SparseGPT; by Wanda where compensation loses on the tokens that judge, or none do."""
+    def _compensated(
+        self, weight: Tensor, sample: Sample, energy: Tensor, factor: Callable[[float], Tensor]
+    ) -> Float[Tensor, "out in"]:
+        """By SparseGPT; by Wanda where compensation loses on the tokens that judge, or none do.
+
+        factor: that of H⁻¹ for a shrinkage.
+        """
         plain = wanda(weight, energy, self._pattern)
-        if U is None:
-            return plain
-        thinned = sparsegpt(weight, U, self._pattern)
-        return thinned if _lost(thinned, weight, sample) < _lost(plain, weight, sample) else plain
+        for shrinkage in SHRINKAGES if sample.can_judge else ():
+            thinned = sparsegpt(weight, factor(shrinkage), self._pattern)
+            if _lost(thinned, weight, sample) < _lost(plain, weight, sample):
+                return thinned
+        return plain
 
 
 def _lost(thinned: Float[Tensor, "out in"], weight: Float[Tensor, "out in"], sample: Sample) -> float:

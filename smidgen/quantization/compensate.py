@@ -45,6 +45,7 @@ _ROWS, _SHARED = 2048, 512
 _BLOCKS = 2048  # the same for plain rounding, where blocks stand in the place of rows
 _CHUNK = 256  # columns between the products that bring errors from far; a multiple of every block
 _IN_ORDER = 8  # columns of a group that push errors one by one; onto those behind them, by a product
+_LARGEST = 2.0**28  # a little more than the most that any type holds, Q6_K's 65504 · 128 · 32
 
 
 def compensate(
@@ -56,9 +57,18 @@ def compensate(
 
     A vector in place of U (the diagonal alone) means no compensation: round to nearest with searched scales.
     Memory: half of U, and of the rows that are at work a copy and their errors, float32. Raises SmidgenError for
-    weights beyond float16, where that is the type.
+    weights beyond float16, where that is the type; of the others, what is larger than a type holds becomes the largest.
     """
     return Compensator(kind, U).encode(weight)
+
+
+def bounded(weight: Float[Tensor, "out in"]) -> Float[Tensor, "out in"]:
+    """What any type encodes as it encodes `weight`, with squares that can be added up in float32.
+
+    Most often that is `weight` itself.
+    """
+    low, high = weight.aminmax()
+    return weight if -_LARGEST <= low and high <= _LARGEST else weight.clamp(-_LARGEST, _LARGEST)
 
 
 class Compensator:
@@ -68,13 +78,17 @@ class Compensator:
         if kind is not F16 and not kind.fits(len(U)):
             raise ValueError(f"{kind.name} needs rows divisible by {kind.block}, got {len(U)}")
         if kind is F16:
-            self.encode = _as_float16
+            self._encode = _as_float16
         elif kind in FORMATS:
-            self.encode = CodewordCompensator(kind, U).encode
+            self._encode = CodewordCompensator(kind, U).encode
         elif U.ndim == 1:
-            self.encode = _Rounding(GRIDS[kind], U).encode
+            self._encode = _Rounding(GRIDS[kind], U).encode
         else:
-            self.encode = _Compensation(GRIDS[kind], U).encode
+            self._encode = _Compensation(GRIDS[kind], U).encode
+
+    def encode(self, weight: Float[Tensor, "out in"]) -> UInt8[Tensor, "out bytes"]:
+        """Some rows."""
+        return self._encode(bounded(weight))
 
 
 def _as_float16(weight: Float[Tensor, "out in"]) -> UInt8[Tensor, "out bytes"]:

@@ -15,19 +15,17 @@ from torch import Tensor
 
 from smidgen.calibration.outputs import OutputMoment
 from smidgen.calibration.row_gradients import draw_rows
-from smidgen.calibration.sample import Sample
+from smidgen.calibration.sample import DAMPING, SHRINKAGES, Sample
 from smidgen.numerics.block_types import F16, BlockType
 from smidgen.numerics.decode import decode
 from smidgen.numerics.factor import inverse_factor
-from smidgen.quantization.compensate import compensate
+from smidgen.quantization.compensate import bounded, compensate
 from smidgen.quantization.refit import refit
 from smidgen.quantization.two_sided import compensate_both_ways, output_factors
 from smidgen.shapes import Float, Int, UInt8
 
 # Rows of a chunk on which losses are taken, and the ways to encode it are compared.
 _SAMPLED_ROWS = 256
-_SHRINKAGES = (0.5, 0.8)  # tried in this order, until one is better than rounding
-_DAMPING = 0.001
 
 
 class Metric:
@@ -41,7 +39,7 @@ class Metric:
         diagonal = sample.moment.diagonal()
         floor = 1e-6 * diagonal.mean().clamp_min(1e-30)  # an input that never occurred still wants a sensible scale
         self.sample, self.outputs, self.rounding = sample, outputs, diagonal.clamp_min(floor).rsqrt()
-        self._shrinkages = _SHRINKAGES if compensating and sample.can_judge else ()
+        self._shrinkages = SHRINKAGES if compensating and sample.can_judge else ()
         self._across = None if outputs is None or not self._shrinkages else output_factors(outputs)
         self._factor: tuple[float, Tensor] | None = None
 
@@ -49,18 +47,19 @@ class Metric:
         """Shrinkage and `inverse_factor` of H, the boldest first; none where nothing can judge what comes of them."""
         for shrinkage in self._shrinkages:
             if self._factor is None or self._factor[0] != shrinkage:
-                self._factor = shrinkage, inverse_factor(self.sample.moment, _DAMPING, shrinkage)
+                self._factor = shrinkage, inverse_factor(self.sample.moment, DAMPING, shrinkage)
             yield self._factor
 
     def compensate(
         self, rows: Float[Tensor, "rows in"], kind: BlockType, shrinkage: float, factor: Float[Tensor, "in in"]
     ) -> UInt8[Tensor, "rows bytes"]:
         """Encode with compensation, across rows too where the outputs are known; then fit all that is stored again."""
+        rows = bounded(rows)
         if self._across is None:
             packed, targets = compensate(rows, kind, factor), rows
         else:
             packed, targets = compensate_both_ways(rows, kind, factor, self._across)
-        return refit(targets, packed, kind, self.sample.moment, damping=_DAMPING, shrinkage=shrinkage)
+        return refit(targets, packed, kind, self.sample.moment, damping=DAMPING, shrinkage=shrinkage)
 
     def loss(self, rows: Float[Tensor, "rows in"], packed: UInt8[Tensor, "rows bytes"], kind: BlockType) -> float:
         """E[w Δxᵀ G Δx] / E[w] of rows as they were encoded, on the tokens that judge; G is 1 where it is not known."""

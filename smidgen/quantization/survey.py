@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from smidgen.calibration.gradients import BlockSurvey, EndSurvey, costs, survey_blocks
-from smidgen.calibration.moments import linear_of
+from smidgen.calibration.moments import SecondMoment, linear_of
 from smidgen.calibration.outputs import OutputMoment
 from smidgen.calibration.row_gradients import RowGradients, draw_rows
 from smidgen.calibration.sample import Sample
@@ -45,7 +45,6 @@ from smidgen.numerics import block_types as types
 from smidgen.numerics.block_types import BlockType
 from smidgen.numerics.decode import decode
 from smidgen.numerics.factor import damage
-from smidgen.numerics.precision import quick_products
 from smidgen.progress import track
 from smidgen.quantization.compensate import compensate
 from smidgen.quantization.encode import Metric
@@ -145,8 +144,9 @@ def _of_sums(*terms: tuple[Float[Tensor, "_rows hidden"], Bool[Tensor, " _rows"]
     moment, judges, tokens = 0, [], 0
     for rows, judging in terms:
         fitting, aside = rows[~judging], rows[judging]
-        with quick_products():
-            moment = moment + (fitting.T @ fitting).div_(max(len(fitting), 1))
+        of_these = SecondMoment(rows.shape[1])
+        of_these.add(fitting, fitting.new_ones(len(fitting)))
+        moment = moment + of_these.mean()
         judges.append(aside * max(len(aside), 1) ** -0.5)
         tokens = max(tokens, len(fitting))
     assert isinstance(moment, Tensor)

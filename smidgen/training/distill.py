@@ -10,7 +10,7 @@ What an interrupted training needs is in `DIR/work`, and goes when the student i
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -24,7 +24,7 @@ from smidgen.data.sources import read_texts
 from smidgen.distillation.loop.metrics import TensorBoard, Trackio, Writer, training_operations
 from smidgen.distillation.loop.on_policy import DecoderWriter
 from smidgen.distillation.loop.on_policy import Writer as StudentWriter
-from smidgen.distillation.loop.trainer import Trainer, TrainingOptions, TrainingResult
+from smidgen.distillation.loop.trainer import Reports, Trainer, TrainingOptions, TrainingResult, Watch
 from smidgen.distillation.students.fresh import FreshShape
 from smidgen.distillation.students.lattice import careful_rate, not_trained
 from smidgen.distillation.students.trainee import Objective, Trainee
@@ -211,12 +211,13 @@ def _train(
     writer = _students_writer(lesson, student, workspace, stack) if options.on_policy else None
     trainee, text = aims.trainee(student), lesson.text.describe()
     say(f"{text}; {options.steps} steps of {options.batch} rows of {lesson.context} tokens.")
+    reports = Reports(
+        "Distilling", output / "metrics.jsonl", _writers(lesson, output) if team.writes else [],
+        training_operations(lesson.config, lesson.context) + aims.operations,
+    )  # fmt: skip
     trainer = Trainer(
-        trainee, aims.learned, lesson.batches(writer), _training(lesson), workspace.step("training").folder, {},
-        _evaluation(lesson, trainee, aims.measured), max(1, options.steps // _EVALUATIONS),
-        metrics=output / "metrics.jsonl", writers=_writers(lesson, output) if team.writes else [],
-        operations=training_operations(lesson.config, lesson.context) + aims.operations, team=team,
-        label="Distilling",
+        trainee, aims.learned, lesson.batches(writer), _training(lesson), workspace.step("training").folder,
+        watch=_watch(lesson, trainee, aims.measured), reports=reports, team=team,
     )  # fmt: skip
     return trainer.run(resume)
 
@@ -245,7 +246,7 @@ def _students_writer(lesson: Lesson, student: Trainee, workspace: Workspace, sta
     return stack.enter_context(EngineWriter(lesson.begun_as, student, workspace.folder))
 
 
-def _evaluation(lesson: Lesson, trainee: Trainee, objective: Objective) -> Callable[[], float] | None:
+def _watch(lesson: Lesson, trainee: Trainee, objective: Objective) -> Watch | None:
     """The mean loss on what is held out."""
     held_out = lesson.held_out()
     weight = sum(batch.weight() for batch in held_out)
@@ -256,7 +257,7 @@ def _evaluation(lesson: Lesson, trainee: Trainee, objective: Objective) -> Calla
         device = next(trainee.decoder.parameters()).device
         return sum(float(objective(trainee.decoder, batch.to(device))[0]) for batch in held_out) / weight
 
-    return evaluate
+    return Watch(evaluate, max(1, lesson.options.steps // _EVALUATIONS))
 
 
 def _writers(lesson: Lesson, output: Path) -> list[Writer]:

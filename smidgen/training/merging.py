@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from smidgen.distillation.loop.trainer import Trainer, TrainingOptions
+from smidgen.distillation.loop.trainer import Reports, Trainer, TrainingOptions, Watch
 from smidgen.distillation.objectives.losses import DistillObjective
 from smidgen.distillation.students.lattice import LatticeStudent, careful_rate
 from smidgen.distillation.students.lora import Adapted
@@ -82,9 +82,10 @@ def trained_in(
             options.steps, careful_rate(options.steps), rows_at_once=options.rows_at_once,
             checkpoint_every=max(1, options.steps // _SAVES), seed=options.seed,
         )  # fmt: skip
+        every = max(1, options.steps // _EVALUATIONS)
         Trainer(
             student, objective, batches, training, workspace.folder / "training",
-            evaluate=None if evaluate is None else lambda: evaluate(student.decoder),
-            evaluate_every=max(1, options.steps // _EVALUATIONS), team=team, label="Merging",
+            watch=None if evaluate is None else Watch(lambda: evaluate(student.decoder), every),
+            reports=Reports("Merging"), team=team,
         ).run(resume)  # fmt: skip
         return student.parts()

@@ -12,7 +12,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from smidgen.bounds import MOST, MOST_THREADS, MOST_WORKERS, several, within
-from smidgen.distillation.loop.trainer import Trainer, TrainingOptions, TrainingResult
+from smidgen.distillation.loop.trainer import Reports, Trainer, TrainingOptions, TrainingResult, Watch
 from smidgen.distillation.objectives.losses import LanguageObjective
 from smidgen.distillation.students.lattice import LatticeStudent, careful_rate, not_trained, trains_on_lattice
 from smidgen.distillation.students.lora import Adapted, LoraOptions
@@ -295,9 +295,9 @@ class _Tuning:
             seed=options.seed,
         )
         trained = Trainer(
-            trainee, self._objective, batches, training, workspace.folder / "training", {},
-            self._evaluation(trainee), max(1, steps // _EVALUATIONS), metrics=result.path / "metrics.jsonl",
-            team=self._team, label="Tuning",
+            trainee, self._objective, batches, training, workspace.folder / "training",
+            watch=self._watch(trainee, max(1, steps // _EVALUATIONS)),
+            reports=Reports("Tuning", result.path / "metrics.jsonl"), team=self._team,
         ).run(resume)  # fmt: skip
         _note(trained, result)
         if isinstance(trainee, LatticeStudent):
@@ -306,10 +306,10 @@ class _Tuning:
     def _rows_at_once(self) -> int:
         return max(1, _TOKENS_AT_ONCE // self._context)
 
-    def _evaluation(self, trainee: Trainee) -> Callable[[], float] | None:
+    def _watch(self, trainee: Trainee, every: int) -> Watch | None:
         if not self._examples.held_out:
             return None
-        return lambda: self._examples.loss(trainee.decoder, self._objective)
+        return Watch(lambda: self._examples.loss(trainee.decoder, self._objective), every)
 
     # -- writing -----------------------------------------------------------------------------------------------------
 

@@ -28,3 +28,17 @@ def test_no_tokens_give_no_moment() -> None:
     moment = SecondMoment(4)
     moment.add(torch.empty(0, 4), torch.empty(0))
     assert torch.equal(moment.mean(), torch.zeros(4, 4))
+
+
+def test_every_number_of_threads_gives_the_same_bits() -> None:
+    """A narrow moment of many tokens, which libraries would share among many threads by adding up parts of them."""
+    x, before, found = torch.randn(4096, 576, generator=torch.Generator().manual_seed(1)), torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 16):
+            torch.set_num_threads(threads)
+            moment = SecondMoment(576)
+            moment.add(x, torch.ones(4096))
+            found.append(moment.mean())
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])

@@ -23,7 +23,13 @@ BESIDE = 30_000  # bytes that the engine takes
 
 
 @pytest.fixture
-def original(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkpoint:
+def kept() -> list[str]:
+    """How keys and values were kept, of each model that was measured."""
+    return []
+
+
+@pytest.fixture
+def original(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: list[str]) -> Checkpoint:
     """A token takes 5 ms beside what its matrices take."""
     checkpoint = open_checkpoint(write_gemma3(tmp_path / "tiny.gguf"))
     tensors, shares = checkpoint.file.tensors, shares_read(checkpoint.file)
@@ -33,7 +39,7 @@ def original(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkpoint:
         "decode_tokens_per_s": 1 / (0.005 + RATE * read), "resident_bytes": resident + BESIDE,
         "busy": {"sentence": None}, "reason": None,
     }  # fmt: skip
-    monkeypatch.setattr(budget, "measure_speed", lambda paths, threads, repeats, contexts: [answer])
+    monkeypatch.setattr(budget, "measure_speed", lambda *_, **asked: kept.extend(asked["kv"]) or [answer])
     monkeypatch.setattr(budget, "type_rates", rates)
     return checkpoint
 
@@ -110,6 +116,16 @@ def test_memory_is_the_weights_and_what_the_engine_takes(original: Checkpoint) -
         limits(original, ram=smallest + BESIDE - header - smallest // 4)
 
 
+def test_the_original_is_measured_with_the_cache_that_was_asked_for(
+    original: Checkpoint, kept: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So what the engine takes beside the weights is what it will take beside the cut's."""
+    limits(original, speed=100.0, kv="q4_0")
+    assert "of memory, with keys and values as q4_0." in capsys.readouterr().err
+    limits(original, ram=original.file.size + BESIDE)
+    assert kept == ["q4_0", "f16"] and "keys and values" not in capsys.readouterr().err
+
+
 def test_on_a_machine_that_is_too_busy_there_is_no_speed_to_go_by(
     original: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,7 +133,7 @@ def test_on_a_machine_that_is_too_busy_there_is_no_speed_to_go_by(
         "decode_tokens_per_s": None, "resident_bytes": original.file.size + BESIDE,
         "busy": {"sentence": "busy"}, "reason": "the machine was too busy",
     }  # fmt: skip
-    monkeypatch.setattr(budget, "measure_speed", lambda paths, threads, repeats, contexts: [answer])
+    monkeypatch.setattr(budget, "measure_speed", lambda *_, **__: [answer])
     with pytest.raises(BudgetError, match="the machine was too busy.*--fit"):
         limits(original, speed=100.0)
     assert limits(original, ram=original.file.size + BESIDE).nbytes > 0
@@ -136,6 +152,8 @@ def test_promises_are_met_missed_or_not_measured() -> None:
     lines = budget.promises(options, {"speed": {"decode_tokens_per_s": 19.1, "resident_bytes": 1.06 * 10**9}})
     assert lines[0].endswith("met.") and "missed" in lines[1]
     assert "not measured (no engine)" in budget.promises(options, {"speed": {"reason": "no engine"}})[0]
+    (line,) = budget.promises(CutOptions(ram=10**9, kv="q8_0"), {"speed": {"resident_bytes": 10**9}})
+    assert line.endswith("measured 1e+09, with keys and values as q8_0: met.")
 
 
 def _seconds(checkpoint: Checkpoint, kind: str) -> float:

@@ -119,8 +119,10 @@ def test_what_is_tried_is_the_planned_file_and_goes_again(
     """Its types, its size and its header; what stays as it is has its own numbers."""
     choices: list[Choice] = choose_quickest(original, [IQ4_NL], Limits(10**9, Pace(1.0, {"IQ4_NL": 1e-9, "F32": 1e-9})))
     seen: list[tuple[int, dict[str, str]]] = []
+    run_with: list[object] = []
 
-    def measure(paths: list[Path], threads: int | None, **_: Any) -> list[dict[str, Any]]:
+    def measure(paths: list[Path], threads: int | None, **asked: Any) -> list[dict[str, Any]]:
+        run_with.extend((threads, asked["kv"]))
         with GGUFFile.open(paths[0]) as file:
             seen.append((file.size, {name: info.kind.name for name, info in file.tensors.items()}))
             norm = "output_norm.weight"
@@ -130,9 +132,10 @@ def test_what_is_tried_is_the_planned_file_and_goes_again(
         ]
 
     monkeypatch.setattr(rehearsal, "measure_speed", measure)
-    found = rehearse(original, choices, tmp_path, 1)
+    found = rehearse(original, choices, tmp_path, CutOptions(speed=1.0, threads=1, kv="q8_0"))
     kinds = {choice.name: choice.kind for choice in choices}
     assert seen[0][0] == layout(original, kinds).size and not list(tmp_path.glob("rehearsal*"))
     assert all(seen[0][1][name] == kind.name for name, kind in kinds.items()) and IQ4_NL in kinds.values()
+    assert run_with == [1, ["q8_0"]]
     assert found.resident_bytes == 7 and found.sentence == "It was busy."
     assert found.tokens_per_s is not None and found.tokens_per_s < 105.0  # a real model is slower

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from smidgen.data.sources import TextSource
 from smidgen.distillation.loop.optimizer import OptimizerKind
-from smidgen.distillation.loop.trainer import Trainer
+from smidgen.distillation.loop.trainer import Reports, Trainer, Watch
 from smidgen.distillation.objectives.losses import DenseTarget, LanguageObjective
 from smidgen.distillation.objectives.matching import MatchingOptions
 from smidgen.distillation.students.fresh import FreshShape
@@ -98,7 +98,7 @@ def train(folder: Path, optimizer: OptimizerKind = "adamw", *, divided: bool = T
     with joined() as team:
         result = Trainer(
             trainee, LanguageObjective(), Doomed() if doomed else Odd(), options, folder / "work",
-            evaluate=evaluate, evaluate_every=4, metrics=folder / "metrics.jsonl", team=team,
+            watch=Watch(evaluate, 4), reports=Reports(metrics=folder / "metrics.jsonl"), team=team,
         ).run(resume)  # fmt: skip
         if team.writes:
             Workspace(folder).save_tensors("trained", dict(trainee.decoder.named_parameters()))

@@ -9,15 +9,8 @@ from typing import Any
 import pytest
 
 from smidgen.errors import SmidgenError
-from smidgen.measuring.card import (
-    SPEED_KEYS,
-    Fidelity,
-    ModelFacts,
-    TensorFacts,
-    build_card,
-    refuse_replacing,
-    write_card,
-)
+from smidgen.measuring.card import SPEED_KEYS, build_card, refuse_replacing, write_card
+from smidgen.measuring.facts import Fidelity, Making, ModelFacts, TensorFacts
 from smidgen.model.families import FAMILIES, Layout
 from smidgen.owned import claim, settle
 from tests.tiny_models import LLAMA_CONFIG
@@ -74,7 +67,8 @@ def full_card() -> dict[str, Any]:
     return build_card(
         model("big", "Q8_0", 200_000), model("small", "Q4_0", 110_000),
         [text("prose", 0.06), text("fr", 0.05, "fr"), text("de", 0.09, "de")],
-        steps=STEPS, speed=[speed(40.0), speed(60.0)], cost={"seconds": 400.0, "peak_ram_bytes": 2_000_000_000},
+        making=Making(STEPS, cost={"seconds": 400.0, "peak_ram_bytes": 2_000_000_000}),
+        speed=[speed(40.0), speed(60.0)],
         settings={"seed": 0, "machine": "a machine", "seconds": 12.0},
     )  # fmt: skip
 

@@ -12,6 +12,7 @@ import pytest
 from smidgen.measuring import parts
 from smidgen.measuring.answers_shown import language_name
 from smidgen.measuring.card import build_card
+from smidgen.measuring.facts import Making
 from smidgen.measuring.figures import bits_per_byte, number, percent, size
 from smidgen.measuring.report import part_of_model, render
 from smidgen.measuring.verdict import verdict
@@ -157,7 +158,7 @@ def test_the_page_needs_nothing_from_outside_and_runs_nothing() -> None:
 
 def test_healing_is_shown_as_a_curve() -> None:
     step = {"step": "heal", "tokens": 4096, "seconds": 61.5, "watched": [[0, 0.0612], [2, 0.0551], [4, 0.0493]]}
-    page = render(bare_card(steps=[step]))
+    page = render(bare_card(making=Making([step])))
     Page(page)
     assert "How it healed" in page and "4,096 tokens" in page and "0.0493" in page and "http://" not in page
     assert "How it healed" not in render(bare_card())
@@ -273,7 +274,9 @@ def test_a_text_seen_in_calibration_is_marked() -> None:
 def test_a_text_of_which_other_passages_were_calibrated_on_is_marked() -> None:
     step = {"step": "quantize", "parameters": {"calibration": ["prose"]}}
     marked = render(
-        build_card(model("a", "Q8_0", 9), model("b", "Q4_0", 5), [text("prose", 0.06, seen=0.01)], steps=[step])
+        build_card(
+            model("a", "Q8_0", 9), model("b", "Q4_0", 5), [text("prose", 0.06, seen=0.01)], making=Making([step])
+        )
     )
     assert "calibrated on other passages of the text prose" in marked
     assert "other passages" not in render(bare_card())

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from smidgen.measuring.card import Fidelity, bounded_history, build_card
+from smidgen.measuring.card import bounded_history, build_card
+from smidgen.measuring.facts import Fidelity, Making
 from smidgen.measuring.report import render
 from tests.measuring.test_card import full_card, model, text
 from tests.measuring.test_report import Page, bare_card
@@ -54,8 +55,8 @@ def test_a_history_from_a_stranger_is_bounded_and_escaped() -> None:
         {"step": HOSTILE * 1000, HOSTILE * 100: {"a": [1, 2]}, "huge": 10**400, "inf": float("inf"), "ok": True},
         *({"step": 1.5} for _ in range(1000)),
     ]
-    assert bare_card(history=steps[:1])["history"] != steps[:1]
-    card = bare_card(history=steps)
+    assert bare_card(making=Making(history=steps[:1]))["history"] != steps[:1]
+    card = bare_card(making=Making(history=steps))
     assert len(json.dumps(card["history"], allow_nan=False)) < 20_000
     assert card["history"][0]["summary"] == "262,144 → 65,536 tokens" and card["history"][1]["ok"] is True
     page = render(card)

@@ -10,7 +10,7 @@ from smidgen.data.sources import TextSource
 from smidgen.data.text import cut_into_windows, spread
 from smidgen.errors import SmidgenError, Unsupported
 from smidgen.measuring.report import render
-from smidgen.measuring.run import Keeping, Subject, held_out, measure_subjects
+from smidgen.measuring.run import Keeping, Subject, Texts, held_out, measure_subjects
 from smidgen.progress import Task
 from smidgen.publishing.measured import measured_lines
 from tests.data.test_text import ByteTokenizer
@@ -20,6 +20,7 @@ from tests.measuring.test_pairing import GreedyTokenizer
 
 TOKENS = [str(token) for token in range(258)]
 TEXT = "".join(f"Sentence number {number} of a longer text. " for number in range(200))
+SOURCES, SHORT = [TextSource.of("a", TEXT)], [TextSource.of("a", TEXT[:900])]
 
 
 def subject(seed: int, vocabulary: list[str] = TOKENS, context: int = 4096) -> Subject:
@@ -30,8 +31,8 @@ def subject(seed: int, vocabulary: list[str] = TOKENS, context: int = 4096) -> S
 def test_a_card_from_two_models() -> None:
     card = measure_subjects(
         subject(0), subject(1), ByteTokenizer(),
-        [TextSource.of("a", TEXT), TextSource.of("de", TEXT[:3000], None, "de")],
-        tokens=1000, speed=lambda: [speed(1.0), speed(2.0)],
+        Texts([TextSource.of("a", TEXT), TextSource.of("de", TEXT[:3000], None, "de")], tokens=1000),
+        speed=lambda: [speed(1.0), speed(2.0)],
     )  # fmt: skip
     assert [entry["text"] for entry in card["fidelity"]] == ["a", "de"]
     assert 1000 <= card["fidelity"][0]["tokens"] <= 1022
@@ -60,7 +61,7 @@ class Widest:
 
 def test_no_model_is_given_more_than_it_knows() -> None:
     before, after = Widest(subject(0, context=64)), Widest(subject(1, context=512))
-    card = measure_subjects(before.subject, after.subject, ByteTokenizer(), [TextSource.of("a", TEXT)], tokens=500)
+    card = measure_subjects(before.subject, after.subject, ByteTokenizer(), Texts(SOURCES, tokens=500))
     assert (before.longest, after.longest) == (64, 64) and card["made"]["tokens_per_window"] == 64
 
 
@@ -71,7 +72,7 @@ def test_a_cut_that_spells_in_more_tokens_is_not_given_more_than_it_knows_either
     texts = [[repr(tokenizer.piece(token)) for token in range(len(tokenizer))] for tokenizer in (larger, smaller)]
     before, after = (Widest(subject(place, words, context=64)) for place, words in enumerate(texts))
     card = measure_subjects(
-        before.subject, after.subject, larger, [TextSource.of("a", TEXT)], cut_tokenizer=lambda: smaller, tokens=500
+        before.subject, after.subject, larger, Texts(SOURCES, tokens=500), cut_tokenizer=lambda: smaller
     )
     assert before.longest <= 64 and 32 < after.longest <= 64
     assert card["fidelity"][0]["bytes"] >= 2 * 500
@@ -80,8 +81,7 @@ def test_a_cut_that_spells_in_more_tokens_is_not_given_more_than_it_knows_either
 def test_a_rounded_cache_is_on_the_card_with_what_it_saves_and_costs() -> None:
     """The cut's scorer rounds already; without rounding it would be the original itself."""
     keeping = Keeping("q8_0", 34, 64, lambda: subject(0).scorer)
-    sources = [TextSource.of("a", TEXT[:900])]
-    card = measure_subjects(subject(0), subject(1), ByteTokenizer(), sources, keeping=keeping)
+    card = measure_subjects(subject(0), subject(1), ByteTokenizer(), Texts(SHORT), keeping=keeping)
     kv = card["kv"]
     assert (kv["type"], kv["bytes_per_token"], kv["bytes_per_token_f16"]) == ("q8_0", 34, 64)
     assert kv["kl_mean"] == card["fidelity"][0]["kl_mean"] == kv["kl_difference"] > 0 == kv["kl_mean_f16"]
@@ -92,9 +92,8 @@ def test_a_rounded_cache_is_on_the_card_with_what_it_saves_and_costs() -> None:
 
 
 def test_a_cache_as_usual_is_on_the_card_without_a_cost() -> None:
-    sources = [TextSource.of("a", TEXT[:900])]
     for keeping, kind in ((Keeping("f16", 64, 64), "f16"), (None, None)):
-        card = measure_subjects(subject(0), subject(1), ByteTokenizer(), sources, keeping=keeping)
+        card = measure_subjects(subject(0), subject(1), ByteTokenizer(), Texts(SHORT), keeping=keeping)
         assert card["kv"]["type"] == kind and card["kv"]["kl_difference"] is None and card["kv"]["reason"]
         assert not any("kept as" in note for note in card["notes"])
 
@@ -103,13 +102,13 @@ def test_a_failing_engine_leaves_the_rest_of_the_card() -> None:
     def fail() -> list[dict[str, object]]:
         raise SmidgenError("llama.cpp refuses it")
 
-    card = measure_subjects(subject(0), subject(1), ByteTokenizer(), [TextSource.of("a", TEXT[:900])], speed=fail)
+    card = measure_subjects(subject(0), subject(1), ByteTokenizer(), Texts(SHORT), speed=fail)
     assert card["speed"]["reason"] == "llama.cpp refuses it" and card["fidelity"][0]["tokens"] == 900
 
 
 def test_other_tokens_under_the_same_ids_are_refused() -> None:
     with pytest.raises(Unsupported, match="different vocabularies"):
-        measure_subjects(subject(0), subject(1, TOKENS[::-1]), ByteTokenizer(), [TextSource.of("a", TEXT)])
+        measure_subjects(subject(0), subject(1, TOKENS[::-1]), ByteTokenizer(), Texts(SOURCES))
 
 
 def test_windows_of_the_calibration_are_not_scored_while_others_are_left() -> None:
@@ -121,12 +120,10 @@ def test_windows_of_the_calibration_are_not_scored_while_others_are_left() -> No
     assert held_out(seen.take([0]), seen.ids).rows() == seen.take([0]).rows()
 
     card = measure_subjects(
-        subject(0), subject(1), ByteTokenizer(), [TextSource.of("a", TEXT)], tokens=2000, calibrated_on=seen.ids
+        subject(0), subject(1), ByteTokenizer(), Texts(SOURCES, tokens=2000, calibrated_on=seen.ids)
     )
     assert card["fidelity"][0]["seen_in_calibration"] < 1
-    all_seen = measure_subjects(
-        subject(0), subject(1), ByteTokenizer(), [TextSource.of("a", TEXT)], calibrated_on=windows.ids
-    )
+    all_seen = measure_subjects(subject(0), subject(1), ByteTokenizer(), Texts(SOURCES, calibrated_on=windows.ids))
     assert all_seen["fidelity"][0]["seen_in_calibration"] == 1.0
 
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from smidgen.measuring.card import Fidelity, build_card
+from smidgen.measuring.card import build_card
+from smidgen.measuring.facts import Fidelity, Making
 from smidgen.measuring.report import render
 from smidgen.measuring.tasks.paired import compare_items
 from smidgen.measuring.verdict import nats_lost, verdict
@@ -64,10 +65,10 @@ def test_text_by_the_original_flatters_and_the_card_says_so() -> None:
         "too_short": False,
     }
     for calibration, said in (([], "is by the original itself. A text"), ([used], "two texts of one author. A text")):
-        (note,) = card_of(written, calibration=calibration)["notes"]
+        (note,) = card_of(written, making=Making(calibration=calibration))["notes"]
         assert f"{said} of another kind may lose more." in note
-        assert note in " ".join(Page(render(card_of(written, calibration=calibration))).words)
-    assert card_of(text("prose", 0.02), calibration=[used])["notes"] == []
+        assert note in " ".join(Page(render(card_of(written, making=Making(calibration=calibration)))).words)
+    assert card_of(text("prose", 0.02), making=Making(calibration=[used]))["notes"] == []
 
 
 def scored(right: int, lost: int, gained: int, items: int, chance: float | None = None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Blocked Cholesky factor and inverse against LAPACK's, at sizes around the block."""
+"""Blocked Cholesky factor and inverse: against LAPACK's at sizes around the block, and with any number of threads."""
 
 import pytest
 import torch
@@ -26,3 +26,18 @@ def test_an_indefinite_matrix_is_refused(at: int) -> None:
     A[at, at] = -1
     with pytest.raises(NotPositiveDefinite):
         cholesky_(A)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_every_number_of_threads_gives_the_same_bits(dtype: torch.dtype) -> None:
+    x = torch.randn(1400, 1300, generator=torch.Generator().manual_seed(9), dtype=dtype)
+    A, before, found = x.T @ x, torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(A.clone())
+            cholesky_(found[-1])
+            invert_lower_(found[-1])
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from smidgen.calibration.channels import removal_order
+from smidgen.calibration.sample import DAMPING, SHRINKAGES, Sample
 from smidgen.pruning.least_squares import Moments, Tokens
 
 OUT, WIDTH, TOKENS = 5, 24, 400
@@ -20,6 +21,19 @@ def drawn(seed: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def second_moment(x: Tensor, weights: Tensor) -> Tensor:
     return (x.double() * weights.double()[:, None]).T @ x.double() / weights.double().sum()
+
+
+def sampled(x: Tensor, weights: Tensor) -> Sample:
+    """Tokens that are fitted to, and judge too."""
+    judges = x * (weights / weights.sum()).sqrt()[:, None]
+    return Sample(judges.T @ judges, judges, len(x), float(len(x)))
+
+
+def trusted(hessian: Tensor) -> Tensor:
+    """H as far as it is trusted at first."""
+    diagonal = hessian.diagonal()
+    shrunk = (1 - SHRINKAGES[0]) * hessian + SHRINKAGES[0] * diagonal.diag()
+    return shrunk + DAMPING * diagonal.mean() * torch.eye(WIDTH)
 
 
 def surgeon(weight: Tensor, hessian: Tensor, channel: int) -> tuple[Tensor, float]:
@@ -55,22 +69,21 @@ def test_equals_one_channel_at_a_time(gone: list[int]) -> None:
     assert updated[:, gone].abs().max() < 1e-8
 
 
-def test_removes_in_the_surgeons_order_at_the_surgeons_cost() -> None:
+def test_removes_in_the_surgeons_order_at_what_it_costs_those_who_judge() -> None:
     weight, x, weights = drawn(2)
     hessian = second_moment(x, weights)
-    damped = hessian + 0.01 * hessian.diagonal().mean() * torch.eye(WIDTH)
     importance = torch.linspace(0.5, 1.5, OUT)
     rows = importance.double().sqrt()[:, None] * weight.double()  # rows are independent, so q can go into W
-    order, losses, spent = [], [], 0.0
+    order, losses, whole = [], [], rows
     for _ in range(WIDTH - 1):
         left = [channel for channel in range(WIDTH) if channel not in order]
-        tried = {channel: surgeon(rows, without(damped, order), channel) for channel in left}
+        tried = {channel: surgeon(rows, without(trusted(hessian), order), channel) for channel in left}
         best = min(tried, key=lambda channel: tried[channel][1])
-        rows, cost = tried[best]
-        spent += cost
+        rows = tried[best][0]
         order.append(best)
-        losses.append(spent)
-    found = removal_order(weight, hessian.float(), importance)
+        error = rows - whole
+        losses.append(0.5 * float((error @ hessian * error).sum()))
+    found = removal_order(weight, sampled(x, weights), importance)
     assert found.order.tolist() == order
     assert torch.allclose(found.loss, torch.tensor(losses), rtol=1e-3)
 
@@ -78,14 +91,14 @@ def test_removes_in_the_surgeons_order_at_the_surgeons_cost() -> None:
 def test_units_of_several_columns_cost_what_a_refit_leaves() -> None:
     weight, x, weights = drawn(3)
     hessian = second_moment(x, weights)
-    damped = hessian + 0.01 * hessian.diagonal().mean() * torch.eye(WIDTH)
+    fitted = trusted(hessian)
     importance = torch.linspace(0.5, 1.5, OUT)
-    found = removal_order(weight, hessian.float(), importance, width=4)
+    found = removal_order(weight, sampled(x, weights), importance, width=4)
     for count in range(1, WIDTH // 4):
         gone = [unit * 4 + column for unit in found.order[:count].tolist() for column in range(4)]
         kept = [channel for channel in range(WIDTH) if channel not in gone]
-        best = weight.double() @ damped[:, kept] @ torch.linalg.inv(damped[kept][:, kept])
+        best = weight.double() @ fitted[:, kept] @ torch.linalg.inv(fitted[kept][:, kept])
         error = weight.double().clone()
         error[:, kept] -= best
-        wanted = 0.5 * (importance.double() * (error @ damped * error).sum(1)).sum()
+        wanted = 0.5 * (importance.double() * (error @ hessian * error).sum(1)).sum()
         assert float(found.loss[count - 1]) == pytest.approx(float(wanted), rel=1e-3)

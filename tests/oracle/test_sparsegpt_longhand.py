@@ -29,9 +29,10 @@ def longhand(weight: Tensor, hessian: Tensor, pattern: Pattern, run: int) -> Ten
         last = min(first + run, columns)
         gone: set[tuple[int, int]] = set()
         if pattern.group is None:
-            cost = {(r, c): float(W[r, c] ** 2 / left[c][0, 0]) for r in range(rows) for c in range(first, last)}
-            wanted = round(pattern.zeros * rows * last) - round(pattern.zeros * rows * first)
-            gone = set(sorted(cost, key=lambda place: cost[place])[:wanted])
+            wanted = round(pattern.zeros * last) - round(pattern.zeros * first)
+            for r in range(rows):
+                cost = {(r, c): float(W[r, c] ** 2 / left[c][0, 0]) for c in range(first, last)}
+                gone |= set(sorted(cost, key=lambda place: cost[place])[:wanted])
         for c in range(first, last):
             for r in range(rows):
                 if pattern.group is not None and c % pattern.group == 0:

@@ -80,6 +80,20 @@ def test_odd_weights(kind: BlockType, weights: str, metrics: dict[str, Metric]) 
     check(WEIGHTS[weights], kind, metrics["usual"])
 
 
+@pytest.mark.parametrize("kind", WRITABLE, ids=lambda kind: kind.name)
+def test_what_no_type_can_hold_becomes_the_largest_that_it_can(kind: BlockType, metrics: dict[str, Metric]) -> None:
+    """One such weight, or nothing else: no error of Python, no NaN, and the other rows are as they were."""
+    metric = metrics["usual"]
+    usual = compensate(USUAL[:4], kind, metric.rounding)[:3]
+    for outlier in (1e10, -3.4e38):
+        packed = compensate(with_outlier(outlier)[:4], kind, metric.rounding)
+        assert torch.equal(packed[:3], usual)
+        found = float(decode(packed, kind)[3, 77])
+        assert found * outlier > 0 and 6e4 < abs(found) < 2.0**28
+    for weight in (with_outlier(1e37)[2:4], USUAL[:2] / USUAL[:2].abs().max() * 3.4e38):
+        assert decode(encode([weight], kind, metric).packed, kind).isfinite().all()
+
+
 @pytest.mark.parametrize("inputs", KINDS_OF_INPUTS)
 @pytest.mark.parametrize("kind", WRITABLE, ids=lambda kind: kind.name)
 def test_odd_inputs(kind: BlockType, inputs: str, metrics: dict[str, Metric]) -> None:

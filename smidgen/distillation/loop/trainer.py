@@ -105,15 +105,39 @@ class Rated(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Watch:
+    """How good a trainee is: asked before the first step, after every `every`, and at the end.
+
+    evaluate: lower is better; the best tensors are put back at the end.  every: steps; 0 for at both ends alone.
+    patience: stop after so many evaluations without a new best; 0 for never.
+    """
+
+    evaluate: Callable[[], float]
+    every: int = 0
+    patience: int = 0
+
+
+@dataclass(frozen=True)
+class Reports:
+    """Who is told how a training goes.
+
+    label: of the bar.  metrics: file with a line of JSON per step.  writers: who else wants the numbers.
+    operations: per token and step; None to count the trainee's own.
+    """
+
+    label: str = "Training"
+    metrics: Path | None = None
+    writers: Sequence[Writer] = ()
+    operations: float | None = None
+
+
 class Trainer:
     """Trains a trainee. With `rates` (`Rated`) it can slow down or speed up single tensors.
 
     folder: for checkpoints; None to keep none.  fingerprint: what the training depends on beside the options, to refuse
-    the checkpoints of another.  evaluate: how good the trainee is, lower is better: asked before the first step, after
-    every `evaluate_every` and at the end; the best tensors are put back at the end.  seconds: stop before they are
-    used up; the schedule of the learning rate then ends with the time.  patience: stop after so many evaluations
-    without a new best; 0 for never.  metrics: file with a line of JSON per step; writers: who else wants the numbers.
-    operations: per token and step, None to count the trainee's own.  team: the processes that train together.
+    the checkpoints of another.  watch: None where nobody asks how good it is.  seconds: stop before they are used up;
+    the schedule of the learning rate then ends with the time.  team: the processes that train together.
     """
 
     def __init__(
@@ -123,22 +147,16 @@ class Trainer:
         batches: Batches,
         options: TrainingOptions,
         folder: Path | None = None,
-        fingerprint: Mapping[str, Any] | None = None,
-        evaluate: Callable[[], float] | None = None,
-        evaluate_every: int = 0,
-        seconds: float | None = None,
-        patience: int = 0,
         *,
-        metrics: Path | None = None,
-        writers: Sequence[Writer] = (),
-        operations: float | None = None,
+        fingerprint: Mapping[str, Any] | None = None,
+        watch: Watch | None = None,
+        seconds: float | None = None,
+        reports: Reports | None = None,
         team: Team | None = None,
-        label: str = "Training",
     ) -> None:
         self._trainee, self._objective, self._batches, self._options = trainee, objective, batches, options
-        self._evaluate, self._every, self._patience = evaluate, evaluate_every, patience
         self._folder, self._fingerprint = folder, dict(fingerprint or {})
-        self._metrics, self._others, self._operations, self._label = metrics, writers, operations, label
+        self._watch, self._reports = watch, reports or Reports()
         self._team: Team = team or Alone()
         self._team.begin(trainee)
         self._tensors = trainee.tensors()
@@ -162,7 +180,7 @@ class Trainer:
         self._pace.go_on_after(self._state.seconds)
         writers = self._open_writers()
         try:
-            with track(self._label, self._options.steps, most_seconds=self._pace.left()) as task:
+            with track(self._reports.label, self._options.steps, most_seconds=self._pace.left()) as task:
                 task.skip(self._state.step)
                 stopped = self._loop(task, writers)
         finally:
@@ -176,6 +194,7 @@ class Trainer:
     def _loop(self, task: Task, writers: Sequence[Writer]) -> str:
         """All steps, until something ends them; returns what."""
         state, options = self._state, self._options
+        every = 0 if self._watch is None else self._watch.every
         if not state.evaluations:
             self._measure()
         while state.step < options.steps:
@@ -185,7 +204,7 @@ class Trainer:
                 self._measure()
                 return "seconds"
             line = self._learn()
-            if state.step == options.steps or (self._every and state.step % self._every == 0):
+            if state.step == options.steps or (every and state.step % every == 0):
                 line |= self._measure()
             for writer in writers:
                 writer.write(line)
@@ -265,25 +284,25 @@ class Trainer:
 
     def _share_of_peak(self, batch: Batch, positions_per_s: float) -> float:
         """Model FLOPs utilisation, 0 to 1."""
-        operations = self._operations or training_operations(self._trainee.decoder.config, batch.ids.shape[1])
+        operations = self._reports.operations or training_operations(self._trainee.decoder.config, batch.ids.shape[1])
         return round(operations * positions_per_s / (self._team.size * peak_operations(self._device)), 4)
 
     def _hopeless(self) -> bool:
         best = self._best.found
-        if not self._patience or best is None:
+        if self._watch is None or not self._watch.patience or best is None:
             return False
-        return sum(step > best[0] for step, _ in self._state.evaluations) >= self._patience
+        return sum(step > best[0] for step, _ in self._state.evaluations) >= self._watch.patience
 
     def _measure(self) -> dict[str, float]:
         """Evaluate, unless that was just done, and keep the tensors if they are the best so far."""
         state = self._state
-        if self._evaluate is None or (state.evaluations and state.evaluations[-1][0] == state.step):
+        if self._watch is None or (state.evaluations and state.evaluations[-1][0] == state.step):
             return {}
         began = time.monotonic()
         with nullcontext() if self._average is None else self._average.in_place():
             self._trainee.prepare()
             with torch.no_grad():
-                value = self._team.same(self._evaluate())
+                value = self._team.same(self._watch.evaluate())
             if math.isnan(value):
                 raise SmidgenError(
                     f"The evaluation after step {state.step} gives {value}. Train with a lower learning rate."
@@ -336,8 +355,9 @@ class Trainer:
     def _open_writers(self) -> list[Writer]:
         if not self._team.writes:
             return []
-        lines = [] if self._metrics is None else [JsonLines(self._metrics, self._state.step)]
-        return [*lines, *self._others]
+        metrics = self._reports.metrics
+        lines = [] if metrics is None else [JsonLines(metrics, self._state.step)]
+        return [*lines, *self._reports.writers]
 
     def _whole_tensors(self) -> dict[str, Tensor]:
         return {name: self._team.whole(tensor) for name, tensor in self._tensors.items()}

@@ -10,15 +10,16 @@ hold, and it writes some tokens. The same model with almost no weights says what
     seconds a byte = (time with − time without) / (bytes with − bytes without).
 
 All weights are zero: how long a product takes does not depend on its numbers. About two seconds a type. What was found
-is kept in the cache folder and holds for one processor, number of threads, and version of the engine. What was measured
-while other programs were in the way is used, and not kept.
+is kept in the cache folder and holds for one processor, number of threads, and version of the engine. Of what was
+measured while other programs were in the way nothing is kept, and all the rest is: the next time only those types are
+measured again. For this once their figures are used.
 """
 
 import hashlib
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -56,7 +57,7 @@ def type_rates(kinds: Collection[BlockType], threads: int | None = None) -> dict
     """Type name → seconds that one byte of it takes, for each token. Measured where that is not known yet.
 
     threads: default the physical cores.
-    Raises SmidgenError where the machine is so busy that nothing can be measured.
+    Raises SmidgenError where the machine is so busy that a type cannot be measured; what was before it is kept.
     """
     threads = threads or default_threads()
     key = {"machine": machine_name(), "engine": engine_version(), "threads": threads}  # a file for each
@@ -64,46 +65,69 @@ def type_rates(kinds: Collection[BlockType], threads: int | None = None) -> dict
     known = _kept(file, key)
     missing = [kind for kind in READABLE if kind in kinds and kind.name not in known]
     if missing:
-        measured = _measure(missing, threads)
-        known |= measured.seconds
-        if measured.calm:
-            _keep(file, {**key, "seconds_per_byte": known})
-        say(_told(measured, threads))
+        timed = _Timings()
+        try:
+            _time_all(missing, threads, timed)
+        finally:
+            if timed.calm():
+                _keep(file, {**key, "seconds_per_byte": known | timed.calm()})
+        known |= timed.seconds()
+        say(_told(timed, threads))
     return {kind.name: known[kind.name] for kind in READABLE if kind in kinds}
 
 
 @dataclass(frozen=True)
-class _Measured:
-    """seconds: for a byte, by type name.  calm: whether nothing was in the way."""
-
-    seconds: dict[str, float]
-    calm: bool
-
-
-def _measure(kinds: Sequence[BlockType], threads: int) -> _Measured:
-    found: dict[str, float] = {}
-    calm = True
-    with TemporaryDirectory(prefix="smidgen-") as folder, track("Measuring types of weights", len(kinds) + 1) as task:
-        empty = _timed(_write(Path(folder) / "empty.gguf", kinds[0], _MULTIPLE), threads)
-        task.advance()
-        for kind in kinds:
-            one = _timed(_write(Path(folder) / "one.gguf", kind, _width(kind)), threads)
-            longer = one.seconds - empty.seconds
-            if longer <= 0:
-                raise SmidgenError(f"how quick {kind.name} is here cannot be told: the machine was too busy")
-            found[kind.name] = float(f"{longer / (one.nbytes - empty.nbytes):.{_DIGITS}g}")
-            calm = calm and one.calm and empty.calm
-            task.advance()
-    return _Measured(found, calm)
-
-
-@dataclass(frozen=True)
 class _Timed:
-    """One small model: bytes that a token reads, and seconds that it takes."""
+    """One small model: bytes that a token reads, and seconds that it takes.  calm: whether nothing was in the way."""
 
     nbytes: int
     seconds: float
     calm: bool
+
+
+@dataclass
+class _Timings:
+    """All that was timed so far.  empty: with almost no weights, None at the beginning.  full: of each type."""
+
+    empty: _Timed | None = None
+    full: dict[str, _Timed] = field(default_factory=dict)
+
+    def seconds(self) -> dict[str, float]:
+        """For a byte, by type name. Raises SmidgenError where a model was no slower with weights than without."""
+        found = self._differences()
+        for name, rate in found.items():
+            if rate <= 0:
+                raise SmidgenError(f"how quick {name} is here cannot be told: the machine was too busy")
+        return found
+
+    def calm(self) -> dict[str, float]:
+        """The same of those where nothing was in the way."""
+        if self.empty is None or not self.empty.calm:
+            return {}
+        return {name: rate for name, rate in self._differences().items() if self.full[name].calm and rate > 0}
+
+    def _differences(self) -> dict[str, float]:
+        assert self.empty is not None
+        without, none = self.empty.seconds, self.empty.nbytes
+        rates = {name: (timed.seconds - without) / (timed.nbytes - none) for name, timed in self.full.items()}
+        return {name: float(f"{rate:.{_DIGITS}g}") for name, rate in rates.items()}
+
+
+def _time_all(kinds: Sequence[BlockType], threads: int, timed: _Timings) -> None:
+    """Add these types to `timed`, as far as the machine lets us. Raises SmidgenError where it is too busy for one.
+
+    What has almost no weights stands in every figure: it is timed again after each type, until nothing is in its way.
+    """
+    with TemporaryDirectory(prefix="smidgen-") as folder, track("Measuring types of weights", len(kinds) + 1) as task:
+        empty = _write(Path(folder) / "empty.gguf", kinds[0], _MULTIPLE)
+        timed.empty = _timed(empty, threads)
+        task.advance()
+        for kind in kinds:
+            timed.full[kind.name] = _timed(_write(Path(folder) / "one.gguf", kind, _width(kind)), threads)
+            if not timed.empty.calm:
+                again = _timed(empty, threads)
+                timed.empty = again if again.calm else min(timed.empty, again, key=lambda one: one.seconds)
+            task.advance()
 
 
 def _timed(path: Path, threads: int) -> _Timed:
@@ -192,8 +216,12 @@ def _keep(file: Path, rates: Mapping[str, Any]) -> None:
         say(f"How quick the types of weights are here could not be kept: {error}.")
 
 
-def _told(measured: _Measured, threads: int) -> str:
-    rates = ", ".join(f"{name} {1000 * 1e9 * rate:.0f} ms" for name, rate in measured.seconds.items())
-    kept = "kept for other cuts" if measured.calm else "not kept, since other programs were in the way"
+def _told(timed: _Timings, threads: int) -> str:
+    rates = ", ".join(f"{name} {1000 * 1e9 * rate:.0f} ms" for name, rate in timed.seconds().items())
     with_threads = "one thread" if threads == 1 else f"{threads} threads"
-    return f"For each token, a GB of weights takes here, with {with_threads}: {rates}. Measured now; {kept}."
+    left_out = [name for name in timed.full if name not in timed.calm()]
+    kept = "Measured now; kept for other cuts"
+    if left_out:
+        what = "none of it is" if len(left_out) == len(timed.full) else f"all but {', '.join(left_out)} is"
+        kept = f"Measured now; {what} kept for other cuts, since other programs were in the way"
+    return f"For each token, a GB of weights takes here, with {with_threads}: {rates}. {kept}."

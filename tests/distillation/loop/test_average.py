@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from smidgen.distillation.loop.average import Average
-from smidgen.distillation.loop.trainer import Trainer
+from smidgen.distillation.loop.trainer import Trainer, Watch
 from smidgen.distillation.students.trainee import Plain
 from smidgen.distillation.text.batch import Batch
 from tests.distillation.training import OPTIONS, RandomBatches, digest, plain, trainer
@@ -39,7 +39,7 @@ def test_it_is_what_is_evaluated_and_kept() -> None:
         seen.append({name: value.detach().clone() for name, value in trainee.tensors().items()})
         return -float(len(seen))  # the last is best
 
-    trainer(trainee, options=AVERAGED, evaluate=evaluate, evaluate_every=5).run()
+    trainer(trainee, options=AVERAGED, watch=Watch(evaluate, 5)).run()
     other = plain()
     trainer(other, options=OPTIONS).run()
     for name, value in trainee.tensors().items():
@@ -56,7 +56,7 @@ def test_an_interruption_changes_nothing(tmp_path: Path) -> None:
 
     def training(trainee: Plain, values: list[float], folder: Path | None = None, **more: Any) -> Trainer:
         given = iter(values)
-        return trainer(trainee, folder, AVERAGED, evaluate=lambda: next(given), evaluate_every=20, **more)
+        return trainer(trainee, folder, AVERAGED, watch=Watch(lambda: next(given), 20), **more)
 
     whole, resumed, begun = plain(), plain(), plain()
     training(whole, [3.0, 2.0]).run()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from smidgen.distillation.loop.optimizer import schedule_factor
+from smidgen.distillation.loop.trainer import Reports, Watch
 from smidgen.distillation.students.trainee import Plain
 from smidgen.distillation.text.batch import Batch
 from smidgen.errors import SmidgenError
@@ -36,7 +37,8 @@ def noiseless(decoder: Decoder, batch: Batch) -> tuple[Tensor, dict[str, float]]
 
 def test_training_learns_and_reports_every_step(tmp_path: Path) -> None:
     trainee = plain()
-    result = trainer(trainee, metrics=tmp_path / "metrics.jsonl", options=replace(OPTIONS, steps=60)).run()
+    reports = Reports(metrics=tmp_path / "metrics.jsonl")
+    result = trainer(trainee, options=replace(OPTIONS, steps=60), reports=reports).run()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 61))
     assert lines[-1]["loss"] == result.loss
@@ -108,10 +110,10 @@ def test_five_steps_and_five_more_are_ten(tmp_path: Path, optimizer: str) -> Non
 
     metrics = tmp_path / "metrics.jsonl"
     with pytest.raises(KeyboardInterrupt):
-        trainer(halves, tmp_path / "work", options, batches=Interrupted(), metrics=metrics).run()
+        trainer(halves, tmp_path / "work", options, batches=Interrupted(), reports=Reports(metrics=metrics)).run()
     assert digest(halves) != digest(whole)
     resumed = plain()
-    result = trainer(resumed, tmp_path / "work", options, metrics=metrics).run(resume=True)
+    result = trainer(resumed, tmp_path / "work", options, reports=Reports(metrics=metrics)).run(resume=True)
     assert digest(resumed) == digest(whole)
     assert result.steps == 10 and result.tokens == 10 * ROWS * POSITIONS
     assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == list(range(1, 11))
@@ -160,7 +162,7 @@ def test_never_worse_than_at_the_start(tmp_path: Path, on_disk: bool) -> None:
     trainee, before = plain(), digest(plain())
     options = replace(OPTIONS, learning_rate=10.0, checkpoint_every=0)
     result = trainer(
-        trainee, tmp_path / "work" if on_disk else None, options, evaluate=lambda: evaluation(trainee), evaluate_every=2
+        trainee, tmp_path / "work" if on_disk else None, options, watch=Watch(lambda: evaluation(trainee), 2)
     ).run()
     assert result.best == result.evaluations[0]
     assert min(value for _, value in result.evaluations[1:]) > result.evaluations[0][1]
@@ -182,7 +184,7 @@ def test_the_best_is_put_back_and_patience_ends() -> None:
         seen[value] = digest(trainee)
         return value
 
-    result = trainer(trainee, evaluate=evaluate, evaluate_every=2, patience=2).run()
+    result = trainer(trainee, watch=Watch(evaluate, 2, patience=2)).run()
     assert (result.stopped, result.steps, result.best) == ("patience", 6, (2, 4.0))
     assert result.evaluations == ((0, 5.0), (2, 4.0), (4, 4.5), (6, 4.2))
     assert digest(trainee) == seen[4.0]
@@ -192,7 +194,7 @@ def test_a_resumed_training_knows_its_best(tmp_path: Path) -> None:
     whole, resumed = plain(), plain()
     values = [3.0, 2.0, 2.5, 2.7, 2.6, 2.4]
     given = iter(values)
-    expected = trainer(whole, evaluate=lambda: next(given), evaluate_every=2).run()
+    expected = trainer(whole, watch=Watch(lambda: next(given), 2)).run()
 
     class Interrupted(RandomBatches):
         def batch(self, step: int) -> Batch:
@@ -202,8 +204,8 @@ def test_a_resumed_training_knows_its_best(tmp_path: Path) -> None:
 
     first, rest = iter(values[:4]), iter(values[3:])
     with pytest.raises(KeyboardInterrupt):
-        trainer(plain(), tmp_path / "work", evaluate=lambda: next(first), evaluate_every=2, batches=Interrupted()).run()
-    result = trainer(resumed, tmp_path / "work", evaluate=lambda: next(rest), evaluate_every=2).run(resume=True)
+        trainer(plain(), tmp_path / "work", watch=Watch(lambda: next(first), 2), batches=Interrupted()).run()
+    result = trainer(resumed, tmp_path / "work", watch=Watch(lambda: next(rest), 2)).run(resume=True)
     assert (result.best, result.evaluations) == (expected.best, expected.evaluations) == ((2, 2.0), result.evaluations)
     assert digest(resumed) == digest(whole)
 
@@ -211,7 +213,7 @@ def test_a_resumed_training_knows_its_best(tmp_path: Path) -> None:
 def test_seconds_end_a_training_in_time() -> None:
     trainee = plain()
     options = replace(OPTIONS, steps=10**6)
-    result = trainer(trainee, options=options, seconds=1.0, evaluate=lambda: evaluation(trainee)).run()
+    result = trainer(trainee, options=options, seconds=1.0, watch=Watch(lambda: evaluation(trainee))).run()
     assert result.stopped == "seconds"
     assert 0 < result.steps < 10**6
     assert result.best is not None and result.best[1] < result.evaluations[0][1]
