@@ -14,6 +14,7 @@ _PANEL, _HEIGHT, _LEGEND = 360, 330, 30
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 30, 40
 _INK, _RULE = "#7d8590", "#9aa3ad"
 _COLOURS = {LLAMA_CPP: "#d1782f", SMIDGEN: "#3b82c4", HEALED: "#2f9e62", OTHER: "#9a6fc4"}
+_NAME = 50  # room for a name beside its mark
 _SPARE = 0.06  # of the width, left and right of the outermost points
 _TICKS = (1, 2, 5)  # times powers of ten
 
@@ -39,7 +40,7 @@ def _legend(models: Sequence[Model]) -> Iterator[str]:
     for maker, colour in _COLOURS.items():
         if any(model.of(maker) for model in models):
             yield _mark(maker, x, 14)
-            yield _text(x + 10, 18, maker, "start", colour)
+            yield _text(x + 10, 18, "start", maker, colour)
             x += 34 + 7 * len(maker)
 
 
@@ -55,17 +56,17 @@ class _Panel:
 
     def drawn(self) -> Iterator[str]:
         """Its parts."""
-        yield _text(_LEFT, 14, f"{self._model.name}: KL, nats a token", "start")
+        yield _text(_LEFT, 14, "start", f"{self._model.name}: KL, nats a token")
         for tick in self._ticks:
             y = self._up(tick)
             yield (f'<line x1="{_LEFT}" x2="{_PANEL - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="{_RULE}" '
                    'stroke-opacity="0.35"/>')  # fmt: skip
-            yield _text(_LEFT - 6, y + 4, f"{tick:g}", "end")
+            yield _text(_LEFT - 6, y + 4, "end", f"{tick:g}")
         wanted = {point.wanted: point.nbytes for point in self._model.of(LLAMA_CPP)}
         for nbytes in wanted.values():
             x, below = self._across(nbytes), _HEIGHT - _BOTTOM
-            yield _text(x, below + 15, f"{nbytes / 1e6:.0f} MB", "middle")
-            yield _text(x, below + 29, f"{self._model.bits(nbytes):.1f} bits", "middle")
+            yield _text(x, below + 15, "middle", f"{nbytes / 1e6:.0f} MB")
+            yield _text(x, below + 29, "middle", f"{self._model.bits(nbytes):.1f} bits")
         for maker in _COLOURS:
             yield from self._series(maker, self._model.of(maker))
 
@@ -81,8 +82,7 @@ class _Panel:
             said = f"{maker} {point.name}: {point.nbytes:,} bytes, KL {point.kl:.4f}"
             yield _mark(maker, x, y, said)
             if maker == OTHER:
-                beside = y - 5 if number % 2 == 0 else y + 12  # neighbours in size are often close
-                yield _text(x + 7, beside, point.name.rpartition(" ")[2], "start", colour)
+                yield _text(*_beside(x, y, number), point.name.rpartition(" ")[2], colour)
 
     def _across(self, nbytes: int) -> float:
         low, high = self._sizes
@@ -91,6 +91,14 @@ class _Panel:
     def _up(self, kl: float) -> float:
         low, high = math.log(self._ticks[0]), math.log(self._ticks[-1])
         return _HEIGHT - _BOTTOM - (math.log(kl) - low) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
+
+
+def _beside(x: float, y: float, number: int) -> tuple[float, float, str]:
+    """Where a name stands, and its anchor: above and below in turn, since neighbours in size are often close."""
+    above = number % 2 == 0
+    if above and x < _PANEL - _RIGHT - _NAME:
+        return x + 7, y - 3, "start"
+    return x - 7, y - 5 if above else y + 10, "end"
 
 
 def _mark(maker: str, x: float, y: float, said: str = "") -> str:
@@ -104,7 +112,7 @@ def _mark(maker: str, x: float, y: float, said: str = "") -> str:
     return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}">{title}</circle>'
 
 
-def _text(x: float, y: float, words: str, anchor: str, colour: str = _INK) -> str:
+def _text(x: float, y: float, anchor: str, words: str, colour: str = _INK) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}">{escape(words)}</text>'
 
 

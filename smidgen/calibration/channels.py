@@ -164,7 +164,7 @@ def _judged(
 ) -> Removal:
     """The boldest of the surgeon's orders that loses no more than leaving units out does, half way through."""
     plain = _left_out(weight, sample, importance, width, count)
-    for shrinkage in SHRINKAGES if sample.can_judge else ():
+    for shrinkage in SHRINKAGES if sample.can_judge and count else ():
         removal = _Surgeon(weight, sample, importance, width, shrinkage).remove(count)
         if removal.loss[count // 2] <= plain.loss[count // 2]:
             return removal

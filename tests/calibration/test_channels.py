@@ -90,3 +90,9 @@ def test_runs_of_columns_stand_side_by_side() -> None:
     joined = _joined(runs)
     assert torch.equal(joined.judges, whole.judges) and torch.equal(joined.moment[:32, :32], whole.moment[:32, :32])
     assert not joined.moment[:32, 32:].any()
+
+
+def test_of_a_single_unit_nothing_goes() -> None:
+    """A layer with one head of keys keeps it."""
+    removal = removal_order(WEIGHT, sampled(PAIRS[:600], PAIRS[600:]), IMPORTANCE, CHANNELS)
+    assert len(removal.order) == len(removal.loss) == 0
