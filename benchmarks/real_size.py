@@ -50,9 +50,10 @@ def make_model(options: argparse.Namespace) -> None:
     options.original = options.work / f"{options.shape}{size}.gguf"
     shape = [f"--blocks={options.blocks}"] if options.blocks else []
     shape += [f"--vocabulary={options.vocabulary}"] if options.vocabulary else []
-    text = ["--text", str(options.work / "calibration.txt"), "--tokens", str(options.tokens * 5 // 4 + 1024)]
-    text = [] if options.card else text
-    command = ["-m", "benchmarks.random_model", options.shape, str(options.original), *shape, *text]
+    command = ["-m", "benchmarks.random_model", options.shape, str(options.original), *shape]
+    if not options.card:
+        tokens = options.tokens * 5 // 4 + 1024
+        command += ["--text", str(options.work / "calibration.txt"), "--tokens", str(tokens)]
     options.made = record.json_from_python(command)
     with options.original.open("rb") as file:
         while file.read(_READ_BYTES):
