@@ -30,8 +30,8 @@ _PIECE_VALUES = 2**24
 class Codes:
     """Some rows of a matrix.
 
-    codes: int8; −8 … 7 of Q4_0, 0 … 15 of Q4_1, −128 … 127 of Q8_0 (smidgen itself writes no −128).  scale, shift: float16, exactly as stored; a scale
-    may be negative; shift None where there is none.
+    codes: int8; −8 … 7 of Q4_0, 0 … 15 of Q4_1, −128 … 127 of Q8_0 (smidgen itself writes no −128).
+    scale, shift: float16, exactly as stored; a scale may be negative, shift is None where there is none.
     """
 
     codes: Integer[Tensor, "rows cols"]
