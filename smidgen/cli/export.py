@@ -27,9 +27,7 @@ def command(
     model: options.Model,
     to: Annotated[
         str,
-        typer.Option(
-            "--to", metavar="hf|gguf|vllm|mlx|lmstudio", help="Format to write.", show_default=False
-        ),
+        typer.Option("--to", metavar="hf|gguf|vllm|mlx|lmstudio", help="Format to write.", show_default=False),
     ],
     output: Annotated[
         Path,

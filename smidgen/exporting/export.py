@@ -1,6 +1,7 @@
 """The verb `export`: any model as a GGUF file or as a folder in Hugging Face layout, with its licence.
 
-Folders for vLLM and MLX hold quantized weights as the model's file has them. LM Studio gets a GGUF file in its place."""
+Folders for vLLM and MLX hold quantized weights as the model's file has them. LM Studio gets a GGUF file in its place.
+"""
 
 import os
 import shutil

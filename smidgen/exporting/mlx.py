@@ -10,8 +10,9 @@ In place of `NAME.weight` [out, in] there are
     NAME.scales   float16 [out, in / 32]
     NAME.biases   float16 [out, in / 32]
 
-and config.json names the layers whose bits are not those of most. Q4_1 is just that. In Q4_0 and Q8_0 codes lie around
-0, so the bias is −8 or −128 scales; a power of two times a float16 is a float16, but for overflow, which is refused.
+and config.json names the layers whose bits are not those of most: 4, 5 or 8. Q4_1 and Q5_1 are just that. In Q4_0, Q5_0
+and Q8_0 codes lie around 0, so the bias is −8, −16 or −128 scales; a power of two times a float16 is a float16, but for
+overflow, which is refused.
 """
 
 from collections import Counter
@@ -27,6 +28,7 @@ from smidgen.errors import Unsupported
 from smidgen.exporting.codes import GROUP
 from smidgen.exporting.mlx_reader import mlx_settings
 from smidgen.exporting.packed import (
+    BITS,
     Held,
     PackingPlan,
     plan_packing,
@@ -39,7 +41,6 @@ from smidgen.exporting.packed import (
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.hf.safetensors_writer import Stored
 from smidgen.formats.hf.writer import hf_layout, write_hf
-from smidgen.numerics import block_types as types
 from smidgen.progress import say
 from smidgen.shapes import Float
 
@@ -47,12 +48,12 @@ _PIECES = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"}  # of Mixtral'
 
 
 def write_mlx(checkpoint: Checkpoint, folder: Path, dtype: str | None = None) -> None:
-    """As `hf.writer.write_hf`, with matrices of Q4_0, Q4_1 and Q8_0 packed.
+    """As `hf.writer.write_hf`, with matrices of the types in `packed.BITS` packed.
 
     Raises Unsupported for a model that mlx-lm would take for another.
     """
     settings = mlx_settings(checkpoint.family, checkpoint.config)
-    held = Held("MLX", (types.Q4_0, types.Q4_1, types.Q8_0), (), partial(_joined, checkpoint))
+    held = Held("MLX", BITS, (), partial(_joined, checkpoint))
     plan = plan_packing(checkpoint, held)
     dtype = storing_dtype(dtype, plan)
     say_what_it_costs(checkpoint, held, plan)

@@ -55,12 +55,14 @@ def _without_idle_windows(config: ModelConfig) -> ModelConfig:
 
 def _period(local: list[bool]) -> int:
     """mlx-lm's Gemma 3 has one layer without a window in so many, counted from the first; it needs one at least."""
-    fits = (
-        period
-        for period in range(1, len(local) + 1)
-        if local == [(index + 1) % period != 0 for index in range(len(local))]
+    for period in range(1, len(local) + 1):
+        if local == [(index + 1) % period != 0 for index in range(len(local))]:
+            return period
+    found = ", ".join(str(index + 1) for index, is_local in enumerate(local) if not is_local) or "none"
+    raise Unsupported(
+        f"mlx-lm's Gemma 3 has its layers without a window at even distances; here they are layers {found} of "
+        f"{len(local)}. Write the model with --to gguf or hf."
     )
-    return next(fits, len(local))  # where none fits, the reading differs
 
 
 def _positions(settings: Settings) -> Settings:
@@ -137,7 +139,7 @@ def _no_window(settings: Settings) -> Settings:
 
 
 def _scaled(settings: Settings) -> Settings:
-    """Positions as `initialize_rope` scales them: LongRoPE by the divisors for long texts, YaRN by the paper's factor."""
+    """Positions as `initialize_rope` scales them: LongRoPE as for long texts, YaRN by the paper's factor."""
     scaling = settings.get("rope_scaling")
     if scaling is None:
         return settings

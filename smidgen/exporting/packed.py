@@ -14,29 +14,32 @@ import torch
 from torch import Tensor
 
 from smidgen.errors import SmidgenError
-from smidgen.exporting.codes import BITS, Codes, pieces_of_codes
+from smidgen.exporting.codes import Codes, pieces_of_codes
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.hf.writer import hf_layout
 from smidgen.model.parameters import is_matrix
+from smidgen.numerics import block_types as types
 from smidgen.numerics.block_types import BlockType
 from smidgen.progress import say
-from smidgen.shapes import Int, Integer, UInt8
+from smidgen.shapes import Int, UInt8
 from smidgen.sizes import format_size
 
 _WIDE_BYTES = 2  # of a weight that is not packed
-_SAID_TYPES = 6  # by name
+#: Type → bits of a code, of all types that are whole numbers with one scale for each 32, and perhaps a shift.
+BITS = {types.Q4_0: 4, types.Q4_1: 4, types.Q5_0: 5, types.Q5_1: 5, types.Q8_0: 8}
 
 
 @dataclass(frozen=True)
 class Held:
     """What a format can hold.
 
-    format: its name in messages.  types: that it packs.  wide: canonical names of what it must have in 16 bits.
+    format: its name in messages.  types: that it packs → bits that a code takes there, as many as it has or more.
+    wide: canonical names of what it must have in 16 bits.
     joined: canonical name → a name for the matrices that its readers want in equally many bits.
     """
 
     format: str
-    types: Collection[BlockType]
+    types: Mapping[BlockType, int]
     wide: Collection[str]
     joined: Callable[[str], str]
 
@@ -65,34 +68,28 @@ def plan_packing(checkpoint: Checkpoint, held: Held) -> PackingPlan:
     for tensors in together.values():
         names = [name for tensor in tensors for name in members[tensor]]
         kinds = {checkpoint.kind(name) for name in names}
-        if kinds <= set(held.types) and not any(name in held.wide for name in names):
-            bits |= dict.fromkeys(tensors, max(BITS[kind] for kind in kinds))
+        if kinds <= held.types.keys() and not any(name in held.wide for name in names):
+            bits |= dict.fromkeys(tensors, max(held.types[kind] for kind in kinds))
     return PackingPlan(bits, members)
 
 
 def say_what_it_costs(checkpoint: Checkpoint, held: Held, plan: PackingPlan) -> None:
     """A line about the embedding, one about matrices in 16 bits, one about those in more bits than they have."""
-    wide, raised = [], []
-    for tensor, names in plan.members.items():
-        kinds = [name for name in names if is_matrix(name)]
-        if tensor not in plan.bits:
-            wide += [name for name in kinds if not _is_float(checkpoint.kind(name))]
-        else:
-            raised += [name for name in kinds if BITS[checkpoint.kind(name)] < plan.bits[tensor]]
-    apart = [name for name in wide if name in held.wide]
-    others = [name for name in wide if name not in held.wide]
-    for name in apart:
-        what = "embedding (the head too)" if name == "embedding.weight" and checkpoint.config.tied_head else name
-        what = what.removesuffix(".weight")
-        say(f"The {what} is not packed: {held.format} is safe only with 16 bits there: {_cost(checkpoint, [name])}.")
-    if others:
+    matrices = {name: tensor for tensor, names in plan.members.items() for name in names if is_matrix(name)}
+    wide = [name for name, tensor in matrices.items() if tensor not in plan.bits and checkpoint.kind(name).block > 1]
+    for name in wide:
+        if name in held.wide:
+            what = "embedding, which is the head too," if checkpoint.config.tied_head else name.removesuffix(".weight")
+            say(f"The {what} takes 16 bits, since not all that reads {held.format}'s folders could read it packed: "
+                f"{_cost(checkpoint, [name])}.")  # fmt: skip
+    if others := [name for name in wide if name not in held.wide]:
         say(
-            f"{_matrices(len(others))} ({_types(checkpoint, others)}) in 16 bits, which {held.format} cannot hold as "
-            f"they are or not with their neighbours: {_cost(checkpoint, others)}. Cut with --types "
-            f"{','.join(kind.name for kind in held.types)} to have all packed."
+            f"{_counted(checkpoint, others)} in 16 bits: {_cost(checkpoint, others)}. {held.format} holds "
+            f"{', '.join(kind.name for kind in held.types)} as they are."
         )
-    if raised:
-        say(f"{_matrices(len(raised))} of 4 bits in 8, the same numbers, since {held.format} wants neighbours alike.")
+    packed = {name: plan.bits[tensor] for name, tensor in matrices.items() if tensor in plan.bits}
+    if raised := [name for name, bits in packed.items() if BITS[checkpoint.kind(name)] < bits]:
+        say(f"{_counted(checkpoint, raised)} in more bits than they need, the same numbers: {held.format} wants it so.")
 
 
 def storing_dtype(dtype: str | None, plan: PackingPlan) -> str | None:
@@ -123,24 +120,22 @@ def zero_point(bits: int) -> int:
 
 
 def words(codes: UInt8[Tensor, "rows cols"], bits: int) -> Int[Tensor, "rows words"]:
-    """Codes of 4 or 8 bits in words of 32, the first in the lowest bits."""
+    """Codes one after the other in words of 32 bits, the first in the lowest bits."""
+    if bits == 8:
+        return codes.contiguous().view(torch.int32)
     if bits == 4:
         pairs = codes.unflatten(1, (-1, 2))
-        codes = pairs[..., 0] | pairs[..., 1] << 4
-    return codes.contiguous().view(torch.int32)
+        return (pairs[..., 0] | pairs[..., 1] << 4).contiguous().view(torch.int32)
+    ones = codes[:, :, None] >> torch.arange(bits, dtype=torch.uint8) & 1
+    octets = ones.view(len(codes), -1, 8) << torch.arange(8, dtype=torch.uint8)
+    return octets.sum(2, dtype=torch.uint8).view(torch.int32)
 
 
-def _is_float(kind: BlockType) -> bool:
-    return kind.block == 1
-
-
-def _matrices(count: int) -> str:
-    return "1 matrix" if count == 1 else f"{count} matrices"
-
-
-def _types(checkpoint: Checkpoint, names: Iterable[str]) -> str:
-    counts = Counter(checkpoint.kind(name).name for name in names).most_common()
-    return ", ".join(f"{count} {kind}" for kind, count in counts[:_SAID_TYPES])
+def _counted(checkpoint: Checkpoint, names: list[str]) -> str:
+    """`"24 matrices (20 Q4_K, 4 Q6_K)"`."""
+    kinds = Counter(checkpoint.kind(name).name for name in names).most_common()
+    shown = ", ".join(f"{count} {kind}" for kind, count in kinds)
+    return f"{len(names)} {'matrix' if len(names) == 1 else 'matrices'} ({shown})"
 
 
 def _cost(checkpoint: Checkpoint, names: Iterable[str]) -> str:

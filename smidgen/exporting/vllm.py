@@ -7,8 +7,8 @@ read it, W4A16 and W8A16 in groups of 32. In place of `NAME.weight` [out, in] th
     NAME.weight_scale   float16 [out, in / 32]
     NAME.weight_shape   int64   [2]                     out and in
 
-and config.json says under `quantization_config` which layers have 4 bits and which 8. Q4_0 and Q8_0 are just that. Q4_1
-is not: the format has whole zero points where Q4_1 has a shift of any size.
+and config.json says under `quantization_config` which layers have 4 bits and which 8. Q4_0 and Q8_0 are just that, and
+codes of Q5_0 go into 8 bits. Q4_1 and Q5_1 do not go in: the format has whole zero points where they have any shift.
 
 vLLM makes one layer of queries, keys and values, and one of gate and up; these have to be alike. The embedding is never
 packed: transformers reads packed ones wrongly where the head is the same matrix, vLLM does not know them. Neither is a
@@ -44,11 +44,11 @@ from smidgen.shapes import Float, Int
 _VERSION = "0.20.1"  # of the package that the tests read it with
 _WIDE = ("embedding.weight", "head.weight")
 _LAYERS = {"query": "qkv", "key": "qkv", "value": "qkv", "gate": "gate_up", "up": "gate_up"}
-_HELD = Held("vLLM", (types.Q4_0, types.Q8_0), _WIDE, lambda name: _joined(name))
+_BITS = {types.Q4_0: 4, types.Q5_0: 8, types.Q8_0: 8}
 
 
 def write_vllm(checkpoint: Checkpoint, folder: Path, dtype: str | None = None) -> None:
-    """As `hf.writer.write_hf`, with matrices of Q4_0 and Q8_0 packed.
+    """As `hf.writer.write_hf`, with matrices of Q4_0, Q5_0 and Q8_0 packed.
 
     Raises Unsupported for models that vLLM has no class for, for mixtures of experts, and where nothing can be packed.
     """
@@ -56,14 +56,15 @@ def write_vllm(checkpoint: Checkpoint, folder: Path, dtype: str | None = None) -
         raise Unsupported("vLLM has no class for OpenELM; write the model with --to gguf or mlx.")
     if any(layer.experts for layer in checkpoint.config.layers):
         raise Unsupported("Packed mixtures of experts were never run in vLLM by us; write them with --to hf.")
-    plan = plan_packing(checkpoint, _HELD)
+    held = Held("vLLM", _BITS, _WIDE, _joined)
+    plan = plan_packing(checkpoint, held)
     if not plan.bits:
         raise Unsupported(
-            f"{printable(checkpoint.path)} has no layer that vLLM could hold packed (Q4_0 or Q8_0, neighbours alike); "
+            f"{printable(checkpoint.path)} has no layer that vLLM could hold packed (Q4_0, Q5_0 or Q8_0); "
             "cut it with --types Q4_0,Q8_0 first, or write it in 16 bits with --to hf."
         )
     dtype = storing_dtype(dtype, plan)
-    say_what_it_costs(checkpoint, _HELD, plan)
+    say_what_it_costs(checkpoint, held, plan)
     settings = {"quantization_config": _quantization(checkpoint, plan)}
     write_hf(checkpoint, folder, dtype, partial(_packed, checkpoint, plan), settings)
 
