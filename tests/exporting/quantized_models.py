@@ -89,7 +89,7 @@ def their_logits(python: str, program: str, folders: Sequence[Path]) -> list[Flo
     """What a program beside this file makes of `IDS`, for each folder, float32."""
     np.save(folders[0].parent / "ids.npy", IDS.numpy())
     words = [python, str(Path(__file__).with_name(program)), str(folders[0].parent / "ids.npy"), *map(str, folders)]
-    settings = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
+    settings = os.environ | {"HF_HUB_OFFLINE": "1"}
     done = subprocess.run(words, capture_output=True, text=True, timeout=900, env=settings)
     assert done.returncode == 0, done.stderr[-2000:]
     return [torch.from_numpy(np.load(f"{folder}.npy")) for folder in folders]

@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
 from smidgen.errors import SmidgenError, Unsupported
 from smidgen.exporting.export import export
-from smidgen.formats.hf.writer import hf_layout
 from smidgen.formats.opening import open_checkpoint
 from smidgen.numerics import block_types as types
 from tests.cutting.commands import run
+from tests.exporting.longhand import mlx_weights, weights_of_the_folder
 from tests.exporting.quantized_models import differ, our_logits, python_with, their_logits, write_quantized
 from tests.gguf_forms import of_types, plain
 from tests.tiny_models import write_gemma3, write_llama
@@ -40,44 +39,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {family: write_quantized(family, folder, changes=changes) for family, changes in EXPRESSIBLE.items()}
 
 
-def codes_by_hand(words: np.ndarray, bits: int) -> np.ndarray:
-    """Groups of 32 codes, float32, each taken out of the `bits` words of its group as out of one long number."""
-    groups = words.reshape(len(words), -1, bits)
-    codes = np.zeros((*groups.shape[:2], 32), dtype=np.float32)
-    for row, group in np.ndindex(groups.shape[:2]):
-        number = sum(int(word) << 32 * place for place, word in enumerate(groups[row, group]))
-        codes[row, group] = [number >> bits * place & 2**bits - 1 for place in range(32)]
-    return codes
-
-
-def longhand(folder: Path) -> dict[str, Tensor]:
-    """Weights of every tensor, word by word."""
-    tensors = load_file(folder / "model.safetensors")
-    weights = {}
-    for name, tensor in tensors.items():
-        base = name.removesuffix(".weight")
-        if f"{base}.scales" not in tensors or not name.endswith(".weight"):
-            if not name.endswith((".scales", ".biases")):
-                weights[name] = tensor.float()
-            continue
-        scales, biases = tensors[f"{base}.scales"].float(), tensors[f"{base}.biases"].float()
-        codes = torch.from_numpy(codes_by_hand(tensor.numpy(), tensor.shape[1] // scales.shape[1]))
-        weights[name] = (codes * scales[:, :, None] + biases[:, :, None]).flatten(1)
-    return weights
-
-
-def expected(model: Path) -> dict[str, Tensor]:
-    """The folder's tensors as the file decodes."""
-    with open_checkpoint(model) as checkpoint:
-        written = checkpoint.family.hf_map(checkpoint.config)
-
-        def one(name: str) -> Tensor:
-            return checkpoint.tensor(name) - checkpoint.family.hf_transform(name, written).offset
-
-        layout = hf_layout(checkpoint)
-        return {tensor: torch.cat([one(name) for name in names]) for tensor, names in layout.members.items()}
-
-
 def settings(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "config.json").read_text())
 
@@ -86,7 +47,7 @@ def settings(folder: Path) -> dict[str, Any]:
 def test_the_weights_are_those_of_the_file(family: str, models: dict[str, Path], tmp_path: Path) -> None:
     """Every number, whatever is stacked or in another order; matrices of both widths are packed."""
     export(models[family], "mlx", tmp_path / "out", "float32")
-    found, wanted = longhand(tmp_path / "out"), expected(models[family])
+    found, wanted = mlx_weights(tmp_path / "out"), weights_of_the_folder(models[family])
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
     packed = [name for name in load_file(tmp_path / "out/model.safetensors") if name.endswith(".scales")]
@@ -95,7 +56,7 @@ def test_the_weights_are_those_of_the_file(family: str, models: dict[str, Path],
 
 def test_float16_holds_every_scale(models: dict[str, Path], tmp_path: Path) -> None:
     export(models["llama3"], "mlx", tmp_path / "out")
-    found, wanted = longhand(tmp_path / "out"), expected(models["llama3"])
+    found, wanted = mlx_weights(tmp_path / "out"), weights_of_the_folder(models["llama3"])
     assert all(torch.equal(found[name], wanted[name]) for name in wanted if wanted[name].ndim == 2)
     assert settings(tmp_path / "out")["torch_dtype"] == "float16"
 
@@ -124,7 +85,11 @@ def test_types_with_a_shift_and_types_of_five_bits(tmp_path: Path) -> None:
     kinds = {"attn_q.weight": types.Q4_1, "ffn_down.weight": types.Q5_0, "ffn_up.weight": types.Q5_1}
     model = write_quantized("llama3", tmp_path, kinds)
     export(model, "mlx", tmp_path / "out")
-    tensors, found, wanted = load_file(tmp_path / "out/model.safetensors"), longhand(tmp_path / "out"), expected(model)
+    tensors, found, wanted = (
+        load_file(tmp_path / "out/model.safetensors"),
+        mlx_weights(tmp_path / "out"),
+        weights_of_the_folder(model),
+    )
     for part, bits in (("self_attn.q_proj", 4), ("mlp.down_proj", 5), ("mlp.up_proj", 5)):
         name = f"model.layers.1.{part}.weight"
         assert torch.equal(found[name], wanted[name])
@@ -137,7 +102,7 @@ def test_stacked_matrices_of_two_types_take_the_wider_codes(tmp_path: Path, caps
     export(model, "mlx", tmp_path / "out")
     assert "3 matrices (3 Q4_0) in more bits than they need, the same numbers: MLX" in capsys.readouterr().err
     name = "transformer.layers.2.ffn.proj_1.weight"
-    assert torch.equal(longhand(tmp_path / "out")[name], expected(model)[name])
+    assert torch.equal(mlx_weights(tmp_path / "out")[name], weights_of_the_folder(model)[name])
 
 
 def test_other_types_get_16_bits_and_that_is_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -148,7 +113,7 @@ def test_other_types_get_16_bits_and_that_is_said(tmp_path: Path, capsys: pytest
     said = capsys.readouterr().err
     assert "4 matrices (2 Q6_K, 2 Q4_K) in 16 bits: 524.3 kB instead of 181.2 kB. MLX holds Q4_0, Q4_1" in said
     tensors = load_file(tmp_path / "out/model.safetensors")
-    wanted = expected(model)
+    wanted = weights_of_the_folder(model)
     for part, dtype in (("self_attn.q_proj", torch.float16), ("mlp.down_proj", torch.uint32)):
         assert tensors[f"model.layers.0.{part}.weight"].dtype == dtype
     name = "model.layers.0.self_attn.q_proj.weight"
@@ -222,38 +187,12 @@ def test_the_command_says_where_to_run_it(models: dict[str, Path], tmp_path: Pat
     assert "quantiz" in refused.out + refused.err
 
 
-@pytest.fixture(scope="module")
-def cut_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A Llama with fewer tokens, layers and channels, and a Gemma 3 with fewer tokens, quantized by `cut`."""
-    folder = tmp_path_factory.mktemp("cut")
-    gemma = write_quantized("gemma3", folder, changes=EXPRESSIBLE["gemma3"])
-    common = ["--types", "Q4_0,Q8_0", "--text", folder / "text.txt", "--tokens", "600", "--no-measure", "-q"]
-    (folder / "text.txt").write_text("the rain in the north is near the sea and the hare is in the tree " * 60)
-    wanted = {
-        "llama": [write_llama(folder / "llama.gguf"), "--vocab", "280", "--layers", "2", "--ffn", "64", "--fit=80KB"],
-        "gemma": [folder / gemma.name.replace(".gguf", "-dense.gguf"), "--vocab", "300", "--fit", "120KB"],
-    }  # fmt: skip
-    for name, words in wanted.items():
-        done = run(["cut", *words, *common, "-o", folder / name])
-        assert done.code == 0, done.err
-    return {name: folder / name / "model.gguf" for name in wanted}
-
-
-def test_cut_models(cut_models: dict[str, Path], tmp_path: Path) -> None:
-    """Vocabulary-trimmed and pruned ones: the weights are those of `model.gguf`."""
-    for name, model in cut_models.items():
-        export(model, "mlx", tmp_path / f"{name}-mlx", "float32")
-        found, wanted = longhand(tmp_path / f"{name}-mlx"), expected(model)
-        assert all(torch.equal(found[tensor], wanted[tensor]) for tensor in wanted)
-
-
-def test_mlx_lm_predicts_the_same(models: dict[str, Path], cut_models: dict[str, Path], tmp_path: Path) -> None:
+def test_mlx_lm_predicts_the_same(models: dict[str, Path], tmp_path: Path) -> None:
     """In float32 but for rounding; in float16 within its arithmetic. Windows are in use, caches too."""
     python = python_with("mlx_lm", "SMIDGEN_MLX_PYTHON")
-    every = models | {f"cut {name}": path for name, path in cut_models.items()}
-    ours = {name: our_logits(path) for name, path in every.items()}
+    ours = {name: our_logits(path) for name, path in models.items()}
     for dtype, bound, others in (("float32", 1e-6, _FLOAT32), ("float16", 5e-3, _FLOAT16)):
-        folders = {name: export(path, "mlx", tmp_path / f"{name}-{dtype}", dtype) for name, path in every.items()}
+        folders = {name: export(path, "mlx", tmp_path / f"{name}-{dtype}", dtype) for name, path in models.items()}
         theirs = their_logits(python, "run_mlx.py", list(folders.values()))
         for name, logits in zip(folders, theirs, strict=True):
             assert differ(ours[name], logits) < others.get(name, bound), (name, dtype)
