@@ -1,6 +1,7 @@
 """The verb `export`: any model as a GGUF file or as a folder in Hugging Face layout, with its licence.
 
-2:4 sparse models can be written in compressed-tensors' sparse format too, and any model to where LM Studio finds it."""
+Folders for vLLM and MLX hold quantized weights as the model's file has them. LM Studio gets a GGUF file in its place.
+"""
 
 import os
 import shutil
@@ -10,9 +11,10 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from smidgen.atomic import refuse_unwritable
-from smidgen.errors import SmidgenError, printable
+from smidgen.errors import SmidgenError, Unsupported, printable
 from smidgen.exporting import lm_studio
-from smidgen.exporting.compressed_tensors import write_compressed
+from smidgen.exporting.mlx import write_mlx
+from smidgen.exporting.vllm import write_vllm
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.convert import WRITTEN_BY, write_as_gguf
 from smidgen.formats.gguf.contents import refuse_damaged
@@ -26,7 +28,8 @@ from smidgen.progress import say
 from smidgen.publishing.companions import write_export_notes
 from smidgen.shell import path_of
 
-Format = Literal["hf", "compressed-tensors", "gguf", "lmstudio"]
+Format = Literal["hf", "vllm", "mlx", "gguf", "lmstudio"]
+_FOLDERS = {"hf": write_hf, "vllm": write_vllm, "mlx": write_mlx}
 
 
 def export(model: ModelName, to: Format, output: str | os.PathLike[str], dtype: str | None = None) -> Path:
@@ -35,11 +38,13 @@ def export(model: ModelName, to: Format, output: str | os.PathLike[str], dtype: 
 
     Licence and notice files go with it. Returns the path of what was written.
 
-    dtype: of the weights in a folder ("float32", "float16", "bfloat16"); None for what they are, or float16 where they
-    are quantized.
+    dtype: of the weights in a folder that are not packed ("float32", "float16", "bfloat16"); None for what they are, or
+    float16 where they are quantized.
     Raises Unsupported for what the format cannot hold, SmidgenError where it cannot be written.
     """
     output = path_of(output)
+    if to == "compressed-tensors":
+        raise Unsupported("vLLM reads 2:4 sparse weights no more; --to vllm packs Q4_0 and Q8_0 in compressed-tensors.")
     if to not in get_args(Format):
         raise SmidgenError(f"{to!r} is no format to export to; choose from {', '.join(get_args(Format))}.")
     with open_model(model) as checkpoint:
@@ -53,8 +58,7 @@ def export(model: ModelName, to: Format, output: str | os.PathLike[str], dtype: 
             if not _is_same(output, checkpoint.path):
                 _write_gguf(checkpoint, output, notices, lm_studio.write_or_link)
         else:
-            write = write_hf if to == "hf" else write_compressed
-            write(checkpoint, output, dtype)
+            _FOLDERS[to](checkpoint, output, dtype)
             write_export_notes(output, checkpoint)
     return output
 

@@ -73,9 +73,9 @@ def test_engines_get_one_converted_file(folder: Path, tmp_path: Path, monkeypatc
     ("words", "message"),
     [
         (["--to", "onnx", "-o", "x"], "--to onnx is not there yet"),
-        (["--to", "pdf", "-o", "x"], "no format; choose hf, gguf, compressed-tensors or lmstudio"),
+        (["--to", "pdf", "-o", "x"], "no format; choose hf, gguf, vllm, mlx or lmstudio"),
         (["--to", "gguf", "-o", "x.gguf", "--dtype", "float32"], "--dtype is for folders"),
-        (["--to", "compressed-tensors", "-o", "x"], "is not 2:4 sparse"),
+        (["--to", "compressed-tensors", "-o", "x"], "vLLM reads 2:4 sparse weights no more; --to vllm"),
         (["--to", "gguf", "-o", "missing/x.gguf"], "no folder"),
         (["--to", "hf", "-o", "."], "is not empty"),
     ],
