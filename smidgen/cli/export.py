@@ -10,16 +10,23 @@ from smidgen.cli import options
 from smidgen.errors import Unsupported, printable
 from smidgen.shell import path_of
 
-_FORMATS = ("hf", "gguf", "compressed-tensors", "lmstudio")
-_LATER = ("vllm", "onnx", "openvino")
+_FORMATS = ("hf", "gguf", "compressed-tensors", "lmstudio", "onnx")
+_LATER = ("vllm", "openvino")
 
 
 class Dtype(StrEnum):
-    """Of the weights in a folder in Hugging Face layout."""
+    """Of the weights in a folder."""
 
     BFLOAT16 = "bfloat16"
     FLOAT16 = "float16"
     FLOAT32 = "float32"
+
+
+class Activations(StrEnum):
+    """What meets the weights in ONNX Runtime."""
+
+    FLOAT32 = "float32"
+    INT8 = "int8"
 
 
 def command(
@@ -27,7 +34,7 @@ def command(
     to: Annotated[
         str,
         typer.Option(
-            "--to", metavar="hf|gguf|compressed-tensors|lmstudio", help="Format to write.", show_default=False
+            "--to", metavar="hf|gguf|compressed-tensors|lmstudio|onnx", help="Format to write.", show_default=False
         ),
     ],
     output: Annotated[
@@ -45,6 +52,10 @@ def command(
         Dtype | None,
         typer.Option("--dtype", help="Of a folder's weights.  [default: as they are; float16 if quantized]"),
     ] = None,
+    activations: Annotated[
+        Activations,
+        typer.Option("--activations", help="For onnx: int8 is quicker, and not exact."),
+    ] = Activations.FLOAT32,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
@@ -54,7 +65,8 @@ def command(
     are decoded. gguf is one file for llama.cpp, Ollama and LM Studio, with the weights as they are. compressed-tensors
     is a folder with the weights of a 2:4 sparse model at 9/16 of their size, for vLLM 0.8 to 0.18 on Hopper GPUs.
     lmstudio puts a GGUF file where LM Studio finds it: into a folder PUBLISHER/MODEL of its models folder. A file on
-    the same disk gets a second name, and takes no space twice.
+    the same disk gets a second name, and takes no space twice. onnx is a folder for onnxruntime-genai: Q4_0, Q4_1 and
+    Q8_0 keep their numbers, other types are decoded; --activations int8 rounds what meets them to 8 bits.
 
     \b
     Examples:
@@ -65,15 +77,19 @@ def command(
     if to in _LATER:
         raise Unsupported(f"--to {to} is not there yet; smidgen writes {', '.join(_FORMATS)}.")
     if to not in _FORMATS:
-        raise typer.BadParameter(f"--to {to!r} is no format; choose hf, gguf, compressed-tensors or lmstudio")
+        raise typer.BadParameter(f"--to {to!r} is no format; choose hf, gguf, compressed-tensors, lmstudio or onnx")
     if to in ("gguf", "lmstudio") and dtype is not None:
         raise typer.BadParameter("--dtype is for folders; a GGUF file keeps the weights as they are")
+    if to != "onnx" and activations != Activations.FLOAT32:
+        raise typer.BadParameter("--activations is for onnx; other formats say nothing of them")
     from smidgen.exporting.export import export
     from smidgen.publishing.first_words import can_chat, try_it
 
-    written = export(model, to, output, None if dtype is None else dtype.value)
+    written = export(model, to, output, None if dtype is None else dtype.value, activations.value)
     if to == "lmstudio":
         advice = f" LM Studio shows it as {printable(written.parent.parent.name)}/{printable(written.parent.name)}."
+    elif to == "onnx":
+        advice = f" {printable(written / 'README.md')} shows how to run it with onnxruntime-genai."
     else:
         advice = "" if to == "compressed-tensors" else f" {try_it(output, can_chat(output))}"
     print(f"{printable(written)}: written.{advice}")

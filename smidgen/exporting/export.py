@@ -1,6 +1,7 @@
 """The verb `export`: any model as a GGUF file or as a folder in Hugging Face layout, with its licence.
 
-2:4 sparse models can be written in compressed-tensors' sparse format too, and any model to where LM Studio finds it."""
+2:4 sparse models can be written in compressed-tensors' sparse format too, any model to where LM Studio finds it, and
+most for ONNX Runtime."""
 
 import os
 import shutil
@@ -13,6 +14,9 @@ from smidgen.atomic import refuse_unwritable
 from smidgen.errors import SmidgenError, printable
 from smidgen.exporting import lm_studio
 from smidgen.exporting.compressed_tensors import write_compressed
+from smidgen.exporting.onnx.folder import Activations, write_onnx
+from smidgen.exporting.onnx.names import NUMBERS
+from smidgen.exporting.onnx.use import how_to_run
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.convert import WRITTEN_BY, write_as_gguf
 from smidgen.formats.gguf.contents import refuse_damaged
@@ -26,10 +30,16 @@ from smidgen.progress import say
 from smidgen.publishing.companions import write_export_notes
 from smidgen.shell import path_of
 
-Format = Literal["hf", "compressed-tensors", "gguf", "lmstudio"]
+Format = Literal["hf", "compressed-tensors", "gguf", "lmstudio", "onnx"]
 
 
-def export(model: ModelName, to: Format, output: str | os.PathLike[str], dtype: str | None = None) -> Path:
+def export(
+    model: ModelName,
+    to: Format,
+    output: str | os.PathLike[str],
+    dtype: str | None = None,
+    activations: Activations = "float32",
+) -> Path:
     """Write `model` (a name, a path or a loaded `Model`) as `output`: a file for "gguf", a folder for the others; for
     "lmstudio" the folder of all its models.
 
@@ -37,11 +47,16 @@ def export(model: ModelName, to: Format, output: str | os.PathLike[str], dtype: 
 
     dtype: of the weights in a folder ("float32", "float16", "bfloat16"); None for what they are, or float16 where they
     are quantized.
+    activations: for "onnx": "int8" is quicker there, and not exact.
     Raises Unsupported for what the format cannot hold, SmidgenError where it cannot be written.
     """
     output = path_of(output)
     if to not in get_args(Format):
         raise SmidgenError(f"{to!r} is no format to export to; choose from {', '.join(get_args(Format))}.")
+    if activations not in get_args(Activations):
+        raise SmidgenError(f"{activations!r} are no activations; choose from {', '.join(get_args(Activations))}.")
+    if to != "onnx" and activations != "float32":
+        raise SmidgenError(f"activations are for onnx; {to} says nothing of them.")
     with open_model(model) as checkpoint:
         if to == "gguf":
             notices = {output.with_name(f"{output.stem}.{notice.name}"): notice for notice in checkpoint.origin.notices}
@@ -52,6 +67,9 @@ def export(model: ModelName, to: Format, output: str | os.PathLike[str], dtype: 
             notices = {output.with_name(notice.name): notice for notice in checkpoint.origin.notices}
             if not _is_same(output, checkpoint.path):
                 _write_gguf(checkpoint, output, notices, lm_studio.write_or_link)
+        elif to == "onnx":
+            write_onnx(checkpoint, output, dtype, activations)
+            write_export_notes(output, checkpoint, "for ONNX Runtime", NUMBERS, how_to_run(checkpoint))
         else:
             write = write_hf if to == "hf" else write_compressed
             write(checkpoint, output, dtype)
