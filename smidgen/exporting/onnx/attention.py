@@ -119,7 +119,7 @@ class Attention:
             domain=CONTRIB, **attributes,
         )  # fmt: skip
         for part, value in zip(("key", "value"), present, strict=True):
-            graph.output(value, f"present.{index}.{part}", ("batch", layer.kv_heads, "total", layer.head_dim))
+            graph.output(value, f"present.{index}.{part}", ("batch", layer.kv_heads, "kept", layer.head_dim))
         return self.layers.linear(mixed, f"{prefix}.output", layer.output_bias)
 
     def _placed(self, queries: ir.Value, keys: ir.Value, prefix: str, layer: LayerConfig) -> Sequence[ir.Value]:
