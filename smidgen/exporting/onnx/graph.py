@@ -44,6 +44,7 @@ class Graph:
         self._outputs: list[ir.Value] = []
         self._constants: list[ir.Value] = []
         self._stored: dict[str, tuple[int, Stored]] = {}
+        self._views: dict[str, ir.Value] = {}
 
     def input(self, name: str, kind: ir.DataType, shape: Shape) -> ir.Value:
         """What the graph is given. shape: numbers, and names of sizes that differ from call to call."""
@@ -74,7 +75,7 @@ class Graph:
     def constant(self, numbers: np.ndarray) -> ir.Value:
         """A few numbers, which stand in the graph itself."""
         tensor = ir.tensor(numbers, name=f"constant_{len(self._constants)}")
-        return self._value(tensor)
+        return self._value(tensor, numbers.shape)
 
     def integers(self, *numbers: int) -> ir.Value:
         """A list of whole numbers, as the standard's operators take shapes and places."""
@@ -95,13 +96,16 @@ class Graph:
             self.nbytes = start + numbers.nbytes
         start, _ = self._stored[numbers.name]
         name = numbers.name if shape is None else f"{numbers.name}.{'x'.join(map(str, shape))}"
-        place = ir.ExternalTensor(
-            NUMBERS, start, numbers.nbytes, _TYPES[numbers.dtype], shape=ir.Shape(shape or numbers.shape), name=name
-        )
-        return self._value(place)
+        if name not in self._views:
+            shape = shape or numbers.shape
+            kind = _TYPES[numbers.dtype]
+            place = ir.ExternalTensor(NUMBERS, start, numbers.nbytes, kind, shape=ir.Shape(shape), name=name)
+            self._views[name] = self._value(place, shape)
+        return self._views[name]
 
-    def _value(self, tensor: ir.TensorProtocol) -> ir.Value:
-        value = ir.Value(name=tensor.name, const_value=tensor, shape=tensor.shape, type=ir.TensorType(tensor.dtype))
+    def _value(self, tensor: ir.TensorProtocol, shape: Sequence[int]) -> ir.Value:
+        kind = ir.TensorType(tensor.dtype)
+        value = ir.Value(name=tensor.name, const_value=tensor, shape=ir.Shape(shape), type=kind)
         self._constants.append(value)
         return value
 

@@ -12,8 +12,11 @@ from smidgen.exporting.onnx.folder import write_onnx
 from smidgen.formats.opening import open_checkpoint
 from smidgen.model.decoder import Cache
 from smidgen.numerics import block_types as types
+from tests.cutting.commands import run
+from tests.cutting.test_pruned_cut import TEXT
 from tests.exporting.onnx.sessions import MIXED, Running, decoder_of, write_quantized
 from tests.family_models import FAMILY_MODELS, VOCABULARY, WINDOW, save_folder
+from tests.tiny_models import write_gemma3
 
 _BOUND = 5e-5  # of logits of order one, in float32
 _FAMILIES = [family for family in FAMILY_MODELS if family != "mixtral"]
@@ -21,15 +24,15 @@ _LENGTHS = (1, WINDOW - 1, WINDOW, WINDOW + 1, 20, 50)
 _PROMPT = 5
 
 
-def tokens(count: int, batch: int = 1) -> torch.Tensor:
-    return torch.randint(0, VOCABULARY, (batch, count), generator=torch.Generator().manual_seed(1))
+def tokens(count: int, batch: int = 1, vocabulary: int = VOCABULARY) -> torch.Tensor:
+    return torch.randint(0, vocabulary, (batch, count), generator=torch.Generator().manual_seed(1))
 
 
 @torch.no_grad()
 def assert_the_same(model: Path, folder: Path, bound: float = _BOUND, capacity: int | None = None) -> None:
     """Prompts of several lengths at once; and one token at a time beyond the window, and several after them."""
-    ids = tokens(max(_LENGTHS))
     with open_checkpoint(model) as checkpoint:
+        ids = tokens(max(_LENGTHS), vocabulary=checkpoint.config.vocabulary)
         ours, theirs = decoder_of(checkpoint), Running(folder, checkpoint.config, capacity=capacity)
     for length in _LENGTHS:
         theirs.clear()
@@ -61,6 +64,22 @@ def test_quantized(family: str, embedding: types.BlockType, tmp_path: Path) -> N
         write_onnx(checkpoint, tmp_path / "out")
         assert sum(checkpoint.kind(name) == embedding for name in checkpoint.names())
     assert_the_same(model, tmp_path / "out", capacity=60)
+
+
+def test_a_model_that_was_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trimmed vocabulary, fewer layers than the pattern of windows has, narrower networks, and types that fit."""
+    monkeypatch.chdir(tmp_path)
+    write_gemma3(tmp_path / "tiny.gguf")
+    (tmp_path / "own.txt").write_text(TEXT)
+    options = "--tokens 1024 --threads 1 --vocab 280 --layers 4 --ffn 64 --types Q4_0,Q8_0 --fit 150kB --no-measure"
+    done = run(["cut", "tiny.gguf", "-o", "cut", "--text", "own.txt", *options.split()])
+    assert done.code == 0, done.err
+    with open_checkpoint(tmp_path / "cut/model.gguf") as checkpoint:
+        config = checkpoint.config
+        assert (config.vocabulary, len(config.layers), config.layers[0].ffn_width) == (280, 4, 64)
+        assert {types.Q4_0, types.Q8_0} & {checkpoint.kind(name) for name in checkpoint.names()}
+        write_onnx(checkpoint, tmp_path / "out")
+    assert_the_same(tmp_path / "cut/model.gguf", tmp_path / "out")
 
 
 @torch.no_grad()

@@ -47,7 +47,9 @@ def test_what_lies_in_it(tmp_path: Path) -> None:
 
 def test_a_base_model_is_given_its_bos(tmp_path: Path) -> None:
     export(write_gemma3(tmp_path / "gemma.gguf"), "onnx", tmp_path / "out")
-    assert "append_tokens([tokenizer.bos_token_id, *tokenizer.encode(prompt)])" in (tmp_path / "out/README.md").read_text()
+    assert (
+        "append_tokens([tokenizer.bos_token_id, *tokenizer.encode(prompt)])" in (tmp_path / "out/README.md").read_text()
+    )
     assert "smidgen" in (tmp_path / "out/NOTICE").read_text() and NUMBERS in (tmp_path / "out/NOTICE").read_text()
 
 
@@ -73,7 +75,7 @@ def test_other_types_are_decoded_and_that_is_said(tmp_path: Path, capsys: pytest
         export(model, "onnx", tmp_path / shown, dtype)
         said = capsys.readouterr().err
         assert f"4 of 16 matrices (Q4_K, Q6_K) are written as {shown}: " in said
-        assert "in place of 182 kB" in said and "cut with --types Q4_0,Q8_0" in said
+        assert "in place of 181.2 kB" in said and "cut with --types Q4_0,Q8_0" in said
     with open_checkpoint(model) as checkpoint:
         wanted = decoder_of(checkpoint)
         ids = torch.arange(20)[None] + 100

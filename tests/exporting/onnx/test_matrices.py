@@ -25,7 +25,9 @@ def with_blocks(kind: BlockType) -> Parts:
     tensors = tensors_of(of_types(plain(), {_TENSOR: kind, "token_embd.weight": kind}))
     for seed, name in enumerate((_TENSOR, "token_embd.weight")):
         _, shape, number, raw = tensors[name]
-        blocks = np.random.default_rng(seed).integers(0, 256, (len(raw) // kind.block_bytes, kind.block_bytes), np.uint8)
+        blocks = np.random.default_rng(seed).integers(
+            0, 256, (len(raw) // kind.block_bytes, kind.block_bytes), np.uint8
+        )
         scales = np.random.default_rng(seed).normal(size=(len(blocks), 2)).astype(np.float16)
         scales[::7, 0] = 0
         blocks[:, :2] = scales[:, :1].view(np.uint8)
@@ -36,9 +38,11 @@ def with_blocks(kind: BlockType) -> Parts:
 
 
 @pytest.mark.parametrize("int8", [False, True])
-@pytest.mark.parametrize("kind", [types.Q4_0, types.Q4_1, types.Q8_0, types.F16, types.BF16], ids=lambda kind: kind.name)
+@pytest.mark.parametrize(
+    "kind", [types.Q4_0, types.Q4_1, types.Q8_0, types.F16, types.BF16], ids=lambda kind: kind.name
+)
 def test_numbers_are_those_of_the_file(kind: BlockType, int8: bool, tmp_path: Path) -> None:
-    """Columns one at a time by multiplying with ones and zeros, and rows as an embedding; and the same in one matrix."""
+    """Columns one at a time by multiplying with ones and zeros, and rows as an embedding."""
     quantized = kind.name.startswith("Q")
     parts = with_blocks(kind) if quantized else of_types(plain(), {_TENSOR: kind, "token_embd.weight": kind})
     (tmp_path / "model.gguf").write_bytes(parts.as_bytes())
