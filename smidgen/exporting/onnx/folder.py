@@ -1,13 +1,16 @@
 """A model as a folder that onnxruntime-genai loads: the graph, its numbers, genai_config.json, the tokenizer's files.
 
-Quantized matrices keep their codes and scales wherever ONNX Runtime's operators can hold them; see `matrices`.
+Quantized matrices keep their codes and scales wherever ONNX Runtime's operators can hold them; see `matrices`. What
+needs onnx-ir is imported where it is needed, since that is an extra.
 """
 
 import json
 from importlib import import_module
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
+
+import torch
 
 from smidgen.atomic import making_folder, refuse_full_disk, replacing, write_whole
 from smidgen.errors import SmidgenError
@@ -20,11 +23,8 @@ from smidgen.progress import say
 from smidgen.sizes import format_size
 from smidgen.version import __version__
 
-if TYPE_CHECKING:
-    import torch
-
 Activations = Literal["float32", "int8"]
-_README_SPACE = 2**20  # for what is written beside the numbers
+_SPACE_FOR_NOTES = 2**20  # README.md and licences, which come last
 
 
 def write_onnx(
@@ -32,9 +32,10 @@ def write_onnx(
 ) -> None:
     """Write the whole folder; it must not exist or be empty. If that fails, nothing of it is left.
 
-    dtype: of matrices whose type ONNX Runtime does not hold, a key of `DTYPES`; None for float16, or for what they are
-    where they are not quantized.  activations: "int8" to have ONNX Runtime round what meets a quantized matrix to 8
-    bits, which is quicker, and no longer what the weights say.
+    dtype: of matrices whose type ONNX Runtime does not hold, and of those that are not quantized, a key of `DTYPES`;
+    None for float16, and for what they are where they are not quantized.
+    activations: "int8" to have ONNX Runtime round what meets a quantized matrix to 8 bits, which is quicker, and no
+    longer what the weights say.
     Raises Unsupported for a model that the graph cannot express, SmidgenError where it cannot be written.
     """
     _need_onnx_ir()
@@ -48,7 +49,7 @@ def write_onnx(
     serialized = graph.serialized("smidgen", __version__)
     with making_folder(folder):
         write_tokenizer_files(checkpoint, folder)  # first, since it may be refused
-        refuse_full_disk(folder / MODEL, graph.nbytes + len(serialized) + _README_SPACE)
+        refuse_full_disk(folder / MODEL, graph.nbytes + len(serialized) + _SPACE_FOR_NOTES)
         _say_what_is_decoded(checkpoint, DTYPES[dtype or "float16"])
         graph.write_numbers(folder, checkpoint)
         with replacing(folder / MODEL, len(serialized)) as file:
@@ -63,7 +64,7 @@ def _need_onnx_ir() -> None:
         raise SmidgenError("--to onnx needs the package onnx-ir: pip install 'smidgen[export]'.") from error
 
 
-def _say_what_is_decoded(checkpoint: Checkpoint, dtype: "torch.dtype") -> None:
+def _say_what_is_decoded(checkpoint: Checkpoint, dtype: torch.dtype) -> None:
     """How many matrices lose their types, and what that costs."""
     from smidgen.exporting.onnx.matrices import is_kept
 

@@ -27,7 +27,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from smidgen.errors import Unsupported
+from smidgen.errors import BadFile, Unsupported, printable
 from smidgen.exporting.codes import BITS, GROUP, Codes, pieces_of_codes
 from smidgen.exporting.onnx.graph import Graph
 from smidgen.formats.checkpoint import Checkpoint
@@ -81,7 +81,7 @@ class Matrices:
     """Puts matrices of a model into a graph.
 
     int8: whether what meets a quantized matrix is rounded to 8 bits: quicker, and not exact.
-    dtype: of matrices that are quantized otherwise; None for float16, and those that are not quantized as they are.
+    dtype: of matrices without codes that are kept; None for what they are, or float16 where they are quantized.
     """
 
     def __init__(self, graph: Graph, checkpoint: Checkpoint, int8: bool, dtype: torch.dtype | None) -> None:
@@ -117,13 +117,13 @@ class _Coded(Matrix):
         self._digits, self._level, self._group_sums = digits, level, group_sums
         self._out, self._in = checkpoint.shape(name)
         self._groups = self._in // GROUP
-        scale = self._read("scale", torch.float16, self._groups, lambda codes: codes.scale)
+        scale = self._read("scale", torch.float16, self._groups, lambda codes: self._finite(codes.scale))
         self._scale = _as_float32(graph, graph.stored(scale))
         self._scales = [self._times_weight(one) for one in digits]
         self._zeros = None if digits[-1].centred else self._zero_points()
         self._shift = None
         if checkpoint.kind(name) == types.Q4_1:
-            shift = self._read("shift", torch.float16, self._groups, _shift)
+            shift = self._read("shift", torch.float16, self._groups, lambda codes: self._finite(codes.shift))
             self._shift = _as_float32(graph, graph.stored(shift))
 
     def times(self, x: ir.Value) -> ir.Value:
@@ -172,6 +172,15 @@ class _Coded(Matrix):
         shape = self._graph.integers(self._out, -(-self._groups // 2))
         return self._graph.add("ConstantOfShape", shape, value=ir.tensor(np.zeros(1, np.uint8)))
 
+    def _finite(self, numbers: Float[Tensor, "rows groups"] | None) -> Float[Tensor, "rows groups"]:
+        """Raises BadFile where they are not."""
+        if numbers is None or not torch.isfinite(numbers).all():
+            raise BadFile(
+                f"{printable(self._checkpoint.path)}: {self._name} holds scales that are not finite numbers; the file "
+                "is damaged or was badly converted: get it again"
+            )
+        return numbers
+
     def _numbers(self, digits: Digits, shape: tuple[int, ...]) -> ir.Value:
         packed = self._read(digits.name, torch.uint8, self._in * digits.bits // 8, partial(_packed, digits))
         return self._graph.stored(packed, shape)
@@ -218,11 +227,6 @@ def _rounded(checkpoint: Checkpoint, name: str, dtype: torch.dtype) -> Iterator[
                 f"{name} has values that {dtype} cannot hold; choose another --dtype".replace("torch.", "")
             )
         yield stored
-
-
-def _shift(codes: Codes) -> Float[Tensor, "rows groups"]:
-    assert codes.shift is not None
-    return codes.shift
 
 
 def _packed(digits: Digits, codes: Codes) -> UInt8[Tensor, "rows bytes"]:

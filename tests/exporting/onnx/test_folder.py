@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from smidgen import atomic
-from smidgen.errors import SmidgenError, Unsupported
+from smidgen.errors import BadFile, SmidgenError, Unsupported
 from smidgen.exporting.export import export
 from smidgen.exporting.onnx.attention import refuse_attention
 from smidgen.exporting.onnx.folder import write_onnx
@@ -98,6 +98,19 @@ def test_values_that_16_bits_cannot_hold(tmp_path: Path) -> None:
     data[place : place + 16] = b"\xff\x7b" + data[place + 2 : place + 4] + b"\x3f" * 12  # the largest scale
     (tmp_path / "model.gguf").write_bytes(replace(parts, data=bytes(data)).as_bytes())
     with pytest.raises(Unsupported, match=r"blocks\.1\.feed_forward\.up\.weight .* float16 cannot hold.*--dtype"):
+        export(tmp_path / "model.gguf", "onnx", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", [types.Q4_0, types.Q4_1, types.Q8_0], ids=lambda kind: kind.name)
+def test_scales_that_are_no_numbers(kind: types.BlockType, tmp_path: Path) -> None:
+    """In the last two bytes before the codes: the scale, or the shift of Q4_1."""
+    parts = of_types(plain(), {"ffn_up.weight": kind})
+    place = next(offset for name, _, _, offset in parts.tensors if name == "blk.1.ffn_up.weight")
+    place += kind.block_bytes + (2 if kind == types.Q4_1 else 0)
+    data = parts.data[:place] + b"\x00\x7e" + parts.data[place + 2 :]
+    (tmp_path / "model.gguf").write_bytes(replace(parts, data=data).as_bytes())
+    with pytest.raises(BadFile, match=r"blocks\.1\.feed_forward\.up\.weight holds scales that are not finite"):
         export(tmp_path / "model.gguf", "onnx", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
