@@ -10,24 +10,31 @@ from smidgen.cli import options
 from smidgen.errors import Unsupported, printable
 from smidgen.shell import path_of
 
-_FORMATS = ("hf", "gguf", "vllm", "mlx", "lmstudio")
-_LATER = ("onnx", "openvino")
+_FORMATS = ("hf", "gguf", "vllm", "mlx", "onnx", "lmstudio")
+_LATER = ("openvino",)
 _GONE = "compressed-tensors"  # of 2:4 sparse weights; the verb says what is there instead
 
 
 class Dtype(StrEnum):
-    """Of the weights in a folder in Hugging Face layout."""
+    """Of the weights in a folder."""
 
     BFLOAT16 = "bfloat16"
     FLOAT16 = "float16"
     FLOAT32 = "float32"
 
 
+class Activations(StrEnum):
+    """What meets the weights in ONNX Runtime."""
+
+    FLOAT32 = "float32"
+    INT8 = "int8"
+
+
 def command(
     model: options.Model,
     to: Annotated[
         str,
-        typer.Option("--to", metavar="hf|gguf|vllm|mlx|lmstudio", help="Format to write.", show_default=False),
+        typer.Option("--to", metavar="hf|gguf|vllm|mlx|onnx|lmstudio", help="Format to write.", show_default=False),
     ],
     output: Annotated[
         Path,
@@ -44,6 +51,10 @@ def command(
         Dtype | None,
         typer.Option("--dtype", help="Of a folder's weights.  [default: as they are; float16 if quantized]"),
     ] = None,
+    activations: Annotated[
+        Activations,
+        typer.Option("--activations", help="For onnx: int8 is quicker, and not exact."),
+    ] = Activations.FLOAT32,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
@@ -52,8 +63,10 @@ def command(
     hf is a folder that transformers, vLLM and others load: config.json, safetensors, tokenizer files; quantized weights
     are decoded. gguf is one file for llama.cpp, Ollama and LM Studio, with the weights as they are. vllm and mlx are
     folders with quantized weights as they are: Q4_0 and Q8_0 (cut with --types Q4_0,Q8_0), Q5_0, and for mlx Q4_1 and
-    Q5_1; other matrices get 16 bits. lmstudio puts a GGUF file where LM Studio finds it: into a folder PUBLISHER/MODEL of its
-    models folder. A file on the same disk gets a second name, and takes no space twice.
+    Q5_1; other matrices get 16 bits. onnx is a folder for onnxruntime-genai: Q4_0, Q4_1 and Q8_0 keep their numbers,
+    other types are decoded; --activations int8 rounds what meets them to 8 bits. lmstudio puts a GGUF file where LM
+    Studio finds it: into a folder PUBLISHER/MODEL of its models folder. A file on the same disk gets a second name,
+    and takes no space twice.
 
     \b
     Examples:
@@ -65,15 +78,19 @@ def command(
     if to in _LATER:
         raise Unsupported(f"--to {to} is not there yet; smidgen writes {', '.join(_FORMATS)}.")
     if to not in (*_FORMATS, _GONE):
-        raise typer.BadParameter(f"--to {to!r} is no format; choose hf, gguf, vllm, mlx or lmstudio")
+        raise typer.BadParameter(f"--to {to!r} is no format; choose hf, gguf, vllm, mlx, onnx or lmstudio")
     if to in ("gguf", "lmstudio") and dtype is not None:
         raise typer.BadParameter("--dtype is for folders; a GGUF file keeps the weights as they are")
+    if to != "onnx" and activations != Activations.FLOAT32:
+        raise typer.BadParameter("--activations is for onnx; other formats say nothing of them")
     from smidgen.exporting.export import export
     from smidgen.publishing.first_words import can_chat, elsewhere, try_it
 
-    written = export(model, to, output, None if dtype is None else dtype.value)
+    written = export(model, to, output, None if dtype is None else dtype.value, activations.value)
     if to == "lmstudio":
         advice = f" LM Studio shows it as {printable(written.parent.parent.name)}/{printable(written.parent.name)}."
+    elif to == "onnx":
+        advice = f" {printable(written / 'README.md')} shows how to run it with onnxruntime-genai."
     else:
         chats = can_chat(output)
         advice = f" {elsewhere(to, output, chats) if to in ('vllm', 'mlx') else try_it(output, chats)}"

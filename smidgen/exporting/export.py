@@ -1,6 +1,7 @@
 """The verb `export`: any model as a GGUF file or as a folder in Hugging Face layout, with its licence.
 
-Folders for vLLM and MLX hold quantized weights as the model's file has them. LM Studio gets a GGUF file in its place.
+Folders for vLLM, MLX and ONNX Runtime hold quantized weights as the model's file has them. LM Studio gets a GGUF file in
+its place.
 """
 
 import os
@@ -14,6 +15,9 @@ from smidgen.atomic import refuse_unwritable
 from smidgen.errors import SmidgenError, Unsupported, printable
 from smidgen.exporting import lm_studio
 from smidgen.exporting.mlx import write_mlx
+from smidgen.exporting.onnx.folder import Activations, write_onnx
+from smidgen.exporting.onnx.names import NUMBERS
+from smidgen.exporting.onnx.use import how_to_run
 from smidgen.exporting.vllm import write_vllm
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.convert import WRITTEN_BY, write_as_gguf
@@ -28,11 +32,17 @@ from smidgen.progress import say
 from smidgen.publishing.companions import write_export_notes
 from smidgen.shell import path_of
 
-Format = Literal["hf", "vllm", "mlx", "gguf", "lmstudio"]
+Format = Literal["hf", "vllm", "mlx", "onnx", "gguf", "lmstudio"]
 _FOLDERS = {"hf": write_hf, "vllm": write_vllm, "mlx": write_mlx}
 
 
-def export(model: ModelName, to: Format, output: str | os.PathLike[str], dtype: str | None = None) -> Path:
+def export(
+    model: ModelName,
+    to: Format,
+    output: str | os.PathLike[str],
+    dtype: str | None = None,
+    activations: Activations = "float32",
+) -> Path:
     """Write `model` (a name, a path or a loaded `Model`) as `output`: a file for "gguf", a folder for the others; for
     "lmstudio" the folder of all its models.
 
@@ -40,6 +50,7 @@ def export(model: ModelName, to: Format, output: str | os.PathLike[str], dtype: 
 
     dtype: of the weights in a folder that are not packed ("float32", "float16", "bfloat16"); None for what they are, or
     float16 where they are quantized.
+    activations: for "onnx": "int8" is quicker there, and not exact.
     Raises Unsupported for what the format cannot hold, SmidgenError where it cannot be written.
     """
     output = path_of(output)
@@ -47,6 +58,10 @@ def export(model: ModelName, to: Format, output: str | os.PathLike[str], dtype: 
         raise Unsupported("vLLM reads 2:4 sparse weights no more; --to vllm packs Q4_0 and Q8_0 in compressed-tensors.")
     if to not in get_args(Format):
         raise SmidgenError(f"{to!r} is no format to export to; choose from {', '.join(get_args(Format))}.")
+    if activations not in get_args(Activations):
+        raise SmidgenError(f"{activations!r} are no activations; choose from {', '.join(get_args(Activations))}.")
+    if to != "onnx" and activations != "float32":
+        raise SmidgenError(f"activations are for onnx; {to} says nothing of them.")
     with open_model(model) as checkpoint:
         if to == "gguf":
             notices = {output.with_name(f"{output.stem}.{notice.name}"): notice for notice in checkpoint.origin.notices}
@@ -57,6 +72,9 @@ def export(model: ModelName, to: Format, output: str | os.PathLike[str], dtype: 
             notices = {output.with_name(notice.name): notice for notice in checkpoint.origin.notices}
             if not _is_same(output, checkpoint.path):
                 _write_gguf(checkpoint, output, notices, lm_studio.write_or_link)
+        elif to == "onnx":
+            write_onnx(checkpoint, output, dtype, activations)
+            write_export_notes(output, checkpoint, "for ONNX Runtime", NUMBERS, how_to_run(checkpoint))
         else:
             _FOLDERS[to](checkpoint, output, dtype)
             write_export_notes(output, checkpoint)

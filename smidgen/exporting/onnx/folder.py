@@ -1,0 +1,82 @@
+"""A model as a folder that onnxruntime-genai loads: the graph, its numbers, genai_config.json, the tokenizer's files.
+
+Quantized matrices keep their codes and scales wherever ONNX Runtime's operators can hold them; see `matrices`. What
+needs onnx-ir is imported where it is needed, since that is an extra.
+"""
+
+import json
+from importlib import import_module
+from math import prod
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from smidgen.atomic import making_folder, refuse_full_disk, replacing, write_whole
+from smidgen.errors import SmidgenError
+from smidgen.exporting.onnx.names import GENAI_CONFIG, MODEL
+from smidgen.exporting.onnx.settings import genai_settings
+from smidgen.formats.checkpoint import Checkpoint
+from smidgen.formats.hf.writer import DTYPES, token_ids, write_tokenizer_files
+from smidgen.model.parameters import is_matrix
+from smidgen.progress import say
+from smidgen.sizes import format_size
+from smidgen.version import __version__
+
+Activations = Literal["float32", "int8"]
+_SPACE_FOR_NOTES = 2**20  # README.md and licences, which come last
+
+
+def write_onnx(
+    checkpoint: Checkpoint, folder: Path, dtype: str | None = None, activations: Activations = "float32"
+) -> None:
+    """Write the whole folder; it must not exist or be empty. If that fails, nothing of it is left.
+
+    dtype: of matrices whose type ONNX Runtime does not hold, and of those that are not quantized, a key of `DTYPES`;
+    None for float16, and for what they are where they are not quantized.
+    activations: "int8" to have ONNX Runtime round what meets a quantized matrix to 8 bits, which is quicker, and no
+    longer what the weights say.
+    Raises Unsupported for a model that the graph cannot express, SmidgenError where it cannot be written.
+    """
+    _need_onnx_ir()
+    from smidgen.exporting.onnx.decoder import decoder_graph, refuse_model
+
+    if dtype is not None and dtype not in DTYPES:
+        raise SmidgenError(f"{dtype!r} is no dtype for weights. Choose from {', '.join(DTYPES)}.")
+    refuse_model(checkpoint.config)
+    settings = genai_settings(checkpoint.config, token_ids(checkpoint))
+    graph = decoder_graph(checkpoint, activations == "int8", None if dtype is None else DTYPES[dtype])
+    serialized = graph.serialized("smidgen", __version__)
+    with making_folder(folder):
+        write_tokenizer_files(checkpoint, folder)  # first, since it may be refused
+        refuse_full_disk(folder / MODEL, graph.nbytes + len(serialized) + _SPACE_FOR_NOTES)
+        _say_what_is_decoded(checkpoint, DTYPES[dtype or "float16"])
+        graph.write_numbers(folder, checkpoint)
+        with replacing(folder / MODEL, len(serialized)) as file:
+            file.write(serialized)
+        write_whole(folder / GENAI_CONFIG, json.dumps(settings, indent=2) + "\n")  # last: with it, it is a model
+
+
+def _need_onnx_ir() -> None:
+    try:
+        import_module("onnx_ir")
+    except ImportError as error:
+        raise SmidgenError("--to onnx needs the package onnx-ir: pip install 'smidgen[export]'.") from error
+
+
+def _say_what_is_decoded(checkpoint: Checkpoint, dtype: torch.dtype) -> None:
+    """How many matrices lose their types, and what that costs."""
+    from smidgen.exporting.onnx.matrices import is_kept
+
+    matrices = [name for name in checkpoint.names() if is_matrix(name)]
+    decoded = [name for name in matrices if not is_kept(checkpoint.kind(name))]
+    if not decoded:
+        return
+    before = sum(checkpoint.packed(name).nbytes for name in decoded)
+    after = sum(prod(checkpoint.shape(name)) for name in decoded) * dtype.itemsize
+    kinds = ", ".join(sorted({checkpoint.kind(name).name for name in decoded}))
+    say(
+        f"{len(decoded)} of {len(matrices)} matrices ({kinds}) are written as {str(dtype).removeprefix('torch.')}: "
+        f"{format_size(after)} in place of {format_size(before)}. ONNX Runtime holds Q4_0, Q4_1 and Q8_0 as they are; "
+        "cut with --types Q4_0,Q8_0 for that."
+    )
