@@ -7,9 +7,10 @@ Every finished part is on disk before the next begins, so that a killed cut goes
 exactly the operations that were interrupted, on the same numbers, so the result is the same to the bit.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from math import prod
 
 import torch
@@ -25,11 +26,11 @@ from smidgen.model.decoder import Block
 from smidgen.model.parameters import block_linears, block_shapes
 from smidgen.numerics.block_types import BlockType
 from smidgen.numerics.decode import decode
-from smidgen.progress import track
+from smidgen.progress import Task, track
 from smidgen.quantization.encode import Encoded, Metric, encode
 from smidgen.quantization.survey import Survey
 from smidgen.quantization.workspace import QuantWorkspace
-from smidgen.shapes import Int
+from smidgen.shapes import Float, Int
 
 _EMBEDDING_ROWS = 16_384
 _BOTH_WAYS = 4  # weights of embedding or head that take as long as one of a block, with all that belongs to it
@@ -60,46 +61,51 @@ def quantize(
     Memory: one block (float32), the hidden states of all windows and what enters the last matrix of the block for all
     of them, one second moment, its factor and as much again while it is made.
     """
-    layers = len(checkpoint.config.layers)
-    outside = [name for name in surveyed.ends if name in kinds]
-    sizes = [prod(checkpoint.shape(name)) for name in outside]
-    costs = [*sizes, *(_BOTH_WAYS * _size(checkpoint, index) for index in range(layers))]
-    with track("Quantizing", costs) as task:
-        for name in outside:
+    outside = {name: _runs(checkpoint, name) for name in surveyed.ends if name in kinds}
+    inside = [_costs(checkpoint, index) for index in range(len(checkpoint.config.layers))]
+    with track("Quantizing", [*_costs_outside(checkpoint, outside), *chain.from_iterable(inside)]) as task:
+        for name, runs in outside.items():
             if workspace.has(name):
-                task.skip(1)
+                task.skip(len(runs))
                 continue
-            metric = Metric(surveyed.ends[name])
-            workspace.save(name, {name: _encode_rows(checkpoint, name, kinds[name], metric)})
-            task.advance()
+            rows = _rows(checkpoint, name, runs, task)
+            workspace.save(name, {name: encode(rows, kinds[name], Metric(surveyed.ends[name]))})
         done, states = workspace.load_states()
         if states is None:
             states = _embed(checkpoint, workspace, windows, "embedding.weight" in kinds)
-        task.skip(done)
-        for index in range(done, layers):
+        task.skip(sum(map(len, inside[:done])))
+        for index in range(done, len(inside)):
             known = _Known(surveyed.token_weights, partial(workspace.outputs, index))
-            workspace.save(f"block-{index}", _quantize_block(checkpoint, index, kinds, known, states))
+            workspace.save(f"block-{index}", _quantize_block(checkpoint, index, kinds, known, states, task))
             workspace.save_states(index + 1, states)
             workspace.drop_outputs(index)
-            task.advance()
 
 
-def _size(checkpoint: Checkpoint, index: int) -> int:
-    """Weights of a block."""
+def _costs(checkpoint: Checkpoint, index: int) -> list[float]:
+    """What each matrix of a block takes, in weights of the embedding."""
     layer = checkpoint.config.layers[index]
     shapes = block_shapes(layer, checkpoint.config.hidden)
-    return sum(prod(shapes[f"{name}.weight"]) for name in block_linears(layer))
+    return [_BOTH_WAYS * prod(shapes[f"{name}.weight"]) for name in block_linears(layer)]
 
 
-def _encode_rows(checkpoint: Checkpoint, name: str, kind: BlockType, metric: Metric) -> Encoded:
-    def chunks() -> Iterator[Tensor]:
-        total = checkpoint.shape(name)[0]
-        for start in range(0, total, _EMBEDDING_ROWS):
-            rows = checkpoint.rows(name, start, min(start + _EMBEDDING_ROWS, total))
-            checkpoint.release()
-            yield rows
+def _costs_outside(checkpoint: Checkpoint, outside: Mapping[str, Sequence[range]]) -> list[float]:
+    """The same of each run of rows."""
+    return [len(run) * checkpoint.shape(name)[1] for name, runs in outside.items() for run in runs]
 
-    return encode(chunks(), kind, metric)
+
+def _runs(checkpoint: Checkpoint, name: str) -> list[range]:
+    """The rows that are decoded at once."""
+    total = checkpoint.shape(name)[0]
+    return [range(start, min(start + _EMBEDDING_ROWS, total)) for start in range(0, total, _EMBEDDING_ROWS)]
+
+
+def _rows(checkpoint: Checkpoint, name: str, runs: Sequence[range], task: Task) -> Iterator[Float[Tensor, "_rows in"]]:
+    """A matrix in runs of rows; a run is done when the next one is asked for."""
+    for run in runs:
+        rows = checkpoint.rows(name, run.start, run.stop)
+        checkpoint.release()
+        yield rows
+        task.advance()
 
 
 def _embed(
@@ -114,10 +120,10 @@ def _embed(
 
 
 def _quantize_block(
-    checkpoint: Checkpoint, index: int, kinds: Mapping[str, BlockType], known: _Known, states: States
+    checkpoint: Checkpoint, index: int, kinds: Mapping[str, BlockType], known: _Known, states: States, task: Task
 ) -> dict[str, Encoded]:
-    """Encode one block's matrices; `states` advance through the quantized block."""
-    fit = _BlockFit(load_block(checkpoint, index), index, kinds, known)
+    """Encode one block's matrices; `states` advance through the quantized block, `task` with each matrix."""
+    fit = _BlockFit(load_block(checkpoint, index), index, kinds, known, task)
     checkpoint.release()
     fit.advance(states)
     return fit.encoded
@@ -129,8 +135,9 @@ class _BlockFit:
     encoded: what is done, by canonical name.
     """
 
-    def __init__(self, block: Block, index: int, kinds: Mapping[str, BlockType], known: _Known) -> None:
+    def __init__(self, block: Block, index: int, kinds: Mapping[str, BlockType], known: _Known, task: Task) -> None:
         self._block, self._prefix, self._kinds, self._known = block, f"blocks.{index}.", kinds, known
+        self._task = task
         self.encoded: dict[str, Encoded] = {}
 
     @torch.no_grad()
@@ -148,3 +155,4 @@ class _BlockFit:
                 metric = Metric(sample, self._known.outputs(full_name), compensating=inputs.ample)
                 self.encoded[full_name] = encode([weight], kind, metric)
                 weight.copy_(decode(self.encoded[full_name].packed, kind))
+            self._task.advance()

@@ -11,6 +11,7 @@ from smidgen.model.decoder import Block
 from smidgen.model.parameters import block_linears
 from smidgen.numerics import block_types as types
 from smidgen.numerics.decode import decode
+from smidgen.progress import Task
 from smidgen.quantization.blockwise import _BlockFit, _Known
 from tests.tiny_models import GEMMA3_CONFIG, LLAMA_CONFIG
 
@@ -39,7 +40,8 @@ def fit(layer, kind: types.BlockType | None) -> tuple[_BlockFit, Block, Tensor, 
     names = [f"blocks.2.{name}.weight" for name in block_linears(layer)]
     weights = {name: torch.rand(384, generator=torch.Generator().manual_seed(7)) for name in names}
     known = _Known(weights, lambda name: None)
-    fit = _BlockFit(block, 2, {} if kind is None else dict.fromkeys(names, kind), known)
+    task = Task("Quantizing", len(list(block_linears(layer))))
+    fit = _BlockFit(block, 2, {} if kind is None else dict.fromkeys(names, kind), known, task)
     after = states.clone()
     fit.advance(after)
     return fit, block, states, after
