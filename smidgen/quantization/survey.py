@@ -169,8 +169,7 @@ def _damages(
     if not fitting:
         return {}
     rounded = dict.fromkeys(fitting, 0.0)
-    classes = [[kind for kind in fitting if (kind.bits_per_weight < _FEW_BITS) is few] for few in (True, False)]
-    tried = {min(kinds, key=lambda kind: kind.bits_per_weight): kinds for kinds in classes if kinds}
+    tried = {min(alike, key=lambda kind: kind.bits_per_weight): alike for alike in _alike(fitting)}
     errors: dict[BlockType, list[tuple[Tensor, Tensor]]] = {kind: [] for kind in tried}  # rounded and compensated
     for run, columns in zip(runs, rows.split(len(runs[0].moment), dim=1), strict=True):
         columns, metric = columns.contiguous(), Metric(run)
@@ -185,6 +184,14 @@ def _damages(
     for one, alike in tried.items():
         gains |= dict.fromkeys(alike, _gain(errors[one], importance, runs, gradients))
     return {kind.name: 0.5 * gains[kind] * loss for kind, loss in rounded.items()}
+
+
+def _alike(kinds: Sequence[BlockType]) -> list[list[BlockType]]:
+    """Types of which compensation gains about the same."""
+    found: dict[tuple[bool, bool], list[BlockType]] = {}
+    for kind in kinds:
+        found.setdefault((kind.bits_per_weight < _FEW_BITS, kind in types.PORTABLE), []).append(kind)
+    return list(found.values())
 
 
 def _gain(
