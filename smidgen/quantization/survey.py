@@ -1,10 +1,9 @@
 """What each tensor would cost in each type, measured before anything is decided.
 
 A sample of each matrix's rows is really encoded: rounded in every type that its rows allow, and compensated, as the cut
-will do it, in one of few bits and in one of more. What compensation gains is about the same for types of a kind
-(LOG.md). The loss of these rows, weighted
-by how much the model's prediction depends on each output (`calibration.gradients`), gives the damage in nats of KL
-divergence per token:
+will do it, in one of few bits, in one of more, and in a portable one. What compensation gains is about the same for
+types of a kind (LOG.md). The loss of these rows, weighted by how much the model's prediction depends on each output
+(`calibration.gradients`), gives the damage in nats of KL divergence per token:
 
     damage = ½ Σᵣ E[gᵣ²] (ΔW H ΔWᵀ)ᵣᵣ,    H weighted by token as in `calibration.moments`
 
