@@ -81,7 +81,8 @@ def command(
         typer.Option(
             "--types",
             metavar="A,B…",
-            help="GGUF types to choose from, such as Q4_0,Q8_0.  [default: those that do least damage for their size]",
+            help="GGUF types to choose from, such as Q4_0,Q8_0; or 'portable', for what every format of smidgen export "
+            "can hold.  [default: those that do least damage for their size]",
         ),
     ] = None,
     keep_head: Annotated[
@@ -139,6 +140,7 @@ def command(
       smidgen cut model-f16.gguf --speed 20 -o quick
       smidgen cut gemma-3-270m --fit 165MB --heal 15min -o gemma-small
       smidgen cut model-f16.gguf --layers 22 --ffn 7168 --heal 2000000 -o shallow
+      smidgen cut gemma-3-270m --fit 165MB --types portable --heal 15min -o gemma-everywhere
       smidgen cut gemma-3-270m --fit 165MB -o gemma-small --resume
       smidgen cut gemma-3-270m --fit 165MB -o gemma-small --kv q8_0
       smidgen cut gemma-3-270m --recipe gemma-small/recipe.toml -o again
@@ -167,12 +169,17 @@ def command(
         )  # fmt: skip
         wanted = CutOptions(
             sizes.get("fit"), tuple(text or ()), tokens or DEFAULT_TOKENS, seed or 0, threads,
-            options.comma_list(types.upper() if types else None), languages=options.comma_list(langs), pruning=pruning,
+            _types(types), languages=options.comma_list(langs), pruning=pruning,
             steps=options.comma_list(steps),
             speed=speed, ram=sizes.get("ram"), heal=heal, keep_head=keep_head,
         )  # fmt: skip
     result = cut(origin, output, wanted.changed(kv=kept), resume=resume, dry_run=dry_run, measured=measure)
     options.show(result, json)
+
+
+def _types(said: str | None) -> tuple[str, ...]:
+    """As GGUF writes them, however they were typed; 'portable' is a word of ours."""
+    return tuple(name.lower() if name.lower() == "portable" else name.upper() for name in options.comma_list(said))
 
 
 def _refuse_contradictions(said: dict[str, Any], recipe: Path | None) -> None:

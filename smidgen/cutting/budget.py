@@ -76,7 +76,7 @@ def _for_speed(original: Checkpoint, begun: Checkpoint, options: CutOptions, mea
         )
     kinds = {kind for possible in possible_types(begun, options.kinds).values() for kind in possible}
     kinds |= {original.file.tensors[tensor].kind for tensor in matrices(original)}
-    rates = type_rates(kinds, options.threads)
+    rates = type_rates({kind.stored for kind in kinds}, options.threads)
     layers = len(original.config.layers)
     kept = (options.pruning.layers or layers) / layers  # of what a token takes beside its weights, too
     rest = kept * max(0.0, 1 / rate - _seconds_of_matrices(original, Pace(1.0, rates)))

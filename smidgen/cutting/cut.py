@@ -20,6 +20,7 @@ from smidgen.cutting.budget import limits_of, only_bits, promises
 from smidgen.cutting.learning import calibration_texts, learned_from, tokens_used
 from smidgen.cutting.limits import Limits
 from smidgen.cutting.plan import refuse_impossible
+from smidgen.cutting.portable import refuse_unportable
 from smidgen.cutting.quantize import Quantization, plan_types
 from smidgen.cutting.recipe import CutOptions
 from smidgen.cutting.rehearsal import settle_plan
@@ -78,6 +79,8 @@ def cut(
         refuse_kv(options.kv, keeping_of(checkpoint.config))
         _refuse_other_original(checkpoint, options)
         begun = with_one_matrix(checkpoint, options)
+        if options.portable:
+            refuse_unportable(begun)
         if only_bits(options) and options.fit is not None:
             refuse_impossible(begun, options.fit, options.kinds)
         sources = read_texts(options.texts)
@@ -239,12 +242,15 @@ def _write(planned: Quantization, pruned: Checkpoint, material: Material, result
 
 def _step(planned: Quantization, material: Material) -> dict[str, Any]:
     """What the card says about the quantization: settings, and what became of each matrix."""
+    types = {"types": list(material.options.types)} if material.options.portable else {}
     parameters = {
-        **_asked(material), "tokens": material.options.tokens, "seed": material.options.seed,
+        **_asked(material), **types, "tokens": material.options.tokens, "seed": material.options.seed,
         "calibration": [text.source.name for text in material.texts],
     }  # fmt: skip
     encoded = sum(not choice.keep for choice in planned.choices)
     summary = f"Quantization: {encoded} of {len(planned.choices)} matrices encoded anew, with error compensation."
+    if planned.portable:
+        summary += " All of them are portable: Q4_0, Q8_0 and 16 bits, with scales that every export format holds."
     summary = " ".join(filter(None, [summary, planned.only_rounded(), *planned.misfits]))
     return {"step": "quantize", "parameters": parameters, "summary": summary, "tensors": planned.outcomes()}
 

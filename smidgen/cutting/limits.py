@@ -20,9 +20,9 @@ class Pace:
 
     def seconds(self, kind: BlockType, nbytes: float) -> float:
         """What so many bytes of a type take. Raises BadFile for a type that was not measured."""
-        if kind.name not in self.rates:
+        if kind.stored.name not in self.rates:
             raise BadFile(f"the recipe does not say how quick {kind.name} is; say --speed instead")
-        return nbytes * self.rates[kind.name]
+        return nbytes * self.rates[kind.stored.name]
 
     @classmethod
     def of(cls, said: Any) -> "Pace":

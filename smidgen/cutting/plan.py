@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from smidgen.cutting.limits import Limits, Pace
+from smidgen.cutting.portable import are_portable, may_stay
 from smidgen.errors import BudgetError
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.claims import as_ours
@@ -24,7 +25,7 @@ from smidgen.formats.gguf.traffic import shares_read
 from smidgen.formats.gguf.writer import STRING_TYPES, TensorPlan, file_size
 from smidgen.formats.history import HISTORY, with_step
 from smidgen.model.parameters import is_matrix, split_block_name
-from smidgen.numerics.block_types import BY_NAME, BlockType
+from smidgen.numerics.block_types import BY_NAME, F16, PORTABLE, BlockType
 from smidgen.pruning.vocabulary import Ranking
 from smidgen.quantization.allocate import Option, allocate, quickest
 from smidgen.quantization.fitting import fitting_types, misfits
@@ -44,7 +45,7 @@ class Choice:
     """What becomes of one matrix of the file.
 
     name: of the tensor in the file.  members: canonical names of the matrices in it, often one.
-    kind: its type in the new file.  keep: it stays as it is.  nbytes: in the file.
+    kind: its type in the new file, or the portable one of it.  keep: it stays as it is.  nbytes: in the file.
     damage: estimated nats of KL divergence per token.
     seconds: that reading it takes for each token; 0 where no speed is asked for.
     """
@@ -83,7 +84,7 @@ def matrices(checkpoint: Checkpoint) -> dict[str, tuple[str, ...]]:
 def layout(checkpoint: Checkpoint, kinds: Mapping[str, BlockType]) -> Layout:
     """The file with these types (tensor → type), and the step in its history; all else as in the original."""
     tensors = [
-        TensorPlan(tensor.name, tensor.shape, kinds.get(tensor.name, tensor.kind))
+        TensorPlan(tensor.name, tensor.shape, kinds.get(tensor.name, tensor.kind).stored)
         for tensor in checkpoint.file.tensors.values()
     ]
     metadata, types = as_ours(checkpoint.file.metadata, checkpoint.file.metadata_types, tensors)
@@ -116,12 +117,22 @@ def _extreme_size(checkpoint: Checkpoint, types: Sequence[BlockType], extreme: C
 
 
 def possible_types(checkpoint: Checkpoint, types: Sequence[BlockType]) -> dict[str, tuple[BlockType, ...]]:
-    """Tensor of `matrices` → what it can become, and last what it is."""
-    tensors = checkpoint.file.tensors
+    """Tensor of `matrices` → what it can become, and last what it is, if it may stay that."""
+    tensors, portable = checkpoint.file.tensors, are_portable(types)
     return {
-        tensor: (*fitting_types(tensors[tensor].shape[-1], types), tensors[tensor].kind)
+        tensor: (
+            *fitting_types(tensors[tensor].shape[-1], types),
+            *((tensors[tensor].kind,) if not portable or may_stay(checkpoint, tensor) else ()),
+        )
         for tensor in matrices(checkpoint)
     }
+
+
+def fits_as_it_is(checkpoint: Checkpoint, budget: int, types: Sequence[BlockType]) -> bool:
+    """Whether nothing has to be done to have a file of at most so many bytes."""
+    if layout(checkpoint, {}).size > budget:
+        return False
+    return not are_portable(types) or all(may_stay(checkpoint, tensor) for tensor in matrices(checkpoint))
 
 
 def refuse_impossible(checkpoint: Checkpoint, budget: int, types: Sequence[BlockType] = TARGET_TYPES) -> None:
@@ -158,13 +169,17 @@ def _why(checkpoint: Checkpoint, types: Sequence[BlockType]) -> str:
     return "".join(f" {line}" for line in misfitting(checkpoint, types))
 
 
-def choose(checkpoint: Checkpoint, damage: Mapping[str, Mapping[str, float]], limits: Limits) -> list[Choice]:
+def choose(
+    checkpoint: Checkpoint, damage: Mapping[str, Mapping[str, float]], limits: Limits, *, portable: bool = False
+) -> list[Choice]:
     """The choice for every matrix with the least total damage whose file keeps to the limits.
 
     damage: canonical name → type name → nats per token, from `quantization.survey`. Matrices stacked in one tensor
-    share their type, and their damages add up. Raises BudgetError where no choice keeps to them.
+    share their type, and their damages add up.  portable: of `damage` only what `cutting.portable` allows.
+    Raises BudgetError where no choice keeps to the limits.
     """
-    options = _options(checkpoint, damage, checkpoint.config.vocabulary, limits.pace)
+    allowed = _Allowed.of(checkpoint, damage, portable)
+    options = _options(checkpoint, allowed, checkpoint.config.vocabulary, limits.pace)
     try:
         chosen = allocate(options, limits.nbytes - fixed_bytes(checkpoint), limits.seconds)
     except ValueError as error:
@@ -176,12 +191,14 @@ def choose(checkpoint: Checkpoint, damage: Mapping[str, Mapping[str, float]], li
 
 def choose_quickest(checkpoint: Checkpoint, types: Sequence[BlockType], limits: Limits) -> list[Choice]:
     """Of the files with at most so many bytes the quickest, whatever the damage, which is left at 0."""
+    tensors = checkpoint.file.tensors
     costs = {
-        name: {kind.name: 0.0 for kind in possible[:-1]}
-        for tensor, possible in possible_types(checkpoint, types).items()
-        for name in matrices(checkpoint)[tensor]
+        name: {kind.name: 0.0 for kind in fitting_types(tensors[tensor].shape[-1], types)}
+        for tensor, names in matrices(checkpoint).items()
+        for name in names
     }
-    options = _options(checkpoint, costs, checkpoint.config.vocabulary, limits.pace)
+    allowed = _Allowed.of(checkpoint, costs, are_portable(types))
+    options = _options(checkpoint, allowed, checkpoint.config.vocabulary, limits.pace)
     return _choices(checkpoint, quickest(options, limits.nbytes - fixed_bytes(checkpoint)))
 
 
@@ -220,10 +237,11 @@ def compare_vocabularies(
     exactly once the vocabulary is cut. Raises BudgetError where even the smallest vocabulary does not fit.
     """
     fixed, text_bytes = fixed_bytes(checkpoint), _token_bytes(checkpoint, ranking)
+    allowed = _Allowed.of(checkpoint, damage, are_portable(types))
     found = []
     smallest, budget = 0, limits.nbytes
     for tokens in _sizes(ranking, checkpoint.config.vocabulary):
-        options = _options(checkpoint, damage, tokens, limits.pace)
+        options = _options(checkpoint, allowed, tokens, limits.pace)
         room = budget - fixed + int(text_bytes[tokens:].sum())
         smallest = budget - room + sum(min(option.nbytes for option in tensor) for tensor in options)
         with suppress(ValueError):  # this size does not keep to the limits
@@ -262,17 +280,35 @@ def _token_bytes(checkpoint: Checkpoint, ranking: Ranking) -> np.ndarray:
     return sizes[ranking.order]
 
 
-def _options(
-    checkpoint: Checkpoint, damage: Mapping[str, Mapping[str, float]], vocabulary: int, pace: Pace | None
-) -> list[list[Option]]:
+@dataclass(frozen=True)
+class _Allowed:
+    """What a plan may choose.
+
+    damage: canonical name → type name → nats per token.  stay: tensors of the file that may be left as they are.
+    """
+
+    damage: Mapping[str, Mapping[str, float]]
+    stay: Collection[str]
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, damage: Mapping[str, Mapping[str, float]], portable: bool) -> "_Allowed":
+        """portable: only what `cutting.portable` allows; else all that was surveyed."""
+        if not portable:
+            return cls(damage, matrices(checkpoint).keys())
+        names = {kind.name for kind in (*PORTABLE, F16)}
+        only = {name: {kind: cost for kind, cost in one.items() if kind in names} for name, one in damage.items()}
+        return cls(only, {tensor for tensor in matrices(checkpoint) if may_stay(checkpoint, tensor)})
+
+
+def _options(checkpoint: Checkpoint, allowed: _Allowed, vocabulary: int, pace: Pace | None) -> list[list[Option]]:
     """For every tensor of `matrices`: the types it can have in a file with `vocabulary` tokens."""
     found, shares = [], shares_read(checkpoint.file)
     for tensor, names in matrices(checkpoint).items():
         info = checkpoint.file.tensors[tensor]
         is_end = all(split_block_name(name) is None for name in names)
         shape = (vocabulary, *info.shape[1:]) if is_end else info.shape
-        costs = _total([damage[name] for name in names])
-        ways = [(_KEEP, info.kind, 0.0)]  # first: of equals it is preferred
+        costs = _total([allowed.damage[name] for name in names])
+        ways = [(_KEEP, info.kind, 0.0)] if tensor in allowed.stay else []  # first: of equals it is preferred
         ways += [(name, BY_NAME[name], cost) for name, cost in costs.items()]
         options = []
         for label, kind, cost in ways:

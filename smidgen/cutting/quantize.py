@@ -18,7 +18,8 @@ from smidgen.calibration.sample import Sample
 from smidgen.calibration.walk import StateShelf
 from smidgen.cutting.limits import Limits
 from smidgen.cutting.plan import Choice, at_the_bottom, choose, layout, misfitting, refuse_impossible
-from smidgen.cutting.reach import within_reach
+from smidgen.cutting.portable import are_portable
+from smidgen.cutting.reach import to_survey
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.gguf.writer import write_gguf
 from smidgen.numerics.block_types import BlockType
@@ -42,6 +43,8 @@ class Quantization:
     """A plan for the types of a model, ready to be carried out.
 
     windows: to calibrate on.  workspace: what is finished of it.  misfits: lines about rows that fit no type.
+    portable: whether every export format can hold it.  damage_of_all: of the best plan with all types, if it is and
+    that is known.
     """
 
     checkpoint: Checkpoint
@@ -50,6 +53,8 @@ class Quantization:
     windows: Int[Tensor, "windows position"]
     workspace: QuantWorkspace
     misfits: Sequence[str] = ()
+    portable: bool = False
+    damage_of_all: float | None = None
 
     @property
     def size(self) -> int:
@@ -82,7 +87,12 @@ class Quantization:
         """What became of each matrix, for the card. After `write`."""
         tensors: list[dict[str, Any]] = []
         for choice in self.choices:
-            entry = {"name": choice.name, "kind": choice.kind.name, "bytes": choice.nbytes, "damage": choice.damage}
+            entry = {
+                "name": choice.name,
+                "kind": choice.kind.stored.name,
+                "bytes": choice.nbytes,
+                "damage": choice.damage,
+            }
             if not choice.keep:
                 outcomes = [self.workspace.outcome(name) for name in choice.members]
                 entry |= {
@@ -128,7 +138,18 @@ class Quantization:
             f"Plan: {parts}; file {self.size} bytes{share}. "
             f"Expected KL divergence (estimate): {expected:.3f} nats per token."
         )
-        return "\n".join([plan, *self.misfits])
+        return "\n".join([plan, *self._cost_of_portable(expected), *self.misfits])
+
+    def _cost_of_portable(self, expected: float) -> list[str]:
+        """A line with what the best plan with all types would cost; none where all types were to choose from."""
+        if not self.portable:
+            return []
+        if self.damage_of_all is None:
+            return [
+                f"portable: expected KL {expected:.3f}; with all types it is not known, since a speed was asked for."
+            ]
+        of_all = expected + self.damage_of_all - sum(choice.damage for choice in self.choices)
+        return [f"portable: expected KL {expected:.3f}, {of_all:.3f} with all types."]
 
 
 def _finite(loss: float) -> float | None:
@@ -149,10 +170,14 @@ def plan_types(
     Raises BudgetError, before any work, where there are none.
     """
     refuse_impossible(checkpoint, limits.nbytes, kinds)
-    surveyed = surveyed_model(checkpoint, windows, within_reach(checkpoint, kinds, limits), seed, workspace)
-    chosen = choose(checkpoint, surveyed.damage, limits)
+    surveyed = surveyed_model(checkpoint, windows, to_survey(checkpoint, kinds, limits), seed, workspace)
+    portable = are_portable(kinds)
+    chosen = choose(checkpoint, surveyed.damage, limits, portable=portable)
+    of_all = None
+    if portable and limits.pace is None:
+        of_all = sum(choice.damage for choice in choose(checkpoint, surveyed.damage, limits))
     told = misfitting(checkpoint, kinds, at_the_bottom(checkpoint, chosen, kinds))
-    return Quantization(checkpoint, chosen, surveyed, windows, workspace, told)
+    return Quantization(checkpoint, chosen, surveyed, windows, workspace, told, portable, of_all)
 
 
 def surveyed_model(

@@ -11,11 +11,24 @@ from collections.abc import Sequence
 
 from smidgen.cutting.limits import Limits, Pace
 from smidgen.cutting.plan import choose_quickest, fixed_bytes, largest_size, matrices, smallest_size
+from smidgen.cutting.portable import are_portable
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.gguf.traffic import shares_read
 from smidgen.numerics.block_types import BlockType
+from smidgen.quantization.survey import TARGET_TYPES
 
 _REACH = 0.75, 3.0  # times the average of a weight: types beyond are never chosen
+
+
+def to_survey(checkpoint: Checkpoint, types: Sequence[BlockType], limits: Limits) -> tuple[BlockType, ...]:
+    """Those within reach; with portable types also all others, so that a plan can say what that choice costs.
+
+    Where a speed is asked for, how quick the others are is not known.
+    """
+    near = within_reach(checkpoint, types, limits)
+    if not are_portable(types) or limits.pace is not None:
+        return near
+    return *near, *within_reach(checkpoint, TARGET_TYPES, Limits(limits.nbytes))
 
 
 def within_reach(checkpoint: Checkpoint, types: Sequence[BlockType], limits: Limits) -> tuple[BlockType, ...]:
@@ -45,7 +58,7 @@ def _by_time(checkpoint: Checkpoint, types: Sequence[BlockType], limits: Limits,
     tensors, shares = checkpoint.file.tensors, shares_read(checkpoint.file)
     weights = sum(shares[name] * math.prod(tensors[name].shape) for name in matrices(checkpoint))
     average = pace.limit / weights
-    fitting = [kind for kind in types if kind.name in pace.rates]  # no other fits any row
+    fitting = [kind for kind in types if kind.stored.name in pace.rates]  # no other fits any row
     seconds = {kind: pace.seconds(kind, kind.bits_per_weight / 8) for kind in fitting}
     low, high = _REACH
     near = tuple(

@@ -15,6 +15,8 @@ import torch
 
 from smidgen.bounds import MOST_SEED, MOST_THREADS, one_of, several, within
 from smidgen.cutting.limits import Limits, Pace
+from smidgen.cutting.portable import NAME as PORTABLE_NAME
+from smidgen.cutting.portable import are_portable
 from smidgen.data.languages import languages_of
 from smidgen.data.sources import TextSource, read_texts
 from smidgen.data.text import WINDOW
@@ -22,7 +24,7 @@ from smidgen.distillation.heal import HealBudget
 from smidgen.errors import BadFile, SmidgenError, printable
 from smidgen.formats.hub.origin import Origin
 from smidgen.model.kept import AS_USUAL, KV_TYPES, KVType
-from smidgen.numerics.block_types import BY_NAME, F16, BlockType
+from smidgen.numerics.block_types import BY_NAME, F16, PORTABLE, BlockType
 from smidgen.numerics.codeword_fields import FORMATS
 from smidgen.numerics.grids import GRIDS
 from smidgen.pruning.masks import Pattern
@@ -89,7 +91,8 @@ class CutOptions:
     texts: calibration files; empty for text that the model writes itself.  languages: codes; what to trim the
     vocabulary for, and to write calibration text in.  tokens: of calibration.  seed: of every random choice.
     threads: of torch (sums depend on it in the last bit).
-    types: GGUF types to choose from; empty for `quantization.survey.TARGET_TYPES`.
+    types: GGUF types to choose from; empty for `quantization.survey.TARGET_TYPES`; "portable" alone for what every
+    export format can hold (`cutting.portable`).
     heal: for how many tokens, or how long, to train what was cut (`distillation.heal`); None not to.
     steps: of `STEPS`; empty for those that the other options ask for.
     original: the sha256 that the model must have; None for any.
@@ -146,10 +149,7 @@ class CutOptions:
             object.__setattr__(self, name, tuple(map(os.fspath, several(name, getattr(self, name)))))
         languages_of(self.languages)
         one_of("kv", self.kv, KV_TYPES)
-        known = {kind.name for kind in (*GRIDS, *FORMATS, F16)}
-        for name in (*self.types, *self.surveyed):
-            if name not in known:
-                raise SmidgenError(f"{name!r} is not a type to quantize to. Choose from {', '.join(sorted(known))}.")
+        self._check_types()
         if self.pruning.sparsity is not None:
             Pattern.parse(self.pruning.sparsity)
         if self.heal is not None:
@@ -157,6 +157,19 @@ class CutOptions:
         if self.pruning.method not in METHODS:
             raise SmidgenError(f"{self.pruning.method!r} is no way to choose zeros. Choose from {', '.join(METHODS)}.")
         self._check_steps()
+
+    def _check_types(self) -> None:
+        if PORTABLE_NAME in self.types and len(self.types) > 1:
+            others = ", ".join(name for name in self.types if name != PORTABLE_NAME)
+            raise SmidgenError(
+                f"--types {PORTABLE_NAME} chooses what every export format can hold, and {others} beside it would not "
+                "be: leave one of them out."
+            )
+        known = {kind.name for kind in (*GRIDS, *FORMATS, F16)}
+        offered = sorted(known - {kind.name for kind in PORTABLE}) + [PORTABLE_NAME]
+        for name in (*self.types, *self.surveyed):
+            if name not in (offered if name in self.types else known):
+                raise SmidgenError(f"{name!r} is not a type to quantize to. Choose from {', '.join(offered)}.")
 
     def _check_numbers(self) -> None:
         values = {**asdict(self.pruning), **{one.name: getattr(self, one.name) for one in fields(self)}}
@@ -181,6 +194,10 @@ class CutOptions:
                 raise SmidgenError(f"--steps leaves out {step!r}, but {self._wanted(step)} asks for it. Drop one.")
         if self.keep_head and "quantize" not in chosen:
             raise SmidgenError(f"--keep-head goes with {self._wanted('quantize')}: a head is only left out for bytes.")
+        if self.portable and "quantize" not in chosen:
+            raise SmidgenError(
+                f"--types {PORTABLE_NAME} goes with {self._wanted('quantize')}: without one of them nothing is encoded."
+            )
         if "weights" in chosen and "quantize" in chosen:
             raise SmidgenError(
                 "Zeros do not survive quantization yet: do the steps 'weights' and 'quantize' in different cuts."
@@ -237,7 +254,14 @@ class CutOptions:
     @property
     def kinds(self) -> tuple[BlockType, ...]:
         """The types to choose from."""
+        if self.types == (PORTABLE_NAME,):
+            return PORTABLE
         return tuple(BY_NAME[name] for name in self.types) or TARGET_TYPES
+
+    @property
+    def portable(self) -> bool:
+        """Whether every export format is to hold the result."""
+        return are_portable(self.kinds)
 
     @property
     def surveyed_kinds(self) -> tuple[BlockType, ...]:

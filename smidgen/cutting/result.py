@@ -39,7 +39,10 @@ class CutResult:
                 "path": None if self.path is None else str(self.path), "bytes": self.size, "seconds": self.seconds,
                 "expected_kl": self.expected_kl,
                 "tensors": [
-                    {"name": c.name, "kind": c.kind.name, "kept": c.keep, "bytes": c.nbytes, "expected_kl": c.damage}
+                    {
+                        "name": c.name, "kind": c.kind.stored.name, "kept": c.keep, "bytes": c.nbytes,
+                        "expected_kl": c.damage,
+                    }
                     for c in self.choices
                 ],
                 "plan": self.plan, "steps": self.steps, "calibration": self.calibration, "notes": self.notes,

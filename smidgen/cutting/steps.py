@@ -15,7 +15,7 @@ from smidgen.calibration.walk import StateShelf
 from smidgen.cutting.limits import Limits
 from smidgen.cutting.plan import VocabularyChoice, compare_vocabularies
 from smidgen.cutting.quantize import PLANNED_DAMAGE
-from smidgen.cutting.reach import within_reach
+from smidgen.cutting.reach import to_survey
 from smidgen.cutting.recipe import CutOptions
 from smidgen.data.drawing import Used, draw
 from smidgen.data.held_out import CalibrationText
@@ -161,7 +161,7 @@ def _best_with_bits(material: Material, checkpoint: Checkpoint, ranking: vocabul
     damage = material.workspace.load_json(PLANNED_DAMAGE)
     if damage is None:
         shelf, windows = StateShelf(material.workspace.folder), material.windows(checkpoint)
-        kinds = within_reach(checkpoint, material.options.kinds, material.room)
+        kinds = to_survey(checkpoint, material.options.kinds, material.room)
         damage = survey(checkpoint, windows, material.options.seed, shelf, kinds).damage
         material.workspace.save_json(PLANNED_DAMAGE, damage)
     choices = compare_vocabularies(checkpoint, ranking, damage, material.room, material.options.kinds)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from smidgen.cutting.plan import layout
+from smidgen.cutting.plan import fits_as_it_is
 from smidgen.cutting.recipe import CutOptions
 from smidgen.data.held_out import CalibrationText
 from smidgen.data.text import beginning, window_length
@@ -38,7 +38,7 @@ def with_one_matrix(checkpoint: Checkpoint, options: CutOptions) -> Checkpoint:
     if options.keep_head or "quantize" not in options.chain or checkpoint.config.tied_head:
         return checkpoint
     only_bits = set(options.chain) <= {"quantize", "heal"}
-    if only_bits and options.fit is not None and layout(checkpoint, {}).size <= options.fit:
+    if only_bits and options.fit is not None and fits_as_it_is(checkpoint, options.fit, options.kinds):
         return checkpoint
     twice = stored_twice(checkpoint)
     return checkpoint if twice is None else stored_once(checkpoint, twice)

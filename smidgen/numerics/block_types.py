@@ -4,14 +4,14 @@ Torch-free, so that headers can be read and sizes planned without loading a tens
 Source of the figures: the ggml tensor type enumeration and block structs (ggml.h, ggml-common.h).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
 class BlockType:
     """One way to store a row of weights.
 
-    name: as llama.cpp prints it.  ggml_id: number in the file.
+    name: as llama.cpp prints it, of some with a word before it (`PORTABLE`).  ggml_id: number in the file.
     block: weights per block.  block_bytes: bytes per block.
     """
 
@@ -23,6 +23,11 @@ class BlockType:
     @property
     def bits_per_weight(self) -> float:
         return 8 * self.block_bytes / self.block
+
+    @property
+    def stored(self) -> "BlockType":
+        """What a file calls it."""
+        return BY_ID[self.ggml_id]
 
     def row_bytes(self, columns: int) -> int:
         """Bytes of one row of `columns` weights; `columns` must be a multiple of the block."""
@@ -71,7 +76,13 @@ READABLE = (
 )
 # fmt: on
 
-BY_NAME = {kind.name: kind for kind in READABLE}
+# Types to encode as, which a file calls by the name without "portable": their scales are such that every framework
+# holds them (`numerics.portable`).
+PORTABLE_Q4_0 = replace(Q4_0, name="portable Q4_0")
+PORTABLE_Q8_0 = replace(Q8_0, name="portable Q8_0")
+PORTABLE = (PORTABLE_Q4_0, PORTABLE_Q8_0)
+
+BY_NAME = {kind.name: kind for kind in (*READABLE, *PORTABLE)}
 
 # Types that ggml has for other ends: activations between two layers (Q8_1, Q8_K) and numbers that are not weights.
 # llama.cpp itself cannot turn them into float32, so no model has weights of them. Their sizes are known, so that a

@@ -70,7 +70,7 @@ def decode(packed: UInt8[Tensor, "rows bytes"], kind: BlockType) -> Float[Tensor
     blocks = packed.reshape(-1, kind.block_bytes)
     if blocks.storage_offset() % 4:  # floats are viewed in place, which needs them at multiples of their size
         blocks = blocks.clone()
-    return DECODERS[kind.name](blocks).reshape(rows, row_bytes // kind.block_bytes * kind.block)
+    return DECODERS[kind.stored.name](blocks).reshape(rows, row_bytes // kind.block_bytes * kind.block)
 
 
 def as_bytes_tensor(packed: np.ndarray) -> UInt8[Tensor, "rows bytes"]:

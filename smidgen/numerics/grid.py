@@ -133,6 +133,10 @@ class Grid(ABC):
         """Choose what the groups of a block share; for simple formats nothing. importance: as in `candidates`."""
         return ()
 
+    def as_stored(self, scale: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """The nearest float16 number that a block can store as its scale, or as the unit of its scales."""
+        return as_float16(scale)
+
     @abstractmethod
     def proposals(
         self, weights: Float[Tensor, "group rows"], frame: tuple[Tensor, ...]

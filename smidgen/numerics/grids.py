@@ -17,6 +17,7 @@ from torch import Tensor
 from smidgen.numerics import block_types as types
 from smidgen.numerics.block_types import BlockType
 from smidgen.numerics.grid import Grid, Scales, as_float16, signed_peak
+from smidgen.numerics.portable import as_portable
 from smidgen.numerics.super_grids import OffsetSuperGrid, SignedSuperGrid
 from smidgen.shapes import Float
 
@@ -55,8 +56,24 @@ class SymmetricGrid(Grid):
         return (full[:, None] * self.factors[None, :, None]).flatten(0, 1), None
 
     def store(self, scale: Tensor, offset: Tensor | None, frame: tuple[Tensor, ...]) -> Scales:
-        stored = as_float16(scale)
+        stored = self.as_stored(scale)
         return Scales(stored.float(), None, (stored,))
+
+
+class PortableGrid(SymmetricGrid):
+    """The same with scales that every framework holds (`numerics.portable`): none is negative, so the end that reaches
+    further is always the lower one."""
+
+    def as_stored(self, scale: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """The nearest of 8 significant bits."""
+        return as_portable(scale)
+
+    def proposals(
+        self, weights: Float[Tensor, "group rows"], frame: tuple[Tensor, ...]
+    ) -> tuple[Float[Tensor, "proposals rows"], None]:
+        """Where the largest weight is positive, it lands on the last level, or is clipped."""
+        scale, _ = super().proposals(weights, frame)
+        return scale.abs_(), None
 
 
 class OffsetGrid(Grid):
@@ -87,6 +104,8 @@ GRIDS: dict[BlockType, Grid] = {
     types.Q5_0: SymmetricGrid(types.Q5_0, range(-16, 16), _MEDIUM),
     types.Q5_1: OffsetGrid(types.Q5_1, 5, _MEDIUM),
     types.Q8_0: SymmetricGrid(types.Q8_0, range(-127, 128), _FINE),
+    types.PORTABLE_Q4_0: PortableGrid(types.PORTABLE_Q4_0, range(-8, 8), _COARSE),
+    types.PORTABLE_Q8_0: PortableGrid(types.PORTABLE_Q8_0, range(-127, 128), _FINE),
     types.Q2_K: OffsetSuperGrid(types.Q2_K, 16, 2, 15, _OF_4_LEVELS),
     types.Q3_K: SignedSuperGrid(types.Q3_K, 16, range(-4, 4), 6, _SIGNED, ends=(-4, 3)),
     types.IQ4_XS: SignedSuperGrid(types.IQ4_XS, 32, IQ4_NL_LEVELS, 6, _SIGNED, ends=(-127, 113)),

@@ -78,7 +78,7 @@ class Lattice:
     @classmethod
     def of(cls, packed: UInt8[Tensor, "rows bytes"], kind: BlockType) -> "Lattice":
         """Take packed rows apart. Raises KeyError for a type that `cut` does not write."""
-        place, rows = _PLACES[kind], len(packed)
+        place, rows = _PLACES[kind.stored], len(packed)
         blocks = packed.reshape(-1, kind.block_bytes).clone()
         unit = _float16(blocks, place.scale).reshape(rows, -1)
         shift_unit = None if place.shift is None else _float16(blocks, place.shift).reshape(rows, -1)
@@ -111,7 +111,7 @@ class Lattice:
     @property
     def sign(self) -> int:
         """What shifts count with: 1 or −1."""
-        return _PLACES[self.kind].sign
+        return _PLACES[self.kind.stored].sign
 
     def scale(self) -> Float[Tensor, "rows groups"]:
         """Of every group, float32."""

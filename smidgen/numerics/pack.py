@@ -33,7 +33,7 @@ def pack_rows(
     """The same for rows as the file has them: fields of groups are [rows, groups], those of blocks [rows, blocks]."""
     blocks = codes.unflatten(1, (-1, kind.block))  # [rows, blocks, block]
     by_block = [field.unflatten(1, (blocks.shape[1], -1)) for field in scales]  # [rows, blocks, groups in a block]
-    return _PACKERS[kind](blocks, by_block, list(frame)).flatten(1).contiguous()
+    return _PACKERS[kind.stored](blocks, by_block, list(frame)).flatten(1).contiguous()
 
 
 def _stack(fields: Fields) -> list[Tensor]:

@@ -111,9 +111,10 @@ def _refit_some(
 
 @dataclass
 class _Unit:
-    """A float16 number that each row stores."""
+    """A float16 number that each row stores.  rounded: to the nearest that can be stored."""
 
     stored: Float[Tensor, " rows"]
+    rounded: Callable[[Tensor], Tensor]
 
     def value(self) -> Float[Tensor, " rows"]:
         """As it is."""
@@ -121,11 +122,11 @@ class _Unit:
 
     def nearest(self, value: Float[Tensor, " rows"]) -> Float[Tensor, " rows"]:
         """The nearest that can be stored."""
-        return as_float16(value).float()
+        return self.rounded(value).float()
 
     def put(self, value: Float[Tensor, " rows"]) -> None:
         """Store what can be stored."""
-        self.stored.copy_(value)
+        self.stored.copy_(self.nearest(value))
 
 
 @dataclass
@@ -158,16 +159,19 @@ class _Stored:
     """Scales, or shifts, of all groups of some rows: unit · factor.
 
     unit: of blocks, what float16 holds, shifts with their sign.  factors: of groups; None where a group is a block.
-    least, most: of a factor.
+    least, most: of a factor.  rounded: units to the nearest that can be stored.
     """
 
     unit: Float[Tensor, "blocks rows"]
     factors: Float[Tensor, "groups rows"] | None
     least: int
     most: int
+    rounded: Callable[[Tensor], Tensor]
 
     @classmethod
-    def of(cls, unit: Tensor, factors: Tensor | None, kind: BlockType) -> "_Stored":
+    def of(
+        cls, unit: Tensor, factors: Tensor | None, kind: BlockType, rounded: Callable[[Tensor], Tensor]
+    ) -> "_Stored":
         """unit, factors: of a `Lattice`."""
         grid, least, most = GRIDS[kind], 0, 0
         if isinstance(grid, SignedSuperGrid):
@@ -175,12 +179,16 @@ class _Stored:
         elif isinstance(grid, OffsetSuperGrid):
             most = grid.most
         by_group = None if factors is None else factors.T.float().contiguous()
-        return cls(unit.T.float().contiguous(), by_group, least, most)
+        return cls(unit.T.float().contiguous(), by_group, least, most, rounded)
+
+    def unit_of(self, block: int) -> _Unit:
+        """What one block has of its own."""
+        return _Unit(self.unit[block], self.rounded)
 
     def pick(self, group: int) -> _Unit | _Factor:
         """What one group has of its own."""
         if self.factors is None:
-            return _Unit(self.unit[group])
+            return self.unit_of(group)
         unit = self.unit[group * len(self.unit) // len(self.factors)]
         return _Factor(unit, self.factors[group], self.least, self.most)
 
@@ -234,9 +242,11 @@ class _Descent:
         self._before, self._R, self._metric = lattice, R, metric
         self._kind, self._grid = lattice.kind, GRIDS[lattice.kind]
         self._levels = lattice.levels().T.contiguous()
-        self._scale = _Stored.of(lattice.unit, lattice.factors, self._kind)
+        self._scale = _Stored.of(lattice.unit, lattice.factors, self._kind, self._grid.as_stored)
         shift = lattice.shift_unit
-        self._shift = None if shift is None else _Stored.of(shift * lattice.sign, lattice.shift_factors, self._kind)
+        self._shift = None
+        if shift is not None:
+            self._shift = _Stored.of(shift * lattice.sign, lattice.shift_factors, self._kind, as_float16)
 
     def lattice(self) -> Lattice:
         """The rows as they are now."""
@@ -279,10 +289,10 @@ class _Descent:
             assert stored.factors is not None
             return stored.factors[groups].repeat_interleave(group, 0)
 
-        x, unit = self._levels[block] * factors(self._scale), _Unit(self._scale.unit[number])
+        x, unit = self._levels[block] * factors(self._scale), self._scale.unit_of(number)
         if self._shift is None:
             return _fit(unit, x, None, None, H, R)
-        return _fit(unit, x, _Unit(self._shift.unit[number]), factors(self._shift), H, R)
+        return _fit(unit, x, self._shift.unit_of(number), factors(self._shift), H, R)
 
     def _fit_group(self, columns: slice, H: Tensor, R: Float[Tensor, "group rows"]) -> Float[Tensor, "group rows"]:
         """Scale and shift of one group, its codes held; then its codes."""

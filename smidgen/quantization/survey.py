@@ -1,10 +1,9 @@
 """What each tensor would cost in each type, measured before anything is decided.
 
 A sample of each matrix's rows is really encoded: rounded in every type that its rows allow, and compensated, as the cut
-will do it, in one of few bits and in one of more. What compensation gains is about the same for types of a kind
-(LOG.md). The loss of these rows, weighted
-by how much the model's prediction depends on each output (`calibration.gradients`), gives the damage in nats of KL
-divergence per token:
+will do it, in one of few bits, in one of more, and in a portable one. What compensation gains is about the same for
+types of a kind (LOG.md). The loss of these rows, weighted by how much the model's prediction depends on each output
+(`calibration.gradients`), gives the damage in nats of KL divergence per token:
 
     damage = ½ Σᵣ E[gᵣ²] (ΔW H ΔWᵀ)ᵣᵣ,    H weighted by token as in `calibration.moments`
 
@@ -171,8 +170,7 @@ def _damages(
     if not fitting:
         return {}
     rounded = dict.fromkeys(fitting, 0.0)
-    classes = [[kind for kind in fitting if (kind.bits_per_weight < _FEW_BITS) is few] for few in (True, False)]
-    tried = {min(kinds, key=lambda kind: kind.bits_per_weight): kinds for kinds in classes if kinds}
+    tried = {min(alike, key=lambda kind: kind.bits_per_weight): alike for alike in _alike(fitting)}
     errors: dict[BlockType, list[tuple[Tensor, Tensor]]] = {kind: [] for kind in tried}  # rounded and compensated
     for run, columns in zip(runs, rows.split(len(runs[0].moment), dim=1), strict=True):
         metric = Metric(run)
@@ -186,6 +184,14 @@ def _damages(
     for one, alike in tried.items():
         gains |= dict.fromkeys(alike, _gain(errors[one], importance, runs, gradients))
     return {kind.name: 0.5 * gains[kind] * loss for kind, loss in rounded.items()}
+
+
+def _alike(kinds: Sequence[BlockType]) -> list[list[BlockType]]:
+    """Types of which compensation gains about the same."""
+    found: dict[tuple[bool, bool], list[BlockType]] = {}
+    for kind in kinds:
+        found.setdefault((kind.bits_per_weight < _FEW_BITS, kind in types.PORTABLE), []).append(kind)
+    return list(found.values())
 
 
 def _encoded(

@@ -20,7 +20,7 @@ def random_rows(kind: BlockType, rows: int, blocks: int, seed: int) -> Tensor:
     """Any bytes but for scales that are finite and of a usual size; Q8_0 without the one code that is never written."""
     generator = torch.Generator().manual_seed(seed)
     packed = torch.randint(256, (rows * blocks, kind.block_bytes), generator=generator, dtype=torch.uint8)
-    if kind.name == "Q8_0":
+    if kind.stored.name == "Q8_0":
         packed[packed == 128] = 127
     units = (torch.randn(rows * blocks, 2, generator=generator) * 0.01).half().view(torch.uint8)
     place = {"Q6_K": 208, "Q2_K": 80, "Q3_K": 108}.get(kind.name, 0)

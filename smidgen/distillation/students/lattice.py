@@ -9,7 +9,8 @@ codes *and stored scales* of the GGUF type, so nothing is lost when the model is
   scales are, because with Adam it is the share of a quantization step that a weight can move at once;
 - the units of the scales and shifts, relative to where they began. Learned scales as in LSQ (Esser et al. 2020,
   https://arxiv.org/abs/1902.08153, without its extra normalisation, which Adam does); they are rounded to float16 with
-  the same straight-through rule. k-quants keep their groups' integers;
+  the same straight-through rule, or to what is portable where all scales of a matrix are (`numerics.portable`).
+  k-quants keep their groups' integers;
 - what is not on a lattice (norms, 16-bit matrices), relative too, rounded to the type it is stored in.
 
 A place begins in the cell of the code that the quantizer chose, where the unquantized weight lies if that is known: so
@@ -40,6 +41,7 @@ from smidgen.numerics.codeword_fields import FORMATS
 from smidgen.numerics.decode import as_bytes_tensor
 from smidgen.numerics.grids import GRIDS
 from smidgen.numerics.lattice import Lattice
+from smidgen.numerics.portable import kept_kind
 from smidgen.shapes import Float, Int, UInt8
 
 _SLAB = 2**24  # weights handled at once beside the whole: bounds what the rounding needs
@@ -156,7 +158,8 @@ class _OnLattice:
     ) -> None:
         self._chosen, self._stored = chosen, lambda: stored_rows(checkpoint, name)
         packed = self._stored()
-        self._lattice = Lattice.of(packed if chosen is None else packed[chosen], checkpoint.kind(name))
+        kind = kept_kind(packed, checkpoint.kind(name))
+        self._lattice = Lattice.of(packed if chosen is None else packed[chosen], kind)
         numbers = torch.arange(len(packed)) if chosen is None else chosen
         codes = self._lattice.codes
         self._places = torch.empty(codes.shape)
@@ -201,7 +204,7 @@ class _OnLattice:
             now = self._now(slice(0, len(self._places))).pack()
             return now if self._chosen is None else self._stored().index_copy_(0, self._chosen, now)
 
-        return Packed(self._lattice.kind, packed)
+        return Packed(self._lattice.kind.stored, packed)
 
     def _of_chosen(self, gradient: Tensor) -> Float[Tensor, "some cols"]:
         """The gradient of the rows that learn, from that of the whole matrix, which may be sparse."""
@@ -231,7 +234,7 @@ class _OnLattice:
     def _now(self, rows: slice) -> Lattice:
         """Some rows as they are now."""
         old = self._first(rows)
-        unit = (old.unit * (1 + self._unit[rows])).half()
+        unit = GRIDS[old.kind].as_stored(old.unit * (1 + self._unit[rows]))
         shift = None
         if old.shift_unit is not None and self._shift is not None:
             shift = (old.shift_unit * (1 + self._shift[rows])).half()

@@ -10,9 +10,10 @@ from smidgen.formats.derived import Derived, Packed, Part, write_derived
 from smidgen.formats.opening import open_checkpoint
 from smidgen.formats.parts import load_decoder
 from smidgen.model.parameters import is_matrix
-from smidgen.numerics.block_types import TQ2_0, BlockType
+from smidgen.numerics.block_types import PORTABLE, TQ2_0, BlockType
 from smidgen.numerics.grids import GRIDS
 from smidgen.numerics.lattice import Lattice
+from smidgen.numerics.portable import has_portable_scales
 from smidgen.quantization.compensate import compensate
 from tests.gguf_forms import of_types, plain
 from tests.tiny_models import VOCABULARY, write_gemma3, write_llama
@@ -69,6 +70,22 @@ def train_and_write(tiny: Path, kind: BlockType, tmp_path: Path) -> None:
                 name: checkpoint.kind(name) for name in checkpoint.names()
             }
             assert torch.equal(load_decoder(written)(IDS), trained)
+
+
+@pytest.mark.parametrize("kind", PORTABLE, ids=lambda kind: kind.name)
+def test_scales_that_every_framework_holds_stay_such(tiny: Path, kind: BlockType, tmp_path: Path) -> None:
+    """However far they are moved, and where only some rows learn."""
+    rows = {"embedding.weight": torch.arange(0, VOCABULARY, 3)}
+    with open_checkpoint(quantized(tiny, kind)) as checkpoint:
+        student = LatticeStudent(checkpoint, rows=rows)
+        generator = torch.Generator().manual_seed(3)
+        for name, tensor in student.tensors().items():
+            tensor += torch.randn(tensor.shape, generator=generator) * (1.5 if ":" in name else 0.5)
+        write_derived(checkpoint, Derived(checkpoint.config, student.parts()), tmp_path / "new.gguf", {"step": "heal"})
+        with open_checkpoint(tmp_path / "new.gguf") as written:
+            for name in filter(is_matrix, written.names()):
+                assert has_portable_scales(torch.from_numpy(written.packed(name).copy()), written.kind(name)), name
+                assert not torch.equal(written.tensor(name), checkpoint.tensor(name))
 
 
 def test_places_begin_where_the_original_lies(tiny: Path) -> None:
