@@ -5,6 +5,8 @@ from typing import TypeVar
 
 import torch
 
+from smidgen.stopping import as_interrupts
+
 T = TypeVar("T")
 
 
@@ -15,10 +17,11 @@ def run_together(work: Callable[[bool], T], workers: int, ray: str | None, resum
     address of a cluster to start them on. Where one dies, all begin again with `work(True)`. A script that calls this
     needs its `if __name__ == "__main__":`.
     """
-    if ray is not None:
-        from smidgen.distillation.team.cluster import train_on_ray
+    with as_interrupts():
+        if ray is not None:
+            from smidgen.distillation.team.cluster import train_on_ray
 
-        return train_on_ray(work, workers, ray, resume=resume, gpus=torch.cuda.is_available())
-    from smidgen.distillation.team.launch import launch
+            return train_on_ray(work, workers, ray, resume=resume, gpus=torch.cuda.is_available())
+        from smidgen.distillation.team.launch import launch
 
-    return launch(work, workers, resume=resume)
+        return launch(work, workers, resume=resume)

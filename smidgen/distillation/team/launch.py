@@ -21,6 +21,7 @@ from typing import Any, TypeVar, cast
 
 from smidgen.errors import SmidgenError
 from smidgen.progress import is_quiet, say, set_quiet
+from smidgen.stopping import Stopped
 
 T = TypeVar("T")
 _SECONDS_TO_LEAVE = 3
@@ -60,6 +61,8 @@ def _attempt(work: Callable[[bool], Any], workers: int, resume: bool, meeting: P
             theirs.close()
             team[mine] = process
         return _listen(team)
+    except KeyboardInterrupt as interrupt:
+        raise _saved(team) or interrupt from None
     finally:
         _end(list(team.values()))
 
@@ -83,6 +86,24 @@ def _listen(team: dict[Any, SpawnProcess]) -> tuple[bool, Any]:
                 raise error
             result = value if rank == 0 else result
     return True, result
+
+
+def _saved(team: dict[Any, SpawnProcess]) -> Stopped | None:
+    """What rank 0 says when all are asked to end: where it was, after the step in hand. A second Ctrl-C waits no more.
+
+    None where that was not in the middle of a training.
+    """
+    for process in team.values():
+        with suppress(ProcessLookupError):
+            process.terminate()
+    waiting, said = dict(team), None
+    while waiting:
+        for ready in cast(list[Connection], wait(list(waiting))):
+            del waiting[ready]
+            with suppress(EOFError, OSError):
+                rank, _, stop = ready.recv()
+                said = stop if rank == 0 and isinstance(stop, Stopped) else said
+    return said
 
 
 def _killed(processes: list[SpawnProcess]) -> str | None:
@@ -138,7 +159,7 @@ def _member(
     dist.init_process_group(backend(), store=store, rank=rank, world_size=workers, timeout=PATIENCE)
     try:
         tell.send((rank, work(resume), None))
-    except SmidgenError as error:
+    except (SmidgenError, Stopped) as error:
         tell.send((rank, None, error))
     except Exception:
         tell.send((rank, None, RuntimeError(traceback.format_exc())))
