@@ -1,8 +1,8 @@
 """One command at a time in a folder: a second one that would write there is refused. Torch-free.
 
-The folder has a file `.smidgen.lock` while a command works in it, locked by the system (`flock`, or `msvcrt` on Windows).
-Such a lock ends with its process, however that ends, so what a dead one has left is simply taken over. Where the file
-system knows no locks, two commands cannot be told apart.
+While a command works in it the folder has a file `.smidgen.lock`, which the system locks (`flock`, or `msvcrt` on
+Windows). Such a lock ends with its process, however that ends, so what a dead one has left is simply taken over. Where
+the file system knows no locks, two commands cannot be told apart.
 """
 
 import os

@@ -219,10 +219,9 @@ def tune_together(
     from smidgen.training.on_cluster import for_any_folder
 
     adapter = None if options.adapter is None else options.adapter.absolute()
-    files, measured_on = [path.absolute() for path in data], None if valid is None else valid.absolute()
-    there = partial(
-        tune, for_any_folder(model), files, output.absolute(), replace(options, adapter=adapter), measured_on
-    )
+    options, valid = replace(options, adapter=adapter), None if valid is None else valid.absolute()
+    files = [path.absolute() for path in data]
+    there = partial(tune, for_any_folder(model), files, output.absolute(), options, valid)
     return replace(run_together(there, workers, ray, resume), path=output)
 
 

@@ -58,8 +58,8 @@ def warning_of_passes(passes: float) -> list[str]:
     if passes <= _MOST_PASSES:
         return []
     return [
-        f"The text is read {passes:.1f} times. After about {_MOST_PASSES} passes little is learned from it but the text "
-        "itself: give more text, or fewer steps."
+        f"The text is read {passes:.1f} times. After about {_MOST_PASSES} passes little is learned but the text "
+        "itself: give more of it, or fewer steps."
     ]
 
 
