@@ -139,9 +139,9 @@ def _explain(error: Exception, invoked: str | None) -> int:
 
 
 def _tell_how_to_go_on(stop: Stopped, words: Sequence[str]) -> int:
-    """Where it was, and the command line to paste; returns the exit code."""
-    print(f"smidgen: {harmless(stop.said)}", file=sys.stderr)
+    """Where it was, and the command line to paste, if anything is kept; returns the exit code."""
     if stop.kept:
+        print(f"smidgen: {harmless(stop.said)}", file=sys.stderr)
         again = [*words] if "--resume" in words else [*words, "--resume"]
         print(f"Go on with: {harmless(command_of(['smidgen', *again]))}", file=sys.stderr)
     return stop.exit_code

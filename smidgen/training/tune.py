@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from smidgen.distillation.students.lattice import LatticeStudent, careful_rate, 
 from smidgen.distillation.students.lora import Adapted, LoraOptions
 from smidgen.distillation.students.trainee import Plain, Trainee
 from smidgen.distillation.team.team import Team, joined, started_again, writer_first
+from smidgen.distillation.text.packing import PackedBatches
 from smidgen.errors import SmidgenError, Unsupported
 from smidgen.formats.adapters import read_adapter, write_gguf_lora, write_peft
 from smidgen.formats.checkpoint import Checkpoint
@@ -153,7 +154,7 @@ class TuneResult:
         if self.before is None or self.after is None or self.merged is None or self.after >= self.before:
             return ""
         kept = (self.before - self.merged) / (self.before - self.after)
-        return f": {100 * max(0.0, kept):.0f}% of what the adapter gained" if kept < _NEARLY_ALL else ""
+        return f": {100 * max(0.0, kept):.0f}% of what was gained" if kept < _NEARLY_ALL else ""
 
     def describe(self, model: str) -> str:
         """What a person wants to know at the end, in a few lines."""
@@ -254,8 +255,12 @@ class _Tuning:
             skip_bad=options.skip_bad, held_out=options.held_out, seed=options.seed,
         )  # fmt: skip
         self._objective = LanguageObjective(is_quick(team.device))
-        self._batches, self._rows = self._examples.batches(options.batch) if self._examples.learned else ((), 1)
         self._warnings = refuse_idle_rate(self._decide(), self._counted) if self._examples.learned else []
+
+    @cached_property
+    def _batching(self) -> tuple[PackedBatches, int]:
+        """Batches of an epoch, and rows of each."""
+        return self._examples.batches(self._options.batch)
 
     def open_workspace(self, output: Path, day: str, resume: bool) -> Workspace:
         """`output/work`, bound to everything that the result depends on. day: on which it began."""
@@ -312,8 +317,8 @@ class _Tuning:
 
     def _decide(self) -> TrainingOptions:
         """The plan of the training."""
-        options, counted = self._options, self._counted
-        steps = options.steps or math.ceil(len(self._batches) * options.epochs / self._rows)
+        (batches, rows), options, counted = self._batching, self._options, self._counted
+        steps = options.steps or math.ceil(len(batches) * options.epochs / rows)
         return TrainingOptions(
             steps,
             learning_rate=options.learning_rate or _RATES.get(counted) or careful_rate(steps),
@@ -326,20 +331,20 @@ class _Tuning:
 
     def _train(self, trainee: Trainee, workspace: Workspace, result: TuneResult, resume: bool) -> None:
         """Train, and note in `result` how that went."""
-        examples, rows = self._examples, self._rows
+        examples, (batches, rows) = self._examples, self._batching
         plan = writer_first(self._team, partial(decided, workspace, self._decide))
         say(
-            f"{len(examples.learned)} examples in {len(self._batches)} rows of {self._context} tokens, {rows} a step. "
+            f"{len(examples.learned)} examples in {len(batches)} rows of {self._context} tokens, {rows} a step. "
             f"{len(examples.held_out)} examples are held out."
         )
         tell(plan, self._counted)
-        result.notes += [*self._warnings, *warning_of_passes(plan.steps * rows / len(self._batches))]
+        result.notes += [*self._warnings, *warning_of_passes(plan.steps * rows / len(batches))]
         for warning in result.notes[len(examples.notes) :]:
             say(warning)
         if self._team.writes:
             self._room(trainee).refuse_full(workspace.folder)
         trained = Trainer(
-            trainee, self._objective, self._batches, plan, workspace.folder / "training",
+            trainee, self._objective, batches, plan, workspace.folder / "training",
             watch=self._watch(trainee, max(1, plan.steps // _EVALUATIONS)),
             reports=Reports("Tuning", result.path / "metrics.jsonl"), team=self._team,
         ).run(resume)  # fmt: skip
@@ -396,14 +401,14 @@ class _Tuning:
         evaluate = partial(examples.loss, objective=self._objective) if examples.held_out else None
         wanted = MergeOptions(result.steps, self._rows_at_once(), options.seed)
         folder = workspace.step("merging")
-        return trained_in(trainee, checkpoint, self._batches, evaluate, wanted, folder, self._team, resume)
+        return trained_in(trainee, checkpoint, self._batching[0], evaluate, wanted, folder, self._team, resume)
 
     def _write_model(self, parts: Mapping[str, Part], result: TuneResult) -> None:
         """model.gguf, measured as it was written."""
         summary = _summary(self._options, result)
         step = {"step": "tune", "parameters": _parameters(self._options, result), "summary": summary}
         path = result.path / MODEL_FILE
-        kept = in_their_types(self._checkpoint, parts)
+        kept = in_their_types(self._checkpoint, parts) if self._options.full else parts
         write_derived(self._checkpoint, Derived(self._checkpoint.config, kept), path, step)
         result.written.append(path.name)
         if self._examples.held_out:

@@ -62,7 +62,10 @@ def _attempt(work: Callable[[bool], Any], workers: int, resume: bool, meeting: P
             team[mine] = process
         return _listen(team)
     except KeyboardInterrupt as interrupt:
-        raise _saved(team) or interrupt from None
+        saved = _saved(team)
+        if saved is None:
+            raise
+        raise Stopped(getattr(interrupt, "number", signal.SIGINT), saved.said, saved.kept) from interrupt
     finally:
         _end(list(team.values()))
 
@@ -78,7 +81,7 @@ def _listen(team: dict[Any, SpawnProcess]) -> tuple[bool, Any]:
             except EOFError:
                 process.join()
                 rank, value, error = -1, None, RuntimeError("a training process left without a word")
-            if isinstance(error, SmidgenError):
+            if isinstance(error, (SmidgenError, Stopped)):
                 raise error
             if error is not None:  # its own fault, or that another one, which it waited for, is dead
                 if cause := _killed(list(team.values())):
