@@ -276,7 +276,8 @@ def _room(lesson: Lesson, trainee: Trainee) -> Room:
     result = lesson.begun_as.file.size if lesson.plan is None else 2 * trained
     if lesson.options.on_policy and lesson.plan is None:
         result *= 2  # with the file that llama.cpp writes from
-    said = _SAID * lesson.text.rows * lesson.context if lesson.options.cache_teacher else 0
+    rows = min(lesson.text.rows, lesson.options.steps * lesson.options.batch)
+    said = _SAID * rows * lesson.context if lesson.options.cache_teacher else 0
     return Room(checkpoint_room(trained), result + said)
 
 

@@ -36,7 +36,7 @@ def test_a_plan_is_decided_once(tmp_path: Path) -> None:
 def test_a_plan_is_shown(capsys: pytest.CaptureFixture) -> None:
     tell(PLAN, "codes")
     (line,) = capsys.readouterr().err.splitlines()
-    assert "400 steps, a checkpoint every 40; learning rate 0.012 in codes" in line
+    assert "400 steps, a checkpoint every 40; learning rate 0.013 in codes" in line
     assert "cosine, states of 40 steps averaged" in line
 
 
