@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from smidgen import TuneOptions, tune
-from smidgen.alone import LOCK
+from smidgen.alone import LOCK, alone_in
 from smidgen.cli.main import main
 from smidgen.distillation.students.lora import Adapted, LoraOptions
 from smidgen.distillation.team.launch import launch
@@ -36,6 +36,7 @@ from smidgen.stopping import Stopped
 from smidgen.training.tune import tune_together
 from tests.cli.test_errors import assert_one_line
 from tests.cli.tuning_together import tune_in_all_ways
+from tests.cutting.commands import kill_once_there
 from tests.distillation.together import lines
 from tests.family_models import save_folder
 from tests.interrupted import Died, asked_to_end, dying_at_file, files_named
@@ -420,3 +421,21 @@ def test_the_plan_is_shown_and_more_than_four_passes_are_warned_of(
     assert "Plan: 1 steps, a checkpoint every 1; learning rate 0.02 of the adapter, cosine." in told
     (note,) = [note for note in result.notes if "times. After about 4 passes" in note]
     assert note in told
+
+
+def test_killed_while_merging_and_resumed_is_the_same(quantized: Path, data: Path, tmp_path: Path) -> None:
+    """As by kill -9: nothing is put in order, the lock stays behind."""
+    merged = replace(SHORT, merge=True, learning_rate=None)
+    tune(str(quantized), [data], tmp_path / "whole", merged)
+    output = tmp_path / "out"
+    words = ["tune", quantized, "--data", data, "--steps", 5, "--batch", 2, "--context", 48, "--rank", 4]
+    words += ["--held-out", 0.2, "--merge", "-o", output]
+    kill_once_there(tmp_path, words, output / "work" / "merging" / "training" / "checkpoint.safetensors")
+    assert (output / LOCK).exists()
+    tune(str(quantized), [data], output, merged, resume=True)
+    assert digests(output) == digests(tmp_path / "whole")
+
+
+def test_two_tunings_with_one_output_are_refused(model: Path, data: Path, tmp_path: Path) -> None:
+    with alone_in(tmp_path), pytest.raises(SmidgenError, match=r"Another smidgen \(process \d+\) is writing to"):
+        tune(str(model), [data], tmp_path, SHORT)

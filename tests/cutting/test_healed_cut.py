@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from smidgen.alone import alone_in
 from smidgen.cutting.plan import smallest_size
 from smidgen.formats.opening import open_checkpoint
 from tests.cutting import commands
@@ -116,6 +117,13 @@ def test_healing_for_a_time_goes_on_after_a_kill_with_the_steps_that_were_planne
     assert resumed.code == 0, resumed.err
     assert f"Plan: {planned} steps" in resumed.err and (folder / "out/model.gguf").exists()
     assert not (folder / "out/work").exists()
+
+
+def test_two_cuts_with_one_output_are_refused(folder: Path) -> None:
+    model = write_llama(folder / "tiny.gguf")
+    with alone_in(folder / "out"):
+        done = run(model, "--fit", fit_of(model), "-o", "out")
+    assert done.code == 2 and "is writing to out. Wait for it, or choose another folder with -o." in done.err
 
 
 def test_a_disk_that_is_too_small_for_healing_is_seen_before_the_cut(
