@@ -46,10 +46,11 @@ from smidgen.formats.opening import open_checkpoint
 from smidgen.formats.workspace import Workspace
 from smidgen.owned import settle
 from smidgen.progress import say
-from smidgen.publishing.companions import claim_output, refuse_output, remove_others, write_distilling_notes
+from smidgen.publishing.companions import WORK, claim_output, refuse_output, remove_others, write_distilling_notes
 from smidgen.publishing.first_words import can_chat, try_it
 from smidgen.shell import path_of
 from smidgen.sizes import format_size
+from smidgen.stopping import resumable
 from smidgen.training.begun import begun
 from smidgen.training.lesson import DistillOptions, Lesson
 from smidgen.training.together import run_together
@@ -181,6 +182,19 @@ def distill_together(
     """
     _refuse_contradictions(options, student)
     within("workers", workers, 1, MOST_WORKERS)
+    with resumable(Workspace(output / WORK).holds_work):
+        return _together(teacher, student, output, options, workers, ray, resume)
+
+
+def _together(
+    teacher: str,
+    student: str | None,
+    output: Path,
+    options: DistillOptions,
+    workers: int,
+    ray: str | None,
+    resume: bool,
+) -> DistillResult:
     if ray is None:
         return run_together(partial(_as_one_of_many, teacher, student, output, options), workers, None, resume)
     from smidgen.ray_cluster import connected
@@ -224,6 +238,7 @@ def _train(
     options, output = lesson.options, workspace.folder.parent
     device = team.device if student.movable else torch.device("cpu")
     plan = writer_first(team, lambda: decided(workspace, lambda: _decide(lesson)))
+    plan = replace(plan, checkpoint_every=options.checkpoint_every or plan.checkpoint_every)  # changes no result
     say(f"{lesson.text.describe()}; {options.batch} rows of {lesson.context} tokens a step.")
     tell(plan, _counted(lesson))
     if team.writes:

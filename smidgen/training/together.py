@@ -5,8 +5,6 @@ from typing import TypeVar
 
 import torch
 
-from smidgen.stopping import as_interrupts
-
 T = TypeVar("T")
 
 
@@ -17,11 +15,10 @@ def run_together(work: Callable[[bool], T], workers: int, ray: str | None, resum
     address of a cluster to start them on. Where one dies, all begin again with `work(True)`. A script that calls this
     needs its `if __name__ == "__main__":`.
     """
-    with as_interrupts():
-        if ray is not None:
-            from smidgen.distillation.team.cluster import train_on_ray
+    if ray is not None:
+        from smidgen.distillation.team.cluster import train_on_ray
 
-            return train_on_ray(work, workers, ray, resume=resume, gpus=torch.cuda.is_available())
-        from smidgen.distillation.team.launch import launch
+        return train_on_ray(work, workers, ray, resume=resume, gpus=torch.cuda.is_available())
+    from smidgen.distillation.team.launch import launch
 
-        return launch(work, workers, resume=resume)
+    return launch(work, workers, resume=resume)

@@ -52,6 +52,7 @@ from smidgen.owned import settle
 from smidgen.progress import say
 from smidgen.publishing.companions import WORK, claim_output, refuse_output, remove_others, write_tuning_notes
 from smidgen.shell import path_of
+from smidgen.stopping import resumable
 from smidgen.training.begun import begun
 from smidgen.training.examples import read_training_examples
 from smidgen.training.merging import MergeOptions, disk_needed, fits_in_memory, is_on_lattice, trained_in
@@ -215,15 +216,16 @@ def tune_together(
     `if __name__ == "__main__":`.
     """
     within("workers", workers, 1, MOST_WORKERS)
-    if ray is None:
-        return run_together(partial(tune, model, data, output, options, valid), workers, None, resume)
-    from smidgen.training.on_cluster import for_any_folder
+    work = partial(tune, model, data, output, options, valid)
+    if ray is not None:  # its processes run in folders of their own
+        from smidgen.training.on_cluster import for_any_folder
 
-    adapter = None if options.adapter is None else options.adapter.absolute()
-    options, valid = replace(options, adapter=adapter), None if valid is None else valid.absolute()
-    files = [path.absolute() for path in data]
-    there = partial(tune, for_any_folder(model), files, output.absolute(), options, valid)
-    return replace(run_together(there, workers, ray, resume), path=output)
+        adapter = None if options.adapter is None else options.adapter.absolute()
+        options, valid = replace(options, adapter=adapter), None if valid is None else valid.absolute()
+        files = [path.absolute() for path in data]
+        work = partial(tune, for_any_folder(model), files, output.absolute(), options, valid)
+    with resumable(Workspace(output / WORK).holds_work):
+        return replace(run_together(work, workers, ray, resume), path=output)
 
 
 def _refuse_contradictions(data: Sequence[Path], options: TuneOptions) -> None:
