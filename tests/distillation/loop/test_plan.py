@@ -28,7 +28,7 @@ def test_a_plan_is_decided_once(tmp_path: Path) -> None:
     assert decided(workspace, lambda: PLAN) == PLAN
     again = Workspace.resume(tmp_path / "work", {})
     assert decided(again, lambda: replace(PLAN, steps=7, learning_rate=1.0)) == PLAN
-    known = workspace.load_json("plan")
+    known = workspace.load_json("plan") or {}
     workspace.save_json("plan", {**known, "of_a_later_version": 1})
     assert decided(again, lambda: replace(PLAN, steps=7)) == PLAN
 
