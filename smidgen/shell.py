@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 
 from smidgen.errors import SmidgenError, printable
@@ -16,6 +17,11 @@ def as_word(path: str | os.PathLike[str]) -> str:
     if not text.isprintable():
         return "DIR"
     return shlex.quote(f"./{text}" if text.startswith("-") else text)
+
+
+def command_of(words: Iterable[str]) -> str:
+    """Words as a command to paste: quoted where a shell would see more in one."""
+    return " ".join(shlex.quote(word) for word in words)
 
 
 def path_of(said: str | os.PathLike[str]) -> Path:

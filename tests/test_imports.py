@@ -18,8 +18,8 @@ PACKAGE = Path(smidgen.__file__).parent
 
 # The ground: anyone may stand on it; of ours it imports only itself.
 GROUND = {
-    "atomic", "bounds", "closing", "curve", "errors", "memory", "openmp", "owned",
-    "progress", "ray_cluster", "shapes", "shell", "sizes", "version", "votes",
+    "alone", "atomic", "bounds", "closing", "curve", "errors", "memory", "openmp", "owned",
+    "progress", "ray_cluster", "shapes", "shell", "sizes", "stopping", "version", "votes",
 }  # fmt: skip
 
 # Room → the rooms (or parts of rooms) below it. Methods first, the rooms of the verbs after them; `cli` sees all.

@@ -4,7 +4,8 @@ A command lives in its own module as a function `command`; only the module of th
 imported, so `smidgen --help` is quick. The docstring of `command` is its help; a line of `\\b` keeps the layout of the
 paragraph below it.
 
-Exit codes: 0 done; 2 something the person can act on (one line on stderr); 1 a fault of ours; 130 interrupted.
+Exit codes: 0 done; 2 something the person can act on (one line on stderr); 1 a fault of ours; 130 interrupted;
+143 ended by SIGTERM.
 """
 
 import errno
@@ -19,6 +20,8 @@ import typer
 
 from smidgen.cli import options
 from smidgen.errors import SmidgenError, harmless, printable
+from smidgen.shell import command_of
+from smidgen.stopping import Stopped
 
 # name → (module with a function `command`, summary in `smidgen --help`), in the order of a newcomer's day
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -77,6 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.debug_wanted() or "--debug" in words:
             raise
         code = _explain(error, invoked)
+    except Stopped as stop:
+        code = _tell_how_to_go_on(stop, words)
     except KeyboardInterrupt:
         code = 130
     sys.exit(code)
@@ -131,6 +136,15 @@ def _explain(error: Exception, invoked: str | None) -> int:
         message, code = f"unexpected {type(error).__name__}: {error}; run again with --debug to see where.", 1
     print(f"smidgen: error: {harmless(' '.join(message.split()))}", file=sys.stderr)
     return code
+
+
+def _tell_how_to_go_on(stop: Stopped, words: Sequence[str]) -> int:
+    """Where it was, and the command line to paste, if anything is kept; returns the exit code."""
+    if stop.kept:
+        print(f"smidgen: {harmless(stop.said)}", file=sys.stderr)
+        again = [*words] if "--resume" in words else [*words, "--resume"]
+        print(f"Go on with: {harmless(command_of(['smidgen', *again]))}", file=sys.stderr)
+    return stop.exit_code
 
 
 def _is_usage_error(error: Exception) -> bool:

@@ -90,7 +90,7 @@ Output = Annotated[
     Path,
     typer.Option("--output", "-o", metavar="DIR", parser=path_of, help="Folder for the result.", show_default=False),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on where the same run was interrupted.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where the same run was interrupted or killed.")]
 EverySeed = Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, metavar="N", help="Of every random choice.")]
 GivenSeed = Annotated[  # the same where it matters whether it was given
     int | None,

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 
-_INTERRUPTED = 130
+_INTERRUPTED, _TERMINATED = 130, 143
 
 
 def main() -> None:
@@ -24,8 +24,8 @@ def main() -> None:
     except KeyboardInterrupt:  # a second one, on the way out of the first
         _leave_at_once()
     except SystemExit as end:
-        if end.code == _INTERRUPTED:
-            _leave_at_once()
+        if end.code in (_INTERRUPTED, _TERMINATED):
+            _leave_at_once(end.code)
         raise
 
 
@@ -49,7 +49,7 @@ def _end_at_ctrl_c() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def _leave_at_once() -> None:
+def _leave_at_once(code: int = _INTERRUPTED) -> None:
     """Without waiting for threads that still compute, and without giving back memory piece by piece."""
     _end_at_ctrl_c()
     for stream in (sys.stdout, sys.stderr):
@@ -58,4 +58,4 @@ def _leave_at_once() -> None:
         except (OSError, ValueError, AttributeError):
             pass  # closed, or nobody reads it
     atexit._run_exitfuncs()  # processes that work for us end there
-    os._exit(_INTERRUPTED)
+    os._exit(code)

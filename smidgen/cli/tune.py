@@ -46,7 +46,13 @@ def command(
     ] = None,
     lr: Annotated[
         float | None,
-        _training("--lr", min=1e-9, max=1, metavar="RATE", help="Learning rate.  [default: 2e-4; with --full 2e-5]"),
+        _training(
+            "--lr",
+            min=1e-9,
+            max=1,
+            metavar="RATE",
+            help="Learning rate.  [default: 2e-4; --full 2e-5, or 0.25/√steps codes]",
+        ),
     ] = None,
     batch: Annotated[
         int | None,

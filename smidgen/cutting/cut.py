@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from smidgen.alone import alone_in
 from smidgen.cutting.budget import limits_of, only_bits, promises
 from smidgen.cutting.learning import calibration_texts, learned_from, tokens_used
 from smidgen.cutting.limits import Limits
@@ -29,7 +30,8 @@ from smidgen.cutting.steps import Material, prune
 from smidgen.cutting.tying import cost_of_tying, with_one_matrix
 from smidgen.data.languages import languages_named, languages_of
 from smidgen.data.sources import read_texts
-from smidgen.distillation.heal import heal
+from smidgen.distillation.heal import disk_needed, heal
+from smidgen.distillation.loop.plan import Room
 from smidgen.engines.machine import peak_memory
 from smidgen.errors import BadFile, SmidgenError, printable
 from smidgen.formats.checkpoint import Checkpoint
@@ -50,6 +52,7 @@ from smidgen.publishing.companions import WORK, claim_output, refuse_output, rem
 from smidgen.publishing.first_words import can_chat
 from smidgen.quantization.workspace import QuantWorkspace
 from smidgen.shell import path_of
+from smidgen.stopping import resumable
 
 #: Languages whose cost is reported when the vocabulary is trimmed, asked for or not.
 _REPORTED = ("en", "de", "fr", "es", "ru", "ar", "hi", "zh", "ja", "code")
@@ -85,8 +88,13 @@ def cut(
             refuse_impossible(begun, options.fit, options.kinds)
         sources = read_texts(options.texts)
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="smidgen-"))) if dry_run else None
+        if scratch is None:
+            stack.enter_context(resumable(QuantWorkspace(output / WORK).holds_work))
+            stack.enter_context(alone_in(output))
         fingerprint = options.fingerprint(checkpoint.sha256(), sources)
         workspace = QuantWorkspace.open((scratch or output) / WORK, fingerprint, resume=resume)
+        if scratch is None:
+            _room(checkpoint, options).refuse_full(workspace.folder)
         effort = stack.enter_context(Effort(workspace, peak_memory, started))
         limits = _remembered_limits(checkpoint, begun, options, workspace)
         tokenizer = Tokenizer.from_gguf(checkpoint.tokenizer_metadata)
@@ -128,6 +136,13 @@ def cut(
         effort.close()
         workspace.finish()
         return result
+
+
+def _room(checkpoint: Checkpoint, options: CutOptions) -> Room:
+    """What the cut takes of the disk at least: the result, its parts before it, and the checkpoints of healing."""
+    size = checkpoint.file.size if options.fit is None else min(options.fit, checkpoint.file.size)
+    heals = "heal" in options.chain and only_bits(options)  # what is pruned before is smaller
+    return Room(disk_needed(checkpoint) if heals else 0, size * (3 if heals else 2))
 
 
 def _refuse_idle_kv(options: CutOptions, measured: bool) -> None:

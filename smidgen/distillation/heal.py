@@ -26,6 +26,7 @@ from smidgen.data.corpus.order import shuffled
 from smidgen.data.sources import TextSource
 from smidgen.data.text import window_length
 from smidgen.distillation.loop.metrics import peak_operations, training_operations
+from smidgen.distillation.loop.plan import Counted, Room, checkpoint_room, decided, tell, warning_of_passes
 from smidgen.distillation.loop.trainer import Reports, Trainer, TrainingOptions, TrainingResult, Watch
 from smidgen.distillation.objectives.losses import DistillObjective
 from smidgen.distillation.objectives.sampled_head import SampledHeadObjective, frequent_tokens
@@ -39,7 +40,7 @@ from smidgen.distillation.text.packing import PackedBatches, text_batches
 from smidgen.distillation.text.paired import Paired
 from smidgen.errors import SmidgenError, printable
 from smidgen.formats.checkpoint import Checkpoint
-from smidgen.formats.derived import Derived
+from smidgen.formats.derived import Derived, in_their_types
 from smidgen.formats.effort import Effort
 from smidgen.formats.parts import load_decoder
 from smidgen.formats.workspace import Workspace
@@ -141,8 +142,9 @@ def heal(
 ) -> Healed:
     """Train `student` towards `teacher` on some texts, without changing its types.
 
-    workspace: for checkpoints; an unfinished healing that is there goes on.
-    Raises SmidgenError for a text too short to keep windows of it aside, and where training does not fit in memory.
+    workspace: for the plan and checkpoints; an unfinished healing that is there goes on.
+    Raises SmidgenError for a text too short to keep windows of it aside, and where training does not fit in memory or
+    its checkpoints not on the disk; Stopped, with a checkpoint, where somebody ends it.
     """
     with Effort(workspace) as effort:
         derived, training = _train(teacher, student, sources, budget, workspace, seed)
@@ -151,39 +153,61 @@ def heal(
     return Healed(derived, training, training.evaluations[0][1], training.best[1], processor_seconds)
 
 
+def disk_needed(model: Checkpoint) -> int:
+    """Bytes that checkpoints of healing take at least, of a model with all of its layers."""
+    few = ("embedding.weight", "head.weight") if model.config.vocabulary >= _MANY_TOKENS else ()
+    return checkpoint_room(
+        sum(math.prod(model.shape(name)) for name in model.names() if name not in few), averaged=True
+    )
+
+
 def _train(
     teacher: Checkpoint, student: Checkpoint, sources: Sequence[TextSource], budget: HealBudget, workspace: Workspace,
     seed: int,
 ) -> tuple[Derived, TrainingResult]:  # fmt: skip
     """What is to be written, and how it came about."""
     lesson = _lesson(teacher, student, sources, seed)
-    steps = budget.steps(student)
-    rate = careful_rate(steps)
-    trainee = _trainee(student, lesson.rows, _RELATIVE_RATE / rate)
-    every = max(1, steps // _EVALUATIONS)
-    options = TrainingOptions(
-        steps, _LOW_RANK_RATE if isinstance(trainee, Adapted) else rate, floor=0.05, checkpoint_every=every,
-        average_over=max(1, steps // _AVERAGED), seed=seed,
-    )  # fmt: skip
+    plan = decided(workspace, lambda: _decide(student, lesson.rows, budget, seed))
+    low_rank = _is_low_rank(student, lesson.rows)
+    trainee = _trainee(student, lesson.rows, _RELATIVE_RATE / plan.learning_rate)
+    counted: Counted = "adapter" if low_rank else "codes"
+    tell(plan, counted)
+    if budget.tokens is not None:
+        for line in warning_of_passes(budget.tokens / lesson.tokens):
+            say(line)
+    trained = sum(tensor.numel() for tensor in trainee.tensors().values())
+    Room(checkpoint_room(trained, averaged=True), student.file.size).refuse_full(workspace.folder)
+    every = max(1, plan.steps // _EVALUATIONS)
     training = Trainer(
-        trainee, lesson.objective, lesson.batches, options, workspace.folder,
+        trainee, lesson.objective, lesson.batches, plan, workspace.step("training").folder,
         fingerprint={"student": student.sha256()}, watch=Watch(lambda: lesson.watch(trainee), every, _PATIENCE),
         seconds=budget.seconds, reports=Reports("Healing", workspace.folder / "metrics.jsonl"),
     ).run(resume=True)  # fmt: skip
     assert training.best is not None
     before, after = training.evaluations[0][1], training.best[1]
     figures = {"tokens": training.tokens, "watched_kl": [round(before, 5), round(after, 5)]}
-    return Derived(student.config, trainee.parts(), came_of_it=figures), training
+    return Derived(student.config, in_their_types(student, trainee.parts()), came_of_it=figures), training
+
+
+def _decide(student: Checkpoint, rows: Mapping[str, Tensor], budget: HealBudget, seed: int) -> TrainingOptions:
+    """The plan of the training. How many steps fit into a time depends on how quick the machine is at the moment."""
+    steps = budget.steps(student)
+    rate = _LOW_RANK_RATE if _is_low_rank(student, rows) else careful_rate(steps)
+    return TrainingOptions(
+        steps, rate, floor=0.05, checkpoint_every=max(1, steps // _EVALUATIONS),
+        average_over=max(1, steps // _AVERAGED), seed=seed,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class _Lesson:
-    """What is learned.  rows: of the embedding and the head, those that learn; none named: all do."""
+    """What is learned.  rows: of the embedding and the head, those that learn; none named: all do.  tokens: of text."""
 
     objective: Objective
     batches: Batches
     watched: Sequence[Batch]
     rows: Mapping[str, Int[Tensor, " rows"]]
+    tokens: int
 
     @torch.no_grad()
     def watch(self, trainee: Trainee) -> float:
@@ -197,22 +221,25 @@ def _lesson(teacher: Checkpoint, student: Checkpoint, sources: Sequence[TextSour
     tokenizer = Tokenizer.from_gguf(student.tokenizer_metadata)
     context = window_length(student.config.context_length, teacher.config.context_length)
     learned, watched = _rows(sources, tokenizer, context, seed)
-    remembering = RememberingTeacher(teacher)
+    tokens, remembering = learned.ids.numel(), RememberingTeacher(teacher)
     if student.config.vocabulary != teacher.config.vocabulary:
         larger = Tokenizer.from_gguf(teacher.tokenizer_metadata)
         respelling = Respelling.between(larger, tokenizer)
         paired = Paired.respelled(learned, tokenizer, larger, respelling)
         objective = DistillObjective(RestrictedTeacher(remembering, respelling), bf16=True)
-        return _Lesson(objective, paired, [paired.pair(batch) for batch in watched], {})
+        return _Lesson(objective, paired, [paired.pair(batch) for batch in watched], {}, tokens)
     if teacher.config.vocabulary < _MANY_TOKENS:
-        return _Lesson(DistillObjective(remembering, bf16=True), learned, watched, {})
+        return _Lesson(DistillObjective(remembering, bf16=True), learned, watched, {}, tokens)
     frequent = frequent_tokens(remembering, [learned.batch(step) for step in range(_LISTENED)], learned.ids)
     rows: dict[str, Tensor] = dict.fromkeys(("embedding.weight", "head.weight"), frequent)
-    return _Lesson(SampledHeadObjective(remembering, frequent, seed), learned, watched, rows)
+    return _Lesson(SampledHeadObjective(remembering, frequent, seed), learned, watched, rows, tokens)
 
 
-def _trainee(student: Checkpoint, rows: Mapping[str, Tensor], relative_rate: float) -> Trainee:
-    """All of a model that fits in memory; of a larger one, if it is not quantized, a low-rank change of its layers."""
+def _is_low_rank(student: Checkpoint, rows: Mapping[str, Tensor]) -> bool:
+    """Whether only a low-rank change of the layers learns, since the memory is too small for all.
+
+    Raises SmidgenError where it is too small for that too, or the model is quantized.
+    """
     weights = student.parameters - sum(
         (student.shape(name)[0] - len(chosen)) * student.shape(name)[1]
         for name, chosen in rows.items()
@@ -220,18 +247,25 @@ def _trainee(student: Checkpoint, rows: Mapping[str, Tensor], relative_rate: flo
     )
     whole, spare = _BYTES_EACH * weights, _MEMORY_SHARE * total_memory()
     if whole <= spare:
-        # Of a large embedding the rows of tokens that occur learn, if it is quantized: it has more to mend then.
-        return LatticeStudent(
-            student, lambda name: name not in rows or student.kind(name) in GRIDS, rows=rows,
-            relative_rate=relative_rate,
-        )  # fmt: skip
+        return False
     if 4 * student.parameters > spare or any(trains_on_lattice(student.kind(name)) for name in student.names()):
         raise SmidgenError(
             f"Healing {printable(student.path.name)} takes about {whole / 1e9:.0f} GB of memory, more than this "
             "machine has to spare. Leave out --heal, or heal on a larger machine (smidgen distill)."
         )
-    say("All weights in training would not fit in memory: healing by a low-rank change of each layer.")
-    return Adapted(load_decoder(student), LoraOptions())
+    return True
+
+
+def _trainee(student: Checkpoint, rows: Mapping[str, Tensor], relative_rate: float) -> Trainee:
+    """All of a model that fits in memory; of a larger one, if it is not quantized, a low-rank change of its layers."""
+    if _is_low_rank(student, rows):
+        say("All weights in training would not fit in memory: healing by a low-rank change of each layer.")
+        return Adapted(load_decoder(student), LoraOptions())
+    # Of a large embedding the rows of tokens that occur learn, if it is quantized: it has more to mend then.
+    return LatticeStudent(
+        student, lambda name: name not in rows or student.kind(name) in GRIDS, rows=rows,
+        relative_rate=relative_rate,
+    )  # fmt: skip
 
 
 def _rows(

@@ -6,7 +6,7 @@ metadata say what was done to it, step by step (`formats.history`).
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from smidgen.progress import track
 from smidgen.shapes import Float, UInt8
 
 _LARGEST_FLOAT16 = 65504.0
+_FLOATS = (types.F32, types.F16, types.BF16)
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,13 @@ class Kept:
 
 @dataclass(frozen=True)
 class Changed:
-    """A parameter with new values, asked for once, when it is written."""
+    """A parameter with new values, asked for once, when it is written.
+
+    kind: F32, F16 or BF16, for a matrix; None for F16, or F32 where the original's embedding has that.
+    """
 
     values: Callable[[], Float[Tensor, "..."]]
+    kind: BlockType | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,18 @@ class Derived:
     parts: Mapping[str, Part] = field(default_factory=dict)
     tokenizer: Tokens | None = None
     came_of_it: Mapping[str, Any] = field(default_factory=dict)
+
+
+def in_their_types(checkpoint: Checkpoint, parts: Mapping[str, Part]) -> dict[str, Part]:
+    """Parts of which those with new values are stored as `checkpoint` has them, where that is a type of floats."""
+    names = set(checkpoint.names())
+
+    def kept(name: str, part: Part) -> Part:
+        if not isinstance(part, Changed) or name not in names or checkpoint.kind(name) not in _FLOATS:
+            return part
+        return replace(part, kind=checkpoint.kind(name))
+
+    return {name: kept(name, part) for name, part in parts.items()}
 
 
 def write_derived(checkpoint: Checkpoint, derived: Derived, path: Path, step: Mapping[str, Any]) -> None:
@@ -150,7 +167,7 @@ class _Writer:
 
     def _part_kind(self, part: Part) -> BlockType:
         if isinstance(part, Changed):
-            return self._wide
+            return part.kind or self._wide
         return part.kind if isinstance(part, Packed) else self._checkpoint.kind(part.name)
 
     def packed(self, tensor: str) -> np.ndarray:
@@ -200,10 +217,13 @@ def _refuse_other_shape(name: str, found: Shape, wanted: Shape) -> None:
 
 def _stored(name: str, values: np.ndarray, kind: BlockType) -> np.ndarray:
     """Float values as the bytes of 32- or 16-bit rows."""
+    rows = 1 if values.ndim == 1 else len(values)
+    if kind is types.BF16:
+        nearest = torch.from_numpy(np.ascontiguousarray(values)).bfloat16()
+        return nearest.view(torch.uint8).numpy().reshape(rows, -1)
     if kind is not types.F32 and float(np.abs(values).max(initial=0.0)) > _LARGEST_FLOAT16:
         raise SmidgenError(
             f"{printable(name)} would hold values beyond float16. Calibrate on other text with --text, or prune less."
         )
     dtype = np.float32 if kind is types.F32 else np.float16
-    rows = 1 if values.ndim == 1 else len(values)
     return np.ascontiguousarray(values, dtype).reshape(rows, -1).view(np.uint8)

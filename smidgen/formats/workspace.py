@@ -19,6 +19,9 @@ from smidgen.atomic import replacing
 from smidgen.errors import BadFile, SmidgenError, printable
 from smidgen.formats.hf.safetensors_writer import Stored, write_safetensors
 
+_FINGERPRINT = "fingerprint"
+_FIGURES = {".json", ".jsonl"}  # files of a few numbers; what takes long to make is tensors
+
 
 class Workspace:
     """Files of one unfinished work, or of one of its steps. Make it with `open`, `start` or `resume`."""
@@ -30,8 +33,13 @@ class Workspace:
     def open(cls, folder: Path, fingerprint: Mapping[str, Any], *, resume: bool) -> Self:
         """`resume` or `start`, in a folder inside of the one that a person has named for the result.
 
-        Raises SmidgenError also where that cannot be written.
+        Raises SmidgenError also where that cannot be written, and where unfinished work would be removed by a `start`.
         """
+        if not resume and cls(folder).holds_work():
+            raise SmidgenError(
+                f"{printable(folder)} holds unfinished work. Go on with it with --resume, or remove that folder to "
+                "begin anew."
+            )
         try:
             return (cls.resume if resume else cls.start)(folder, fingerprint)
         except OSError as error:
@@ -44,7 +52,7 @@ class Workspace:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         workspace = cls(folder)
-        workspace.save_json("fingerprint", fingerprint)
+        workspace.save_json(_FINGERPRINT, fingerprint)
         return workspace
 
     @classmethod
@@ -54,17 +62,26 @@ class Workspace:
         Raises SmidgenError where it belongs to a cut with other settings, naming one that differs.
         """
         workspace = cls(folder)
-        found = workspace.load_json("fingerprint")
+        found = workspace.load_json(_FINGERPRINT)
         if found is None:
             return cls.start(folder, fingerprint)
         asked = json.loads(json.dumps(fingerprint))
         for key in sorted(found.keys() | asked.keys()):
             if found.get(key) != asked.get(key):
                 raise SmidgenError(
-                    f"{folder} was begun with {key} {found.get(key)!r}, now it is {asked.get(key)!r}. "
-                    "Resume with the same settings, or leave out --resume to begin anew."
+                    f"{printable(folder)} was begun with {key} {found.get(key)!r}, now it is {asked.get(key)!r}. "
+                    "Resume with the same settings, or remove that folder to begin anew."
                 )
         return workspace
+
+    def begun_with(self, key: str) -> Any | None:
+        """One thing of the fingerprint of the work that is here; None where there is none, or it has no such thing."""
+        return (self.load_json(_FINGERPRINT) or {}).get(key)
+
+    def holds_work(self) -> bool:
+        """Whether something is finished here that took long, and would be lost with the folder."""
+        files = (path for path in self.folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+        return any(path.suffix not in _FIGURES for path in files)
 
     def step(self, name: str) -> "Workspace":
         """The folder of one step, made if it is not there."""
@@ -131,4 +148,4 @@ class Workspace:
                 yield file
         except SafetensorError as error:
             reason = f"{printable(self._path(part))} is damaged ({error})."
-            raise BadFile(f"{reason} Leave out --resume to begin anew.") from error
+            raise BadFile(f"{reason} Remove {printable(self.folder)} to begin that part anew.") from error

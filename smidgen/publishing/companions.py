@@ -1,7 +1,7 @@
 """What a cut leaves beside the model: README.md (a Hugging Face model card), recipe.toml, Modelfile, licence files."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +77,12 @@ def _is_of_a_cut(work: Path) -> bool:
 def remove_outdated(output: Path) -> None:
     """Remove what an earlier cut wrote about an earlier model here: it is not true of the new one."""
     for name in ("card.json", "card.html", "README.md", "recipe.toml", MODELFILE):
+        (output / name).unlink(missing_ok=True)
+
+
+def remove_others(output: Path, written: Iterable[str]) -> None:
+    """Remove what an earlier training left here and this one has not written: nobody shall take it for the new one."""
+    for name in {*WRITTEN} - {*written, "NOTICE", "NOTICE.smidgen.txt"}:
         (output / name).unlink(missing_ok=True)
 
 

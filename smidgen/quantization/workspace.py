@@ -56,7 +56,7 @@ class QuantWorkspace(Workspace):
         """
         part = f"outputs-{index}"
         if not self.has(part):
-            raise BadFile(f"{printable(self.folder)} was begun by another version. Leave out --resume to begin anew.")
+            raise BadFile(f"{printable(self.folder)} was begun by another version. Remove it to begin anew.")
         with self._opened(part) as file:
             places = [key for key in file.keys() if key.startswith(f"{name}:")]
             runs = [file.get_tensor(f"{name}:{place}").float() for place in range(len(places))]

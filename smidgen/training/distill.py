@@ -10,7 +10,7 @@ What an interrupted training needs is in `DIR/work`, and goes when the student i
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -24,23 +24,34 @@ from smidgen.data.sources import read_texts
 from smidgen.distillation.loop.metrics import TensorBoard, Trackio, Writer, training_operations
 from smidgen.distillation.loop.on_policy import DecoderWriter
 from smidgen.distillation.loop.on_policy import Writer as StudentWriter
+from smidgen.distillation.loop.plan import (
+    Counted,
+    Room,
+    checkpoint_room,
+    decided,
+    refuse_idle_rate,
+    tell,
+    warning_of_passes,
+)
 from smidgen.distillation.loop.trainer import Reports, Trainer, TrainingOptions, TrainingResult, Watch
 from smidgen.distillation.students.fresh import FreshShape
 from smidgen.distillation.students.lattice import careful_rate, not_trained
 from smidgen.distillation.students.trainee import Objective, Trainee
 from smidgen.distillation.team.team import Team, joined, started_again, writer_first
 from smidgen.errors import SmidgenError
-from smidgen.formats.derived import Derived, write_derived
+from smidgen.formats.derived import Derived, Part, in_their_types, write_derived
 from smidgen.formats.effort import Effort
 from smidgen.formats.hub.catalogue import MODEL_FILE, ModelName, origin_of
 from smidgen.formats.opening import open_checkpoint
 from smidgen.formats.workspace import Workspace
 from smidgen.owned import settle
 from smidgen.progress import say
-from smidgen.publishing.companions import claim_output, refuse_output, write_distilling_notes
+from smidgen.publishing.companions import WORK, claim_output, refuse_output, remove_others, write_distilling_notes
 from smidgen.publishing.first_words import can_chat, try_it
 from smidgen.shell import path_of
 from smidgen.sizes import format_size
+from smidgen.stopping import resumable
+from smidgen.training.begun import begun
 from smidgen.training.lesson import DistillOptions, Lesson
 from smidgen.training.together import run_together
 from smidgen.training.writing import EngineWriter
@@ -52,6 +63,7 @@ _EVALUATIONS, _SAVES = 8, 10
 #: Highest learning rates, where none is given: of a fresh student, and of a trained one that is not quantized.
 _RATES = {"fresh": 1e-3, "trained": 1e-4}
 _FRESH_DECAY = 0.1
+_SAID = 300  # bytes that a teacher's cache keeps of a token, about
 
 
 @dataclass(frozen=True)
@@ -123,30 +135,35 @@ def distill(
             raise SmidgenError("What a student writes itself is for one process. Leave out --on-policy, or --workers.")
         for model in {teacher, student} - {None}:
             refuse_output(output, origin_of(model))
+        resume = resume or started_again()
+        day = stack.enter_context(begun(output, team, resume))
         lesson = writer_first(team, lambda: Lesson.open(teacher, student, options, stack))
         for line in lesson.misfits:
             say(line)
-        resume = resume or started_again()
-        workspace = writer_first(team, lambda: lesson.open_workspace(output, resume or not team.writes))
+        warnings = [*refuse_idle_rate(_decide(lesson), _counted(lesson)), *warning_of_passes(_passes(lesson))]
+        workspace = writer_first(team, lambda: lesson.open_workspace(output, day, resume or not team.writes))
         effort = stack.enter_context(Effort(workspace, began=started, notes=team.writes))
         if team.writes:
             claim_output(output, lesson.begun_as.origin, lesson.taught_by.origin)
         trainee = lesson.student()
+        for line in warnings:
+            say(line)
         trained = _train(lesson, trainee, workspace, stack, resume, team)
         path = output / MODEL_FILE
         summary = _summary(lesson, trained)
         if team.writes:
             step = {"step": "distill", "parameters": _parameters(lesson, trained), "summary": summary}
-            write_derived(lesson.begun_as, Derived(lesson.config, trainee.parts()), path, step)
+            write_derived(lesson.begun_as, Derived(lesson.config, _parts(lesson, trainee)), path, step)
         team.same(0)  # now it is there
         with open_checkpoint(path) as written:
             parameters = written.parameters
         result = DistillResult(
             path, path.stat().st_size, parameters, trained.steps, trained.tokens, effort.seconds,
-            trained.loss, trained.evaluations, trained.best, _notes(lesson, trained), can_chat(path),
+            trained.loss, trained.evaluations, trained.best, [*_notes(lesson, trained), *warnings], can_chat(path),
         )  # fmt: skip
         if team.writes:
             models = [lesson.taught_by] if student is None else [lesson.begun_as, lesson.taught_by]
+            remove_others(output, [MODEL_FILE, "metrics.jsonl"])
             write_distilling_notes(output, models, [f"{summary}.", *result.figures()], result.evaluations)
             settle(output)
             effort.close()
@@ -165,6 +182,19 @@ def distill_together(
     """
     _refuse_contradictions(options, student)
     within("workers", workers, 1, MOST_WORKERS)
+    with resumable(Workspace(output / WORK).holds_work):
+        return _together(teacher, student, output, options, workers, ray, resume)
+
+
+def _together(
+    teacher: str,
+    student: str | None,
+    output: Path,
+    options: DistillOptions,
+    workers: int,
+    ray: str | None,
+    resume: bool,
+) -> DistillResult:
     if ray is None:
         return run_together(partial(_as_one_of_many, teacher, student, output, options), workers, None, resume)
     from smidgen.ray_cluster import connected
@@ -207,36 +237,68 @@ def _train(
     """All steps. stack: closes what the training needs open."""
     options, output = lesson.options, workspace.folder.parent
     device = team.device if student.movable else torch.device("cpu")
+    plan = writer_first(team, lambda: decided(workspace, lambda: _decide(lesson)))
+    plan = replace(plan, checkpoint_every=options.checkpoint_every or plan.checkpoint_every)  # changes no result
+    say(f"{lesson.text.describe()}; {options.batch} rows of {lesson.context} tokens a step.")
+    tell(plan, _counted(lesson))
+    if team.writes:
+        _room(lesson, student).refuse_full(workspace.folder)
     aims = writer_first(team, lambda: lesson.aims(workspace, device))
     writer = _students_writer(lesson, student, workspace, stack) if options.on_policy else None
-    trainee, text = aims.trainee(student), lesson.text.describe()
-    say(f"{text}; {options.steps} steps of {options.batch} rows of {lesson.context} tokens.")
+    trainee = aims.trainee(student)
     reports = Reports(
         "Distilling", output / "metrics.jsonl", _writers(lesson, output) if team.writes else [],
         training_operations(lesson.config, lesson.context) + aims.operations,
     )  # fmt: skip
     trainer = Trainer(
-        trainee, aims.learned, lesson.batches(writer), _training(lesson), workspace.step("training").folder,
+        trainee, aims.learned, lesson.batches(writer), plan, workspace.step("training").folder,
         watch=_watch(lesson, trainee, aims.measured), reports=reports, team=team,
     )  # fmt: skip
     return trainer.run(resume)
 
 
-def _training(lesson: Lesson) -> TrainingOptions:
+def _decide(lesson: Lesson) -> TrainingOptions:
+    """The plan of the training."""
     options = lesson.options
-    kind = "fresh" if lesson.plan is not None else "trained"
-    rate = careful_rate(options.steps) if lesson.quantized else _RATES[kind]
+    fresh = lesson.plan is not None
+    rate = careful_rate(options.steps) if lesson.quantized else _RATES["fresh" if fresh else "trained"]
     return TrainingOptions(
         options.steps,
         learning_rate=options.learning_rate or rate,
         schedule=options.schedule,
-        weight_decay=_FRESH_DECAY if kind == "fresh" else 0.0,
+        weight_decay=_FRESH_DECAY if fresh else 0.0,
         optimizer=options.optimizer,
         rows_at_once=max(1, _TOKENS_AT_ONCE // lesson.context),
         gradient_checkpointing=options.gradient_checkpointing,
         checkpoint_every=options.checkpoint_every or max(1, options.steps // _SAVES),
         seed=options.seed,
     )
+
+
+def _counted(lesson: Lesson) -> Counted:
+    return "codes" if lesson.quantized else "weights"
+
+
+def _passes(lesson: Lesson) -> float:
+    """How often the text is read. What the student writes itself is new every time."""
+    options = lesson.options
+    return options.steps * options.batch * (1 - options.on_policy) / lesson.text.rows
+
+
+def _room(lesson: Lesson, trainee: Trainee) -> Room:
+    """What all of the work takes of the disk."""
+    trained = sum(tensor.numel() for tensor in trainee.tensors().values())
+    result = lesson.begun_as.file.size if lesson.plan is None else 2 * trained
+    if lesson.options.on_policy and lesson.plan is None:
+        result *= 2  # with the file that llama.cpp writes from
+    rows = min(lesson.text.rows, lesson.options.steps * lesson.options.batch)
+    said = _SAID * rows * lesson.context if lesson.options.cache_teacher else 0
+    return Room(checkpoint_room(trained), result + said)
+
+
+def _parts(lesson: Lesson, trainee: Trainee) -> Mapping[str, Part]:
+    """What is written. A student of one's own keeps its types."""
+    return trainee.parts() if lesson.plan is not None else in_their_types(lesson.begun_as, trainee.parts())
 
 
 def _students_writer(lesson: Lesson, student: Trainee, workspace: Workspace, stack: ExitStack) -> StudentWriter:

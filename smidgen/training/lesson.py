@@ -160,9 +160,9 @@ class Lesson:
         plan = plan_fresh(taught_by.config, taught_by.family, options.shape) if student is None else None
         return cls(taught_by, begun_as, plan, options)
 
-    def open_workspace(self, output: Path, resume: bool) -> Workspace:
-        """`output/work`, bound to everything that the result depends on."""
-        return Workspace.open(output / WORK, self.fingerprint(), resume=resume)
+    def open_workspace(self, output: Path, day: str, resume: bool) -> Workspace:
+        """`output/work`, bound to everything that the result depends on. day: on which it began (`begun`)."""
+        return Workspace.open(output / WORK, {**self.fingerprint(), "day": day}, resume=resume)
 
     def fingerprint(self) -> dict[str, Any]:
         """All that the result depends on, as plain data."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from smidgen.distillation.loop.plan import checkpoint_room
 from smidgen.distillation.loop.trainer import Reports, Trainer, TrainingOptions, Watch
 from smidgen.distillation.objectives.losses import DistillObjective
 from smidgen.distillation.students.lattice import LatticeStudent, careful_rate
@@ -53,6 +54,12 @@ def fits_in_memory(checkpoint: Checkpoint, adapted: Adapted) -> bool:
     """Whether this machine can train an adapter into a lattice."""
     trained = sum(rows * columns for rows, columns in map(checkpoint.shape, adapted.names))
     return _BYTES_EACH * trained + _BYTES_MORE * checkpoint.parameters <= _MEMORY_SHARE * total_memory()
+
+
+def disk_needed(checkpoint: Checkpoint, adapted: Adapted) -> int:
+    """Bytes that `trained_in` takes of a disk: the sum in 16 bits, the rounded model, and checkpoints."""
+    trained = sum(rows * columns for rows, columns in map(checkpoint.shape, adapted.names))
+    return 2 * checkpoint.file.size + 2 * trained + checkpoint_room(trained)
 
 
 def trained_in(

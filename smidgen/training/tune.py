@@ -13,24 +13,35 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from smidgen.bounds import MOST, MOST_THREADS, MOST_WORKERS, several, within
+from smidgen.distillation.loop.plan import (
+    Counted,
+    Room,
+    checkpoint_room,
+    decided,
+    refuse_idle_rate,
+    tell,
+    warning_of_passes,
+)
 from smidgen.distillation.loop.trainer import Reports, Trainer, TrainingOptions, TrainingResult, Watch
 from smidgen.distillation.objectives.losses import LanguageObjective
 from smidgen.distillation.students.lattice import LatticeStudent, careful_rate, not_trained, trains_on_lattice
 from smidgen.distillation.students.lora import Adapted, LoraOptions
 from smidgen.distillation.students.trainee import Plain, Trainee
 from smidgen.distillation.team.team import Team, joined, started_again, writer_first
+from smidgen.distillation.text.packing import PackedBatches
 from smidgen.errors import SmidgenError, Unsupported
 from smidgen.formats.adapters import read_adapter, write_gguf_lora, write_peft
 from smidgen.formats.checkpoint import Checkpoint
-from smidgen.formats.derived import Derived, Part, write_derived
+from smidgen.formats.derived import Derived, Part, in_their_types, write_derived
 from smidgen.formats.effort import Effort
 from smidgen.formats.hub.catalogue import MODEL_FILE, ModelName, model_word
 from smidgen.formats.opening import open_checkpoint, open_model
@@ -39,10 +50,12 @@ from smidgen.formats.workspace import Workspace
 from smidgen.numerics.precision import is_quick
 from smidgen.owned import settle
 from smidgen.progress import say
-from smidgen.publishing.companions import WORK, claim_output, refuse_output, write_tuning_notes
+from smidgen.publishing.companions import WORK, claim_output, refuse_output, remove_others, write_tuning_notes
 from smidgen.shell import path_of
+from smidgen.stopping import resumable
+from smidgen.training.begun import begun
 from smidgen.training.examples import read_training_examples
-from smidgen.training.merging import MergeOptions, fits_in_memory, is_on_lattice, trained_in
+from smidgen.training.merging import MergeOptions, disk_needed, fits_in_memory, is_on_lattice, trained_in
 from smidgen.training.together import run_together
 
 _CONTEXT = 1024
@@ -50,14 +63,15 @@ _TOKENS_AT_ONCE = 4096
 _EVALUATIONS, _SAVES = 4, 10
 _NEARLY_ALL = 0.99
 #: Learning rates: of adapters as in QLoRA (arXiv:2305.14314, table 9), a tenth of it for whole weights.
-_RATES = {"lora": 2e-4, "full": 2e-5}
+_RATES: dict[Counted, float] = {"adapter": 2e-4, "weights": 2e-5}
 
 
 @dataclass(frozen=True)
 class TuneOptions:
     """How to tune.
 
-    steps: batches to learn from; None for `epochs` passes over the examples.  learning_rate: None for a usual one.
+    steps: batches to learn from; None for `epochs` passes over the examples.  learning_rate: None for a usual one; how
+    far a step moves a weight of the adapter, with `full` a weight of the model, or of a quantized one its code.
     batch: rows of `context` tokens that a step learns from, each with as many examples as fit; None for 4, fewer where
     there are few examples.  context: None for 1024, or the model's own if that is shorter.
     lora: of new adapters.  adapter: go on from this one (a folder of PEFT, or adapter.gguf).  full: train all weights.
@@ -141,7 +155,7 @@ class TuneResult:
         if self.before is None or self.after is None or self.merged is None or self.after >= self.before:
             return ""
         kept = (self.before - self.merged) / (self.before - self.after)
-        return f": {100 * max(0.0, kept):.0f}% of what the adapter gained" if kept < _NEARLY_ALL else ""
+        return f": {100 * max(0.0, kept):.0f}% of what was gained" if kept < _NEARLY_ALL else ""
 
     def describe(self, model: str) -> str:
         """What a person wants to know at the end, in a few lines."""
@@ -172,12 +186,14 @@ def tune(
     _refuse_contradictions(files, options)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    with joined() as team, open_model(model) as checkpoint:
+    with ExitStack() as stack:
+        team, checkpoint = stack.enter_context(joined()), stack.enter_context(open_model(model))
         refuse_output(output, checkpoint.origin)
         options = replace(options, context=_context(checkpoint, options))
-        tuning = _Tuning(checkpoint, files, None if valid is None else Path(valid), options, team)
         resume = resume or started_again()
-        workspace = tuning.open_workspace(output, resume)
+        day = stack.enter_context(begun(output, team, resume))
+        tuning = _Tuning(checkpoint, files, None if valid is None else Path(valid), options, team)
+        workspace = tuning.open_workspace(output, day, resume)
         with Effort(workspace, began=started, notes=team.writes) as effort:
             result = tuning.run(workspace, output, resume)
         if team.writes:
@@ -200,7 +216,16 @@ def tune_together(
     `if __name__ == "__main__":`.
     """
     within("workers", workers, 1, MOST_WORKERS)
-    return run_together(partial(tune, model, data, output, options, valid), workers, ray, resume)
+    work = partial(tune, model, data, output, options, valid)
+    if ray is not None:  # its processes run in folders of their own
+        from smidgen.training.on_cluster import for_any_folder
+
+        adapter = None if options.adapter is None else options.adapter.absolute()
+        options, valid = replace(options, adapter=adapter), None if valid is None else valid.absolute()
+        files = [path.absolute() for path in data]
+        work = partial(tune, for_any_folder(model), files, output.absolute(), options, valid)
+    with resumable(Workspace(output / WORK).holds_work):
+        return replace(run_together(work, workers, ray, resume), path=output)
 
 
 def _refuse_contradictions(data: Sequence[Path], options: TuneOptions) -> None:
@@ -232,11 +257,17 @@ class _Tuning:
             skip_bad=options.skip_bad, held_out=options.held_out, seed=options.seed,
         )  # fmt: skip
         self._objective = LanguageObjective(is_quick(team.device))
+        self._warnings = refuse_idle_rate(self._decide(), self._counted) if self._examples.learned else []
 
-    def open_workspace(self, output: Path, resume: bool) -> Workspace:
-        """`output/work`, bound to everything that the result depends on."""
-        resume = resume or not self._team.writes
-        return writer_first(self._team, partial(Workspace.open, output / WORK, self._fingerprint(), resume=resume))
+    @cached_property
+    def _batching(self) -> tuple[PackedBatches, int]:
+        """Batches of an epoch, and rows of each."""
+        return self._examples.batches(self._options.batch)
+
+    def open_workspace(self, output: Path, day: str, resume: bool) -> Workspace:
+        """`output/work`, bound to everything that the result depends on. day: on which it began."""
+        resume, fingerprint = resume or not self._team.writes, {**self._fingerprint(), "day": day}
+        return writer_first(self._team, partial(Workspace.open, output / WORK, fingerprint, resume=resume))
 
     def run(self, workspace: Workspace, output: Path, resume: bool) -> TuneResult:
         """Train, and write everything but the notes."""
@@ -247,12 +278,16 @@ class _Tuning:
         result = TuneResult(output, [], len(examples.learned), len(examples.held_out), notes=[*examples.notes])
         if examples.learned:
             self._train(trainee, workspace, result, resume)
+        if writes:
+            (output / MODEL_FILE).unlink(missing_ok=True)  # an older one, which would seem to hold what is new
         if isinstance(trainee, Adapted) and writes:
             self._write_adapter(trainee, result)
         if options.full or options.merge:
             parts = self._parts(trainee, workspace, result, resume)
             if writes:
                 self._write_model(parts, result)
+        if writes:
+            remove_others(output, result.written)
         self._team.same(0)  # nobody leaves before all is written
         return result
 
@@ -265,43 +300,67 @@ class _Tuning:
     def _trainee(self) -> Trainee:
         checkpoint, options = self._checkpoint, self._options
         if options.full:
-            quantized = any(trains_on_lattice(checkpoint.kind(name)) for name in checkpoint.names())
-            return LatticeStudent(checkpoint) if quantized else Plain(load_decoder(checkpoint))
+            return LatticeStudent(checkpoint) if self._is_quantized else Plain(load_decoder(checkpoint))
         if options.adapter is not None:
             adapter = read_adapter(options.adapter, checkpoint)
             return Adapted.continued(load_decoder(checkpoint), adapter, options.lora.dropout)
         return Adapted(load_decoder(checkpoint), replace(options.lora, seed=options.seed))
 
-    # -- training ----------------------------------------------------------------------------------------------------
+    @property
+    def _counted(self) -> Counted:
+        """What the learning rate moves."""
+        if not self._options.full:
+            return "adapter"
+        return "codes" if self._is_quantized else "weights"
 
-    def _train(self, trainee: Trainee, workspace: Workspace, result: TuneResult, resume: bool) -> None:
-        """Train, and note in `result` how that went."""
-        examples, options = self._examples, self._options
-        batches, rows = examples.batches(options.batch)
+    @property
+    def _is_quantized(self) -> bool:
+        return any(trains_on_lattice(self._checkpoint.kind(name)) for name in self._checkpoint.names())
+
+    def _decide(self) -> TrainingOptions:
+        """The plan of the training."""
+        (batches, rows), options, counted = self._batching, self._options, self._counted
         steps = options.steps or math.ceil(len(batches) * options.epochs / rows)
-        say(
-            f"{len(examples.learned)} examples in {len(batches)} rows of {self._context} tokens; "
-            f"{steps} steps of {rows} rows. {len(examples.held_out)} examples are held out."
-        )
-        if isinstance(trainee, LatticeStudent):
-            rate = careful_rate(steps)
-        else:
-            rate = _RATES["lora" if isinstance(trainee, Adapted) else "full"]
-        training = TrainingOptions(
+        return TrainingOptions(
             steps,
-            learning_rate=options.learning_rate or rate,
+            learning_rate=options.learning_rate or _RATES.get(counted) or careful_rate(steps),
             rows_at_once=self._rows_at_once(),
             checkpoint_every=max(1, steps // _SAVES),
             seed=options.seed,
         )
+
+    # -- training ----------------------------------------------------------------------------------------------------
+
+    def _train(self, trainee: Trainee, workspace: Workspace, result: TuneResult, resume: bool) -> None:
+        """Train, and note in `result` how that went."""
+        examples, (batches, rows) = self._examples, self._batching
+        plan = writer_first(self._team, partial(decided, workspace, self._decide))
+        say(
+            f"{len(examples.learned)} examples in {len(batches)} rows of {self._context} tokens, {rows} a step. "
+            f"{len(examples.held_out)} examples are held out."
+        )
+        tell(plan, self._counted)
+        result.notes += [*self._warnings, *warning_of_passes(plan.steps * rows / len(batches))]
+        for warning in result.notes[len(examples.notes) :]:
+            say(warning)
+        if self._team.writes:
+            self._room(trainee).refuse_full(workspace.folder)
         trained = Trainer(
-            trainee, self._objective, batches, training, workspace.folder / "training",
-            watch=self._watch(trainee, max(1, steps // _EVALUATIONS)),
+            trainee, self._objective, batches, plan, workspace.folder / "training",
+            watch=self._watch(trainee, max(1, plan.steps // _EVALUATIONS)),
             reports=Reports("Tuning", result.path / "metrics.jsonl"), team=self._team,
         ).run(resume)  # fmt: skip
         _note(trained, result)
         if isinstance(trainee, LatticeStudent):
             result.notes += not_trained(self._checkpoint)
+
+    def _room(self, trainee: Trainee) -> Room:
+        """What all of the work takes of the disk."""
+        trained = sum(tensor.numel() for tensor in trainee.tensors().values())
+        others = self._checkpoint.file.size if self._options.full or self._options.merge else 8 * trained
+        if self._options.merge and isinstance(trainee, Adapted) and is_on_lattice(self._checkpoint, trainee):
+            others += disk_needed(self._checkpoint, trainee)
+        return Room(checkpoint_room(trained), others)
 
     def _rows_at_once(self) -> int:
         return max(1, _TOKENS_AT_ONCE // self._context)
@@ -341,18 +400,18 @@ class _Tuning:
                 "has learned. Use it beside the model."
             )
             return trainee.parts_in(checkpoint)
-        batches, _ = examples.batches(options.batch)
         evaluate = partial(examples.loss, objective=self._objective) if examples.held_out else None
         wanted = MergeOptions(result.steps, self._rows_at_once(), options.seed)
         folder = workspace.step("merging")
-        return trained_in(trainee, checkpoint, batches, evaluate, wanted, folder, self._team, resume)
+        return trained_in(trainee, checkpoint, self._batching[0], evaluate, wanted, folder, self._team, resume)
 
     def _write_model(self, parts: Mapping[str, Part], result: TuneResult) -> None:
         """model.gguf, measured as it was written."""
         summary = _summary(self._options, result)
         step = {"step": "tune", "parameters": _parameters(self._options, result), "summary": summary}
         path = result.path / MODEL_FILE
-        write_derived(self._checkpoint, Derived(self._checkpoint.config, parts), path, step)
+        kept = in_their_types(self._checkpoint, parts) if self._options.full else parts
+        write_derived(self._checkpoint, Derived(self._checkpoint.config, kept), path, step)
         result.written.append(path.name)
         if self._examples.held_out:
             with open_checkpoint(path) as written:

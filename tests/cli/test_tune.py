@@ -1,7 +1,14 @@
 """`smidgen tune` from start to end on a tiny model, and what a person sees when something is wrong."""
 
+import io
 import json
+import shlex
+import shutil
+import signal
+from contextlib import redirect_stderr
+from dataclasses import replace
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +18,28 @@ import torch
 from safetensors.torch import load_file
 
 from smidgen import TuneOptions, tune
+from smidgen.alone import LOCK, alone_in
+from smidgen.cli.main import main
 from smidgen.distillation.students.lora import Adapted, LoraOptions
 from smidgen.distillation.team.launch import launch
 from smidgen.distillation.text.packing import PackedBatches
 from smidgen.errors import BadFile, SmidgenError, Unsupported
 from smidgen.formats.adapters import read_adapter
 from smidgen.formats.convert import write_as_gguf
-from smidgen.formats.derived import Derived, Packed, write_derived
+from smidgen.formats.derived import Changed, Derived, Packed, Part, write_derived
 from smidgen.formats.history import history
 from smidgen.formats.opening import open_checkpoint
 from smidgen.formats.parts import load_decoder
 from smidgen.model.parameters import is_matrix
 from smidgen.numerics import block_types as types
+from smidgen.stopping import Stopped
+from smidgen.training.tune import tune_together
 from tests.cli.test_errors import assert_one_line
 from tests.cli.tuning_together import tune_in_all_ways
+from tests.cutting.commands import kill_once_there
 from tests.distillation.together import lines
 from tests.family_models import save_folder
+from tests.interrupted import Died, asked_to_end, dying_at_file, files_named
 from tests.model.test_chat import CHATML
 
 QUICK = TuneOptions(steps=12, learning_rate=0.02, batch=2, context=48, lora=LoraOptions(rank=4), held_out=0.2)
@@ -273,3 +286,156 @@ def test_an_adapter_for_another_model_is_refused_before_llama_cpp_sees_it(run_sm
     for command in (["run", "--max-tokens", "1"], ["serve"]):
         done = run_smidgen(command[0], "gemma-3-270m", *command[1:], "--lora", str(output), stdin="Hi")
         assert_one_line(done, "is an adapter for llama models, this one is gemma3")
+
+
+# -- a plan that is decided once ---------------------------------------------------------------------------------------
+
+SHORT = TuneOptions(steps=5, learning_rate=0.02, batch=2, context=48, lora=LoraOptions(rank=4), held_out=0.2)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    names = ("adapter_model.safetensors", "adapter.gguf", "model.gguf")
+    return {name: sha256((folder / name).read_bytes()).hexdigest() for name in names if (folder / name).exists()}
+
+
+def test_a_tuning_that_is_asked_to_end_saves_and_says_how_to_go_on(
+    model: Path, quantized: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Ctrl-C and SIGTERM, at the first step and a later one, in the training and in the merging after it."""
+    merged = replace(SHORT, merge=True)
+    tune(str(model), [data], tmp_path / "whole", SHORT)
+    tune(str(quantized), [data], tmp_path / "merged", merged)
+    for place, (base, options, at, told) in enumerate(
+        [
+            (model, SHORT, {"number": signal.SIGINT, "step": 1}, "after step 1 of 5"),
+            (model, SHORT, {"step": 4}, "after step 4 of 5"),
+            (quantized, merged, {"step": 2, "training": 2}, "after step 2 of 5"),
+        ]
+    ):
+        output = tmp_path / f"out{place}"
+        with asked_to_end(**at), pytest.raises(Stopped, match=f"{told}, which is saved. Go on with --resume") as stop:
+            tune(str(base), [data], output, options)
+        assert stop.value.number == at.get("number", signal.SIGTERM)
+        assert not (output / "README.md").exists() and not (output / LOCK).exists()
+        with pytest.raises(SmidgenError, match="holds unfinished work. Go on with it with --resume, or remove"):
+            tune(str(base), [data], output, options)
+        tune(str(base), [data], output, options, resume=True)
+        assert digests(output) == digests(tmp_path / ("merged" if options.merge else "whole"))
+        assert not (output / "work").exists()
+    assert "Stopping after this step" in capsys.readouterr().err
+
+
+def test_a_tuning_that_dies_at_any_file_goes_on_to_the_same_result(quantized: Path, data: Path, tmp_path: Path) -> None:
+    wanted = replace(SHORT, steps=3, merge=True)
+    count = files_named(partial(tune, str(quantized), [data], tmp_path / "whole", wanted))
+    for number in range(1, count + 1, max(1, count // 6)):
+        output = tmp_path / f"died{number}"
+        with dying_at_file(number), pytest.raises(Died):
+            tune(str(quantized), [data], output, wanted)
+        tune(str(quantized), [data], output, wanted, resume=True)
+        assert digests(output) == digests(tmp_path / "whole"), number
+
+
+def test_the_command_line_to_go_on_with_is_shown(run_smidgen, model: Path, data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "it's out"
+    words = ["tune", str(model), "--data", str(data), "--steps", "3", "--batch", "2", "--context", "48"]
+    with asked_to_end(step=2), pytest.raises(SystemExit) as end, redirect_stderr(io.StringIO()) as told:
+        main([*words, "-o", str(output)])
+    assert end.value.code == 143 and "Traceback" not in told.getvalue()
+    last, command = told.getvalue().splitlines()[-2:]
+    assert "Stopped after step 2 of 3, which is saved." in last
+    assert command.startswith("Go on with: smidgen tune ")
+    again = shlex.split(command.removeprefix("Go on with: smidgen "))
+    assert again == [*words, "-o", str(output), "--resume"]
+
+
+def test_a_rate_in_codes_that_does_nothing_is_refused_before_any_work(
+    quantized: Path, data: Path, tmp_path: Path
+) -> None:
+    wanted = TuneOptions(steps=12, learning_rate=2e-5, batch=2, context=48, full=True)
+    with pytest.raises(SmidgenError, match="nothing would be learned. Its rates are counted in codes a step"):
+        tune(str(quantized), [data], tmp_path / "out", wanted)
+    assert not (tmp_path / "out").exists()
+
+
+def test_full_keeps_bf16_matrices_bf16(model: Path, data: Path, tmp_path: Path) -> None:
+    with open_checkpoint(model) as checkpoint:
+        parts: dict[str, Part] = {
+            name: Changed(partial(checkpoint.tensor, name), types.F16 if "up" in name else types.BF16)
+            for name in filter(is_matrix, checkpoint.names())
+        }
+        write_derived(checkpoint, Derived(checkpoint.config, parts), tmp_path / "bf16.gguf", {"step": "round"})
+    wanted = TuneOptions(steps=4, learning_rate=3e-3, batch=2, context=48, full=True, held_out=0.2)
+    result: Any = tune(str(tmp_path / "bf16.gguf"), [data], tmp_path / "out", wanted)
+    assert result.after < result.before and result.merged == pytest.approx(result.after, rel=0.02)
+    with open_checkpoint(tmp_path / "bf16.gguf") as before, open_checkpoint(tmp_path / "out" / "model.gguf") as after:
+        kinds = {name: before.kind(name) for name in before.names()}
+        assert types.BF16 in kinds.values() and {name: after.kind(name) for name in after.names()} == kinds
+
+
+def test_without_merge_no_older_merged_model_stays(model: Path, data: Path, tmp_path: Path) -> None:
+    tune(str(model), [data], tmp_path, replace(SHORT, steps=1, merge=True))
+    assert (tmp_path / "model.gguf").exists() and (tmp_path / "Modelfile").exists()
+    (tmp_path / "mine.txt").write_text("of a person")
+    result = tune(str(model), [data], tmp_path, replace(SHORT, steps=1))
+    assert not (tmp_path / "model.gguf").exists() and not (tmp_path / "Modelfile").exists()
+    assert set(result.written) | {"mine.txt", "loss.svg", ".smidgen.json"} == {path.name for path in tmp_path.iterdir()}
+
+
+def test_relative_paths_work_on_ray(model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its workers run in folders of their own."""
+    for file in (model, data):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    def elsewhere(work: Any, workers: int, address: str, resume: bool) -> Any:
+        with monkeypatch.context() as there:
+            there.chdir(tmp_path / "elsewhere")
+            return work(resume)
+
+    monkeypatch.setattr("smidgen.training.tune.run_together", elsewhere)
+    adapted = tune(model.name, [data.name], "adapter", replace(SHORT, steps=1))
+    assert adapted.path == Path("adapter")
+    wanted = replace(SHORT, steps=1, adapter=Path("adapter"))
+    result = tune_together(model.name, [Path(data.name)], Path("out"), wanted, 2, valid=Path(data.name), ray="auto")
+    assert result.path == Path("out") and (tmp_path / "out" / "adapter.gguf").exists()
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_disk_that_is_too_small_is_seen_before_the_training(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil._ntuple_diskusage(10**9, 10**9, 10**4)  # type: ignore[attr-defined]
+    monkeypatch.setattr("smidgen.distillation.loop.plan.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("smidgen.distillation.loop.trainer.Trainer.run", lambda *_: pytest.fail("it has begun"))
+    with pytest.raises(SmidgenError, match="has 10 kB free. This work needs about .* for checkpoints, which go"):
+        tune(str(model), [data], tmp_path / "out", replace(SHORT, full=True))
+
+
+def test_the_plan_is_shown_and_more_than_four_passes_are_warned_of(
+    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    result = tune(str(model), [data], tmp_path / "out", replace(SHORT, steps=1, batch=60))
+    told = capsys.readouterr().err
+    assert "Plan: 1 steps, a checkpoint every 1; learning rate 0.02 of the adapter, cosine." in told
+    (note,) = [note for note in result.notes if "times. After about 4 passes" in note]
+    assert note in told
+
+
+def test_killed_while_merging_and_resumed_is_the_same(quantized: Path, data: Path, tmp_path: Path) -> None:
+    """As by kill -9: nothing is put in order, the lock stays behind."""
+    merged = replace(SHORT, merge=True, learning_rate=None)
+    tune(str(quantized), [data], tmp_path / "whole", merged)
+    output = tmp_path / "out"
+    words = ["tune", quantized, "--data", data, "--steps", 5, "--batch", 2, "--context", 48, "--rank", 4]
+    words += ["--held-out", 0.2, "--merge", "-o", output]
+    kill_once_there(tmp_path, words, output / "work" / "merging" / "training" / "checkpoint.safetensors")
+    assert (output / LOCK).exists()
+    tune(str(quantized), [data], output, merged, resume=True)
+    assert digests(output) == digests(tmp_path / "whole")
+
+
+def test_two_tunings_with_one_output_are_refused(model: Path, data: Path, tmp_path: Path) -> None:
+    with alone_in(tmp_path), pytest.raises(SmidgenError, match=r"Another smidgen \(process \d+\) is writing to"):
+        tune(str(model), [data], tmp_path, SHORT)

@@ -1,15 +1,19 @@
 """`smidgen cut --heal` on tiny models: the file fits, is never worse on what was watched, resumes and repeats."""
 
 import json
+import shutil
+import signal
 from pathlib import Path
 
 import pytest
 
+from smidgen.alone import alone_in
 from smidgen.cutting.plan import smallest_size
 from smidgen.formats.opening import open_checkpoint
 from tests.cutting import commands
 from tests.cutting.commands import Done, kill_once_there, sha256
 from tests.cutting.test_cut import TEXT
+from tests.interrupted import asked_to_end
 from tests.measuring.test_report import whole_page
 from tests.tiny_models import write_gemma3, write_llama
 
@@ -66,7 +70,7 @@ def test_killed_while_healing_and_resumed_is_the_same_file(folder: Path) -> None
     arguments = (model, "--fit", fit_of(model), "--heal", "60000")
     assert run(*arguments, "-o", "whole").code == 0
     killed = words(*arguments, "-o", "killed")
-    kill_once_there(folder, killed, folder / "killed/work/heal/checkpoint.safetensors")
+    kill_once_there(folder, killed, folder / "killed/work/heal/training/checkpoint.safetensors")
     assert run(*arguments, "-o", "killed", "--resume").code == 0
     assert sha256(folder / "killed/model.gguf") == sha256(folder / "whole/model.gguf")
     assert run(model, "--recipe", "whole/recipe.toml", "-o", "again").code == 2  # --text says it too
@@ -92,6 +96,45 @@ def test_a_trimmed_vocabulary_is_healed_in_its_own_spelling(folder: Path) -> Non
     steps = json.loads(done.out)["steps"]
     assert [step["step"] for step in steps] == ["vocabulary", "heal"]
     assert steps[1]["watched_kl"][1] <= steps[1]["watched_kl"][0]
+
+
+def test_healing_for_a_time_goes_on_after_a_kill_with_the_steps_that_were_planned(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How many fit into the time is measured anew in every process, and never the same twice."""
+    model = write_llama(folder / "tiny.gguf")
+    arguments = (model, "--fit", fit_of(model), "--heal", "3s")
+    monkeypatch.setattr("smidgen.distillation.heal._EXPECTED_SHARE", 0.0002)
+    with asked_to_end(signal.SIGTERM, step=2):
+        stopped = run(*arguments, "-o", "out")
+    assert stopped.code == 143 and "Stopped after step 2 of" in stopped.err and "Traceback" not in stopped.err
+    assert stopped.err.splitlines()[-1].startswith("Go on with: smidgen cut ")
+    planned = json.loads((folder / "out/work/heal/plan.json").read_text())["steps"]
+    again = run(*arguments, "-o", "out")
+    assert again.code == 2 and "holds unfinished work. Go on with it with --resume" in again.err
+    monkeypatch.setattr("smidgen.distillation.heal._EXPECTED_SHARE", 0.0001)
+    resumed = run(*arguments, "-o", "out", "--resume")
+    assert resumed.code == 0, resumed.err
+    assert f"Plan: {planned} steps" in resumed.err and (folder / "out/model.gguf").exists()
+    assert not (folder / "out/work").exists()
+
+
+def test_two_cuts_with_one_output_are_refused(folder: Path) -> None:
+    model = write_llama(folder / "tiny.gguf")
+    with alone_in(folder / "out"):
+        done = run(model, "--fit", fit_of(model), "-o", "out")
+    assert done.code == 2 and "is writing to out. Wait for it, or choose another folder with -o." in done.err
+
+
+def test_a_disk_that_is_too_small_for_healing_is_seen_before_the_cut(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = write_llama(folder / "tiny.gguf")
+    usage = shutil._ntuple_diskusage(10**9, 10**9, 10**5)  # type: ignore[attr-defined]
+    monkeypatch.setattr("smidgen.distillation.loop.plan.shutil.disk_usage", lambda _: usage)
+    done = run(model, "--fit", fit_of(model), "--heal", "3000", "-o", "out")
+    assert done.code == 2 and "100 kB free. This work needs about" in done.err
+    assert "Writing" not in done.err
 
 
 @pytest.mark.parametrize(

@@ -51,5 +51,5 @@ def test_moments_of_outputs_come_back_in_sixteen_bits(tmp_path: Path) -> None:
     assert workspace.outputs(3, "b.weight") is None
     workspace.drop_outputs(3)
     workspace.drop_outputs(3)
-    with pytest.raises(BadFile, match="begun by another version. Leave out --resume"):
+    with pytest.raises(BadFile, match="begun by another version. Remove it"):
         workspace.outputs(3, "a.weight")

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import signal
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,13 @@ from smidgen.errors import SmidgenError
 from smidgen.formats.history import history
 from smidgen.formats.opening import open_checkpoint
 from smidgen.numerics import block_types as types
+from smidgen.stopping import Stopped
 from smidgen.training.collect import collect
 from smidgen.training.distill import DistillOptions, distill
 from smidgen.training.lesson import Lesson
 from tests.cutting.test_cut import TEXT
 from tests.distillation.students.test_lattice import quantized
+from tests.interrupted import Died, asked_to_end, dying_at_file, files_named
 from tests.padded_models import padded
 from tests.tiny_models import (
     GEMMA3_CONFIG,
@@ -273,3 +277,68 @@ def test_a_fresh_students_widths_are_warned_of(teacher: Path, tmp_path: Path, ca
     result = distill(str(teacher), None, tmp_path / "out", replace(OPTIONS, steps=1, shape=shape, beginning="random"))
     warning = "Rows of 30, 48 weights fit no block of a quantized type (32 or 256 weights)"
     assert warning in capsys.readouterr().err and warning in result.describe()
+
+
+# -- a plan that is decided once ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("number", "step"), [(signal.SIGINT, 1), (signal.SIGTERM, 5)])
+def test_a_distillation_that_is_asked_to_end_goes_on_to_the_same_file(
+    number: int, step: int, teacher: Path, tmp_path: Path
+) -> None:
+    distill(str(teacher), None, tmp_path / "whole", OPTIONS)
+    told = f"Stopped after step {step} of 8, which is saved. Go on with --resume"
+    with asked_to_end(number, step), pytest.raises(Stopped, match=told) as stop:
+        distill(str(teacher), None, tmp_path / "out", OPTIONS)
+    assert stop.value.exit_code == 128 + number
+    with pytest.raises(SmidgenError, match="holds unfinished work"):
+        distill(str(teacher), None, tmp_path / "out", OPTIONS)
+    distill(str(teacher), None, tmp_path / "out", OPTIONS, resume=True)
+    assert sha256(tmp_path / "out") == sha256(tmp_path / "whole")
+
+
+def test_a_distillation_that_dies_at_any_file_goes_on_to_the_same_file(teacher: Path, tmp_path: Path) -> None:
+    options = replace(OPTIONS, steps=3, cache_teacher=True)
+    count = files_named(lambda: distill(str(teacher), None, tmp_path / "whole", options))
+    for place in range(1, count + 1, max(1, count // 6)):
+        output = tmp_path / f"died{place}"
+        with dying_at_file(place), pytest.raises(Died):
+            distill(str(teacher), None, output, options)
+        distill(str(teacher), None, output, options, resume=True)
+        assert sha256(output) == sha256(tmp_path / "whole"), place
+
+
+def test_the_plan_is_kept_and_carried_out_whatever_would_be_decided_now(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = replace(OPTIONS, learning_rate=None)
+    distill(str(teacher), None, tmp_path / "whole", options)
+    with asked_to_end(), pytest.raises(Stopped):
+        distill(str(teacher), None, tmp_path / "out", options)
+    assert json.loads((tmp_path / "out" / "work" / "plan.json").read_text())["learning_rate"] == 1e-3
+    monkeypatch.setattr("smidgen.training.distill._RATES", {"fresh": 1.0, "trained": 1.0})  # a later version's
+    monkeypatch.setattr("smidgen.training.begun.date", Tomorrow)
+    distill(str(teacher), None, tmp_path / "out", options, resume=True)
+    assert sha256(tmp_path / "out") == sha256(tmp_path / "whole")
+
+
+class Tomorrow(date):
+    @classmethod
+    def today(cls) -> "Tomorrow":
+        return cls(2100, 1, 1)
+
+
+def test_a_rate_that_does_nothing_on_a_lattice_is_refused(teacher: Path, tmp_path: Path) -> None:
+    student = str(quantized(teacher, types.Q4_0))
+    with pytest.raises(SmidgenError, match="nothing would be learned. Its rates are counted in codes"):
+        distill(str(teacher), student, tmp_path / "out", replace(KEPT, learning_rate=1e-5))
+    assert not (tmp_path / "out").exists()
+
+
+def test_more_than_four_passes_over_the_text_are_warned_of(
+    teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    short = TextSource.of("short", TEXT[:150])
+    result = distill(str(teacher), None, tmp_path / "out", replace(OPTIONS, texts=(short,)))
+    (note,) = [note for note in result.notes if "times. After about 4 passes" in note]
+    assert note in capsys.readouterr().err

@@ -30,6 +30,7 @@ from smidgen.distillation.team.team import Alone, Team, writer_first
 from smidgen.distillation.text.batch import Batch, Batches
 from smidgen.errors import SmidgenError, printable
 from smidgen.progress import Task, track
+from smidgen.stopping import Stopped, Wish, between_steps
 
 # Of the options, those that a resumed training may have otherwise: they do not change what comes out.
 _FREE = ("checkpoint_every",)
@@ -172,7 +173,8 @@ class Trainer:
         """Train to the end.
 
         Raises SmidgenError where the loss or a gradient is not a number (naming the batch; the last checkpoint stays),
-        where a checkpoint cannot be written, or belongs to another training.
+        where a checkpoint cannot be written, or belongs to another training. Raises Stopped, after the step in hand
+        and with a checkpoint, where Ctrl-C or SIGTERM has asked for an end.
         """
         torch.manual_seed(self._options.seed)
         self._trainee.decoder.checkpointing = self._options.gradient_checkpointing
@@ -180,9 +182,12 @@ class Trainer:
         self._pace.go_on_after(self._state.seconds)
         writers = self._open_writers()
         try:
-            with track(self._reports.label, self._options.steps, most_seconds=self._pace.left()) as task:
+            with (
+                between_steps() as wish,
+                track(self._reports.label, self._options.steps, most_seconds=self._pace.left()) as task,
+            ):
                 task.skip(self._state.step)
-                stopped = self._loop(task, writers)
+                stopped = self._loop(task, writers, wish)
         finally:
             for writer in writers:
                 writer.close()
@@ -191,13 +196,15 @@ class Trainer:
         state, seconds = self._state, self._pace.elapsed()
         return TrainingResult(state.step, state.tokens, seconds, state.loss, tuple(state.evaluations), best, stopped)
 
-    def _loop(self, task: Task, writers: Sequence[Writer]) -> str:
+    def _loop(self, task: Task, writers: Sequence[Writer], wish: Wish) -> str:
         """All steps, until something ends them; returns what."""
         state, options = self._state, self._options
         every = 0 if self._watch is None else self._watch.every
         if not state.evaluations:
             self._measure()
         while state.step < options.steps:
+            if number := int(self._team.same(float(wish.number or 0))):
+                self._stop(number)
             if self._hopeless():
                 return "patience"
             if self._team.same(float(self._pace.is_over())):
@@ -213,6 +220,13 @@ class Trainer:
             task.describe(_in_words(line))
             task.advance()
         return "steps"
+
+    def _stop(self, number: int) -> None:
+        """Somebody wants an end, by this signal."""
+        self._save()
+        kept = self._checkpoints is not None
+        told = "is saved" if kept else "is lost"
+        raise Stopped(number, f"Stopped after step {self._state.step} of {self._options.steps}, which {told}.", kept)
 
     def _learn(self) -> dict[str, Any]:
         """One step; returns what is to be reported of it."""

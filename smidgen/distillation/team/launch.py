@@ -21,6 +21,7 @@ from typing import Any, TypeVar, cast
 
 from smidgen.errors import SmidgenError
 from smidgen.progress import is_quiet, say, set_quiet
+from smidgen.stopping import Stopped
 
 T = TypeVar("T")
 _SECONDS_TO_LEAVE = 3
@@ -60,6 +61,11 @@ def _attempt(work: Callable[[bool], Any], workers: int, resume: bool, meeting: P
             theirs.close()
             team[mine] = process
         return _listen(team)
+    except KeyboardInterrupt as interrupt:
+        saved = _saved(team)
+        if saved is None:
+            raise
+        raise Stopped(getattr(interrupt, "number", signal.SIGINT), saved.said, saved.kept) from interrupt
     finally:
         _end(list(team.values()))
 
@@ -75,7 +81,7 @@ def _listen(team: dict[Any, SpawnProcess]) -> tuple[bool, Any]:
             except EOFError:
                 process.join()
                 rank, value, error = -1, None, RuntimeError("a training process left without a word")
-            if isinstance(error, SmidgenError):
+            if isinstance(error, (SmidgenError, Stopped)):
                 raise error
             if error is not None:  # its own fault, or that another one, which it waited for, is dead
                 if cause := _killed(list(team.values())):
@@ -83,6 +89,24 @@ def _listen(team: dict[Any, SpawnProcess]) -> tuple[bool, Any]:
                 raise error
             result = value if rank == 0 else result
     return True, result
+
+
+def _saved(team: dict[Any, SpawnProcess]) -> Stopped | None:
+    """What rank 0 says when all are asked to end: where it was, after the step in hand. A second Ctrl-C waits no more.
+
+    None where that was not in the middle of a training.
+    """
+    for process in team.values():
+        with suppress(ProcessLookupError):
+            process.terminate()
+    waiting, said = dict(team), None
+    while waiting:
+        for ready in cast(list[Connection], wait(list(waiting))):
+            del waiting[ready]
+            with suppress(EOFError, OSError):
+                rank, _, stop = ready.recv()
+                said = stop if rank == 0 and isinstance(stop, Stopped) else said
+    return said
 
 
 def _killed(processes: list[SpawnProcess]) -> str | None:
@@ -138,7 +162,7 @@ def _member(
     dist.init_process_group(backend(), store=store, rank=rank, world_size=workers, timeout=PATIENCE)
     try:
         tell.send((rank, work(resume), None))
-    except SmidgenError as error:
+    except (SmidgenError, Stopped) as error:
         tell.send((rank, None, error))
     except Exception:
         tell.send((rank, None, RuntimeError(traceback.format_exc())))

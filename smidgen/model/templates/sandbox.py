@@ -11,7 +11,6 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from sys import getsizeof
 from typing import Any
 
@@ -25,7 +24,7 @@ from jinja2.runtime import Context, LoopContext, Macro, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Cycler, Joiner, Namespace
 
-from smidgen.model.templates import text
+from smidgen.model.templates import clock, text
 from smidgen.model.templates.budget import (
     LONGEST_RANGE,
     LONGEST_TEXT,
@@ -399,7 +398,7 @@ def _strftime_now(form: str) -> str:
     if len(form) > _LONGEST_TIME or re.search(r"\d{3}", form):
         raise SecurityError("it asks for the time in a form that no real template needs")
     spend(STEP * len(form))
-    return datetime.now().strftime(form)
+    return clock.now().strftime(form)
 
 
 def _range(*bounds: int) -> range:

@@ -12,6 +12,7 @@ from smidgen.distillation.teachers.cache import CachedTeacher, CacheOptions, cac
 from smidgen.distillation.team.cluster import cache_on_ray, map_on_ray, train_on_ray
 from smidgen.errors import SmidgenError
 from smidgen.ray_cluster import connected
+from smidgen.training.begun import day_of
 from smidgen.training.lesson import DistillOptions, Lesson
 from smidgen.training.on_cluster import author, prepared_on_ray, written_on_ray
 from tests.cutting.test_cut import TEXT
@@ -71,5 +72,5 @@ def _prepares_a_distillation(folder: Path, model: str) -> None:
     assert prepared == options and resume
     with ExitStack() as stack:
         lesson = Lesson.open(model, None, options, stack)
-        workspace = lesson.open_workspace(folder / "out", resume)
+        workspace = lesson.open_workspace(folder / "out", day_of(folder / "out", resume).isoformat(), resume)
         assert steps_cached(lesson.cache_folder(workspace)) == lesson.asked()[1] == 2 + len(lesson.held_out())
