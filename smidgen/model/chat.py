@@ -12,6 +12,7 @@ token then becomes that token, as in every engine that renders before it tokeniz
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from functools import cache, lru_cache
 from typing import Any
 
@@ -21,6 +22,7 @@ from jinja2.exceptions import SecurityError
 from smidgen.errors import BadFile, SmidgenError, printable
 from smidgen.model.templates import MOST_TEMPLATES
 from smidgen.model.templates.budget import LONGEST_TEXT, MOST_WORK, budget, weigh
+from smidgen.model.templates.clock import stopped
 from smidgen.model.templates.sandbox import Sandbox
 
 Message = Mapping[str, Any]  # at least "role" and "content"
@@ -29,6 +31,7 @@ DEFAULT_TEMPLATE = "default"
 LONGEST_TEMPLATE = 1 << 20  # characters; the longest in use have about 30,000
 
 _KEY = "tokenizer.chat_template"
+_DATE = "strftime_now"  # the function that tells a template what day it is
 _LONGEST_REASON = 1000  # characters of an error that are looked at
 _PROBE_WORK = MOST_WORK // 16  # for a chat of a few words; templates in use take a hundredth of it
 
@@ -78,6 +81,11 @@ def chat_template(metadata: Mapping[str, Any], name: str | None = None) -> str:
     if name is None:
         raise SmidgenError(f"this model has several chat templates and no default; choose one of them: {listed}.")
     raise SmidgenError(f"this model has no chat template {printable(repr(name), 64)}; there are: {listed}.")
+
+
+def writes_the_date(template: str) -> bool:
+    """Whether what a template writes depends on the day on which it does."""
+    return _DATE in template
 
 
 def template_key(name: str) -> str:
@@ -152,11 +160,14 @@ def render_chat(
     specials: Mapping[str, str] | None = None,
     *,
     add_generation_prompt: bool = True,
+    tools: Sequence[Any] | None = None,
+    date: datetime | None = None,
 ) -> str:
     """The text of a conversation.
 
     specials: texts the template may ask for, such as bos_token and eos_token (`Tokenizer.special_texts`).
     add_generation_prompt: end with the words that begin the assistant's answer.
+    tools: functions that the model may call, as OpenAI describes them.  date: for templates that write it, else now.
     A first message with the role "system" is put in front of the first user message where the template has no system
     role (`takes_system_role` tells). Raises SmidgenError for a template that fails, refuses or exceeds the bounds.
     """
@@ -168,7 +179,8 @@ def render_chat(
             )
     if messages and messages[0]["role"] == "system" and not takes_system_role(template, specials):
         messages = fold_system(messages)
-    return _render(template, messages, specials, add_generation_prompt)
+    with stopped(date):
+        return _render(template, messages, specials, add_generation_prompt, tools)
 
 
 def takes_system_role(template: str, specials: Mapping[str, str] | None = None) -> bool:
@@ -205,11 +217,18 @@ def _parts(content: Any) -> list[Any]:
 
 
 def _render(
-    template: str, messages: Sequence[Message], specials: Mapping[str, str], add_generation_prompt: bool
-) -> str:
-    given = {**specials, **_NOTHING, "messages": messages, "add_generation_prompt": add_generation_prompt}
+    template: str, messages: Sequence[Message], specials: Mapping[str, str], add_generation_prompt: bool,
+    tools: Sequence[Any] | None = None,
+) -> str:  # fmt: skip
+    given = {
+        **specials,
+        **_NOTHING,
+        "messages": messages,
+        "add_generation_prompt": add_generation_prompt,
+        "tools": tools,
+    }
     try:
-        return _generate(template, given, _work_for(messages))
+        return _generate(template, given, _work_for([*messages, {"tools": tools}] if tools else messages))
     except (RecursionError, MemoryError) as error:
         raise SmidgenError(f"the model's chat template cannot be used: {_reason(error)}.") from None
     except Exception as error:  # a template is a program and can fail in any way a program can

@@ -41,6 +41,7 @@ from smidgen.publishing.companions import claim_output, refuse_output, write_dis
 from smidgen.publishing.first_words import can_chat, try_it
 from smidgen.shell import path_of
 from smidgen.sizes import format_size
+from smidgen.training.day import day_of
 from smidgen.training.lesson import DistillOptions, Lesson
 from smidgen.training.together import run_together
 from smidgen.training.writing import EngineWriter
@@ -123,10 +124,11 @@ def distill(
             raise SmidgenError("What a student writes itself is for one process. Leave out --on-policy, or --workers.")
         for model in {teacher, student} - {None}:
             refuse_output(output, origin_of(model))
-        lesson = writer_first(team, lambda: Lesson.open(teacher, student, options, stack))
+        resume = resume or started_again()
+        day = day_of(output / WORK, resume, team)
+        lesson = writer_first(team, lambda: Lesson.open(teacher, student, options, stack, day))
         for line in lesson.misfits:
             say(line)
-        resume = resume or started_again()
         workspace = writer_first(team, lambda: lesson.open_workspace(output, resume or not team.writes))
         effort = stack.enter_context(Effort(workspace, began=started, notes=team.writes))
         if team.writes:

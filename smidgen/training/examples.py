@@ -6,12 +6,14 @@ wherever they stand: an example that was learned from measures nothing.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 
 import torch
 
-from smidgen.data.conversations import Coder, Example, Tally
+from smidgen.data.conversations import Coder, Example
+from smidgen.data.tally import Tally
 from smidgen.distillation.students.trainee import Objective
 from smidgen.distillation.text.packing import Document, PackedBatches
 from smidgen.errors import SmidgenError, printable
@@ -70,14 +72,15 @@ class TrainingExamples:
 
 def read_training_examples(
     checkpoint: Checkpoint, data: Sequence[Path], valid: Path | None, *,
-    context: int, on_prompts: bool, raw: bool, skip_bad: bool, held_out: float, seed: int,
+    context: int, on_prompts: bool, raw: bool, skip_bad: bool, held_out: float, seed: int, date: datetime | None = None,
 ) -> TrainingExamples:  # fmt: skip
     """All examples of some files, a share `held_out` of them set apart, or those of `valid` to measure on instead.
 
-    on_prompts, raw, skip_bad: as in `TuneOptions`. Raises BadFile with the line's number for a malformed line, and
-    SmidgenError where nothing is left to learn from or to measure on.
+    on_prompts, raw, skip_bad: as in `TuneOptions`.  date: that the chat template sees; None for today.
+    Raises BadFile with the line's number for a malformed line, and SmidgenError where nothing is left to learn from or
+    to measure on.
     """
-    tally, coder = Tally(), _coder(checkpoint, context, on_prompts, raw)
+    tally, coder = Tally(), _coder(checkpoint, context, on_prompts, raw, date)
     learned: list[Example] = []
     with track("Reading examples", sum(path.stat().st_size for path in data if path.is_file()), in_bytes=True) as task:
         for path in data:
@@ -98,10 +101,10 @@ def read_training_examples(
     return TrainingExamples(learned, aside, context, seed, notes)
 
 
-def _coder(checkpoint: Checkpoint, context: int, on_prompts: bool, raw: bool) -> Coder:
+def _coder(checkpoint: Checkpoint, context: int, on_prompts: bool, raw: bool, date: datetime | None) -> Coder:
     metadata = checkpoint.file.metadata
     template = chat_template(metadata) if chat_templates(metadata) else None
-    return Coder(Tokenizer.from_gguf(metadata), template, context, on_prompts, chat=not raw)
+    return Coder(Tokenizer.from_gguf(metadata), template, context, on_prompts, chat=not raw, date=date)
 
 
 def _split(examples: list[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
@@ -52,6 +53,7 @@ from smidgen.model.tokenizers.respelling import Respelling
 from smidgen.numerics.precision import is_quick
 from smidgen.publishing.companions import WORK
 from smidgen.shell import path_of
+from smidgen.training.day import bound_to
 from smidgen.training.text import read_training_text
 
 
@@ -127,14 +129,17 @@ class Aims:
 class Lesson:
     """Teacher, student and text of one distillation.
 
-    student: of a fresh one, the teacher.  plan: of a fresh one.  misfits: lines about its widths.
+    student: of a fresh one, the teacher.  plan: of a fresh one.  misfits: lines about its widths.  day: that chat
+    templates see; None for today.
     Raises SmidgenError or Unsupported where these cannot learn from each other so.
     """
 
     def __init__(
-        self, teacher: Checkpoint, student: Checkpoint, plan: FreshPlan | None, options: DistillOptions
-    ) -> None:
+        self, teacher: Checkpoint, student: Checkpoint, plan: FreshPlan | None, options: DistillOptions,
+        day: datetime | None = None,
+    ) -> None:  # fmt: skip
         self.taught_by, self.begun_as, self.plan, self.options = teacher, student, plan, options
+        self.day = day or datetime.now()
         self.config: ModelConfig = student.config if plan is None else plan.config
         self.quantized = plan is None and any(trains_on_lattice(student.kind(name)) for name in student.names())
         self.tokenizer = Tokenizer.from_gguf(student.tokenizer_metadata)
@@ -149,16 +154,18 @@ class Lesson:
         tokens = options.steps * options.batch * self.context
         self.text = read_training_text(
             student, teacher, options.texts, options.data, rows=options.batch, context=self.context, tokens=tokens,
-            seed=options.seed,
+            seed=options.seed, date=self.day,
         )  # fmt: skip
 
     @classmethod
-    def open(cls, teacher: str, student: str | None, options: DistillOptions, stack: ExitStack) -> "Lesson":
+    def open(
+        cls, teacher: str, student: str | None, options: DistillOptions, stack: ExitStack, day: datetime | None = None
+    ) -> "Lesson":
         """With models by their names (`catalogue.locate`), open until `stack` is left; no student for a fresh one."""
         taught_by = stack.enter_context(open_model(teacher))
         begun_as = taught_by if student is None else stack.enter_context(open_model(student))
         plan = plan_fresh(taught_by.config, taught_by.family, options.shape) if student is None else None
-        return cls(taught_by, begun_as, plan, options)
+        return cls(taught_by, begun_as, plan, options, day)
 
     def open_workspace(self, output: Path, resume: bool) -> Workspace:
         """`output/work`, bound to everything that the result depends on."""
@@ -169,8 +176,9 @@ class Lesson:
         settings = asdict(self.options) | {"context": self.context}
         for free in ("threads", "checkpoint_every", "tensorboard", "trackio", "texts", "data"):
             del settings[free]
+        day = bound_to(self.day, self.begun_as.tokenizer_metadata) if self.options.data else {}
         student = "new" if self.plan else self.begun_as.sha256()
-        return {"teacher": self.taught_by.sha256(), "student": student, "text": self.text.sha256, **settings}
+        return {"teacher": self.taught_by.sha256(), "student": student, "text": self.text.sha256, **settings, **day}
 
     def student(self) -> Trainee:
         """As it is before training."""

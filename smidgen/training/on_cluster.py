@@ -6,6 +6,7 @@ The teacher writes text, where none is given, and says what it thinks of each ro
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -15,11 +16,14 @@ from smidgen.data.sources import TextSource
 from smidgen.data.text import WINDOW
 from smidgen.distillation.teachers.live import Teacher
 from smidgen.distillation.team.cluster import Job, cache_on_ray, map_on_ray
+from smidgen.distillation.team.team import Alone
 from smidgen.distillation.text.batch import Batches
 from smidgen.engines.torch import TorchEngine
 from smidgen.formats.hub.catalogue import cache_folder, origin_of
 from smidgen.formats.opening import open_model
 from smidgen.model.tokenizer import Tokenizer
+from smidgen.publishing.companions import WORK
+from smidgen.training.day import day_of
 from smidgen.training.lesson import DistillOptions, Lesson
 from smidgen.training.text import self_written_tokens
 
@@ -46,19 +50,22 @@ def prepared_on_ray(
     if not options.cache_teacher:
         return options, resume
     with ExitStack() as stack:
-        lesson = Lesson.open(teacher, student, options, stack)
+        day = day_of(output / WORK, resume, Alone())
+        lesson = Lesson.open(teacher, student, options, stack, day)
         workspace = lesson.open_workspace(output, resume)
         _, steps = lesson.asked()
+        opened = partial(_teacher_and_batches, teacher, student, options, day)
         cache_on_ray(
-            partial(_teacher_and_batches, teacher, student, options), steps, lesson.cache_folder(workspace), workers,
-            address, **lesson.cache_settings(),
+            opened, steps, lesson.cache_folder(workspace), workers, address, **lesson.cache_settings(),
         )  # fmt: skip
     return options, True  # with what is in the workspace
 
 
-def _teacher_and_batches(teacher: str, student: str | None, options: DistillOptions) -> tuple[Teacher, Batches]:
+def _teacher_and_batches(
+    teacher: str, student: str | None, options: DistillOptions, day: datetime
+) -> tuple[Teacher, Batches]:
     """What a worker that caches a teacher loads, and has open as long as it lives."""
-    lesson = Lesson.open(teacher, student, options, ExitStack())
+    lesson = Lesson.open(teacher, student, options, ExitStack(), day)
     return lesson.teacher(lesson.live_teacher()), lesson.asked()[0]
 
 

@@ -7,12 +7,14 @@ that learns from the teacher's own text sees the distribution that it is to repr
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
-from smidgen.data.conversations import Coder, Tally
+from smidgen.data.conversations import Coder
 from smidgen.data.corpus.shards import INDEX, tokenizer_hash
 from smidgen.data.self_written import self_written
 from smidgen.data.sources import TextSource, read_texts
+from smidgen.data.tally import Tally
 from smidgen.data.text import choose_windows
 from smidgen.distillation.text.batch import Batch, Batches
 from smidgen.distillation.text.packing import Document, PackedBatches, text_documents
@@ -45,9 +47,10 @@ class TrainingText:
 
 def read_training_text(
     student: Checkpoint, teacher: Checkpoint, texts: Sequence[str | Path | TextSource], data: Sequence[Path], *,
-    rows: int, context: int, tokens: int, seed: int,
+    rows: int, context: int, tokens: int, seed: int, date: datetime | None = None,
 ) -> TrainingText:  # fmt: skip
     """Batches of `rows` rows of `context` tokens for a student. tokens: how many the training takes in all.
+    date: that the chat template sees; None for today.
 
     Raises SmidgenError for a corpus that is not alone, or was made for another tokenizer, and for too little text;
     BadFile for a file that cannot be read, with the number of the line where one is malformed.
@@ -57,7 +60,7 @@ def read_training_text(
             raise SmidgenError("A corpus is all the text of a training. Give it alone, or put all text into it.")
         return _of_corpus(data[0], student, rows, context, seed)
     tokenizer = Tokenizer.from_gguf(student.tokenizer_metadata)
-    documents, notes = _of_json_lines(data, student, tokenizer, context)
+    documents, notes = _of_json_lines(data, student, tokenizer, context, date)
     sources = read_texts(texts)
     if not documents and not sources:
         sources = [_by_the_teacher(teacher, self_written_tokens(tokens), seed)]
@@ -83,11 +86,11 @@ def _of_corpus(folder: Path, student: Checkpoint, rows: int, context: int, seed:
 
 
 def _of_json_lines(
-    data: Sequence[Path], student: Checkpoint, tokenizer: Tokenizer, context: int
+    data: Sequence[Path], student: Checkpoint, tokenizer: Tokenizer, context: int, date: datetime | None
 ) -> tuple[list[Document], list[str]]:
     """Every text of the files; questions are learned from like answers."""
     template = chat_template(student.tokenizer_metadata) if chat_templates(student.tokenizer_metadata) else None
-    tally, coder = Tally(), Coder(tokenizer, template, context, on_prompts=True)
+    tally, coder = Tally(), Coder(tokenizer, template, context, on_prompts=True, date=date)
     found = [example for path in data for example in coder.read(path, tally)]
     return [Document(example.ids, example.name, example.weights) for example in found], tally.notes(context)
 

@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ from smidgen.owned import settle
 from smidgen.progress import say
 from smidgen.publishing.companions import WORK, claim_output, refuse_output, write_tuning_notes
 from smidgen.shell import path_of
+from smidgen.training.day import bound_to, day_of
 from smidgen.training.examples import read_training_examples
 from smidgen.training.merging import MergeOptions, fits_in_memory, is_on_lattice, trained_in
 from smidgen.training.together import run_together
@@ -175,8 +177,9 @@ def tune(
     with joined() as team, open_model(model) as checkpoint:
         refuse_output(output, checkpoint.origin)
         options = replace(options, context=_context(checkpoint, options))
-        tuning = _Tuning(checkpoint, files, None if valid is None else Path(valid), options, team)
         resume = resume or started_again()
+        day = day_of(output / WORK, resume, team)
+        tuning = _Tuning(checkpoint, files, None if valid is None else Path(valid), options, team, day)
         workspace = tuning.open_workspace(output, resume)
         with Effort(workspace, began=started, notes=team.writes) as effort:
             result = tuning.run(workspace, output, resume)
@@ -223,13 +226,14 @@ class _Tuning:
     """One model and the examples that it learns from."""
 
     def __init__(
-        self, checkpoint: Checkpoint, data: Sequence[Path], valid: Path | None, options: TuneOptions, team: Team
-    ) -> None:
+        self, checkpoint: Checkpoint, data: Sequence[Path], valid: Path | None, options: TuneOptions, team: Team,
+        day: datetime,
+    ) -> None:  # fmt: skip
         self._checkpoint, self._options, self._team = checkpoint, options, team
-        self._context = options.context or _CONTEXT
+        self._context, self._day = options.context or _CONTEXT, day
         self._examples = read_training_examples(
             checkpoint, data, valid, context=self._context, on_prompts=options.on_prompts, raw=options.raw,
-            skip_bad=options.skip_bad, held_out=options.held_out, seed=options.seed,
+            skip_bad=options.skip_bad, held_out=options.held_out, seed=options.seed, date=day,
         )  # fmt: skip
         self._objective = LanguageObjective(is_quick(team.device))
 
@@ -260,7 +264,14 @@ class _Tuning:
         options = self._options
         settings = {key: value for key, value in asdict(options).items() if key not in ("threads", "merge", "skip_bad")}
         adapter = None if options.adapter is None else str(options.adapter)
-        return {"model": self._checkpoint.sha256(), "data": self._examples.sha256(), **settings, "adapter": adapter}
+        day = bound_to(self._day, self._checkpoint.file.metadata)
+        return {
+            "model": self._checkpoint.sha256(),
+            "data": self._examples.sha256(),
+            **settings,
+            "adapter": adapter,
+            **day,
+        }
 
     def _trainee(self) -> Trainee:
         checkpoint, options = self._checkpoint, self._options

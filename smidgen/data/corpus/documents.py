@@ -125,7 +125,7 @@ def _read_text(path: Path, field: str, malformed: Malformed) -> Iterator[Documen
 def _read_json_lines(path: Path, field: str, malformed: Malformed) -> Iterator[Document]:
     start = 0
     for line in json_lines.objects(path, malformed):
-        text = _text_of(line.value, field, f"{printable(path)} line {line.number}", malformed)
+        text = _text_of(line.value, field, line.where, malformed)
         if text is not None:
             yield Document(text, line.end - start)
             start = line.end

@@ -11,7 +11,6 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from sys import getsizeof
 from typing import Any
 
@@ -38,6 +37,7 @@ from smidgen.model.templates.budget import (
     text_of,
     weigh,
 )
+from smidgen.model.templates.clock import now
 from smidgen.model.templates.filters import FILTERS, TESTS
 
 MOST_TOKENS = 30_000  # the longest templates in use have about 6,000
@@ -399,7 +399,7 @@ def _strftime_now(form: str) -> str:
     if len(form) > _LONGEST_TIME or re.search(r"\d{3}", form):
         raise SecurityError("it asks for the time in a form that no real template needs")
     spend(STEP * len(form))
-    return datetime.now().strftime(form)
+    return now().strftime(form)
 
 
 def _range(*bounds: int) -> range:

@@ -1,0 +1,76 @@
+"""A model's chat template and its tokenizer, as what turns conversations into text and tokens."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+from smidgen.data.messages import BadLine
+from smidgen.errors import SmidgenError, printable
+from smidgen.model.chat import render_chat
+from smidgen.model.tokenizer import Tokenizer
+
+#: Words that stand for a message while it is found out what a template writes around them.
+MARK = "smidgenlooksforthis"
+
+
+@dataclass(frozen=True)
+class Renderer:
+    """date: that the template sees; None for today."""
+
+    template: str
+    tokenizer: Tokenizer
+    date: datetime | None = None
+
+    def text(self, messages: Sequence[Mapping[str, Any]], asks: bool, tools: Sequence[Any] | None = None) -> str:
+        """A conversation as the template writes it. asks: with the words that begin an answer.
+
+        Raises BadLine where the template refuses.
+        """
+        specials = self.tokenizer.special_texts
+        try:
+            return render_chat(
+                self.template, messages, specials, add_generation_prompt=asks, tools=tools, date=self.date
+            )
+        except SmidgenError as error:
+            raise BadLine(f"does not fit the model's chat template ({printable(error)})") from error
+
+    def ids(self, text: str) -> list[int]:
+        """The tokens of a rendered text."""
+        return self.tokenizer.encode(text, add_bos=self.tokenizer.adds_bos, parse_special=True)
+
+    def is_rendered(self, text: str) -> bool:
+        """Whether a text is a chat that was rendered already: it begins as the template begins one, and holds control
+        tokens. A BOS in front may be there or not.
+        """
+        begin = text.lstrip().removeprefix(self.tokenizer.special_texts.get("bos_token", "")).lstrip()
+        return bool(self.opening) and begin.startswith(self.opening) and spells_control(self.tokenizer, text)
+
+    @cached_property
+    def opening(self) -> str:
+        """What every chat begins with behind the BOS: a control token, or else a word; empty where that is nothing."""
+        token = self.opening_token
+        if token is not None:
+            return self.tokenizer.token_text(token)
+        return next(iter(self._begin.split()), "")
+
+    @cached_property
+    def opening_token(self) -> int | None:
+        """The control token that every chat begins with behind the BOS, and as a rule every turn."""
+        first = next(iter(self.tokenizer.encode(self._begin, parse_special=True)), None)
+        return first if first in self.tokenizer.control else None
+
+    @cached_property
+    def _begin(self) -> str:
+        """What is written before the first question, without a BOS."""
+        try:
+            written = self.text([{"role": "user", "content": MARK}], False).partition(MARK)[0].strip()
+        except BadLine:
+            return ""
+        return written.removeprefix(self.tokenizer.special_texts.get("bos_token", "")).strip()
+
+
+def spells_control(tokenizer: Tokenizer, text: str) -> bool:
+    """Whether letters of a text are those of a control token."""
+    return tokenizer.disarm(text) != text
