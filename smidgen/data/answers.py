@@ -61,6 +61,8 @@ class Answers:
         ids = self._renderer.ids(whole)
         spans = [self._span(place, whole, ids) for place in learned]
         given = [self._as_given(place) for place in learned]
+        if any(one is None and self._begins_otherwise(place) for place, one in zip(learned, given, strict=True)):
+            self._tally.happened(Case.BEGUN)
         found = [(*span, chat.weights[place]) for place, span in zip(learned, spans, strict=True) if span is not None]
         if len(found) == len(learned) and not any(given):
             return [Coded(ids, found, self._muted(ids))]
@@ -94,8 +96,6 @@ class Answers:
         start, stop = common(self._renderer.ids(asked), ids), common(tokens, ids)
         if not all(self._is_ending(token) for token in tokens[stop:]):  # some write an end of text after the last
             return None
-        if asked[shared:].strip():
-            self._tally.happened(Case.BEGUN)
         return start, self._end_of_turn(ids, start, stop)
 
     def _end_of_question(self, place: int) -> int:
@@ -105,6 +105,12 @@ class Answers:
             return len(commonprefix([asked, self._text(place)]))
         except BadLine:  # some refuse a conversation that ends without an answer
             return len(asked)
+
+    def _begins_otherwise(self, place: int) -> bool:
+        """Whether the template's words that begin an answer are not in the answer as it is written."""
+        asked = self._text(place, asks=True)
+        shared = len(commonprefix([asked, self._text(place + 1)]))
+        return shared >= self._end_of_question(place) and bool(asked[shared:].strip())
 
     def _end_of_turn(self, ids: Sequence[int], start: int, stop: int) -> int:
         """The place after the token at which generation will stop. What follows it, often a newline, is never written.
@@ -185,7 +191,7 @@ class Answers:
 
     def _knows_reasoning(self) -> bool:
         """Whether the model marks its reasoning in the commonest way."""
-        return _THINK in self._renderer.template or _THINK in self._tokenizer.tokens
+        return any(mark in self._renderer.template or mark in self._tokenizer.tokens for mark in (_THINK, _THOUGHT))
 
     def _text(self, stop: int, asks: bool = False) -> str:
         """The messages up to one. asks: with the words that begin an answer."""

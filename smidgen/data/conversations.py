@@ -118,7 +118,6 @@ class Coder:
     def _plain(self, text: str, name: str, tally: Tally) -> Iterator[Example]:
         """A text, all of which is learned."""
         if self._renderer is not None and self._renderer.is_rendered(text):
-            tally.happened(Case.RENDERED)
             tally.happened(Case.RENDERED_TEXT)
             ids = self._ended(self._renderer.ids(text))
         else:
@@ -263,7 +262,8 @@ class Coder:
 
     def _bos(self, ids: Sequence[int]) -> int:
         """How many tokens at the start are BOS: 1 or 0."""
-        return int(bool(ids) and ids[0] == self._tokenizer.bos_id)
+        marks_turns = self._renderer is not None and not self._renderer.bos
+        return int(bool(ids) and ids[0] == self._tokenizer.bos_id and not marks_turns)
 
     def _end(self) -> list[int]:
         """The token that ends a text, if the model has one."""

@@ -44,7 +44,7 @@ class Renderer:
         """Whether a text is a chat that was rendered already: it begins as the template begins one, and holds control
         tokens. A BOS in front may be there or not.
         """
-        begin = text.lstrip().removeprefix(self.tokenizer.special_texts.get("bos_token", "")).lstrip()
+        begin = text.lstrip().removeprefix(self.bos).lstrip()
         return bool(self.opening) and begin.startswith(self.opening) and spells_control(self.tokenizer, text)
 
     @cached_property
@@ -64,11 +64,21 @@ class Renderer:
     @cached_property
     def _begin(self) -> str:
         """What is written before the first question, without a BOS."""
+        return self._question.partition(MARK)[0].strip().removeprefix(self.bos).strip()
+
+    @cached_property
+    def bos(self) -> str:
+        """The text of the BOS; empty where every turn begins with it (SmolLM 2), as it is no more than a mark then."""
+        text = self.tokenizer.special_texts.get("bos_token", "")
+        return text if self.tokenizer.adds_bos or self._question.count(text) <= 1 else ""
+
+    @cached_property
+    def _question(self) -> str:
+        """A question, and the words that begin an answer; empty where the template refuses it."""
         try:
-            written = self.text([{"role": "user", "content": MARK}], False).partition(MARK)[0].strip()
+            return self.text([{"role": "user", "content": MARK}], True)
         except BadLine:
             return ""
-        return written.removeprefix(self.tokenizer.special_texts.get("bos_token", "")).strip()
 
 
 def spells_control(tokenizer: Tokenizer, text: str) -> bool:

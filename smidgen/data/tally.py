@@ -12,18 +12,21 @@ class Case(Enum):
     CUT = "longer than the context of {context} tokens and cut between turns, an example for each stretch that fits"
     DROPPED = "left out, their answers do not fit a context of {context} tokens (--context)"
     PIECES = "longer than {context} tokens and cut into pieces"
-    GIVEN = "have reasoning that the chat template leaves out of its answers: learned as given"
-    CHANGED = "have answers that the chat template writes otherwise than given, or in part: learned as it writes them"
-    NO_CALLS = "call tools, which the chat template does not write: the calls are not learned"
-    NO_TOOLS = "list tools, which the chat template does not show: the model will not see them"
+    GIVEN = "with reasoning that the chat template leaves out of its answers: learned as given"
+    CHANGED = "with answers that the chat template writes otherwise than given, or in part: learned as it writes them"
+    NO_CALLS = "with calls of tools that the chat template does not write: the calls are not learned"
+    NO_TOOLS = "with a list of tools that the chat template does not show: the model will not see it"
     BEGUN = (
-        "have answers that do not begin as the chat template begins each answer: learned from where the two part, "
-        "but at use the model is asked behind the template's words"
+        "with answers that do not begin as the chat template begins each answer (with <think>, say): learned without "
+        "those words; put reasoning into the answers, or take the words out of the template"
     )
     NOTHING = "left out, nothing in them is to be learned (weight 0, train false, or calls that are not written)"
-    RENDERED = "are chats that were rendered already: their control tokens are read as such"
-    RENDERED_TEXT = "of these have their chat as text, and all of it is learned (messages: the answers alone)"
-    SPELLED = "spell control tokens in plain text: these are read as letters"
+    RENDERED = "with a prompt that is a chat rendered already: its control tokens are read as such"
+    RENDERED_TEXT = (
+        "with a text that is a chat rendered already: its control tokens are read as such, and all of it is learned "
+        "(as messages, the answers alone would be)"
+    )
+    SPELLED = "with control tokens spelled out in plain text: read as letters"
 
 
 @dataclass

@@ -37,7 +37,7 @@ from smidgen.formats.opening import open_checkpoint
 from smidgen.formats.workspace import Workspace
 from smidgen.owned import settle
 from smidgen.progress import say
-from smidgen.publishing.companions import claim_output, refuse_output, write_distilling_notes
+from smidgen.publishing.companions import WORK, claim_output, refuse_output, write_distilling_notes
 from smidgen.publishing.first_words import can_chat, try_it
 from smidgen.shell import path_of
 from smidgen.sizes import format_size
