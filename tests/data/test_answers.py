@@ -1,4 +1,4 @@
-"""What is learned of conversations whose template or whose messages say otherwise: weights, reasoning, calls of tools."""
+"""What is learned of conversations whose template or messages say otherwise: weights, reasoning, calls of tools."""
 
 from collections.abc import Callable
 from pathlib import Path
