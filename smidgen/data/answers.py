@@ -135,9 +135,12 @@ class Answers:
     def _says_anything(self, place: int) -> bool:
         """Whether anything of an answer is written, where its calls of tools are not."""
         message = self._chat.messages[place]
-        names = [call["function"]["name"] for call in message.get("tool_calls", ())]
-        written = self._text(place + 1)[self._end_of_question(place) :]
-        if all(name in written for name in names):
+        if "tool_calls" not in message:
+            return True
+        without = {key: value for key, value in message.items() if key != "tool_calls"}
+        if self._renderer.text([*self._chat.messages[:place], without], False, self._chat.tools) != self._text(
+            place + 1
+        ):
             return True
         self._tally.happened(Case.NO_CALLS)
         return bool(message["content"].strip() or reasoning_of(message))

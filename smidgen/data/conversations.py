@@ -199,9 +199,19 @@ class Coder:
             raise BadLine("has no answer of the assistant to learn from")
         if chat.is_answer(1 if chat.has_system and len(chat.messages) > 1 else 0):
             raise BadLine("begins with the assistant; a user's message comes first")
+        if any("tool_calls" in message for message in chat.messages) and not self._is_taken(self._renderer, chat):
+            chat = chat.with_arguments_as_text()
         if chat.tools and not self._shows_tools(self._renderer, chat):
             tally.happened(Case.NO_TOOLS)
         return self._cut(self._renderer, chat, tally)
+
+    def _is_taken(self, renderer: Renderer, chat: Chat) -> bool:
+        """Whether the template does not refuse the conversation."""
+        try:
+            renderer.text(chat.messages, False, chat.tools)
+        except BadLine:
+            return False
+        return True
 
     def _shows_tools(self, renderer: Renderer, chat: Chat) -> bool:
         return renderer.text(chat.messages, False, chat.tools) != renderer.text(chat.messages, False)

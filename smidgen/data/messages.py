@@ -82,6 +82,18 @@ class Chat:
         gone = len(self.messages) - len(messages)
         return replace(self, messages=messages, weights=self.weights[gone:], prompt=max(0, self.prompt - gone))
 
+    def with_arguments_as_text(self) -> "Chat":
+        """With what calls hand over as JSON, for templates that do not write objects."""
+        return replace(self, messages=[_with_arguments_as_text(message) for message in self.messages])
+
+
+def _with_arguments_as_text(message: dict[str, Any]) -> dict[str, Any]:
+    calls = [
+        {**call, "function": {**call["function"], "arguments": json.dumps(call["function"]["arguments"])}}
+        for call in message.get("tool_calls", ())
+    ]
+    return {**message, "tool_calls": calls} if calls else message
+
 
 def chat_of(value: Mapping[str, Any]) -> Chat | None:
     """The conversation that a line holds; None where it holds none. Raises BadLine where something is wrong with it."""

@@ -89,7 +89,7 @@ def read_training_examples(
                 task.advance(tally.size - task.done)
     notes = tally.notes(context)
     if data and not learned:
-        told = " ".join(notes) or "give a file with one JSON object a line."
+        told = " ".join(notes) or "give a file with one JSON object a line, or a JSON list of them."
         raise SmidgenError(f"no line of {printable(data[0])} can be learned from; {told}")
     aside: list[Example] = []
     if valid is not None:

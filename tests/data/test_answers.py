@@ -109,6 +109,25 @@ def test_calls_of_tools_are_learned_where_they_are_written(tokenizer: Tokenizer,
     assert not tally.cases
 
 
+def test_templates_that_take_arguments_as_text_alone(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    template = PLAIN.replace("call.function.arguments.word", "call.function.arguments")
+    chat = [ASKED, {"role": "assistant", "content": "", "tool_calls": [CALL]}]
+    [example], _ = read(Coder(tokenizer, template, 512), tmp_path, {"messages": chat})
+    assert learned(tokenizer, example) == ['<call>look_up {"word": "fox"}</call><|im_end|>']
+
+
+def test_reasoning_for_which_there_is_no_room_costs_the_oldest_turns(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """The conversation fits as its template writes it, but not as it is learned."""
+    chat = [ASKED, ANSWER, AGAIN, {"role": "assistant", "content": "<think>\n" + "hm " * 40 + "</think>\n\nYes."}]
+    whole, _ = read(Coder(tokenizer, PLAIN, 512), tmp_path, {"messages": chat})
+    room = len(whole[1].ids) - 1
+    examples, tally = read(Coder(tokenizer, PLAIN, room), tmp_path, {"messages": chat})
+    runs = [run for example in examples for run in learned(tokenizer, example)]
+    assert len(runs) == 2 and runs[0].startswith("jumps") and "hm hm" in runs[1] and "Yes." in runs[1]
+    assert all(len(example.ids) <= room for example in examples)
+    assert tally.cases == {Case.GIVEN: 1, Case.CUT: 1}
+
+
 def test_reasoning_before_a_call_stands_before_what_the_template_writes_of_it(
     tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
