@@ -33,7 +33,10 @@ def command(
     data: Annotated[
         list[Path] | None,
         typer.Option(
-            "--data", metavar="FILE", parser=path_of, help="JSON Lines (repeatable), or a corpus of `smidgen data`."
+            "--data",
+            metavar="FILE",
+            parser=path_of,
+            help="JSON Lines or a JSON list, as for tune (repeatable), or a corpus of `smidgen data`.",
         ),
     ] = None,
     layers: Annotated[int | None, _size("--layers", "Layers.")] = None,

@@ -26,7 +26,9 @@ def command(
     output: options.Output,
     data: Annotated[
         list[Path] | None,
-        typer.Option("--data", metavar="FILE", parser=path_of, help="Examples, one JSON object a line; repeatable."),
+        typer.Option(
+            "--data", metavar="FILE", parser=path_of, help="Examples: JSON Lines, or a JSON list; repeatable."
+        ),
     ] = None,
     valid: Annotated[
         Path | None,
@@ -110,8 +112,9 @@ def command(
     """Teach a model from examples of your own: a small adapter beside it, or all of its weights with --full.
 
     A line of a data file is {"messages": [{"role": …, "content": …}, …]}, {"prompt": …, "completion": …} or
-    {"text": …}. Learned from are the answers, in the model's own chat template. Quantized models, cut ones too, are
-    tuned as they are.
+    {"text": …}; ShareGPT's "conversations" are read too. Learned from are the answers, in the model's own chat
+    template, except messages with "weight": 0 or "train": false. A conversation longer than the context is cut between
+    its turns. Quantized models, cut ones too, are tuned as they are.
 
     Writes DIR/adapter.gguf (for `smidgen run`, `chat` and `serve` with --lora, and llama.cpp), the same in PEFT's
     layout (adapter_model.safetensors), metrics.jsonl, README.md with loss.svg, and with --merge or --full

@@ -4,27 +4,31 @@
     {"prompt": …, "completion": …}
     {"text": …}
 
-A model that has a chat template sees conversations, and prompts with completions too, as its template writes them, for
-this is how it will be asked. Learned from are the assistant's words and the token that ends them; the rest is read.
+`messages` has the other forms of conversations. A model that has a chat template sees conversations, and prompts with
+completions too, as its template writes them, for this is how it will be asked. Learned from are the assistant's words
+and the token that ends them (`answers`); the rest is read.
 
-Which tokens these are is found by rendering: the template writes the conversation up to an answer, with the words that
-begin an answer, and once more with the answer; what the second has more is learned from. That holds for every template
-that writes messages in order. Where a later message changes how an earlier one is written (some drop the reasoning of
-all answers but the last), the conversation becomes one example for each answer, each as the model would see it.
+A conversation that is longer than the context is cut between its turns, into one example for each stretch that fits,
+each behind the system message. A single turn that is too long loses the beginning of its question.
+
+A text, or a prompt, that begins as the template begins a chat and holds control tokens is a chat that was rendered
+already: what it spells as control tokens is read so. In any other text they are letters.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import takewhile
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from smidgen.data import json_lines
-from smidgen.errors import BadFile, SmidgenError, Unsupported, printable
-from smidgen.model.chat import fold_system, render_chat
+from smidgen.data.answers import Answers, Coded, common
+from smidgen.data.messages import BadLine, Chat, chat_of
+from smidgen.data.rendering import Renderer, spells_control
+from smidgen.data.tally import Case, Tally
+from smidgen.errors import BadFile, Unsupported, printable
 from smidgen.model.tokenizer import Tokenizer
 
-_SHAPES = 'a line needs "messages", or "prompt" and "completion", or "text"'
+_SHAPES = 'a line needs "messages" (or "conversations"), or "prompt" and "completion", or "text"'
 
 
 @dataclass(frozen=True)
@@ -39,57 +43,19 @@ class Example:
     name: str
 
 
-@dataclass
-class Tally:
-    """What became of the lines that were read.
-
-    bad: skipped.  shortened: prompts that lost their beginning.  dropped: answers longer than the context.
-    pieces: texts that were cut into several.  size: bytes that were read.
-    """
-
-    lines: int = 0
-    examples: int = 0
-    bad: int = 0
-    shortened: int = 0
-    dropped: int = 0
-    pieces: int = 0
-    size: int = 0
-
-    def notes(self, context: int) -> list[str]:
-        """What a person should know, a line each."""
-        cases = {
-            "malformed and skipped": self.bad,
-            f"longer than the context of {context} tokens: their prompts lost their beginning": self.shortened,
-            f"left out, their answers do not fit a context of {context} tokens (--context)": self.dropped,
-            f"longer than {context} tokens and cut into pieces": self.pieces,
-        }
-        return [f"{count} of {self.lines} lines {what}." for what, count in cases.items() if count]
-
-
-class _BadLine(ValueError):
-    """What is wrong with a line, to be said after its name."""
-
-
-@dataclass(frozen=True)
-class _Coded:
-    """ids, and the spans of them that are answers."""
-
-    ids: list[int]
-    answers: list[tuple[int, int]]
-
-
 class Coder:
     """From the object of a line to examples, for one model.
 
     template: the model's chat template, None if it has none or is not to be used for prompts with completions
-    (`chat=False` keeps it for messages).  context: tokens of the longest example.  on_prompts: learn from all of it.
+    (`chat=False` keeps it for messages).  context: tokens of the longest example.  on_prompts: learn from all of it,
+    but not from messages that say that they are not to be learned.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, template: str | None, context: int, on_prompts: bool = False, chat: bool = True
-    ) -> None:
-        self._tokenizer, self._template = tokenizer, template
-        self._context, self._on_prompts, self._chat = context, on_prompts, chat
+        self, tokenizer: Tokenizer, template: str | None, context: int, on_prompts: bool = False, chat: bool = True,
+    ) -> None:  # fmt: skip
+        self._tokenizer, self._context, self._on_prompts, self._chat = tokenizer, context, on_prompts, chat
+        self._renderer = None if template is None else Renderer(template, tokenizer)
 
     def read(self, path: Path, tally: Tally, skip_bad: bool = False) -> Iterator[Example]:
         """The examples of a file, in order, read as they are asked for.
@@ -99,21 +65,19 @@ class Coder:
         """
 
         def malformed(message: str) -> None:
-            tally.lines += 1
-            tally.bad += 1
+            tally.line_skipped()
             if not skip_bad:
                 json_lines.stop(message)
 
         before, lines = tally.size, tally.lines
         for line in json_lines.objects(path, malformed):
-            name, tally.size = f"{printable(path)} line {line.number}", before + line.end
+            tally.size = before + line.end
             try:
-                found = list(self._examples(line.value, name, tally))
-            except _BadLine as error:
-                malformed(f"{name} {error}.")
+                found = list(self._examples(line.value, line.where, tally))
+            except BadLine as error:
+                malformed(f"{line.where} {error}.")
                 continue
-            tally.lines += 1
-            tally.examples += len(found)
+            tally.line_done(len(found))
             yield from found
         if tally.lines == lines:
             raise BadFile(f"{printable(path)} is empty. {_SHAPES.capitalize()}.")
@@ -121,136 +85,193 @@ class Coder:
     # -- the kinds of lines ------------------------------------------------------------------------------------------
 
     def _examples(self, value: Mapping[str, Any], name: str, tally: Tally) -> Iterator[Example]:
-        if "messages" in value:
-            if self._template is None:
-                raise Unsupported(
-                    f"{name} has messages, but this model has no chat template (it is a base model). Give prompt and "
-                    "completion, or text, or tune an instruct model."
-                )
-            coded = self._conversation(_messages(value))
+        chat = chat_of(value)
+        if chat is not None:
+            coded = self._conversation(chat, name, tally)
         elif "prompt" in value and "completion" in value:
-            coded = self._completion(_text(value, "prompt", may_be_empty=True), _text(value, "completion"))
+            prompt, completion = _text(value, "prompt", may_be_empty=True), _text(value, "completion")
+            coded = self._completion(prompt, completion, name, tally)
         elif "text" in value:
-            yield from self._pieces(_text(value, "text"), name, tally)
+            yield from self._plain(_text(value, "text"), name, tally)
             return
         else:
             keys = printable(", ".join(map(str, value)) or "nothing", 80)
-            raise _BadLine(f"has {keys}; {_SHAPES}")
+            raise BadLine(f"has {keys}; {_SHAPES}")
         for one in coded:
             yield from self._fitted(one, name, tally)
 
-    def _completion(self, prompt: str, completion: str) -> list[_Coded]:
-        if self._template is not None and self._chat:
+    def _completion(self, prompt: str, completion: str, name: str, tally: Tally) -> list[Coded]:
+        renderer = self._renderer
+        if renderer is not None and renderer.is_rendered(prompt):
+            tally.happened(Case.RENDERED)
+            ids, start = self._ended(renderer.ids(prompt + completion)), renderer.ids(prompt)
+        elif renderer is not None and self._chat:
             messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
-            return self._conversation(messages)
-        ids = [*self._encode(prompt + completion, False), *self._end()]
-        return [_Coded(ids, [(_common(self._encode(prompt, False), ids), len(ids))])]
+            return self._conversation(Chat(messages, [1.0, 1.0]), name, tally)
+        else:
+            self._warn_of_control(prompt + completion, tally)
+            ids, start = [*self._encode(prompt + completion), *self._end()], self._encode(prompt)
+        return [Coded(ids, [(common(start, ids), len(ids), 1.0)])]
 
-    def _pieces(self, text: str, name: str, tally: Tally) -> Iterator[Example]:
-        """A plain text, cut where it is longer than the context; each piece begins as the text does."""
-        ids = [*self._encode(text, False), *self._end()]
-        begin = ids[: self._bos(ids)]
-        room = self._context - len(begin)
-        starts = range(len(begin), len(ids), room)
-        tally.pieces += len(starts) > 1
-        for start in starts:
-            piece = begin + ids[start : start + room]
+    def _plain(self, text: str, name: str, tally: Tally) -> Iterator[Example]:
+        """A text, all of which is learned."""
+        if self._renderer is not None and self._renderer.is_rendered(text):
+            tally.happened(Case.RENDERED_TEXT)
+            ids = self._ended(self._renderer.ids(text))
+        else:
+            self._warn_of_control(text, tally)
+            ids = [*self._encode(text), *self._end()]
+        yield from self._pieces(ids, [1.0] * len(ids), name, tally)
+
+    # -- what is too long --------------------------------------------------------------------------------------------
+
+    def _pieces(self, ids: list[int], weights: list[float], name: str, tally: Tally) -> Iterator[Example]:
+        """All of an example, cut where it is longer than the context; each piece begins with its BOS.
+
+        A chat is cut where a turn begins, if one does in the second half of a piece.
+        """
+        bos = self._bos(ids)
+        start, room = bos, self._context - bos
+        if len(ids) > self._context:
+            tally.happened(Case.PIECES)
+        while start < len(ids):
+            stop = self._end_of_piece(ids, start, room)
+            piece = ids[:bos] + ids[start:stop]
             if len(piece) > 1:
-                yield Example(piece, [1.0] * len(piece), name)
+                yield Example(piece, weights[:bos] + weights[start:stop], name)
+            start = stop
 
-    def _fitted(self, coded: _Coded, name: str, tally: Tally) -> Iterator[Example]:
-        """The example, its prompt without its beginning where it is too long; none where that is not enough."""
-        ids = coded.ids
-        weights = [1.0 if self._on_prompts else 0.0] * len(ids)
-        for start, end in coded.answers:
-            weights[start:end] = [1.0] * (end - start)
+    def _end_of_piece(self, ids: list[int], start: int, room: int) -> int:
+        stop = start + room
+        if stop >= len(ids) or self._renderer is None:
+            return stop
+        begins = (place for place in range(stop, start + room // 2, -1) if ids[place] == self._renderer.opening_token)
+        return next(begins, stop)
+
+    def _fitted(self, coded: Coded, name: str, tally: Tally) -> Iterator[Example]:
+        """The example, without the oldest of what may go where it is too long; none where that is not enough."""
+        ids, weights = coded.ids, self._weights(coded)
         if not any(weights[1:]):
-            raise _BadLine("has no answer of the assistant to learn from")
-        excess, bos = len(ids) - self._context, self._bos(ids)
-        if excess > 0:
-            first = coded.answers[0][0] if coded.answers else len(ids)
-            if first - bos <= excess:
-                tally.dropped += 1
+            tally.happened(Case.NOTHING)
+            return
+        excess = len(ids) - self._context
+        if excess <= 0:
+            yield Example(ids, weights, name)
+        elif self._on_prompts:
+            yield from self._pieces(ids, weights, name, tally)
+        else:
+            yield from self._shortened(coded, weights, excess, name, tally)
+
+    def _weights(self, coded: Coded) -> list[float]:
+        weights = [1.0 if self._on_prompts else 0.0] * len(coded.ids)
+        for start, end in coded.muted:
+            weights[start:end] = [0.0] * (end - start)
+        for start, end, weight in coded.answers:
+            weights[start:end] = [weight] * (end - start)
+        return weights
+
+    def _shortened(self, coded: Coded, weights: list[float], excess: int, name: str, tally: Tally) -> Iterator[Example]:
+        """Without `excess` tokens behind its head, or behind its BOS, if an answer is left whole then."""
+        last = coded.answers[-1][0]
+        for head in (coded.head, self._bos(coded.ids)):
+            cut = head + excess
+            if cut < last:
+                tally.happened(Case.SHORTENED)
+                kept = [
+                    0.0 if any(start < cut < end for start, end, _ in coded.answers if start <= place < end) else weight
+                    for place, weight in enumerate(weights)
+                ]
+                yield Example(coded.ids[:head] + coded.ids[cut:], kept[:head] + kept[cut:], name)
                 return
-            tally.shortened += 1
-            ids, weights = ids[:bos] + ids[bos + excess :], weights[:bos] + weights[bos + excess :]
-        yield Example(ids, weights, name)
+        tally.happened(Case.DROPPED)
 
     # -- conversations -----------------------------------------------------------------------------------------------
 
-    def _conversation(self, messages: list[dict[str, Any]]) -> list[_Coded]:
-        """One for the whole conversation, or, where its template does not write messages in order, one an answer."""
-        answers = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
-        if answers and answers[0] == 0:
-            raise _BadLine("begins with the assistant; a user's message comes first")
-        whole = self._render(messages, False)
-        ids = self._encode(whole, True)
-        spans = [self._span(messages, place, whole, ids) for place in answers]
-        found = [span for span in spans if span is not None]
-        if len(found) == len(spans):
-            return [_Coded(ids, found)]
-        if messages[0]["role"] == "system" and self._span(messages[: answers[0] + 1], answers[0], None, []) is None:
-            # A template that puts the system message into the last question has no place for it once that is answered.
-            return self._conversation([dict(message) for message in fold_system(messages)])
-        return [self._last_answer(messages[: place + 1]) for place in answers]
-
-    def _last_answer(self, messages: list[dict[str, Any]]) -> _Coded:
-        whole = self._render(messages, False)
-        ids = self._encode(whole, True)
-        span = self._span(messages, len(messages) - 1, whole, ids)
-        if span is None:
-            raise _BadLine(
-                "does not suit the model's chat template, which writes a question otherwise once it is answered"
+    def _conversation(self, chat: Chat, name: str, tally: Tally) -> list[Coded]:
+        if self._renderer is None:
+            raise Unsupported(
+                f"{name} has messages, but this model has no chat template (it is a base model). Give prompt and "
+                "completion, or text, or tune an instruct model."
             )
-        return _Coded(ids, [span])
+        if not chat.answers and not self._on_prompts:
+            raise BadLine("has no answer of the assistant to learn from")
+        if chat.is_answer(1 if chat.has_system and len(chat.messages) > 1 else 0):
+            raise BadLine("begins with the assistant; a user's message comes first")
+        if any("tool_calls" in message for message in chat.messages) and not self._is_taken(self._renderer, chat):
+            chat = chat.with_arguments_as_text()
+        if chat.tools and not self._shows_tools(self._renderer, chat):
+            tally.happened(Case.NO_TOOLS)
+        return self._cut(self._renderer, chat, tally)
 
-    def _span(
-        self, messages: list[dict[str, Any]], place: int, whole: str | None, ids: list[int]
-    ) -> tuple[int, int] | None:
-        """Where in `ids`, the tokens of `whole`, the answer messages[place] stands, the token that ends it included.
+    def _is_taken(self, renderer: Renderer, chat: Chat) -> bool:
+        """Whether the template does not refuse the conversation."""
+        try:
+            renderer.text(chat.messages, False, chat.tools)
+        except BadLine:
+            return False
+        return True
 
-        None where `whole` does not hold the conversation up to there as it was written when the answer came.
-        whole: None for the conversation up to the answer.
+    def _shows_tools(self, renderer: Renderer, chat: Chat) -> bool:
+        return renderer.text(chat.messages, False, chat.tools) != renderer.text(chat.messages, False)
+
+    def _cut(self, renderer: Renderer, chat: Chat, tally: Tally) -> list[Coded]:
+        """The conversation, or its stretches of whole turns that fit, as examples."""
+        turns = chat.turns()
+        begin = self._last_stretch(renderer, chat, turns)
+        if begin is None:
+            found = Answers(renderer, chat, tally).coded()
+            if len(turns) == 1 or all(len(one.ids) <= self._context for one in found):
+                return [self._with_head(renderer, chat, one) for one in found]
+            begin = turns[-1]  # the reasoning that its template leaves out does not fit
+        tally.happened(Case.CUT)
+        parts = [chat.part(0, begin), chat.part(begin, len(chat.messages))]
+        return [one for part in parts if part.answers or self._on_prompts for one in self._cut(renderer, part, tally)]
+
+    def _last_stretch(self, renderer: Renderer, chat: Chat, turns: list[int]) -> int | None:
+        """The first message of the longest stretch of last turns that fits; None where all of the conversation does,
+        or where it is a single turn.
         """
-        asked, answered = self._render(messages[:place], True), self._render(messages[: place + 1], False)
-        if whole is None:
-            whole, ids = answered, self._encode(answered, True)
-        if not (answered.startswith(asked) and whole.startswith(asked)):
+        if len(turns) == 1 or self._fits(renderer, chat):
             return None
-        tokens = self._encode(answered, True)
-        start, stop = _common(self._encode(asked, True), ids), _common(tokens, ids)
-        if not all(self._is_ending(token) for token in tokens[stop:]):  # some write an end of text after the last
-            return None
-        return start, self._end_of_turn(ids, start, stop)
+        begin = turns[-1]
+        for turn in reversed(turns[1:-1]):
+            if not self._fits(renderer, chat.part(turn, len(chat.messages))):
+                break
+            begin = turn
+        return begin
 
-    def _end_of_turn(self, ids: Sequence[int], start: int, stop: int) -> int:
-        """The place after the token at which generation will stop. What follows it, often a newline, is never written.
+    def _fits(self, renderer: Renderer, chat: Chat) -> bool:
+        return len(renderer.ids(renderer.text(chat.messages, False, chat.tools))) <= self._context
 
-        `stop` where no such token ends the answer.
-        """
-        tail = len(list(takewhile(self._is_ending, reversed(ids[start:stop]))))
-        ends = (place + 1 for place in range(stop - tail, stop) if ids[place] in self._tokenizer.eos_ids)
-        return next(ends, stop)
-
-    def _is_ending(self, token: int) -> bool:
-        return token in self._tokenizer.eos_ids or not self._tokenizer.piece(token).strip()
+    def _with_head(self, renderer: Renderer, chat: Chat, coded: Coded) -> Coded:
+        """Where an example is too long: what stands before the first question has to stay."""
+        if len(coded.ids) <= self._context:
+            return coded
+        asked = [*chat.messages[: chat.turns()[0]], {"role": "user", "content": ""}]
+        try:
+            head = common(renderer.ids(renderer.text(asked, False, chat.tools)), coded.ids)
+        except BadLine:
+            return coded
+        return replace(coded, head=head)
 
     # -- text and tokens ---------------------------------------------------------------------------------------------
 
-    def _render(self, messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:
-        assert self._template is not None
-        specials = self._tokenizer.special_texts
-        try:
-            return render_chat(self._template, messages, specials, add_generation_prompt=add_generation_prompt)
-        except SmidgenError as error:
-            raise _BadLine(f"does not fit the model's chat template ({printable(error)})") from error
+    def _warn_of_control(self, text: str, tally: Tally) -> None:
+        if spells_control(self._tokenizer, text):
+            tally.happened(Case.SPELLED)
 
-    def _encode(self, text: str, chat: bool) -> list[int]:
-        return self._tokenizer.encode(text, add_bos=self._tokenizer.adds_bos, parse_special=chat)
+    def _encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_bos=self._tokenizer.adds_bos)
+
+    def _ended(self, ids: list[int]) -> list[int]:
+        """A rendered chat with the token that ends a text, unless it ends with one already, blanks aside."""
+        written = (token for token in reversed(ids) if self._tokenizer.piece(token).strip())
+        return ids if next(written, None) in self._tokenizer.eos_ids else [*ids, *self._end()]
 
     def _bos(self, ids: Sequence[int]) -> int:
         """How many tokens at the start are BOS: 1 or 0."""
-        return int(bool(ids) and ids[0] == self._tokenizer.bos_id)
+        marks_turns = self._renderer is not None and not self._renderer.bos
+        return int(bool(ids) and ids[0] == self._tokenizer.bos_id and not marks_turns)
 
     def _end(self) -> list[int]:
         """The token that ends a text, if the model has one."""
@@ -258,42 +279,10 @@ class Coder:
         return [] if end is None else [end]
 
 
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two texts begin alike with."""
-    pairs = zip(one, other, strict=False)
-    return next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
-
-
-def _messages(value: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Checked, with contents as text."""
-    found = value["messages"]
-    if not isinstance(found, list) or not found:
-        raise _BadLine('has "messages" that are not a list with at least one message')
-    if value.get("tools"):
-        raise _BadLine('has "tools", which smidgen does not show to models yet; leave such examples out')
-    messages = []
-    for number, message in enumerate(found, 1):
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise _BadLine(f'has a message {number} without a "role"')
-        messages.append({**message, "content": _content(message, number)})
-    return messages
-
-
-def _content(message: Mapping[str, Any], number: int) -> str:
-    content = message.get("content")
-    if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
-        content = "".join(str(part.get("text", "")) for part in content)
-    if not isinstance(content, str):
-        raise _BadLine(f'has a message {number} whose "content" is not text')
-    if message["role"] == "assistant" and not content.strip():
-        raise _BadLine(f"has an empty answer as message {number}")
-    return content
-
-
 def _text(value: Mapping[str, Any], key: str, may_be_empty: bool = False) -> str:
     found = value[key]
     if not isinstance(found, str):
-        raise _BadLine(f'holds a {type(found).__name__} and no text in "{key}"')
+        raise BadLine(f'holds a {type(found).__name__} and no text in "{key}"')
     if not found.strip() and not may_be_empty:
-        raise _BadLine(f'has an empty "{key}"')
+        raise BadLine(f'has an empty "{key}"')
     return found

@@ -1,6 +1,7 @@
 """JSON Lines from people and strangers: one object a line, read one at a time, each fault named by its line.
 
-https://jsonlines.org/. UTF-8 alone, lines of bounded length, also packed with gzip (.gz). Torch-free.
+https://jsonlines.org/. UTF-8 alone, lines of bounded length, also packed with gzip (.gz). Lines of white space are
+nothing. A file named .json may also be one list of objects: its entries are read like lines. Torch-free.
 """
 
 import gzip
@@ -10,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+from smidgen.data.json_array import Elements
 from smidgen.errors import BadFile, printable
 
 #: Bytes of the longest line that is read.
 LONGEST_LINE = 64 << 20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_PIECE = 1 << 16  # bytes of a list that are read at once
 
 
 class Malformed(Protocol):
@@ -30,26 +33,25 @@ def stop(message: str) -> None:
 
 @dataclass(frozen=True)
 class Line:
-    """number: from 1.  end: bytes of the file, unpacked, up to its end.  value: what it says."""
+    """A line that says something, or an entry of a list.
+
+    number: from 1.  end: bytes of the file, unpacked, up to its end.  value: what it says.  where: its file and number.
+    """
 
     number: int
     end: int
     value: dict[str, Any]
+    where: str
 
 
 def objects(path: Path, malformed: Malformed) -> Iterator[Line]:
-    """Every line that is a JSON object; lines that are none, or empty, go to `malformed`.
+    """Every line that is a JSON object; lines that are none go to `malformed`, those of white space are passed over.
 
     Raises BadFile where the file is missing or cannot be read.
     """
-    end = 0
-    for number, line in lines(path, malformed):
-        where, end = f"{printable(path)} line {number}", end + len(line)
-        text = decoded(line, where, malformed)
-        if text is None:
-            continue
-        if not text.strip():
-            malformed(f"{where} is empty.")
+    for number, end, raw, where in (_entries if _is_list(path) else _lines_to_their_ends)(path, malformed):
+        text = decoded(raw, where, malformed)
+        if text is None or not text.strip():
             continue
         try:
             value = json.loads(text)
@@ -57,9 +59,53 @@ def objects(path: Path, malformed: Malformed) -> Iterator[Line]:
             malformed(f"{where} is not JSON: {printable(error)}.")
             continue
         if isinstance(value, dict):
-            yield Line(number, end, value)
+            yield Line(number, end, value, where)
         else:
             malformed(f"{where} is no JSON object but a {type(value).__name__}.")
+
+
+def _lines_to_their_ends(path: Path, malformed: Malformed) -> Iterator[tuple[int, int, bytes, str]]:
+    """Of each line the number, the bytes of the file up to its end, its own, and what to call it."""
+    end = 0
+    for number, line in lines(path, malformed):
+        end += len(line)
+        yield number, end, line, f"{printable(path)} line {number}"
+
+
+def _entries(path: Path, malformed: Malformed) -> Iterator[tuple[int, int, bytes, str]]:
+    """The same of each entry of a list."""
+    elements, number = Elements(_pieces(path), LONGEST_LINE), 0
+    for number, (end, raw) in enumerate(elements, 1):
+        where = f"{printable(path)} entry {number}"
+        if raw is None:
+            malformed(f"{where} is longer than {LONGEST_LINE >> 20} MiB.")
+        elif raw.strip():
+            yield number, end, raw, where
+        else:
+            malformed(f"{where} is empty.")
+    if not elements.closed:
+        malformed(f"{printable(path)} is cut off: its list does not end, after {number} entries.")
+    elif elements.rest:
+        malformed(f"{printable(path)} goes on behind its list, after {number} entries.")
+
+
+def _is_list(path: Path) -> bool:
+    """Whether a file is named as one JSON value, and begins as a list."""
+    name = path.name.lower().removesuffix(".gz")
+    return name.endswith(".json") and next(_pieces(path), b"").startswith(b"[")
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    """The bytes of a file from the first on that is not blank, some at a time."""
+    with _opened(path) as file:
+        try:
+            begun = file.read(_PIECE).removeprefix(_BYTE_ORDER_MARK).lstrip()
+            while begun:
+                yield begun
+                begun = file.read(_PIECE)
+        except (EOFError, OSError) as error:  # of gzip: cut off, or not gzip at all
+            reason = getattr(error, "strerror", None) or str(error)
+            raise BadFile(f"Cannot read {printable(path)}: {reason}.") from error
 
 
 def lines(path: Path, malformed: Malformed) -> Iterator[tuple[int, bytes]]:

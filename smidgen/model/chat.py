@@ -152,11 +152,13 @@ def render_chat(
     specials: Mapping[str, str] | None = None,
     *,
     add_generation_prompt: bool = True,
+    tools: Sequence[Any] | None = None,
 ) -> str:
     """The text of a conversation.
 
     specials: texts the template may ask for, such as bos_token and eos_token (`Tokenizer.special_texts`).
     add_generation_prompt: end with the words that begin the assistant's answer.
+    tools: functions that the model may call, as OpenAI describes them.
     A first message with the role "system" is put in front of the first user message where the template has no system
     role (`takes_system_role` tells). Raises SmidgenError for a template that fails, refuses or exceeds the bounds.
     """
@@ -168,7 +170,7 @@ def render_chat(
             )
     if messages and messages[0]["role"] == "system" and not takes_system_role(template, specials):
         messages = fold_system(messages)
-    return _render(template, messages, specials, add_generation_prompt)
+    return _render(template, messages, specials, add_generation_prompt, tools)
 
 
 def takes_system_role(template: str, specials: Mapping[str, str] | None = None) -> bool:
@@ -205,11 +207,18 @@ def _parts(content: Any) -> list[Any]:
 
 
 def _render(
-    template: str, messages: Sequence[Message], specials: Mapping[str, str], add_generation_prompt: bool
-) -> str:
-    given = {**specials, **_NOTHING, "messages": messages, "add_generation_prompt": add_generation_prompt}
+    template: str, messages: Sequence[Message], specials: Mapping[str, str], add_generation_prompt: bool,
+    tools: Sequence[Any] | None = None,
+) -> str:  # fmt: skip
+    given = {
+        **specials,
+        **_NOTHING,
+        "messages": messages,
+        "add_generation_prompt": add_generation_prompt,
+        "tools": tools,
+    }
     try:
-        return _generate(template, given, _work_for(messages))
+        return _generate(template, given, _work_for([*messages, {"tools": tools}] if tools else messages))
     except (RecursionError, MemoryError) as error:
         raise SmidgenError(f"the model's chat template cannot be used: {_reason(error)}.") from None
     except Exception as error:  # a template is a program and can fail in any way a program can

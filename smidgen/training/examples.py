@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from smidgen.data.conversations import Coder, Example, Tally
+from smidgen.data.conversations import Coder, Example
+from smidgen.data.tally import Tally
 from smidgen.distillation.students.trainee import Objective
 from smidgen.distillation.text.packing import Document, PackedBatches
 from smidgen.errors import SmidgenError, printable
@@ -74,8 +75,9 @@ def read_training_examples(
 ) -> TrainingExamples:  # fmt: skip
     """All examples of some files, a share `held_out` of them set apart, or those of `valid` to measure on instead.
 
-    on_prompts, raw, skip_bad: as in `TuneOptions`. Raises BadFile with the line's number for a malformed line, and
-    SmidgenError where nothing is left to learn from or to measure on.
+    on_prompts, raw, skip_bad: as in `TuneOptions`.
+    Raises BadFile with the line's number for a malformed line, and SmidgenError where nothing is left to learn from or
+    to measure on.
     """
     tally, coder = Tally(), _coder(checkpoint, context, on_prompts, raw)
     learned: list[Example] = []
@@ -86,7 +88,7 @@ def read_training_examples(
                 task.advance(tally.size - task.done)
     notes = tally.notes(context)
     if data and not learned:
-        told = " ".join(notes) or "give a file with one JSON object a line."
+        told = " ".join(notes) or "give a file with one JSON object a line, or a JSON list of them."
         raise SmidgenError(f"no line of {printable(data[0])} can be learned from; {told}")
     aside: list[Example] = []
     if valid is not None:

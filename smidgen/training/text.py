@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from smidgen.data.conversations import Coder, Tally
+from smidgen.data.conversations import Coder
 from smidgen.data.corpus.shards import INDEX, tokenizer_hash
 from smidgen.data.self_written import self_written
 from smidgen.data.sources import TextSource, read_texts
+from smidgen.data.tally import Tally
 from smidgen.data.text import choose_windows
 from smidgen.distillation.text.batch import Batch, Batches
 from smidgen.distillation.text.packing import Document, PackedBatches, text_documents

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from smidgen.data import json_lines
-from smidgen.data.conversations import Coder, Example, Tally
+from smidgen.data.conversations import Coder, Example
+from smidgen.data.tally import Case, Tally
 from smidgen.errors import BadFile, SmidgenError, Unsupported
 from smidgen.formats.hf.tokenizer import tokenizer_metadata
 from smidgen.model.chat import render_chat
@@ -145,7 +146,7 @@ def test_long_examples_lose_the_beginning_of_their_prompt_or_go(chatml: Make, tm
         chatml(32), tmp_path, long, {"prompt": "x", "completion": "the dog " * 50}, {"text": "dog " * 99}
     )
     assert len(short[0].ids) == 32 and learned(tokenizer, short[0]) == ["jumps<|im_end|>"]
-    assert (tally.shortened, tally.dropped, tally.pieces, tally.bad) == (1, 1, 1, 0)
+    assert tally.cases == {Case.SHORTENED: 1, Case.DROPPED: 1, Case.PIECES: 1} and tally.bad == 0
     assert max(len(example.ids) for example in short) == 32
     assert "".join(tokenizer.decode(piece.ids) for piece in short[1:]) == "dog " * 99 + "<|im_end|>"
     notes = " ".join(tally.notes(32))
@@ -159,11 +160,86 @@ def test_the_bos_stays_when_a_prompt_is_shortened(tmp_path: Path) -> None:
     assert len(example.ids) == 24 and example.ids[0] == tokenizer.bos_id != example.ids[1]
 
 
+def test_long_conversations_are_cut_between_turns_behind_the_system_message(chatml: Make, tmp_path: Path) -> None:
+    tokenizer = chatml.tokenizer  # type: ignore[attr-defined]
+    turns = [
+        [{"role": "user", "content": f"the {n}?"}, {"role": "assistant", "content": f"dog {n}."}] for n in range(7)
+    ]
+    chat = [SYSTEM, *(message for turn in turns for message in turn)]
+    examples, tally = read(chatml(90), tmp_path, {"messages": chat}, {"messages": [ASKED, ANSWER]})
+    whole, *_ = read(chatml(), tmp_path, {"messages": chat})[0]
+    runs = [run for example in examples[:-1] for run in learned(tokenizer, example)]
+    assert len(whole.ids) > 90 and runs == [f"dog {n}.<|im_end|>" for n in range(7)]
+    assert len(examples) > 2 and all(len(example.ids) <= 90 for example in examples)
+    begun = tokenizer.decode(whole.ids).partition("the 0")[0]
+    assert all(tokenizer.decode(example.ids).startswith(begun + "the ") for example in examples[:-1])
+    assert tally.cases == {Case.CUT: 1}
+    assert "1 of 2 lines longer than the context of 90 tokens and cut between turns" in tally.notes(90)[0]
+
+
+def test_a_long_history_as_prompt_loses_its_oldest_turns(chatml: Make, tmp_path: Path) -> None:
+    tokenizer = chatml.tokenizer  # type: ignore[attr-defined]
+    prompt = [SYSTEM, *CHAT * 6, ASKED]
+    [example], tally = read(chatml(100), tmp_path, {"prompt": prompt, "completion": [LAST]})
+    assert len(learned(tokenizer, example)) == 1 and "home" in learned(tokenizer, example)[0]
+    text = tokenizer.decode(example.ids)
+    assert "Be brief." in text and 1 < text.count("<|im_start|>user") < 13 and tally.cases == {Case.CUT: 1}
+
+
+def test_a_question_that_is_too_long_keeps_the_system_message(chatml: Make, tmp_path: Path) -> None:
+    tokenizer = chatml.tokenizer  # type: ignore[attr-defined]
+    chat = [SYSTEM, {"role": "user", "content": "the fox " * 90}, ANSWER]
+    [example], tally = read(chatml(80), tmp_path, {"messages": chat})
+    text = tokenizer.decode(example.ids)
+    assert "Be brief.<|im_end|>\n<|im_start|>user\n" in text and text.count("<|im_start|>") == 3
+    assert len(example.ids) == 80 and tally.cases == {Case.SHORTENED: 1}
+
+
+def test_many_calls_of_one_turn_lose_the_oldest(chatml: Make, tmp_path: Path) -> None:
+    tokenizer = chatml.tokenizer  # type: ignore[attr-defined]
+    steps = [ANSWER, {"role": "tool", "content": "it was seen in the den"}] * 9
+    [example], tally = read(chatml(100), tmp_path, {"messages": [ASKED, *steps, LAST]})
+    runs = learned(tokenizer, example)
+    assert 1 < len(runs) < 10 and set(runs[:-1]) == {"jumps over the dog.<|im_end|>"} and "home" in runs[-1]
+    assert len(example.ids) == 100 and tally.cases == {Case.SHORTENED: 1}
+
+
+def test_what_is_learned_from_end_to_end_is_cut_where_turns_begin(chatml: Make, tmp_path: Path) -> None:
+    """And nothing of it is lost."""
+    chat = {"messages": [ASKED, {"role": "assistant", "content": "dog " * 60}, {"role": "tool", "content": "fox"}]}
+    examples, tally = read(chatml(50, on_prompts=True), tmp_path, chat)
+    [whole], _ = read(chatml(on_prompts=True), tmp_path, chat)
+    assert [token for example in examples for token in example.ids] == whole.ids and tally.cases == {Case.PIECES: 1}
+
+
+def test_conversations_as_others_keep_them(chatml: Make, tmp_path: Path) -> None:
+    """ShareGPT's names, prompts and completions of messages, and roles under ShareGPT's key."""
+    names = {"system": "system", "user": "human", "assistant": "gpt"}
+    chat = [SYSTEM, *CHAT]
+    sharegpt = [{"from": names[message["role"]], "value": message["content"]} for message in chat]
+    [expected], _ = read(chatml(), tmp_path, {"messages": chat})
+    for line in (
+        {"conversations": sharegpt},
+        {"conversations": chat},
+        {"conversations": sharegpt[1:], "system": "Be brief."},
+    ):
+        [example], tally = read(chatml(), tmp_path, {"id": 7, **line})
+        assert (example.ids, example.weights) == (expected.ids, expected.weights) and not tally.cases
+    tokenizer = chatml.tokenizer  # type: ignore[attr-defined]
+    for completion in ([LAST], LAST["content"]):
+        [example], _ = read(chatml(), tmp_path, {"prompt": chat[:-1], "completion": completion})
+        assert example.ids == expected.ids and learned(tokenizer, example) == learned(tokenizer, expected)[1:]
+    with pytest.raises(BadFile, match='message 1 from "narrator"; known are human, user, gpt'):
+        read(chatml(), tmp_path, {"conversations": [{"from": "narrator", "value": "a"}]})
+    [example], _ = read(
+        chatml(), tmp_path, {"conversations": [{**sharegpt[1]}, {**sharegpt[2], "weight": 0}, *sharegpt[3:]]}
+    )
+    assert len(learned(tokenizer, example)) == 1
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (b"", "is empty"),
-        (b"   ", "is empty"),
         (b"{", "is not JSON"),
         (b'{"text": "a"} x', "is not JSON"),
         (b"[" * 100_000, "is not JSON"),
@@ -184,7 +260,7 @@ def test_the_bos_stays_when_a_prompt_is_shortened(tmp_path: Path) -> None:
             b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": " "}]}',
             "empty answer as message 2",
         ),
-        (b'{"messages": [{"role": "user", "content": "a"}], "tools": [{}]}', 'has "tools"'),
+        (b'{"messages": [{"role": "user", "content": "a"}], "tools": 5}', 'has "tools" that are not a list'),
     ],
 )
 def test_malformed_lines_are_named_or_skipped(chatml: Make, tmp_path: Path, line: bytes, reason: str) -> None:
@@ -220,6 +296,15 @@ def test_messages_need_a_template(chatml: Make, tmp_path: Path) -> None:
     with pytest.raises(Unsupported, match="no chat template"):
         read(coder, tmp_path, {"messages": CHAT}, skip_bad=True)
     assert len(read(coder, tmp_path, {"prompt": "a", "completion": "b"})[0]) == 1
+
+
+def test_blank_lines_are_nothing(chatml: Make, tmp_path: Path) -> None:
+    lines = {"text": "the fox"}, b"", b" \t\r", {"text": "the dog"}, b"\xc2\xa0", b""
+    examples, tally = read(chatml(), tmp_path, *lines)
+    assert [example.name.rpartition("line ")[2] for example in examples] == ["1", "4"]
+    assert (tally.lines, tally.bad) == (2, 0) and not tally.notes(512)
+    with pytest.raises(BadFile, match="is empty"):
+        read(chatml(), tmp_path, b"", b"  ")
 
 
 def test_files_that_are_none(chatml: Make, tmp_path: Path) -> None:

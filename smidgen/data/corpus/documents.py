@@ -1,7 +1,8 @@
 """Documents, one after another, from plain text, JSONL and Parquet files, folders and patterns of them.
 
     FILE.txt, .md, …       one document, cut at an empty line when it grows beyond 100,000 characters
-    FILE.jsonl, .json      one JSON object a line, its text under "text" or another field; .ndjson too
+    FILE.jsonl, .ndjson    one JSON object a line, its text under "text" or another field
+    FILE.json              the same, or one list of objects
     FILE.parquet           one row a document, the text in the column of that name
     FOLDER, "data/*.jsonl" the files of these kinds in it, by name
     hf:org/name[:config][:split]   a data set on the Hugging Face hub, streamed (`hub_datasets`)
@@ -125,7 +126,7 @@ def _read_text(path: Path, field: str, malformed: Malformed) -> Iterator[Documen
 def _read_json_lines(path: Path, field: str, malformed: Malformed) -> Iterator[Document]:
     start = 0
     for line in json_lines.objects(path, malformed):
-        text = _text_of(line.value, field, f"{printable(path)} line {line.number}", malformed)
+        text = _text_of(line.value, field, line.where, malformed)
         if text is not None:
             yield Document(text, line.end - start)
             start = line.end

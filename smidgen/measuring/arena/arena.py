@@ -143,9 +143,7 @@ def read_prompts(path: Path) -> list[str]:
         raise BadFile(f"{printable(path)} is empty; write one prompt a line.")
     found = [text for _, text in lines]
     if found[0].startswith("{"):
-        found = [
-            _prompt_in(row.value, f"{printable(path)} line {row.number}") for row in json_lines.objects(path, _refuse)
-        ]
+        found = [_prompt_in(row.value, row.where) for row in json_lines.objects(path, _refuse)]
     return list(dict.fromkeys(found))
 
 

@@ -71,7 +71,6 @@ def test_long_texts_are_cut_without_losing_anything(
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"", "line 2 is empty"),
         (b"{", "line 2 is not JSON"),
         (b'"text"', "line 2 is no JSON object but a str"),
         (b'{"body": "x"}', "line 2 has no 'text', only body; name the field with --field"),
