@@ -82,7 +82,12 @@ def read_training_text(
     if aside:
         packed = PackedBatches([documents[place] for place in sorted(aside)], None, 1, context, seed)
         held_out = [packed.rows([row]) for row in range(len(packed))]
-    prompts = _prompts(data, student, tokenizer, context, texts_alone) if asked and data else []
+    prompts: list[Sequence[int]] = []
+    if asked and data:
+        kept_aside = {documents[place].name for place in aside}
+        found = [*_marked(data, student, tokenizer, context), *texts_alone]
+        prompts = [prompt for document in found if document.name not in kept_aside for prompt in _prompts(document)]
+        prompts = [prompt for prompt in prompts if len(prompt) < context]
     return TrainingText(batches, len(batches), held_out, _digest(documents), notes, prompts)
 
 
@@ -109,22 +114,18 @@ def _coder(student: Checkpoint, tokenizer: Tokenizer, context: int, on_prompts: 
     return Coder(tokenizer, template, context, on_prompts=on_prompts)
 
 
-def _prompts(
-    data: Sequence[Path], student: Checkpoint, tokenizer: Tokenizer, context: int, texts: Sequence[Document]
-) -> list[Sequence[int]]:
-    """What a student can be asked to go on with: up to each answer of the lines, and the beginnings of other texts."""
+def _marked(data: Sequence[Path], student: Checkpoint, tokenizer: Tokenizer, context: int) -> list[Document]:
+    """The lines, with weights that tell answers from the rest."""
     coder = _coder(student, tokenizer, context, on_prompts=False)
-    examples = [example for path in data for example in coder.read(path, Tally(), skip_bad=True)]
-    found = [prompt for example in examples for prompt in _up_to_answers(example.ids, example.weights)]
-    found += [document.ids[:OPENING] for document in texts]
-    return [prompt for prompt in found if len(prompt) < context]
+    found = [example for path in data for example in coder.read(path, Tally(), skip_bad=True)]
+    return [Document(example.ids, example.name, example.weights) for example in found]
 
 
-def _up_to_answers(ids: Sequence[int], weights: Sequence[float]) -> list[Sequence[int]]:
+def _prompts(document: Document) -> list[Sequence[int]]:
     """All before each stretch that counts; of a text of which all counts, its beginning."""
-    counts = [weight > 0 for weight in weights]
-    starts = [place for place in range(1, len(ids)) if counts[place] and not counts[place - 1]]
-    return [ids[:place] for place in starts] or [ids[:OPENING]]
+    counts = [weight > 0 for weight in document.weights or ()]
+    starts = [place for place in range(1, len(counts)) if counts[place] and not counts[place - 1]]
+    return [document.ids[:place] for place in starts] or [document.ids[:OPENING]]
 
 
 def self_written_tokens(tokens: int) -> int:

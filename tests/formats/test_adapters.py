@@ -249,6 +249,14 @@ def test_gguf_adapters_that_are_refused(
     assert "\n" not in str(caught.value)
 
 
+def test_gguf_adapters_of_embeddings_are_refused(model: Path, tmp_path: Path) -> None:
+    with open_checkpoint(model) as checkpoint:
+        rows, columns = checkpoint.shape("embedding.weight")
+    pairs = {"token_embd.weight": GGUFPair(np.zeros((2, columns)), np.zeros((rows, 2)))}
+    write_gguf_adapter(tmp_path / "a.gguf", "llama", "x", 4.0, pairs)
+    refused(tmp_path / "a.gguf", model, "no adapters for token_embd.weight")
+
+
 def test_adapters_of_experts_pass_for_llama_cpp(tmp_path: Path) -> None:
     pairs = {
         "e": GGUFPair(np.zeros((4, 2, 32)), np.zeros((4, 64, 2))),

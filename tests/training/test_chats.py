@@ -72,6 +72,16 @@ def test_texts_beside_chats_are_gone_on_with(teacher: str, tmp_path: Path) -> No
         assert LONG.startswith(opening) and len(opening) < len(LONG)
 
 
+def test_what_is_held_out_is_not_asked(teacher: str, tmp_path: Path) -> None:
+    lines = [{"prompt": f"{number}?", "completion": "yes"} for number in range(40)]
+    with ExitStack() as stack:
+        lesson = Lesson.open(teacher, teacher, options(tmp_path, lines, on_policy=0.5), stack)
+        aside = " ".join(lesson.tokenizer.decode(batch.ids[0].tolist()) for batch in lesson.text.held_out)
+        asked = [lesson.tokenizer.decode(list(prompt[1:])).strip() for prompt in lesson.text.prompts]
+        assert len(asked) == 38 and aside.count("<assistant>") == 2
+        assert not any(prompt in aside for prompt in asked)
+
+
 @pytest.mark.parametrize("on", ["answers", "all"])
 def test_answers_alone_or_all_of_it_counts(on: str, teacher: str, tmp_path: Path) -> None:
     with ExitStack() as stack:
