@@ -111,6 +111,10 @@ def command(
         typer.Option("--on-policy", min=0, max=1, metavar="SHARE", rich_help_panel=_LOSS,
                      help="Share of the rows that the student writes and the teacher corrects."),
     ] = 0.0,
+    on: Annotated[
+        Literal["answers", "all"],
+        typer.Option("--on", rich_help_panel=_LOSS, help="Of chats and completions: learn from answers alone, or all."),
+    ] = "all",
     cache_teacher: Annotated[
         bool,
         typer.Option("--cache-teacher", rich_help_panel=_LOSS,
@@ -170,7 +174,7 @@ def command(
         steps, tuple(text or ()), tuple(data or ()), FreshShape(**shape), init or "slices", lr, batch, context,
         optimizer, schedule, Divergence(kind, beta, temperature, hard),
         MatchingOptions(match_hidden, match_relations, pairs), on_policy, cache_teacher, checkpoint_every,
-        gradient_checkpointing, seed, threads, tensorboard, trackio,
+        gradient_checkpointing, seed, threads, tensorboard, trackio, on,
     )  # fmt: skip
     models = teacher, None if fresh else student, output, wanted
     if ray is None and workers in (None, 1):

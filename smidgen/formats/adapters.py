@@ -8,6 +8,9 @@ Some files stack several of our layers in one tensor (Phi-3's queries, keys and 
 side: A₁ over A₂, and B as a block-diagonal matrix, so the tensor's adapter has the sum of their ranks and does the
 same.
 
+Adapters of the embedding are for lookups alone in PEFT, and for lookups and head in other tools where these are one
+matrix: they are refused, as is a head's where it is the embedding.
+
 Adapters come from strangers: names, shapes and numbers are compared with the model before anything is used, and pickled
 ones are refused.
 """
@@ -30,9 +33,9 @@ from smidgen.errors import BadFile, Unsupported, printable
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.gguf.adapter import LARGEST_RANK, GGUFPair, check_gguf_adapter, write_gguf_adapter
 from smidgen.formats.gguf.reader import GGUFFile
-from smidgen.formats.hf.json_text import read_json
 from smidgen.formats.hf.safetensors_reader import F64, SafetensorsFile, narrowed
 from smidgen.formats.hf.writer import hf_layout
+from smidgen.formats.peft_settings import peft_scaling
 from smidgen.model.families import Layout
 from smidgen.numerics.block_types import F32, BlockType
 from smidgen.numerics.decode import decode
@@ -41,12 +44,8 @@ from smidgen.shapes import Float
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PREFIX = "base_model.model."
 _A, _B = ".lora_A.weight", ".lora_B.weight"
-#: Keys of adapter_config.json that change what an adapter computes, with the value that leaves them off.
-_NEUTRAL: dict[str, Any] = {
-    "use_dora": False, "fan_in_fan_out": False, "lora_bias": False, "bias": "none", "modules_to_save": None,
-    "layer_replication": None, "trainable_token_indices": None, "alora_invocation_tokens": None, "use_qalora": False,
-    "target_parameters": None, "use_bdlora": None, "arrow_config": None, "kasa_config": None,
-}  # fmt: skip
+_OF_EMBEDDINGS = ".lora_embedding_A", ".lora_embedding_B"
+_BASE = ".base_layer.weight"  # PEFT keeps a head beside its adapter, as it was
 
 
 @dataclass(frozen=True)
@@ -174,7 +173,7 @@ def _read_gguf(path: Path, checkpoint: Checkpoint) -> Adapter:
         alpha, tensors = check_gguf_adapter(file, checkpoint.family.gguf.architecture, layout.shapes)
         stacked: dict[str, tuple[Pair, float]] = {}
         for tensor in tensors:
-            if len(layout.shapes[tensor]) != 2:
+            if len(layout.shapes[tensor]) != 2 or tensor == layout.places["embedding.weight"].tensor:
                 raise Unsupported(f"{printable(path)}: smidgen has no adapters for {tensor}; merge it with llama.cpp.")
             a, b = (_decoded(file.packed(name), file.tensors[name].kind) for name in _halves(tensor))
             stacked[tensor] = Pair(a, b), alpha / len(a) if alpha else 1.0
@@ -192,11 +191,14 @@ def _decoded(packed: np.ndarray, kind: BlockType) -> Float[Tensor, "rows cols"]:
 
 
 def _read_peft(folder: Path, checkpoint: Checkpoint) -> Adapter:
-    layout, settings = hf_layout(checkpoint), _peft_config(folder / CONFIG)
+    layout, settings = hf_layout(checkpoint), peft_scaling(folder / CONFIG)
+    embedding = layout.places["embedding.weight"].tensor.removesuffix(".weight")
     with SafetensorsFile.open(folder / WEIGHTS) as file:
         shown = printable(file.path)
         file.refuse_unread(file.tensors)
-        modules = dict.fromkeys(_module(name, shown) for name in file.tensors)
+        _refuse_embeddings(file, shown, embedding, checkpoint.config.tied_head)
+        kept = [name for name in file.tensors if _is_kept_base(name, file.tensors[name].shape, layout)]
+        modules = dict.fromkeys(_module(name, shown) for name in file.tensors if name not in kept)
         stacked: dict[str, tuple[Pair, float]] = {}
         for module in modules:
             tensor = f"{module}.weight"
@@ -209,6 +211,25 @@ def _read_peft(folder: Path, checkpoint: Checkpoint) -> Adapter:
             a, b = (_decoded(file.packed(name), file.tensors[name].kind) for name in names)
             stacked[tensor] = Pair(a, b), settings.scale(module, len(a))
     return _unstacked(stacked, layout, lambda name: None)
+
+
+def _refuse_embeddings(file: SafetensorsFile, shown: str, embedding: str, tied: bool) -> None:
+    """Raises Unsupported for an adapter of the embedding, or of the head where that is the embedding."""
+    of_embedding = any(name.endswith(_OF_EMBEDDINGS) or name == f"{_PREFIX}{embedding}{_A}" for name in file.tensors)
+    of_head = tied and any(name.endswith(f"lm_head{_A}") for name in file.tensors)
+    if not (of_embedding or of_head):
+        return
+    what = "the embedding" if of_embedding else "the output head, which is the embedding in this model"
+    raise Unsupported(
+        f"{shown}: is an adapter of {what}; smidgen has none there. Merge it with PEFT (merge_and_unload) and take the "
+        "folder that save_pretrained writes, or train without embed_tokens and lm_head in target_modules."
+    )
+
+
+def _is_kept_base(name: str, shape: tuple[int, ...], layout: Layout) -> bool:
+    """Whether a tensor is a matrix of the model that PEFT wrote beside its adapter."""
+    tensor = name.removeprefix(_PREFIX).removesuffix(_BASE) + ".weight"
+    return name.endswith(_BASE) and layout.shapes.get(tensor) == shape
 
 
 def _module(name: str, shown: str) -> str:
@@ -224,43 +245,6 @@ def _refuse_shapes(shown: str, module: str, found: list[tuple[int, ...]], wanted
         raise BadFile(
             f"{shown}: {module} is {wanted} in the model, which {a} and {b} do not fit; give one made for it."
         )
-
-
-@dataclass(frozen=True)
-class _PeftConfig:
-    """What matters of adapter_config.json."""
-
-    alpha: float
-    alphas: Mapping[str, float]
-    stabilized: bool
-
-    def scale(self, module: str, rank: int) -> float:
-        """Keys of alpha_pattern are ends of module names; the first that fits counts."""
-        alpha = next((a for end, a in self.alphas.items() if f".{module}".endswith(f".{end}")), self.alpha)
-        return alpha / (rank**0.5 if self.stabilized else rank)
-
-
-def _peft_config(path: Path) -> _PeftConfig:
-    shown, found = printable(path), read_json(path)
-    if not isinstance(found, dict) or found.get("peft_type") != "LORA":
-        kind = printable(found.get("peft_type"), 40) if isinstance(found, dict) else "nothing"
-        raise Unsupported(f"{shown}: peft_type is {kind}; smidgen reads LORA adapters.")
-    for key, neutral in _NEUTRAL.items():
-        if found.get(key) not in (neutral, None, False, [], {}):
-            raise Unsupported(f"{shown}: {key} is {printable(found[key], 40)}; smidgen reads plain LoRA adapters.")
-    patterns = found.get("alpha_pattern") or {}
-    if not isinstance(patterns, dict) or not all(set(key) <= _PLAIN for key in patterns):
-        raise Unsupported(f"{shown}: alpha_pattern has regular expressions; smidgen reads names of layers there.")
-    numbers = {"lora_alpha": found.get("lora_alpha", 8), **patterns}
-    for key, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e6:
-            raise BadFile(f"{shown}: alpha of {printable(key, 60)} is {printable(value, 40)}, which makes no sense.")
-    alphas = {key.replace("\\.", ".").removeprefix("^"): float(value) for key, value in patterns.items()}
-    return _PeftConfig(float(numbers["lora_alpha"]), alphas, found.get("use_rslora") is True)
-
-
-#: Characters of module names; "." and "\\." mean the same in the patterns that PEFT writes.
-_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.\\^")
 
 
 def _unstacked(

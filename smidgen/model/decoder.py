@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from smidgen.model.attention import Attention, Documents, LayerCache, soft_cap
 from smidgen.model.config import LayerConfig, ModelConfig
 from smidgen.model.feed_forward import Experts, FeedForward
-from smidgen.model.linear import BlankEmbedding, BlankLinear
+from smidgen.model.linear import BlankEmbedding, BlankLinear, Composed
 from smidgen.model.norms import RMSNorm
 from smidgen.shapes import Float, Int
 
@@ -107,9 +107,18 @@ class Decoder(nn.Module):
             cache.length += ids.shape[1]
         return self.final_norm(x)
 
+    def head_weight(self) -> Float[Tensor, "vocab hidden"]:
+        """The matrix whose product with hidden states gives the scores, with its graph.
+
+        For whoever takes that product in parts. It is that of the embedding, or the head's, or what a layer in the
+        head's place does as a whole.
+        """
+        layer = self.embedding if self.head is None else self.head
+        return layer.whole() if isinstance(layer, Composed) else layer.weight
+
     def logits(self, hidden: Float[Tensor, "... hidden"]) -> Float[Tensor, "... vocab"]:
         """Scores of every token; memory is vocabulary × positions × 4 bytes, so ask for few positions at once."""
-        scores = functional.linear(hidden, self.embedding.weight) if self.head is None else self.head(hidden)
+        scores = functional.linear(hidden, self.head_weight()) if self.head is None else self.head(hidden)
         return soft_cap(scores, self.config.logit_cap)
 
     def forward(

@@ -1,9 +1,20 @@
 """Linear and embedding layers whose weights are left uninitialised, because a file is about to fill them."""
 
+from typing import Protocol, runtime_checkable
+
 from torch import Tensor, nn
 
 from smidgen.numerics.products import product
 from smidgen.shapes import Float
+
+
+@runtime_checkable
+class Composed(Protocol):
+    """A layer whose matrix is not its `weight` alone (`distillation.students.lora`)."""
+
+    def whole(self) -> Float[Tensor, "rows cols"]:
+        """What it multiplies with, all taken together, with its graph."""
+        ...
 
 
 class BlankLinear(nn.Linear):

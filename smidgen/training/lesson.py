@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -54,6 +54,8 @@ from smidgen.publishing.companions import WORK
 from smidgen.shell import path_of
 from smidgen.training.text import read_training_text
 
+LearnedFrom = Literal["all", "answers"]
+
 
 @dataclass(frozen=True)
 class DistillOptions:
@@ -64,8 +66,9 @@ class DistillOptions:
     batch: rows of `context` tokens in a step; without a context, of a window (`data.text`).  divergence: what is made
     small; with `hard` 1 the teacher is not asked, and only the text is learned from.  matching: of what happens inside,
     with a teacher that runs in this process.
-    on_policy: share of the rows that the student writes itself.  cache_teacher: ask the teacher once about each row,
-    and keep what it says on disk.  checkpoint_every: steps; None for ten times in all.
+    on_policy: share of the rows that the student writes itself.  on: of chats and completions, all of them or answers
+    alone.  cache_teacher: ask the teacher once about each row, and keep what it says on disk.  checkpoint_every: steps;
+    None for ten times in all.
     """
 
     steps: int
@@ -88,6 +91,7 @@ class DistillOptions:
     threads: int | None = None
     tensorboard: bool = False
     trackio: bool = False
+    on: LearnedFrom = "all"
 
     def __post_init__(self) -> None:
         """Raises SmidgenError for options that mean nothing; takes one text or path where several can be given."""
@@ -98,7 +102,12 @@ class DistillOptions:
             within(name, getattr(self, name), least, most)
         within("learning_rate", self.learning_rate, 1e-9, 100, whole=False)
         within("on_policy", self.on_policy, 0, 1, whole=False)
-        for name, choices in (("beginning", Beginning), ("optimizer", OptimizerKind), ("schedule", Schedule)):
+        for name, choices in (
+            ("beginning", Beginning),
+            ("optimizer", OptimizerKind),
+            ("schedule", Schedule),
+            ("on", LearnedFrom),
+        ):
             one_of(name, getattr(self, name), get_args(choices))
         object.__setattr__(self, "texts", several("texts", self.texts, TextSource))
         object.__setattr__(self, "data", tuple(map(path_of, several("data", self.data))))
@@ -149,7 +158,7 @@ class Lesson:
         tokens = options.steps * options.batch * self.context
         self.text = read_training_text(
             student, teacher, options.texts, options.data, rows=options.batch, context=self.context, tokens=tokens,
-            seed=options.seed,
+            seed=options.seed, on_answers=options.on == "answers", asked=options.on_policy > 0,
         )  # fmt: skip
 
     @classmethod
@@ -254,7 +263,8 @@ class Lesson:
         """What is learned from: the text, some of it as the student goes on with it, with the teacher's tokens."""
         batches = self.text.batches
         if writer is not None:
-            batches = OnPolicy(batches, writer, self.options.on_policy, seed=self.options.seed)
+            share, prompts = self.options.on_policy, self.text.prompts
+            batches = OnPolicy(batches, writer, share, prompts=prompts, seed=self.options.seed)
         return batches if self._pair is None else _Changed(batches, self._pair)
 
     def held_out(self) -> list[Batch]:

@@ -15,6 +15,7 @@ from smidgen.data.self_written import self_written
 from smidgen.data.sources import TextSource, read_texts
 from smidgen.data.tally import Tally
 from smidgen.data.text import choose_windows
+from smidgen.distillation.loop.on_policy import OPENING
 from smidgen.distillation.text.batch import Batch, Batches
 from smidgen.distillation.text.packing import Document, PackedBatches, text_documents
 from smidgen.distillation.text.sharded import ShardedBatches
@@ -31,13 +32,17 @@ _SELF_WRITTEN = 2**16  # tokens at most: they are written about as slowly as the
 
 @dataclass(frozen=True)
 class TrainingText:
-    """rows: of an epoch.  held_out: batches of one row that no step sees.  sha256: of all of it.  notes: for people."""
+    """rows: of an epoch.  held_out: batches of one row that no step sees.  sha256: of all of it.  notes: for people.
+
+    prompts: of chats and completions, all up to each of their answers; of other texts their beginnings.
+    """
 
     batches: Batches
     rows: int
     held_out: list[Batch]
     sha256: str
     notes: list[str] = field(default_factory=list)
+    prompts: list[Sequence[int]] = field(default_factory=list)
 
     def describe(self) -> str:
         """In a few words."""
@@ -46,23 +51,30 @@ class TrainingText:
 
 def read_training_text(
     student: Checkpoint, teacher: Checkpoint, texts: Sequence[str | Path | TextSource], data: Sequence[Path], *,
-    rows: int, context: int, tokens: int, seed: int,
+    rows: int, context: int, tokens: int, seed: int, on_answers: bool = False, asked: bool = False,
 ) -> TrainingText:  # fmt: skip
     """Batches of `rows` rows of `context` tokens for a student. tokens: how many the training takes in all.
 
+    on_answers: of JSON Lines with answers, only these count.  asked: find the prompts, too, if there are such lines.
     Raises SmidgenError for a corpus that is not alone, or was made for another tokenizer, and for too little text;
     BadFile for a file that cannot be read, with the number of the line where one is malformed.
     """
-    if any((path / INDEX).exists() for path in data):
+    corpus = any((path / INDEX).exists() for path in data)
+    if on_answers and (corpus or not data):
+        raise SmidgenError("Only JSON Lines say what is an answer. Give them with --data, or leave out --on answers.")
+    if corpus:
         if len(data) > 1 or texts:
             raise SmidgenError("A corpus is all the text of a training. Give it alone, or put all text into it.")
         return _of_corpus(data[0], student, rows, context, seed)
     tokenizer = Tokenizer.from_gguf(student.tokenizer_metadata)
-    documents, notes = _of_json_lines(data, student, tokenizer, context)
+    documents, notes = _of_json_lines(data, student, tokenizer, context, on_answers)
     sources = read_texts(texts)
+    if on_answers and not documents:
+        raise SmidgenError("No line of --data has an answer that can be learned from. Leave out --on answers.")
     if not documents and not sources:
         sources = [_by_the_teacher(teacher, self_written_tokens(tokens), seed)]
-    documents += text_documents(sources, tokenizer, context)
+    texts_alone = text_documents(sources, tokenizer, context)
+    documents += texts_alone
     wanted = min(_MOST_HELD_OUT, len(documents) // _HELD_OUT)
     aside = set(choose_windows(len(documents), wanted, seed)) if wanted else set()
     learned = [document for place, document in enumerate(documents) if place not in aside]
@@ -71,7 +83,13 @@ def read_training_text(
     if aside:
         packed = PackedBatches([documents[place] for place in sorted(aside)], None, 1, context, seed)
         held_out = [packed.rows([row]) for row in range(len(packed))]
-    return TrainingText(batches, len(batches), held_out, _digest(documents), notes)
+    prompts: list[Sequence[int]] = []
+    if asked and data:
+        kept_aside = {documents[place].name for place in aside}
+        found = [*_marked(data, student, tokenizer, context), *texts_alone]
+        prompts = [prompt for document in found if document.name not in kept_aside for prompt in _prompts(document)]
+        prompts = [prompt for prompt in prompts if len(prompt) < context]
+    return TrainingText(batches, len(batches), held_out, _digest(documents), notes, prompts)
 
 
 def _of_corpus(folder: Path, student: Checkpoint, rows: int, context: int, seed: int) -> TrainingText:
@@ -84,13 +102,31 @@ def _of_corpus(folder: Path, student: Checkpoint, rows: int, context: int, seed:
 
 
 def _of_json_lines(
-    data: Sequence[Path], student: Checkpoint, tokenizer: Tokenizer, context: int
+    data: Sequence[Path], student: Checkpoint, tokenizer: Tokenizer, context: int, on_answers: bool
 ) -> tuple[list[Document], list[str]]:
-    """Every text of the files; questions are learned from like answers."""
-    template = chat_template(student.tokenizer_metadata) if chat_templates(student.tokenizer_metadata) else None
-    tally, coder = Tally(), Coder(tokenizer, template, context, on_prompts=True)
+    """Every text of the files; questions are learned from like answers, unless these alone are to count."""
+    tally, coder = Tally(), _coder(student, tokenizer, context, on_prompts=not on_answers)
     found = [example for path in data for example in coder.read(path, tally)]
     return [Document(example.ids, example.name, example.weights) for example in found], tally.notes(context)
+
+
+def _coder(student: Checkpoint, tokenizer: Tokenizer, context: int, on_prompts: bool) -> Coder:
+    template = chat_template(student.tokenizer_metadata) if chat_templates(student.tokenizer_metadata) else None
+    return Coder(tokenizer, template, context, on_prompts=on_prompts)
+
+
+def _marked(data: Sequence[Path], student: Checkpoint, tokenizer: Tokenizer, context: int) -> list[Document]:
+    """The lines, with weights that tell answers from the rest."""
+    coder = _coder(student, tokenizer, context, on_prompts=False)
+    found = [example for path in data for example in coder.read(path, Tally(), skip_bad=True)]
+    return [Document(example.ids, example.name, example.weights) for example in found]
+
+
+def _prompts(document: Document) -> list[Sequence[int]]:
+    """All before each stretch that counts; of a text of which all counts, its beginning."""
+    counts = [weight > 0 for weight in document.weights or ()]
+    starts = [place for place in range(1, len(counts)) if counts[place] and not counts[place - 1]]
+    return [document.ids[:place] for place in starts] or [document.ids[:OPENING]]
 
 
 def self_written_tokens(tokens: int) -> int:

@@ -14,10 +14,11 @@ from torch import Tensor
 from smidgen.data.sources import TextSource
 from smidgen.distillation.loop.optimizer import OptimizerKind
 from smidgen.distillation.loop.trainer import Reports, Trainer, Watch
-from smidgen.distillation.objectives.losses import DenseTarget, LanguageObjective
+from smidgen.distillation.objectives.losses import DenseTarget, DistillObjective, Divergence, LanguageObjective
 from smidgen.distillation.objectives.matching import MatchingOptions
 from smidgen.distillation.students.fresh import FreshShape
 from smidgen.distillation.students.trainee import Plain
+from smidgen.distillation.teachers.other_tokenizer import RankedTarget
 from smidgen.distillation.team.team import joined
 from smidgen.distillation.text.batch import Batch
 from smidgen.errors import SmidgenError
@@ -154,6 +155,26 @@ class TableTeacher:
 
     def targets(self, batch: Batch) -> DenseTarget:
         return DenseTarget(self._table[batch.ids].flatten(0, 1), torch.eye(self.vocabulary), None)
+
+
+class RanksTeacher(TableTeacher):
+    """The same as a teacher with another tokenizer, whose probabilities are nobody's."""
+
+    def targets(self, batch: Batch) -> RankedTarget:
+        hidden = self._table[batch.ids].flatten(0, 1)
+        return RankedTarget(hidden, torch.ones(len(hidden), dtype=torch.bool), torch.eye(self.vocabulary), None, 10)
+
+
+def learn_from_ranks(folder: Path, resume: bool) -> float | None:
+    """Three rows a batch: every other time one of two processes has nothing but rows of no weight."""
+    objective = DistillObjective(RanksTeacher(), Divergence(hard=0.5))
+    options = replace(OPTIONS, steps=4, checkpoint_every=0)
+    folder.mkdir(exist_ok=True)
+    reports = Reports(metrics=folder / "metrics.jsonl")
+    with joined() as team:
+        return Trainer(
+            Plain(random_decoder(CONFIG)), objective, Odd(), options, reports=reports, team=team
+        ).run(resume).loss  # fmt: skip
 
 
 def teacher_and_batches() -> tuple[TableTeacher, RandomBatches]:

@@ -133,6 +133,12 @@ def change_tensors(folder: Path, change: Callable[[dict[str, Tensor]], Any]) -> 
         ({"bias": "all"}, "bias is all"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"fan_in_fan_out": True}, "fan_in_fan_out"),
+        ({"init_lora_weights": "pissa_niter_16"}, "is a PiSSA adapter.*path_initial_model_for_weight_conversion"),
+        ({"init_lora_weights": "olora"}, "is a OLoRA adapter.*path_initial_model_for_weight_conversion"),
+        ({"init_lora_weights": "corda"}, "is a CorDA adapter.*path_initial_model_for_weight_conversion"),
+        ({"init_lora_weights": "lora_ga"}, "is a LoRA-GA adapter.*path_initial_model_for_weight_conversion"),
+        ({"init_lora_weights": "loftq"}, "is a LoftQ adapter.*merge_and_unload"),
+        ({"init_lora_weights": "of_tomorrow"}, "init_lora_weights is of_tomorrow, which smidgen does not know"),
         ({"lora_alpha": "8"}, "alpha of lora_alpha is 8"),
         ({"lora_alpha": -1}, "makes no sense"),
         ({"lora_alpha": True}, "makes no sense"),
@@ -241,6 +247,14 @@ def test_gguf_adapters_that_are_refused(
     with GGUFFile.open(path) as file, pytest.raises(BadFile, match=reason) as caught:
         check_gguf_adapter(file, "llama", SHAPES)
     assert "\n" not in str(caught.value)
+
+
+def test_gguf_adapters_of_embeddings_are_refused(model: Path, tmp_path: Path) -> None:
+    with open_checkpoint(model) as checkpoint:
+        rows, columns = checkpoint.shape("embedding.weight")
+    pairs = {"token_embd.weight": GGUFPair(np.zeros((2, columns)), np.zeros((rows, 2)))}
+    write_gguf_adapter(tmp_path / "a.gguf", "llama", "x", 4.0, pairs)
+    refused(tmp_path / "a.gguf", model, "no adapters for token_embd.weight")
 
 
 def test_adapters_of_experts_pass_for_llama_cpp(tmp_path: Path) -> None:

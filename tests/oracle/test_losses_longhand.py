@@ -112,6 +112,8 @@ def test_cross_entropy_alone(cap: float | None) -> None:
 class Fixed:
     """A target that was made beforehand."""
 
+    columns = 1
+
     def __init__(self, taught: Taught) -> None:
         self.taught = taught
 

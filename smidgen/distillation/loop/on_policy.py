@@ -2,8 +2,9 @@
 
 A student that has only read good texts has never seen its own mistakes, and does not know how to go on after one. So in
 a share λ of the rows it gets the beginning alone, writes the rest at temperature 1, and the teacher says at each place
-what should have come next; with reverse or Jensen-Shannon divergence, as the paper has it, or any other. (The paper's
-algorithm 1 draws by steps, not rows.) Only what it wrote counts. No gradient goes through the writing.
+what should have come next. Of a chat the beginning is all up to the words that begin an answer: the student is asked
+for answers, not for the user's words. With reverse or Jensen-Shannon divergence, as the paper has it, or any other.
+(The paper's algorithm 1 draws by steps, not rows.) Only what it wrote counts. No gradient goes through the writing.
 
 Where the teacher has other tokens, pair what was written (`distillation.text.paired.Paired` around `OnPolicy`).
 
@@ -19,6 +20,7 @@ from typing import Protocol
 
 import torch
 
+from smidgen.data.corpus.order import shuffled
 from smidgen.distillation.students.trainee import Trainee
 from smidgen.distillation.text.batch import NO_TARGET, Batch, Batches
 from smidgen.errors import SmidgenError
@@ -39,18 +41,20 @@ class Writer(Protocol):
 class OnPolicy:
     """Batches in which the student has written a share of the rows.
 
-    Of such a row it gets what has no weight (a prompt) and at least `opening` tokens, and writes up to its length. A
-    row of several documents becomes one, the first. The choice of rows, and with a `DecoderWriter` what is written,
-    depends on seed, step and the student's weights alone.
+    Such a row begins with one of `prompts`, each of which comes once before any comes again, as far as it is drawn.
+    Without prompts it begins with what has no weight in it and at least `opening` tokens; of several documents with
+    those of the first. Either way it becomes one document. The choice of rows and prompts, and with a `DecoderWriter`
+    what is written, depends on seed, step and the student's weights alone.
     """
 
     def __init__(
-        self, batches: Batches, writer: Writer, share: float, *, opening: int = OPENING, seed: int = 0
-    ) -> None:
+        self, batches: Batches, writer: Writer, share: float, *, prompts: Sequence[Sequence[int]] = (),
+        opening: int = OPENING, seed: int = 0,
+    ) -> None:  # fmt: skip
         if not 0 <= share <= 1:
             raise SmidgenError(f"a share of {share} of self-written rows is not between 0 and 1")
         self._batches, self._writer, self._share, self._opening = batches, writer, share, opening
-        self._seed = seed
+        self._seed, self._prompts = seed, prompts
 
     def batch(self, step: int) -> Batch:
         """That of a step, with the student as it is now."""
@@ -61,14 +65,23 @@ class OnPolicy:
             )
         seed = int.from_bytes(hashlib.sha256(f"{self._seed}/{step}".encode()).digest()[:8], "little") >> 1
         draws = torch.rand(len(batch.ids), generator=torch.Generator().manual_seed(seed))
-        prompts = {row: self._prompt(batch, row) for row in (draws < self._share).nonzero()[:, 0].tolist()}
+        rows = (draws < self._share).nonzero()[:, 0].tolist()
+        if self._prompts:
+            prompts = {row: list(self._given(step * len(batch.ids) + row)) for row in rows}
+        else:
+            prompts = {row: self._opened(batch, row) for row in rows}
         prompts = {row: prompt for row, prompt in prompts.items() if 0 < len(prompt) < batch.ids.shape[1]}
         room = [batch.ids.shape[1] + 1 - len(prompt) for prompt in prompts.values()]
         written = self._writer(list(prompts.values()), room, seed) if prompts else []
         return _with_rows(batch, prompts, written)
 
-    def _prompt(self, batch: Batch, row: int) -> list[int]:
-        """What the student is given of a row."""
+    def _given(self, place: int) -> Sequence[int]:
+        """The prompt at a place in the endless run of epochs."""
+        epoch, within = divmod(place, len(self._prompts))
+        return self._prompts[shuffled(within, len(self._prompts), (self._seed << 32) + epoch)]
+
+    def _opened(self, batch: Batch, row: int) -> list[int]:
+        """What the student is given of a row's own text."""
         counts = batch.weights[row].nonzero()[:, 0]
         if not len(counts):
             return []

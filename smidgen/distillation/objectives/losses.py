@@ -7,7 +7,8 @@ vocabulary (as in Cut Cross-Entropy, Wijmans et al. 2024, https://arxiv.org/abs/
 2024, https://arxiv.org/abs/2410.10989). Teachers say what they know of the same run (`Target`), at the same time.
 
 Cost: three products with the head, two where it is not trained, and one with the teacher's; they are what takes the
-time. Memory beside the slopes: two buffers of 64 MB for the logits of both, and small change.
+time. Memory beside the slopes: two buffers of at most 64 MB for the logits of both, whichever has more tokens, and
+small change.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -18,7 +19,16 @@ import torch
 from torch import Tensor
 
 from smidgen.distillation.objectives.matching import Matching
-from smidgen.distillation.objectives.slopes import Divergence, Drawn, Listed, Losses, Ranked, Taught, losses_and_slopes_
+from smidgen.distillation.objectives.slopes import (
+    Divergence,
+    Drawn,
+    Listed,
+    Losses,
+    Ranked,
+    Spelled,
+    Taught,
+    losses_and_slopes_,
+)
 from smidgen.distillation.text.batch import NO_TARGET, Batch
 from smidgen.model.decoder import Decoder
 from smidgen.numerics.divergence import soft_cap_
@@ -26,8 +36,8 @@ from smidgen.numerics.precision import quick_layers, quick_products
 from smidgen.shapes import Float, Int
 
 __all__ = [
-    "DenseTarget", "DistillObjective", "Divergence", "Drawn", "LanguageObjective", "Listed", "Ranked", "Target",
-    "Teaches", "head_loss",
+    "DenseTarget", "DistillObjective", "Divergence", "Drawn", "LanguageObjective", "Listed", "Ranked", "Spelled",
+    "Target", "Teaches", "head_loss",
 ]  # fmt: skip
 
 _LOGITS = 2**24  # at a time: 64 MB, 64 positions of a vocabulary of 262,144
@@ -37,6 +47,11 @@ _BLOCK = 2**20  # of these so many at a time go through softmax and slope, so th
 class Target(Protocol):
     """A teacher's next-token distributions at the positions of a batch, rows laid end to end."""
 
+    @property
+    def columns(self) -> int:
+        """How many numbers `scores` works with at a position: mostly the teacher's tokens."""
+        ...
+
     def chosen(self, positions: Int[Tensor, " chosen"]) -> "Target":
         """The same at these positions only: those that count at all."""
         ...
@@ -45,8 +60,9 @@ class Target(Protocol):
         """The distributions at a run of positions, softened by `temperature`, over the student's vocabulary.
 
         Either scores whose softmax they are (logits after the soft cap, divided by the temperature; or logarithms of
-        probabilities), finite, float32, in a new tensor that the caller overwrites; or the probabilities of a few
-        tokens (`Listed`, `Ranked`). A target that cannot be softened raises SmidgenError.
+        probabilities), finite, float32, in a new tensor that the caller overwrites; or the same with places marked
+        where nearly nothing is possible (`Spelled`); or the probabilities of a few tokens (`Listed`, `Ranked`). A
+        target that cannot be softened raises SmidgenError.
         """
         ...
 
@@ -66,6 +82,11 @@ class DenseTarget:
     cap: float | None = None
     quick: bool = False
     offsets: Float[Tensor, " vocab"] | None = None
+
+    @property
+    def columns(self) -> int:
+        """Rows of the head."""
+        return len(self.head)
 
     def chosen(self, positions: Int[Tensor, " chosen"]) -> "DenseTarget":
         """The same at these positions only."""
@@ -132,10 +153,12 @@ class _HeadLoss(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Float[Tensor, "position hidden"], head: Float[Tensor, "vocab hidden"], rows: _Rows
     ) -> tuple[Float[Tensor, ""], Losses]:
-        """Walks over runs of positions."""
+        """Walks over runs of positions; over an empty one where nothing counts, since processes that train together
+        have to make the same exchanges and report the same sums.
+        """
         hidden_slopes, head_slope, found = [], None, []
-        length = max(1, _LOGITS // len(head))
-        for start in range(0, len(hidden), length):
+        length = positions_at_once(_LOGITS, len(head), rows.target)
+        for start in range(0, max(1, len(hidden)), length):
             run = slice(start, start + length)
             logits = product(hidden[run], head.T, rows.quick)
             found.append(_slopes_(logits, rows, run))
@@ -144,10 +167,8 @@ class _HeadLoss(torch.autograd.Function):
                 hidden_slopes.append(product(slopes, head, rows.quick).to(hidden.dtype))
             if head.requires_grad:
                 head_slope = _added(head_slope, slopes, hidden[run].to(head.dtype), rows.quick)
-        losses = _joined(found, rows.weights)
+        losses = _joined(found)
         ctx.slopes = torch.cat(hidden_slopes) if hidden_slopes else None, head_slope
-        if not len(hidden):  # zeros and not None: where processes train together, each has to make every exchange
-            ctx.slopes = torch.zeros_like(hidden), torch.zeros_like(head) if head.requires_grad else None
         return (losses.loss * rows.weights).sum(), losses
 
     @staticmethod
@@ -156,6 +177,11 @@ class _HeadLoss(torch.autograd.Function):
         of_hidden, of_head = ctx.slopes
         ctx.slopes = None
         return _scaled(of_hidden, slopes[0]), _scaled(of_head, slopes[0]), None
+
+
+def positions_at_once(most: int, vocabulary: int, target: Target | None) -> int:
+    """Of how many positions the logits of student and teacher are at most so many numbers each."""
+    return max(1, most // max(vocabulary, 1 if target is None else target.columns))
 
 
 def _scaled(slopes: Tensor | None, factor: Tensor) -> Tensor | None:
@@ -189,20 +215,18 @@ def _slopes_(logits: Float[Tensor, "position vocab"], rows: _Rows, run: slice) -
     """Turns the logits of a run into slopes, a few positions at a time."""
     taught = None if rows.target is None else rows.target.scores(run, rows.divergence.temperature)
     targets, weights = rows.targets[run], rows.weights[run]
-    length = max(1, _BLOCK // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
+    length = max(1, _BLOCK // logits.shape[1] if logits.device.type == "cpu" else len(logits))
     found = []
-    for start in range(0, len(logits), length):
+    for start in range(0, max(1, len(logits)), length):
         where = slice(start, start + length)
-        part = taught.part(where) if isinstance(taught, Listed | Ranked) else None if taught is None else taught[where]
+        part = taught[where] if isinstance(taught, Tensor) else None if taught is None else taught.part(where)
         some = logits[where], rows.cap, part, targets[where], weights[where], rows.divergence, rows.offsets
         found.append(losses_and_slopes_(*some))
-    return _joined(found, weights)
+    return _joined(found)
 
 
-def _joined(found: list[Losses], weights: Float[Tensor, " position"]) -> Losses:
-    """One after the other; `weights` is as long as all of them."""
-    if not found:
-        return Losses(weights, weights, weights)
+def _joined(found: list[Losses]) -> Losses:
+    """One after the other."""
     kl = [part.kl for part in found if part.kl is not None]
     return Losses(
         torch.cat([part.loss for part in found]),
@@ -275,8 +299,7 @@ def _loss_of(
 ) -> tuple[Float[Tensor, ""], dict[str, float]]:
     with quick_layers(batch.ids.device) if bf16 else nullcontext():
         hidden = decoder.hidden_states(batch.ids, documents=batch.documents)
-    head = decoder.embedding.weight if decoder.head is None else decoder.head.weight
     return head_loss(
-        hidden.flatten(0, 1), head, decoder.config.logit_cap, target,
+        hidden.flatten(0, 1), decoder.head_weight(), decoder.config.logit_cap, target,
         batch.targets.flatten(), batch.weights.flatten(), divergence, bf16,
     )  # fmt: skip

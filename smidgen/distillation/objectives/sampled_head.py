@@ -107,7 +107,7 @@ class SampledHeadObjective:
         target = DenseTarget(states.flatten(0, 1), self._teacher.head[columns], cap, offsets=offsets)
         with quick_layers():
             hidden = decoder.hidden_states(batch.ids, documents=batch.documents)
-        head = _RowsOf.apply(decoder.embedding.weight if decoder.head is None else decoder.head.weight, columns)
+        head = _RowsOf.apply(decoder.head_weight(), columns)
         no_text = torch.full((batch.targets.numel(),), NO_TARGET)
         loss, sums = head_loss(
             hidden.flatten(0, 1), head, cap, target, no_text, batch.weights.flatten(),

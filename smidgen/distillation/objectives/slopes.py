@@ -28,7 +28,7 @@ classes: λ = exp(−4 KL of the classes) has, of synthetic pairs from KL 0.005 
 Everything is float32, in the buffers that come in. Per logit: one exponential for each side, a dozen plain operations.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -86,7 +86,7 @@ class Listed:
     estimate (Anshumann et al. 2025, https://arxiv.org/abs/2503.16870). These serve for the forward divergence only, may
     repeat an id, and a probability of 0 says nothing.  entropy: where there is no rest, −Σ p log p of the teacher's
     whole distribution, in nats, without which the loss, not its slope, is off by a constant; None: that of the list.
-    drawn: some tokens of the rest, for the forward divergence.
+    drawn: some tokens of the rest, for the forward divergence.  few: as in `Spelled`; None for nowhere.
     """
 
     ids: Int[Tensor, "position listed"]
@@ -94,12 +94,13 @@ class Listed:
     rest: Float[Tensor, " position"] | None
     entropy: Float[Tensor, " position"] | None = None
     drawn: Drawn | None = None
+    few: Bool[Tensor, " position"] | None = None
 
     def part(self, where: slice | Int[Tensor, " some"]) -> "Listed":
         """Some of the positions."""
-        rest, entropy = (None if field is None else field[where] for field in (self.rest, self.entropy))
+        rest, entropy, few = (None if field is None else field[where] for field in (self.rest, self.entropy, self.few))
         drawn = None if self.drawn is None else self.drawn.part(where)
-        return Listed(self.ids[where], self.probabilities[where], rest, entropy, drawn)
+        return Listed(self.ids[where], self.probabilities[where], rest, entropy, drawn, few)
 
 
 @dataclass(frozen=True)
@@ -118,9 +119,25 @@ class Ranked:
         return Ranked(self.probabilities[where], self.rest[where], self.known[where])
 
 
+@dataclass(frozen=True)
+class Spelled:
+    """Scores as in `Taught`, and at which positions but a few tokens are possible at all: inside a spelling.
+
+    There the reverse divergence would be as large as one likes, since every token that the student thinks of, and the
+    teacher does not know, costs the logarithm of a made-up probability. So it is the forward one that is taken there.
+    """
+
+    scores: Float[Tensor, "position vocab"]
+    few: Bool[Tensor, " position"]
+
+    def part(self, where: slice) -> "Spelled":
+        """Some of the positions."""
+        return Spelled(self.scores[where], self.few[where])
+
+
 #: What a teacher says of some positions. A tensor of scores over the whole vocabulary, whose softmax its distribution
-#: is and which may be overwritten, or one of the two shorter ways.
-Taught = Float[Tensor, "position vocab"] | Listed | Ranked
+#: is and which may be overwritten, the same with marks, or one of the two shorter ways.
+Taught = Float[Tensor, "position vocab"] | Spelled | Listed | Ranked
 
 
 @dataclass(frozen=True)
@@ -196,7 +213,7 @@ def _cross_entropy(
     places = targets.clamp(min=0)[:, None]
     likelihood = student.scores.gather(1, places)[:, 0] - student.log_total
     cross_entropy = torch.where(has_target, -likelihood, 0.0)
-    if not weights.any():
+    if len(weights) and not weights.any():
         return cross_entropy, None
     counts = (weights * has_target)[:, None]
     slope = student.probabilities * counts
@@ -208,6 +225,10 @@ _Compared = tuple[Float[Tensor, "position vocab"], Float[Tensor, " position"], F
 
 def _compare(student: _Softmax, taught: Taught, divergence: Divergence) -> _Compared:
     """Slope, loss and forward KL at each position. The student's tensors and the teacher's are overwritten."""
+    if isinstance(taught, Spelled | Listed) and taught.few is not None and divergence.kind == "reverse":
+        return _compare_spelled(student, taught, taught.few)
+    if isinstance(taught, Spelled):
+        return _compare(student, taught.scores, divergence)
     if isinstance(taught, Ranked):
         return _compare_ranked(student, taught, divergence)
     if isinstance(taught, Listed):
@@ -223,6 +244,17 @@ def _compare(student: _Softmax, taught: Taught, divergence: Divergence) -> _Comp
         return q.sub_(p), kl, kl
     mean = torch.linalg.vecdot(q, log_ratio)
     return q.mul_(log_ratio.sub_(mean[:, None]).neg_()), -mean - constant, kl
+
+
+def _compare_spelled(student: _Softmax, taught: Spelled | Listed, few: Bool[Tensor, " position"]) -> _Compared:
+    """The reverse divergence, but the forward one at the places that are marked."""
+    slope, loss, kl = torch.empty_like(student.probabilities), student.log_total.clone(), student.log_total.clone()
+    for places, kind in (((~few).nonzero()[:, 0], "reverse"), (few.nonzero()[:, 0], "forward")):
+        part = _Softmax(student.scores[places], student.probabilities[places], student.log_total[places])
+        said = taught.scores[places] if isinstance(taught, Spelled) else replace(taught.part(places), few=None)
+        found = _compare(part, said, Divergence(kind))
+        slope[places], loss[places], kl[places] = found
+    return slope, loss, kl
 
 
 def _jensen_shannon(student: _Softmax, teacher: _Softmax, beta: float) -> _Compared:

@@ -93,9 +93,13 @@ class AdaptedLinear(nn.Module):
         low = functional.linear(functional.linear(seen, self.lora_a), self.lora_b * self.scale)
         return functional.linear(x, self.weight, self.bias) + low
 
+    def whole(self) -> Float[Tensor, "outputs inputs"]:
+        """W + s·B·A, with its graph: what a loss that is fused with the head multiplies with, so without dropout."""
+        return torch.addmm(self.weight, self.lora_b, self.lora_a, alpha=self.scale)
+
     def merged(self) -> Float[Tensor, "outputs inputs"]:
-        """W + s·B·A."""
-        return torch.addmm(self.weight.detach(), self.lora_b.detach(), self.lora_a.detach(), alpha=self.scale)
+        """The same as a plain tensor."""
+        return self.whole().detach()
 
 
 class Adapted:

@@ -17,8 +17,9 @@ Draws are systematic, one from each of `samples` equal parts of the tail's mass,
 and makes them vary less. Other divergences use the list and r.
 
 Positions that count (of weight other than 0) are kept, under a hash of the row that they are in. So rows may come in
-any order and company, and once for all epochs. A cache is bound to the teacher's file and to what the caller says of
-the texts. A shard is written whole or not at all, and enters the index with its checksum after that: whatever happens,
+any order and company, and once for all epochs: the hash goes by where documents begin, since a batch says nothing of
+them where every row happens to be one. A cache is bound to the teacher's file and to what the caller says of the texts.
+A shard is written whole or not at all, and enters the index with its checksum after that: whatever happens,
 `cache_teacher` goes on behind the last whole shard, and the result is the same.
 """
 
@@ -38,19 +39,20 @@ from safetensors.numpy import save
 from torch import Tensor
 
 from smidgen.atomic import replacing, write_whole
-from smidgen.distillation.objectives.losses import Drawn, Listed, Target
+from smidgen.distillation.objectives.losses import Drawn, Listed, Spelled, Target, positions_at_once
 from smidgen.distillation.teachers.live import Teacher
-from smidgen.distillation.text.batch import Batch, Batches
+from smidgen.distillation.text.batch import NO_TARGET, Batch, Batches
 from smidgen.errors import BadFile, SmidgenError, printable
 from smidgen.progress import track
 from smidgen.shapes import Float, Int
 
-_FORMAT = 1
+_FORMAT = 2
 _INDEX = "index.json"
 _KEY_BYTES = 16
 #: What is kept of each position: the likeliest tokens and their probabilities, that of all others together, tokens
 #: drawn from these and their probabilities.
 _FIELDS = ("ids", "probabilities", "rest", "drawn", "drawn_probabilities")
+_FEW = "few"  # 1 where but a few tokens are possible at all (`objectives.slopes.Spelled`)
 _RUN = 2**22  # probabilities at a time
 _HASH_BYTES = 2**20
 
@@ -166,8 +168,12 @@ class CachedTeacher:
             parts.append(part)
             done += count
         device = batch.ids.device
-        ids, p, rest, drawn, drawn_p = (torch.cat([part[name] for part in parts]).to(device) for name in _FIELDS)
-        listed = Listed(ids, p, rest, drawn=Drawn(drawn, drawn_p) if drawn.shape[1] else None)
+        found = {name: torch.cat([part[name] for part in parts]).to(device) for name in (*_FIELDS, _FEW)}
+        ids, p, rest, drawn, drawn_p = (found[name] for name in _FIELDS)
+        few = found[_FEW] != 0
+        listed = Listed(
+            ids, p, rest, drawn=Drawn(drawn, drawn_p) if drawn.shape[1] else None, few=few if few.any() else None
+        )
         return CachedTarget(listed, places.flatten().to(device), self._temperature)
 
 
@@ -178,6 +184,11 @@ class CachedTarget:
     listed: Listed
     places: Int[Tensor, " position"]
     temperature: float
+
+    @property
+    def columns(self) -> int:
+        """Tokens that were kept of each distribution."""
+        return self.listed.ids.shape[1] + (0 if self.listed.drawn is None else self.listed.drawn.ids.shape[1])
 
     def chosen(self, positions: Int[Tensor, " chosen"]) -> "CachedTarget":
         """The same at these positions only."""
@@ -217,7 +228,8 @@ class _Rows:
     def __init__(self, options: CacheOptions, vocabulary: int) -> None:
         self._options, self._vocabulary = options, vocabulary
         token = np.uint16 if vocabulary <= 2**16 else np.uint32
-        self._types = dict(zip(_FIELDS, (token, np.float16, np.float32, token, np.float32), strict=True))
+        kinds = token, np.float16, np.float32, token, np.float32, np.uint8
+        self._types = dict(zip((*_FIELDS, _FEW), kinds, strict=True))
         self._keys: list[bytes] = []
         self._sizes: list[int] = []
         self._parts: list[dict[str, np.ndarray]] = []
@@ -235,18 +247,21 @@ class _Rows:
         positions = (part.weights.flatten() != 0).nonzero()[:, 0]
         target = teacher.targets(part).chosen(positions)
         generator = torch.Generator().manual_seed(_seed(self._options.seed, step))
-        at_once = max(1, _RUN // self._vocabulary)
+        at_once = positions_at_once(_RUN, self._vocabulary, target)
         for start in range(0, len(positions), at_once):
-            scores = target.scores(slice(start, min(start + at_once, len(positions))), self._options.temperature)
+            said = target.scores(slice(start, min(start + at_once, len(positions))), self._options.temperature)
+            few, scores = (said.few, said.scores) if isinstance(said, Spelled) else (None, said)
             if not isinstance(scores, Tensor):
                 raise SmidgenError("a cached teacher cannot be cached again: cache the model itself")
             found = thin_out(scores, self._options, generator)
+            found[_FEW] = torch.zeros(len(scores), dtype=torch.bool) if few is None else few
             self._parts.append({name: found[name].cpu().numpy().astype(kind) for name, kind in self._types.items()})
 
     def write(self, path: Path) -> dict[str, Any]:
         """Write the shard. Returns what the index says about it."""
         top = min(self._options.top, self._vocabulary)
-        shapes = dict(zip(_FIELDS, ((0, top), (0, top), (0,), *[(0, self._options.samples)] * 2), strict=True))
+        samples = self._options.samples
+        shapes = dict(zip((*_FIELDS, _FEW), ((0, top), (0, top), (0,), (0, samples), (0, samples), (0,)), strict=True))
         found = {
             name: np.concatenate([np.zeros(shapes[name], kind), *(part[name] for part in self._parts)])
             for name, kind in self._types.items()
@@ -275,7 +290,7 @@ class _Shard:
     def read(self, row: int) -> dict[str, Tensor]:
         """What was kept of a row's positions, ids as int64 and the rest as float32."""
         start, stop = self._file.get_slice("ends")[row : row + 2].tolist()
-        arrays = {name: self._file.get_slice(name)[start:stop] for name in _FIELDS}
+        arrays = {name: self._file.get_slice(name)[start:stop] for name in (*_FIELDS, _FEW)}
         return {
             name: torch.from_numpy(array.astype(np.float32 if array.dtype.kind == "f" else np.int64))
             for name, array in arrays.items()
@@ -310,10 +325,15 @@ def _damaged(path: Path) -> BadFile:
 
 
 def _row_keys(batch: Batch) -> list[bytes]:
-    """A hash of each row: its tokens up to the last place that counts, which places count, and their documents."""
+    """A hash of each row, the same in any batch: its tokens up to the last place that counts, which places count, what
+    comes after these, and where documents begin.
+    """
     counts = (batch.weights != 0).cpu()
     lengths = (counts * torch.arange(1, counts.shape[1] + 1)).amax(1).tolist()
-    fields = [batch.ids.cpu(), counts, *([] if batch.documents is None else [batch.documents.cpu()])]
+    begins = torch.zeros_like(counts)
+    if batch.documents is not None:
+        begins[:, 1:] = (batch.documents[:, 1:] != batch.documents[:, :-1]).cpu()
+    fields = batch.ids.cpu(), counts, batch.targets.cpu().where(counts, NO_TARGET), begins
     arrays = [np.ascontiguousarray(field.numpy().astype("<i8")) for field in fields]
     return [
         hashlib.blake2b(b"".join(array[row, :length].tobytes() for array in arrays), digest_size=_KEY_BYTES).digest()

@@ -83,6 +83,11 @@ class RankedTarget:
     cap: float | None
     ranks: int
 
+    @property
+    def columns(self) -> int:
+        """The teacher's tokens."""
+        return len(self.head)
+
     def chosen(self, positions: Int[Tensor, " chosen"]) -> "RankedTarget":
         """The same at these positions only."""
         return replace(self, hidden=self.hidden[positions], known=self.known[positions])

@@ -51,6 +51,11 @@ class PaddedTarget:
     tokens: Int[torch.Tensor, " tokens"]
     vocabulary: int
 
+    @property
+    def columns(self) -> int:
+        """The rows that student or teacher has, whichever are more."""
+        return max(self.vocabulary, self.known.columns)
+
     def chosen(self, positions: Int[torch.Tensor, " chosen"]) -> "PaddedTarget":
         """The same at these positions only."""
         return replace(self, known=self.known.chosen(positions))

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from smidgen.distillation.objectives.losses import Target, product
+from smidgen.distillation.objectives.losses import Spelled, Target, product
 from smidgen.distillation.teachers.live import LiveTeacher, Teacher
 from smidgen.distillation.text.batch import NO_TARGET, Batch, Batches
 from smidgen.distillation.text.paired import NO_POSITION, Paired
@@ -225,12 +225,17 @@ class RestrictedTarget:
     places: _Places
     head: _SpelledHead
 
+    @property
+    def columns(self) -> int:
+        """The teacher's tokens that the student's are made of."""
+        return len(self.head.rows)
+
     def chosen(self, positions: Int[Tensor, " chosen"]) -> "RestrictedTarget":
         """The same at these positions only."""
         return replace(self, places=self.places[positions])
 
     @torch.no_grad()
-    def scores(self, run: slice, temperature: float) -> Float[Tensor, "position vocab"]:
+    def scores(self, run: slice, temperature: float) -> Float[Tensor, "position vocab"] | Spelled:
         """Logarithms of probabilities up to a constant, divided by the temperature."""
         places = self.places[run]
         free = (places.first == _ANY).nonzero()[:, 0]
@@ -247,4 +252,4 @@ class RestrictedTarget:
             possible = range(int(places.first[row]), int(places.stop[row]))
             pieces, logs = self.head.inside(self.hidden[places.source[row]], possible, int(places.after[row]))
             scores[row, pieces] = logs / temperature
-        return scores
+        return Spelled(scores, places.first != _ANY)

@@ -109,10 +109,7 @@ class Together:
 
     def share(self, batch: Batch) -> Batch:
         """As many rows as every other process takes, those missing at the end filled up with rows of weight 0."""
-        rows = -(-len(batch.ids) // self.size)
-        missing = rows * self.size - len(batch.ids)
-        batch = filled_up(batch, missing) if missing else batch
-        return batch.rows(slice(self._rank * rows, (self._rank + 1) * rows))
+        return share_of(batch, self._rank, self.size)
 
     def total(self, values: Mapping[str, float]) -> dict[str, float]:
         """The sum of each value over all processes."""
@@ -148,6 +145,14 @@ class Together:
 def _all_take_part(experts: nn.Module, _: object, mixed: Tensor) -> Tensor:
     """Experts that no token here was sent to get a gradient of zero: other processes wait for it."""
     return mixed + 0 * sum(parameter.sum() for parameter in experts.parameters())
+
+
+def share_of(batch: Batch, rank: int, size: int) -> Batch:
+    """As many rows as every other of `size` processes takes, those missing at the end filled up."""
+    rows = -(-len(batch.ids) // size)
+    missing = rows * size - len(batch.ids)
+    batch = filled_up(batch, missing) if missing else batch
+    return batch.rows(slice(rank * rows, (rank + 1) * rows))
 
 
 def filled_up(batch: Batch, missing: int) -> Batch:

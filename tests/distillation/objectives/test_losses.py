@@ -172,6 +172,8 @@ def test_a_divergence_that_cannot_be(wrong: dict[str, Any], says: str) -> None:
 
 def test_sampled_tokens_say_nothing_of_the_reverse_divergence() -> None:
     class Sampled:
+        columns = 1
+
         def chosen(self, positions: Tensor) -> "Sampled":
             return self
 

@@ -213,6 +213,8 @@ def test_the_teachers_positions_are_its_own() -> None:
 class Cached:
     """A teacher that does not run."""
 
+    columns = 1
+
     def targets(self, batch: Batch) -> "Cached":
         return self
 

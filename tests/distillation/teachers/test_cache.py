@@ -22,6 +22,10 @@ class Dense:
 
     logits: torch.Tensor
 
+    @property
+    def columns(self) -> int:
+        return self.logits.shape[1]
+
     def chosen(self, positions: torch.Tensor) -> "Dense":
         return Dense(self.logits[positions])
 

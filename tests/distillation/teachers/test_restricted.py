@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from smidgen.distillation.objectives.losses import DistillObjective
+from smidgen.distillation.objectives.losses import DistillObjective, Divergence, Spelled
 from smidgen.distillation.teachers.cache import CachedTeacher, CacheOptions, cache_teacher
-from smidgen.distillation.teachers.live import LiveTeacher
+from smidgen.distillation.teachers.live import LiveTeacher, Teacher
 from smidgen.distillation.teachers.restricted import RestrictedTeacher, teach, teacher_documents
 from smidgen.distillation.text.batch import NO_TARGET, Batch
 from smidgen.distillation.text.paired import NO_POSITION, Paired
@@ -225,7 +225,7 @@ def test_targets_are_those_of_the_longhand_sums(
     count = batch.ids.shape[1] - 1
     target = learned.targets(batch).chosen(torch.arange(count))
     parts = [target.scores(slice(start, start + 7), temperature) for start in range(0, count, 7)]
-    scores = torch.cat([part for part in parts if isinstance(part, torch.Tensor)])
+    scores = torch.cat([part.scores if isinstance(part, Spelled) else part for part in parts])
     p = (live.hidden_states(batch.teacher_ids)[0] @ live.head.T).softmax(1)
     before, pieces, inside, from_text = 0, (), 0, 0
     for place in range(count):
@@ -275,6 +275,36 @@ def test_a_student_learns_its_own_spelling_live_and_from_disk(
         loss.backward()
         optimizer.step()
     assert losses[-1] < 0.25 * losses[0]
+
+
+def test_the_reverse_divergence_is_not_ruled_by_impossible_spellings(
+    teacher: tuple[LiveTeacher, Checkpoint], tmp_path: Path
+) -> None:
+    """Inside a spelling the loss is the forward divergence, from a teacher in memory as from one on disk."""
+    larger, smaller, respelling = made(sentencepiece)
+    batches = Paired.respelled(Once(as_batch([smaller.encode(TEXT)])), smaller, larger, respelling)
+    batch, learned = batches.batch(0), RestrictedTeacher(teacher[0], respelling)
+    options = CacheOptions(len(smaller), 0)
+    cache_teacher(learned, batches, 1, tmp_path, teacher_sha256="aa", fingerprint={}, options=options)
+    assert batch.teacher_positions is not None
+    inside = (batch.teacher_positions == NO_POSITION).float()
+    assert inside.sum() > 5 and (1 - inside).sum() > 5
+    student = random_decoder(replace(LLAMA_CONFIG, vocabulary=len(smaller)), seed=1)
+    parameters = list(student.parameters())
+
+    def loss(known: Teacher, kind: str, weights: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        part = replace(batch, weights=batch.weights * weights.clamp(min=1e-7))  # a cache knows which places count
+        found, _ = DistillObjective(known, Divergence(kind))(student, part)  # type: ignore[arg-type]
+        return found.detach() / part.weight(), torch.autograd.grad(found / part.weight(), parameters)
+
+    for known in (learned, CachedTeacher(tmp_path, "aa", {})):
+        reverse, forward = (loss(known, kind, inside) for kind in ("reverse", "forward"))
+        torch.testing.assert_close(reverse, forward)
+        elsewhere, _ = loss(known, "reverse", 1 - inside)
+        everywhere, _ = loss(known, "reverse", torch.ones_like(inside))
+        share = float(inside.sum() / batch.weights.count_nonzero())
+        assert float(everywhere) == pytest.approx(share * float(reverse[0]) + (1 - share) * float(elsewhere), rel=0.1)
+        assert float(reverse[0]) < 12
 
 
 def test_the_teacher_is_chosen_by_the_two_vocabularies(tmp_path: Path) -> None:

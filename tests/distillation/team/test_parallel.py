@@ -13,7 +13,7 @@ from smidgen.distillation.team.parallel import filled_up
 from smidgen.distillation.text.batch import NO_TARGET
 from smidgen.errors import SmidgenError
 from smidgen.formats.workspace import Workspace
-from tests.distillation.together import MATCHED, Odd, all_of_it, distilled, lines, refuse, train
+from tests.distillation.together import MATCHED, Odd, all_of_it, distilled, learn_from_ranks, lines, refuse, train
 from tests.tiny_models import write_llama
 
 
@@ -47,6 +47,15 @@ def test_two_processes_learn_as_one_and_survive_being_killed(tmp_path: Path, cap
     assert len(lines(tmp_path / "killed")) == 10 and evaluations[-1][0] == 10
     whole, killed = (Workspace(tmp_path / each).load_tensors("trained") for each in ("whole", "killed"))
     assert all(torch.equal(killed[name], value) for name, value in whole.items())
+
+
+def test_a_teacher_of_another_tokenizer_and_a_process_without_rows(tmp_path: Path) -> None:
+    """Both add up the same sums, whether or not they have read anything that counts."""
+    together, alone = launch(partial(learn_from_ranks, tmp_path / "two"), 2), learn_from_ranks(tmp_path / "one", False)
+    assert together == pytest.approx(alone, rel=1e-4)
+    for one, two in zip(lines(tmp_path / "one"), lines(tmp_path / "two"), strict=True):
+        assert one.keys() == two.keys()
+        assert two["cross_entropy"] == pytest.approx(one["cross_entropy"], rel=1e-4)
 
 
 def test_errors_come_through() -> None:
