@@ -51,8 +51,8 @@ def command(
     hf is a folder that transformers, vLLM and others load: config.json, safetensors, tokenizer files; quantized weights
     are decoded. gguf is one file for llama.cpp, Ollama and LM Studio, with the weights as they are. vllm and mlx are
     folders with quantized weights as they are: Q4_0 and Q8_0 (cut with --types Q4_0,Q8_0), Q5_0, and for mlx Q4_1 and
-    Q5_1; other matrices get 16 bits. lmstudio puts a GGUF file where LM Studio finds it: into a folder PUBLISHER/MODEL of its
-    models folder. A file on the same disk gets a second name, and takes no space twice.
+    Q5_1; other matrices get 16 bits. lmstudio puts a GGUF file where LM Studio finds it: into a folder PUBLISHER/MODEL
+    of its models folder. A file on the same disk gets a second name, and takes no space twice.
 
     \b
     Examples:
