@@ -12,7 +12,6 @@ from smidgen.shell import path_of
 
 _FORMATS = ("hf", "gguf", "vllm", "mlx", "onnx", "lmstudio")
 _LATER = ("openvino",)
-_GONE = "compressed-tensors"  # of 2:4 sparse weights; the verb says what is there instead
 
 
 class Dtype(StrEnum):
@@ -77,7 +76,11 @@ def command(
     """
     if to in _LATER:
         raise Unsupported(f"--to {to} is not there yet; smidgen writes {', '.join(_FORMATS)}.")
-    if to not in (*_FORMATS, _GONE):
+    if to == "compressed-tensors":
+        raise Unsupported(
+            "vLLM reads 2:4 sparse weights no more; --to vllm packs quantized ones in compressed-tensors."
+        )
+    if to not in _FORMATS:
         raise typer.BadParameter(f"--to {to!r} is no format; choose hf, gguf, vllm, mlx, onnx or lmstudio")
     if to in ("gguf", "lmstudio") and dtype is not None:
         raise typer.BadParameter("--dtype is for folders; a GGUF file keeps the weights as they are")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from smidgen.atomic import refuse_unwritable
-from smidgen.errors import SmidgenError, Unsupported, printable
+from smidgen.errors import SmidgenError, printable
 from smidgen.exporting import lm_studio
 from smidgen.exporting.mlx import write_mlx
 from smidgen.exporting.onnx.folder import Activations, write_onnx
@@ -54,8 +54,6 @@ def export(
     Raises Unsupported for what the format cannot hold, SmidgenError where it cannot be written.
     """
     output = path_of(output)
-    if to == "compressed-tensors":
-        raise Unsupported("vLLM reads 2:4 sparse weights no more; --to vllm packs Q4_0 and Q8_0 in compressed-tensors.")
     if to not in get_args(Format):
         raise SmidgenError(f"{to!r} is no format to export to; choose from {', '.join(get_args(Format))}.")
     if activations not in get_args(Activations):

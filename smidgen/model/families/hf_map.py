@@ -284,9 +284,10 @@ def _tidy(value: Any) -> Any:
 
 
 def _refuse_quantized(keys: Keys) -> None:
-    settings = keys.value("quantization_config")
+    settings = keys.value("quantization_config") or keys.value("quantization")  # the second is MLX's
     if settings:
-        method = settings.get("quant_method", "unknown") if isinstance(settings, Mapping) else "unknown"
+        named = settings if isinstance(settings, Mapping) else {}
+        method = named.get("quant_method") or named.get("mode") or "unknown"
         raise Unsupported(
             f"the weights are already quantized ({str(method)[:40]}); take the repository with the original weights"
         )
