@@ -28,6 +28,8 @@ IQ4_NL_LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69
 _COARSE = (1.12, 1.08, 1.04, 1.0, 0.96, 0.92, 0.88, 0.84)
 _MEDIUM = (1.06, 1.03, 1.0, 0.97, 0.94, 0.91)
 _FINE = (1.02, 1.01, 1.0, 0.99)
+# Scales of 8 significant bits are 0.4 to 0.8% apart, so that few of them are near: all of these are tried.
+_FINE_PORTABLE = (1.03, 1.025, 1.02, 1.015, 1.01, 1.005, 1.0, 0.995)
 # The same in blocks of 256.
 _OF_4_LEVELS = (1.0, 0.92, 0.84, 0.77, 0.7)
 _OF_16_LEVELS = (1.02, 0.98, 0.94, 0.9, 0.86)
@@ -105,7 +107,7 @@ GRIDS: dict[BlockType, Grid] = {
     types.Q5_1: OffsetGrid(types.Q5_1, 5, _MEDIUM),
     types.Q8_0: SymmetricGrid(types.Q8_0, range(-127, 128), _FINE),
     types.PORTABLE_Q4_0: PortableGrid(types.PORTABLE_Q4_0, range(-8, 8), _COARSE),
-    types.PORTABLE_Q8_0: PortableGrid(types.PORTABLE_Q8_0, range(-127, 128), _FINE),
+    types.PORTABLE_Q8_0: PortableGrid(types.PORTABLE_Q8_0, range(-127, 128), _FINE_PORTABLE),
     types.Q2_K: OffsetSuperGrid(types.Q2_K, 16, 2, 15, _OF_4_LEVELS),
     types.Q3_K: SignedSuperGrid(types.Q3_K, 16, range(-4, 4), 6, _SIGNED, ends=(-4, 3)),
     types.IQ4_XS: SignedSuperGrid(types.IQ4_XS, 32, IQ4_NL_LEVELS, 6, _SIGNED, ends=(-127, 113)),

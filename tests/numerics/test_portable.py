@@ -76,7 +76,7 @@ def loss_by_longhand(group: np.ndarray, scale: float, first: int, last: int) -> 
     return float(((group - codes * scale) ** 2).sum())
 
 
-@pytest.mark.parametrize(("kind", "more"), [(PORTABLE_Q4_0, 1.06), (PORTABLE_Q8_0, 1.2)], ids=["Q4_0", "Q8_0"])
+@pytest.mark.parametrize(("kind", "more"), [(PORTABLE_Q4_0, 1.06), (PORTABLE_Q8_0, 1.1)], ids=["Q4_0", "Q8_0"])
 def test_searched_scales_are_nearly_the_best_of_all_and_beat_the_plain_one(kind: BlockType, more: float) -> None:
     """All scales from half to twice the plain one, one by one; plain: the range over the last level, rounded."""
     first, last = int(GRIDS[kind].first), int(GRIDS[kind].last)
