@@ -338,7 +338,7 @@ def test_a_rate_that_does_nothing_on_a_lattice_is_refused(teacher: Path, tmp_pat
 def test_more_than_four_passes_over_the_text_are_warned_of(
     teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    short = TextSource.of("short", TEXT[:150])
+    short = TextSource.of("short", TEXT[:90])
     result = distill(str(teacher), None, tmp_path / "out", replace(OPTIONS, texts=(short,)))
     (note,) = [note for note in result.notes if "times. After about 4 passes" in note]
     assert note in capsys.readouterr().err
