@@ -249,11 +249,13 @@ def _compare(student: _Softmax, taught: Taught, divergence: Divergence) -> _Comp
 def _compare_spelled(student: _Softmax, taught: Spelled | Listed, few: Bool[Tensor, " position"]) -> _Compared:
     """The reverse divergence, but the forward one at the places that are marked."""
     slope, loss, kl = torch.empty_like(student.probabilities), student.log_total.clone(), student.log_total.clone()
-    for places, kind in (((~few).nonzero()[:, 0], "reverse"), (few.nonzero()[:, 0], "forward")):
+    for which, divergence in ((~few, Divergence("reverse")), (few, Divergence("forward"))):
+        places = which.nonzero()[:, 0]
         part = _Softmax(student.scores[places], student.probabilities[places], student.log_total[places])
         said = taught.scores[places] if isinstance(taught, Spelled) else replace(taught.part(places), few=None)
-        found = _compare(part, said, Divergence(kind))
-        slope[places], loss[places], kl[places] = found
+        slope[places], loss[places], found = _compare(part, said, divergence)
+        assert found is not None
+        kl[places] = found
     return slope, loss, kl
 
 
