@@ -9,6 +9,7 @@ on, the product never pays for them. One letter or word means one thing everywhe
     kv        key/value heads                       head      width of one head
     rows cols any matrix                            group     weights sharing one scale
     blocks    quantization blocks                   bytes     packed bytes
+    words     packed words of 32 bits               groups    groups in a row of a matrix
     turning   features of a head with a position    used      experts that a token takes
 
 A leading underscore leaves a size free: parts of one tensor may differ in it.

@@ -10,12 +10,13 @@ from smidgen.cli import options
 from smidgen.errors import Unsupported, printable
 from smidgen.shell import path_of
 
-_FORMATS = ("hf", "gguf", "compressed-tensors", "lmstudio", "onnx")
-_LATER = ("vllm", "openvino")
+_FORMATS = ("hf", "gguf", "vllm", "mlx", "onnx", "lmstudio")
+_LATER = ("openvino",)
+_GONE = "compressed-tensors"  # of 2:4 sparse weights; the verb says what is there instead
 
 
 class Dtype(StrEnum):
-    """Of the weights in a folder."""
+    """Of the weights in a folder that are not packed."""
 
     BFLOAT16 = "bfloat16"
     FLOAT16 = "float16"
@@ -33,9 +34,7 @@ def command(
     model: options.Model,
     to: Annotated[
         str,
-        typer.Option(
-            "--to", metavar="hf|gguf|compressed-tensors|lmstudio|onnx", help="Format to write.", show_default=False
-        ),
+        typer.Option("--to", metavar="hf|gguf|vllm|mlx|onnx|lmstudio", help="Format to write.", show_default=False),
     ],
     output: Annotated[
         Path,
@@ -62,28 +61,29 @@ def command(
     """Write a model in another format.
 
     hf is a folder that transformers, vLLM and others load: config.json, safetensors, tokenizer files; quantized weights
-    are decoded. gguf is one file for llama.cpp, Ollama and LM Studio, with the weights as they are. compressed-tensors
-    is a folder with the weights of a 2:4 sparse model at 9/16 of their size, for vLLM 0.8 to 0.18 on Hopper GPUs.
-    lmstudio puts a GGUF file where LM Studio finds it: into a folder PUBLISHER/MODEL of its models folder. A file on
-    the same disk gets a second name, and takes no space twice. onnx is a folder for onnxruntime-genai: Q4_0, Q4_1 and
-    Q8_0 keep their numbers, other types are decoded; --activations int8 rounds what meets them to 8 bits.
+    are decoded. gguf is one file for llama.cpp, Ollama and LM Studio, with the weights as they are. vllm, mlx and onnx
+    (for onnxruntime-genai) are folders with quantized weights as they are: Q4_0 and Q8_0 (cut with --types Q4_0,Q8_0),
+    Q5_0, and for mlx and onnx Q4_1 and Q5_1; other matrices get 16 bits. lmstudio puts a GGUF file where LM Studio
+    finds it: into a folder PUBLISHER/MODEL of its models folder. A file on the same disk gets a second name, and takes
+    no space twice.
 
     \b
     Examples:
       smidgen export gemma-small --to hf -o gemma-small-hf
       smidgen export google/gemma-2-2b-it --to gguf -o gemma-2-2b-it.gguf
+      smidgen export gemma-small --to mlx -o gemma-small-mlx
       smidgen export gemma-small --to lmstudio -o ~/.lmstudio/models
     """
     if to in _LATER:
         raise Unsupported(f"--to {to} is not there yet; smidgen writes {', '.join(_FORMATS)}.")
-    if to not in _FORMATS:
-        raise typer.BadParameter(f"--to {to!r} is no format; choose hf, gguf, compressed-tensors, lmstudio or onnx")
+    if to not in (*_FORMATS, _GONE):
+        raise typer.BadParameter(f"--to {to!r} is no format; choose hf, gguf, vllm, mlx, onnx or lmstudio")
     if to in ("gguf", "lmstudio") and dtype is not None:
         raise typer.BadParameter("--dtype is for folders; a GGUF file keeps the weights as they are")
     if to != "onnx" and activations != Activations.FLOAT32:
         raise typer.BadParameter("--activations is for onnx; other formats say nothing of them")
     from smidgen.exporting.export import export
-    from smidgen.publishing.first_words import can_chat, try_it
+    from smidgen.publishing.first_words import can_chat, elsewhere, try_it
 
     written = export(model, to, output, None if dtype is None else dtype.value, activations.value)
     if to == "lmstudio":
@@ -91,5 +91,6 @@ def command(
     elif to == "onnx":
         advice = f" {printable(written / 'README.md')} shows how to run it with onnxruntime-genai."
     else:
-        advice = "" if to == "compressed-tensors" else f" {try_it(output, can_chat(output))}"
+        chats = can_chat(output)
+        advice = f" {elsewhere(to, output, chats) if to in ('vllm', 'mlx') else try_it(output, chats)}"
     print(f"{printable(written)}: written.{advice}")

@@ -30,8 +30,9 @@ _PIECE_VALUES = 2**24
 class Codes:
     """Some rows of a matrix.
 
-    codes: int8; −8 … 7 of Q4_0, 0 … 15 of Q4_1, −128 … 127 of Q8_0 (smidgen itself writes no −128).  scale, shift: float16, exactly as stored; a scale
-    may be negative; shift None where there is none.
+    codes: int8; −8 … 7 of Q4_0, 0 … 15 of Q4_1 (twice as many of Q5_0 and Q5_1), −128 … 127 of Q8_0 (smidgen itself
+    writes no −128).
+    scale, shift: float16, exactly as stored; a scale may be negative; shift None where there is none.
     """
 
     codes: Integer[Tensor, "rows cols"]
@@ -47,7 +48,7 @@ class Codes:
 def pieces_of_codes(checkpoint: Checkpoint, name: str) -> Iterator[Codes]:
     """A parameter in runs of rows, in the model's order, as `Checkpoint.pieces` gives it decoded.
 
-    Raises KeyError for a type that is not in `BITS`.
+    Only for types of groups of 32: those in `BITS`, Q5_0 and Q5_1.
     """
     rows, columns = checkpoint.shape(name)
     kind, packed, order = checkpoint.kind(name), checkpoint.packed(name), checkpoint.transform(name).order

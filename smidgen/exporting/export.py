@@ -1,7 +1,8 @@
 """The verb `export`: any model as a GGUF file or as a folder in Hugging Face layout, with its licence.
 
-2:4 sparse models can be written in compressed-tensors' sparse format too, any model to where LM Studio finds it, and
-most for ONNX Runtime."""
+Folders for vLLM, MLX and ONNX Runtime hold quantized weights as the model's file has them. LM Studio gets a GGUF file
+in its place.
+"""
 
 import os
 import shutil
@@ -11,12 +12,13 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from smidgen.atomic import refuse_unwritable
-from smidgen.errors import SmidgenError, printable
+from smidgen.errors import SmidgenError, Unsupported, printable
 from smidgen.exporting import lm_studio
-from smidgen.exporting.compressed_tensors import write_compressed
+from smidgen.exporting.mlx import write_mlx
 from smidgen.exporting.onnx.folder import Activations, write_onnx
 from smidgen.exporting.onnx.names import NUMBERS
 from smidgen.exporting.onnx.use import how_to_run
+from smidgen.exporting.vllm import write_vllm
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.convert import WRITTEN_BY, write_as_gguf
 from smidgen.formats.gguf.contents import refuse_damaged
@@ -30,7 +32,8 @@ from smidgen.progress import say
 from smidgen.publishing.companions import write_export_notes
 from smidgen.shell import path_of
 
-Format = Literal["hf", "compressed-tensors", "gguf", "lmstudio", "onnx"]
+Format = Literal["hf", "vllm", "mlx", "onnx", "gguf", "lmstudio"]
+_FOLDERS = {"hf": write_hf, "vllm": write_vllm, "mlx": write_mlx}
 
 
 def export(
@@ -45,12 +48,14 @@ def export(
 
     Licence and notice files go with it. Returns the path of what was written.
 
-    dtype: of the weights in a folder ("float32", "float16", "bfloat16"); None for what they are, or float16 where they
-    are quantized.
+    dtype: of the weights in a folder that are not packed ("float32", "float16", "bfloat16"); None for what they are, or
+    float16 where they are quantized.
     activations: for "onnx": "int8" is quicker there, and not exact.
     Raises Unsupported for what the format cannot hold, SmidgenError where it cannot be written.
     """
     output = path_of(output)
+    if to == "compressed-tensors":
+        raise Unsupported("vLLM reads 2:4 sparse weights no more; --to vllm packs Q4_0 and Q8_0 in compressed-tensors.")
     if to not in get_args(Format):
         raise SmidgenError(f"{to!r} is no format to export to; choose from {', '.join(get_args(Format))}.")
     if activations not in get_args(Activations):
@@ -71,8 +76,7 @@ def export(
             write_onnx(checkpoint, output, dtype, activations)
             write_export_notes(output, checkpoint, "for ONNX Runtime", NUMBERS, how_to_run(checkpoint))
         else:
-            write = write_hf if to == "hf" else write_compressed
-            write(checkpoint, output, dtype)
+            _FOLDERS[to](checkpoint, output, dtype)
             write_export_notes(output, checkpoint)
     return output
 

@@ -31,6 +31,16 @@ def run_command(model: str, chats: bool) -> str:
     return f'smidgen run {model} "{_QUESTION if chats else _BEGINNING}"'
 
 
+def elsewhere(program: str, written: Path, chats: bool) -> str:
+    """The same for a folder that another program runs: "mlx" or "vllm"."""
+    folder, prompt = model_word(written), _QUESTION if chats else _BEGINNING
+    commands = {
+        "mlx": f'mlx_lm.generate --model {folder} --prompt "{prompt}"   (pip install mlx-lm)',
+        "vllm": f"vllm serve {folder}",
+    }
+    return f"Run it: {commands[program]}"
+
+
 def try_it(written: Path, chats: bool) -> str:
     """The line that ends what a verb says. written: the model, or its folder."""
     return f"Try it: {run_command(model_word(written), chats)}"

@@ -26,8 +26,9 @@ all rows,
 and rows sampled as the text's own tokens estimate the sum over π.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -43,6 +44,7 @@ from smidgen.formats.parts import head_name
 from smidgen.model.parameters import block_linears, block_shapes
 from smidgen.numerics import block_types as types
 from smidgen.numerics.block_types import BlockType
+from smidgen.numerics.cores import on_all_cores
 from smidgen.numerics.decode import decode
 from smidgen.numerics.factor import damage
 from smidgen.progress import track
@@ -173,18 +175,36 @@ def _damages(
     tried = {min(kinds, key=lambda kind: kind.bits_per_weight): kinds for kinds in classes if kinds}
     errors: dict[BlockType, list[tuple[Tensor, Tensor]]] = {kind: [] for kind in tried}  # rounded and compensated
     for run, columns in zip(runs, rows.split(len(runs[0].moment), dim=1), strict=True):
-        columns, metric = columns.contiguous(), Metric(run)
+        metric = Metric(run)
         bold = next(iter(metric.factors()), None)
-        for kind in fitting:
-            error = _wrong(columns, compensate(columns, kind, metric.rounding), kind)
-            rounded[kind] += float(importance @ damage(error, run.moment))
-            if kind in tried:
-                best = error if bold is None else _wrong(columns, metric.compensate(columns, kind, *bold), kind)
-                errors[kind].append((error, best))
+        work = partial(_encoded, columns.contiguous(), metric, bold, importance, tried)
+        for kind, (loss, pair) in zip(fitting, on_all_cores(work, fitting), strict=True):
+            rounded[kind] += loss
+            if pair is not None:
+                errors[kind].append(pair)
     gains: dict[BlockType, float] = {}
     for one, alike in tried.items():
         gains |= dict.fromkeys(alike, _gain(errors[one], importance, runs, gradients))
     return {kind.name: 0.5 * gains[kind] * loss for kind, loss in rounded.items()}
+
+
+def _encoded(
+    columns: Float[Tensor, "rows span"],
+    metric: Metric,
+    bold: tuple[float, Float[Tensor, "span span"]] | None,
+    importance: Float[Tensor, " rows"],
+    tried: Collection[BlockType],
+    kind: BlockType,
+) -> tuple[float, tuple[Float[Tensor, "rows span"], Float[Tensor, "rows span"]] | None]:
+    """Of a run of columns, what rounding costs; for types that are `tried` also the errors of rounding and of the best.
+
+    bold: shrinkage and factor to compensate with, if it can be judged.
+    """
+    error = _wrong(columns, compensate(columns, kind, metric.rounding), kind)
+    loss = float(importance @ damage(error, metric.sample.moment))
+    if kind not in tried:
+        return loss, None
+    return loss, (error, error if bold is None else _wrong(columns, metric.compensate(columns, kind, *bold), kind))
 
 
 def _gain(

@@ -72,12 +72,12 @@ def test_engines_get_one_converted_file(folder: Path, tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--to", "vllm", "-o", "x"], "--to vllm is not there yet"),
-        (["--to", "pdf", "-o", "x"], "no format; choose hf, gguf, compressed-tensors, lmstudio or onnx"),
+        (["--to", "onnx", "-o", "x"], "--to onnx is not there yet"),
+        (["--to", "pdf", "-o", "x"], "no format; choose hf, gguf, vllm, mlx, onnx or lmstudio"),
         (["--to", "hf", "-o", "x", "--activations", "int8"], "--activations is for onnx"),
         (["--to", "onnx", "-o", "."], "is not empty"),
         (["--to", "gguf", "-o", "x.gguf", "--dtype", "float32"], "--dtype is for folders"),
-        (["--to", "compressed-tensors", "-o", "x"], "is not 2:4 sparse"),
+        (["--to", "compressed-tensors", "-o", "x"], "vLLM reads 2:4 sparse weights no more; --to vllm"),
         (["--to", "gguf", "-o", "missing/x.gguf"], "no folder"),
         (["--to", "hf", "-o", "."], "is not empty"),
     ],

@@ -80,7 +80,7 @@ class Family:
         planned = Tensors(shapes, lambda name: tuple(vectors[name].tolist()))
         where = f"GGUF ({self.gguf.architecture})"
         again = _read_again(lambda: self.config_from_gguf(_as_stored(metadata), planned), where)
-        _refuse_difference(_comparable(config), _comparable(again), where)
+        refuse_misreading(config, again, where)
         return metadata, vectors
 
     # -- Hugging Face layout -----------------------------------------------------------------------------------------
@@ -102,13 +102,20 @@ class Family:
         written = self.hf_map(config)
         values = written.write(facts_of(config), self.traits)
         where = f"config.json ({written.model_type})"
-        again = _read_again(lambda: self.config_from_hf(values, written), where)
-        _refuse_difference(_comparable(config), _comparable(again), where)
+        refuse_misreading(config, _read_again(lambda: self.config_from_hf(values, written), where), where)
         return values
 
     def hf_transform(self, name: str, written: HFMap) -> Transform:
         """How a canonical parameter stands to the one in the folder."""
         return Transform(offset=written.norm_offset if name.endswith("norm.weight") else 0.0)
+
+
+def refuse_misreading(wanted: ModelConfig, found: ModelConfig, where: str) -> None:
+    """Raises Unsupported, naming the first field, where what a reader makes of a file is not the model.
+
+    where: the file, or the reader.
+    """
+    _refuse_difference(_comparable(wanted), _comparable(found), where)
 
 
 def _as_stored(metadata: Mapping[str, Any]) -> dict[str, Any]:
