@@ -15,7 +15,7 @@ _LATER = ("openvino",)
 
 
 class Dtype(StrEnum):
-    """Of the weights in a folder."""
+    """Of the weights in a folder that are not packed."""
 
     BFLOAT16 = "bfloat16"
     FLOAT16 = "float16"
@@ -60,12 +60,11 @@ def command(
     """Write a model in another format.
 
     hf is a folder that transformers, vLLM and others load: config.json, safetensors, tokenizer files; quantized weights
-    are decoded. gguf is one file for llama.cpp, Ollama and LM Studio, with the weights as they are. vllm and mlx are
-    folders with quantized weights as they are: Q4_0 and Q8_0 (cut with --types Q4_0,Q8_0), Q5_0, and for mlx Q4_1 and
-    Q5_1; other matrices get 16 bits. onnx is a folder for onnxruntime-genai: Q4_0, Q4_1 and Q8_0 keep their numbers,
-    other types are decoded; --activations int8 rounds what meets them to 8 bits. lmstudio puts a GGUF file where LM
-    Studio finds it: into a folder PUBLISHER/MODEL of its models folder. A file on the same disk gets a second name,
-    and takes no space twice.
+    are decoded. gguf is one file for llama.cpp, Ollama and LM Studio, with the weights as they are. vllm, mlx and onnx
+    (for onnxruntime-genai) are folders with quantized weights as they are: Q4_0 and Q8_0 (cut with --types Q4_0,Q8_0),
+    Q5_0, and for mlx and onnx Q4_1 and Q5_1; other matrices get 16 bits. lmstudio puts a GGUF file where LM Studio
+    finds it: into a folder PUBLISHER/MODEL of its models folder. A file on the same disk gets a second name, and takes
+    no space twice.
 
     \b
     Examples:

@@ -1,7 +1,7 @@
 """The verb `export`: any model as a GGUF file or as a folder in Hugging Face layout, with its licence.
 
-Folders for vLLM, MLX and ONNX Runtime hold quantized weights as the file of the model has them. LM Studio gets a GGUF
-file in its place.
+Folders for vLLM, MLX and ONNX Runtime hold quantized weights as the model's file has them. LM Studio gets a GGUF file
+in its place.
 """
 
 import os

@@ -84,12 +84,12 @@ def say_what_it_costs(checkpoint: Checkpoint, held: Held, plan: PackingPlan) -> 
                 f"{_cost(checkpoint, [name])}.")  # fmt: skip
     if others := [name for name in wide if name not in held.wide]:
         say(
-            f"{_counted(checkpoint, others)} in 16 bits: {_cost(checkpoint, others)}. {held.format} holds "
+            f"{counted(checkpoint, others)} in 16 bits: {_cost(checkpoint, others)}. {held.format} holds "
             f"{', '.join(kind.name for kind in held.types)} as they are."
         )
     packed = {name: plan.bits[tensor] for name, tensor in matrices.items() if tensor in plan.bits}
     if raised := [name for name, bits in packed.items() if BITS[checkpoint.kind(name)] < bits]:
-        say(f"{_counted(checkpoint, raised)} in more bits than they need, the same numbers: {held.format} wants it so.")
+        say(f"{counted(checkpoint, raised)} in more bits than they need, the same numbers: {held.format} wants it so.")
 
 
 def storing_dtype(dtype: str | None, plan: PackingPlan) -> str | None:
@@ -131,7 +131,7 @@ def words(codes: UInt8[Tensor, "rows cols"], bits: int) -> Int[Tensor, "rows wor
     return octets.sum(2, dtype=torch.uint8).view(torch.int32)
 
 
-def _counted(checkpoint: Checkpoint, names: list[str]) -> str:
+def counted(checkpoint: Checkpoint, names: list[str]) -> str:
     """`"24 matrices (20 Q4_K, 4 Q6_K)"`."""
     kinds = Counter(checkpoint.kind(name).name for name in names).most_common()
     shown = ", ".join(f"{count} {kind}" for kind, count in kinds)

@@ -16,9 +16,11 @@ from smidgen.atomic import making_folder, refuse_full_disk, replacing, write_who
 from smidgen.errors import SmidgenError
 from smidgen.exporting.onnx.names import GENAI_CONFIG, MODEL
 from smidgen.exporting.onnx.settings import genai_settings
+from smidgen.exporting.packed import counted
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.hf.writer import DTYPES, token_ids, write_tokenizer_files
 from smidgen.model.parameters import is_matrix
+from smidgen.numerics import block_types as types
 from smidgen.progress import say
 from smidgen.sizes import format_size
 from smidgen.version import __version__
@@ -50,7 +52,7 @@ def write_onnx(
     with making_folder(folder):
         write_tokenizer_files(checkpoint, folder)  # first, since it may be refused
         refuse_full_disk(folder / MODEL, graph.nbytes + len(serialized) + _SPACE_FOR_NOTES)
-        _say_what_is_decoded(checkpoint, DTYPES[dtype or "float16"])
+        _say_what_it_costs(checkpoint, DTYPES[dtype or "float16"])
         graph.write_numbers(folder, checkpoint)
         with replacing(folder / MODEL, len(serialized)) as file:
             file.write(serialized)
@@ -64,19 +66,17 @@ def _need_onnx_ir() -> None:
         raise SmidgenError("--to onnx needs the package onnx-ir: pip install 'smidgen[export]'.") from error
 
 
-def _say_what_is_decoded(checkpoint: Checkpoint, dtype: torch.dtype) -> None:
-    """How many matrices lose their types, and what that costs."""
+def _say_what_it_costs(checkpoint: Checkpoint, dtype: torch.dtype) -> None:
+    """A line about matrices that lose their types, one about those whose codes get more bits than they have."""
     from smidgen.exporting.onnx.matrices import is_kept
 
     matrices = [name for name in checkpoint.names() if is_matrix(name)]
-    decoded = [name for name in matrices if not is_kept(checkpoint.kind(name))]
-    if not decoded:
-        return
-    before = sum(checkpoint.packed(name).nbytes for name in decoded)
-    after = sum(prod(checkpoint.shape(name)) for name in decoded) * dtype.itemsize
-    kinds = ", ".join(sorted({checkpoint.kind(name).name for name in decoded}))
-    say(
-        f"{len(decoded)} of {len(matrices)} matrices ({kinds}) are written as {str(dtype).removeprefix('torch.')}: "
-        f"{format_size(after)} in place of {format_size(before)}. ONNX Runtime holds Q4_0, Q4_1 and Q8_0 as they are; "
-        "cut with --types Q4_0,Q8_0 for that."
-    )
+    if decoded := [name for name in matrices if not is_kept(checkpoint.kind(name))]:
+        before = sum(checkpoint.packed(name).nbytes for name in decoded)
+        after = sum(prod(checkpoint.shape(name)) for name in decoded) * dtype.itemsize
+        say(
+            f"{counted(checkpoint, decoded)} as {str(dtype).removeprefix('torch.')}: {format_size(after)} instead of "
+            f"{format_size(before)}. ONNX Runtime holds Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0 as they are."
+        )
+    if raised := [name for name in matrices if checkpoint.kind(name) in (types.Q5_0, types.Q5_1)]:
+        say(f"{counted(checkpoint, raised)} in more bits than they need, the same numbers: ONNX Runtime has no 5.")

@@ -7,6 +7,7 @@ the zero point is the middle of the numbers unless one is given. So
     Q4_0    one number of 4 bits: code + 8
     Q4_1    one number of 4 bits with zero point 0, and the shift of each group times the sum of what meets the group
     Q8_0    two numbers of 4 bits, 16 · (high − 8) + low = code; or one of 8 bits: code + 128
+    Q5_0    the same, and Q5_1 with shifts
 
 On processors ONNX Runtime has a kernel for numbers of 4 bits that multiplies with float32 as it is. For 8 bits it has
 one only where the activations are rounded to 8 bits too, and otherwise decodes the whole matrix for every token: 34 ms
@@ -28,7 +29,7 @@ import torch
 from torch import Tensor
 
 from smidgen.errors import BadFile, Unsupported, printable
-from smidgen.exporting.codes import BITS, GROUP, Codes, pieces_of_codes
+from smidgen.exporting.codes import GROUP, Codes, pieces_of_codes
 from smidgen.exporting.onnx.graph import Graph
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.hf.safetensors_writer import Stored
@@ -74,7 +75,10 @@ _DIGITS = {
     types.Q4_0: (Digits("codes", 4, lambda codes: codes + 8),),
     types.Q4_1: (Digits("codes", 4, lambda codes: codes, centred=False),),
     types.Q8_0: (_HIGH, _LOW),
+    types.Q5_0: (_HIGH, _LOW),
+    types.Q5_1: (_HIGH, _LOW),
 }
+_SHIFTED = {types.Q4_1, types.Q5_1}
 
 
 class Matrices:
@@ -91,10 +95,11 @@ class Matrices:
     def get(self, name: str, multiplied: bool = True) -> Matrix:
         """A parameter. multiplied: whether it is, and not only looked up in."""
         kind = self._checkpoint.kind(name)
-        if kind not in BITS:
+        if kind not in _DIGITS:
             return _Plain(self._graph, self._checkpoint, name, self._dtype or PLAIN.get(kind.name, torch.float16))
-        whole = kind == types.Q8_0 and (self._int8 or not multiplied)
-        digits = (_WHOLE,) if whole else _DIGITS[kind]
+        digits = _DIGITS[kind]
+        if len(digits) > 1 and (self._int8 or not multiplied):
+            digits = (_WHOLE,)
         level = _INT8_ACTIVATIONS if self._int8 else _FLOAT32_ACTIVATIONS
         return _Coded(self._graph, self._checkpoint, name, digits, level, self._group_sums)
 
@@ -122,7 +127,7 @@ class _Coded(Matrix):
         self._scales = [self._times_weight(one) for one in digits]
         self._zeros = None if digits[-1].centred else self._zero_points()
         self._shift = None
-        if checkpoint.kind(name) == types.Q4_1:
+        if checkpoint.kind(name) in _SHIFTED:
             shift = self._read("shift", torch.float16, self._groups, lambda codes: self._finite(codes.shift))
             self._shift = _as_float32(graph, graph.stored(shift))
 
@@ -237,4 +242,4 @@ def _packed(digits: Digits, codes: Codes) -> UInt8[Tensor, "rows bytes"]:
 
 def is_kept(kind: BlockType) -> bool:
     """Whether a matrix of this type is written with the very numbers that it has."""
-    return kind in BITS or kind.name in PLAIN
+    return kind in _DIGITS or kind.name in PLAIN

@@ -74,8 +74,8 @@ def test_other_types_are_decoded_and_that_is_said(tmp_path: Path, capsys: pytest
     for dtype, shown in ((None, "float16"), ("float32", "float32")):
         export(model, "onnx", tmp_path / shown, dtype)
         said = capsys.readouterr().err
-        assert f"4 of 16 matrices (Q4_K, Q6_K) are written as {shown}: " in said
-        assert "in place of 181.2 kB" in said and "cut with --types Q4_0,Q8_0" in said
+        assert f"4 matrices (2 Q4_K, 2 Q6_K) as {shown}: " in said
+        assert "instead of 181.2 kB" in said and "holds Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0" in said
     with open_checkpoint(model) as checkpoint:
         wanted = decoder_of(checkpoint)
         ids = torch.arange(20)[None] + 100
@@ -84,6 +84,11 @@ def test_other_types_are_decoded_and_that_is_said(tmp_path: Path, capsys: pytest
             for shown in ("float16", "float32")
         }
     assert off["float32"] < 5e-5 < off["float16"] < 1e-2
+
+
+def test_five_bits_become_eight_and_that_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    export(write_quantized("qwen3", tmp_path, {"ffn_up.weight": types.Q5_0}), "onnx", tmp_path / "out")
+    assert "4 matrices (4 Q5_0) in more bits than they need" in capsys.readouterr().err
 
 
 def test_nothing_is_said_where_all_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ from tests.exporting.onnx.sessions import open_session
 from tests.gguf_forms import of_types, plain, tensors_of, with_tensors
 from tests.mutated_gguf import Parts
 
+_KEPT = [types.Q4_0, types.Q4_1, types.Q5_0, types.Q5_1, types.Q8_0, types.F16, types.BF16]
 _NAME, _TENSOR = "blocks.0.attention.key.weight", "blk.0.attn_k.weight"
 
 
@@ -31,16 +32,14 @@ def with_blocks(kind: BlockType) -> Parts:
         scales = np.random.default_rng(seed).normal(size=(len(blocks), 2)).astype(np.float16)
         scales[::7, 0] = 0
         blocks[:, :2] = scales[:, :1].view(np.uint8)
-        if kind == types.Q4_1:
+        if kind in (types.Q4_1, types.Q5_1):
             blocks[:, 2:4] = scales[:, 1:].view(np.uint8)
         tensors[name] = name, shape, number, blocks.tobytes()
     return with_tensors(plain(), list(tensors.values()))
 
 
 @pytest.mark.parametrize("int8", [False, True])
-@pytest.mark.parametrize(
-    "kind", [types.Q4_0, types.Q4_1, types.Q8_0, types.F16, types.BF16], ids=lambda kind: kind.name
-)
+@pytest.mark.parametrize("kind", _KEPT, ids=lambda kind: kind.name)
 def test_numbers_are_those_of_the_file(kind: BlockType, int8: bool, tmp_path: Path) -> None:
     """Columns one at a time by multiplying with ones and zeros, and rows as an embedding."""
     quantized = kind.name.startswith("Q")
