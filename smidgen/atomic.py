@@ -89,6 +89,38 @@ def refuse_unmakeable(folder: Path, advice: str) -> None:
         raise SmidgenError(f"{printable(folder)} cannot be written: {why}. {advice}")
 
 
+@contextmanager
+def making_folder(folder: Path) -> Iterator[None]:
+    """Make a folder that the block fills; it must not exist or be empty. If the block fails, nothing of it is left.
+
+    Raises SmidgenError where there is something in it or it cannot be made.
+    """
+    try:
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"{printable(folder)} cannot be written: {error.strerror}."
+        raise SmidgenError(f"{reason} Choose another folder with -o.") from error
+    if any(folder.iterdir()):
+        raise SmidgenError(f"{printable(folder)} is not empty. Choose another folder with -o.")
+    try:
+        yield
+    except BaseException:
+        _empty(folder)
+        for path in made:
+            with suppress(OSError):  # somebody else put something into it meanwhile
+                path.rmdir()
+        raise
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
 def refuse_full_disk(target: Path, size: int) -> None:
     """Raises SmidgenError where the disk of `target`'s folder has less than `size` bytes free."""
     free = shutil.disk_usage(target.parent).free

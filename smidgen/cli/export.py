@@ -10,12 +10,12 @@ from smidgen.cli import options
 from smidgen.errors import Unsupported, printable
 from smidgen.shell import path_of
 
-_FORMATS = ("hf", "gguf", "compressed-tensors", "lmstudio")
-_LATER = ("vllm", "onnx", "openvino")
+_FORMATS = ("hf", "gguf", "compressed-tensors", "lmstudio", "openvino")
+_LATER = ("vllm", "onnx")
 
 
 class Dtype(StrEnum):
-    """Of the weights in a folder in Hugging Face layout."""
+    """Of the weights in a folder."""
 
     BFLOAT16 = "bfloat16"
     FLOAT16 = "float16"
@@ -27,7 +27,7 @@ def command(
     to: Annotated[
         str,
         typer.Option(
-            "--to", metavar="hf|gguf|compressed-tensors|lmstudio", help="Format to write.", show_default=False
+            "--to", metavar="hf|gguf|compressed-tensors|lmstudio|openvino", help="Format to write.", show_default=False
         ),
     ],
     output: Annotated[
@@ -54,7 +54,8 @@ def command(
     are decoded. gguf is one file for llama.cpp, Ollama and LM Studio, with the weights as they are. compressed-tensors
     is a folder with the weights of a 2:4 sparse model at 9/16 of their size, for vLLM 0.8 to 0.18 on Hopper GPUs.
     lmstudio puts a GGUF file where LM Studio finds it: into a folder PUBLISHER/MODEL of its models folder. A file on
-    the same disk gets a second name, and takes no space twice.
+    the same disk gets a second name, and takes no space twice. openvino is a folder for OpenVINO GenAI: Q4_0, Q4_1 and
+    Q8_0 keep their numbers, other types are decoded.
 
     \b
     Examples:
@@ -65,7 +66,7 @@ def command(
     if to in _LATER:
         raise Unsupported(f"--to {to} is not there yet; smidgen writes {', '.join(_FORMATS)}.")
     if to not in _FORMATS:
-        raise typer.BadParameter(f"--to {to!r} is no format; choose hf, gguf, compressed-tensors or lmstudio")
+        raise typer.BadParameter(f"--to {to!r} is no format; choose hf, gguf, compressed-tensors, lmstudio or openvino")
     if to in ("gguf", "lmstudio") and dtype is not None:
         raise typer.BadParameter("--dtype is for folders; a GGUF file keeps the weights as they are")
     from smidgen.exporting.export import export
@@ -74,6 +75,8 @@ def command(
     written = export(model, to, output, None if dtype is None else dtype.value)
     if to == "lmstudio":
         advice = f" LM Studio shows it as {printable(written.parent.parent.name)}/{printable(written.parent.name)}."
+    elif to == "openvino":
+        advice = f" {printable(written / 'README.md')} shows how to run it with OpenVINO GenAI."
     else:
         advice = "" if to == "compressed-tensors" else f" {try_it(output, can_chat(output))}"
     print(f"{printable(written)}: written.{advice}")

@@ -1,6 +1,7 @@
 """The verb `export`: any model as a GGUF file or as a folder in Hugging Face layout, with its licence.
 
-2:4 sparse models can be written in compressed-tensors' sparse format too, and any model to where LM Studio finds it."""
+2:4 sparse models can be written in compressed-tensors' sparse format too, any model to where LM Studio finds it, and
+most for OpenVINO."""
 
 import os
 import shutil
@@ -13,6 +14,9 @@ from smidgen.atomic import refuse_unwritable
 from smidgen.errors import SmidgenError, printable
 from smidgen.exporting import lm_studio
 from smidgen.exporting.compressed_tensors import write_compressed
+from smidgen.exporting.openvino.folder import write_openvino
+from smidgen.exporting.openvino.names import NUMBERS as OPENVINO_NUMBERS
+from smidgen.exporting.openvino.use import how_to_run as how_to_run_openvino
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.convert import WRITTEN_BY, write_as_gguf
 from smidgen.formats.gguf.contents import refuse_damaged
@@ -26,7 +30,7 @@ from smidgen.progress import say
 from smidgen.publishing.companions import write_export_notes
 from smidgen.shell import path_of
 
-Format = Literal["hf", "compressed-tensors", "gguf", "lmstudio"]
+Format = Literal["hf", "compressed-tensors", "gguf", "lmstudio", "openvino"]
 
 
 def export(model: ModelName, to: Format, output: str | os.PathLike[str], dtype: str | None = None) -> Path:
@@ -52,6 +56,10 @@ def export(model: ModelName, to: Format, output: str | os.PathLike[str], dtype: 
             notices = {output.with_name(notice.name): notice for notice in checkpoint.origin.notices}
             if not _is_same(output, checkpoint.path):
                 _write_gguf(checkpoint, output, notices, lm_studio.write_or_link)
+        elif to == "openvino":
+            write_openvino(checkpoint, output, dtype)
+            how_to_run = how_to_run_openvino(checkpoint)
+            write_export_notes(output, checkpoint, "for OpenVINO", OPENVINO_NUMBERS, how_to_run)
         else:
             write = write_hf if to == "hf" else write_compressed
             write(checkpoint, output, dtype)

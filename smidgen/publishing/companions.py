@@ -95,13 +95,22 @@ def write_companions(
     write_modelfile(output, [licence])
 
 
-def write_export_notes(output: Path, checkpoint: "Checkpoint") -> None:
-    """README.md, licence and notice files beside a model that was written in Hugging Face layout."""
-    licence, base = Licensed.beside(output, checkpoint, "model.safetensors"), title(checkpoint)
-    what = f"The weights of {base} in Hugging Face layout, written by `smidgen export`."
+def write_export_notes(
+    output: Path,
+    checkpoint: "Checkpoint",
+    layout: str = "in Hugging Face layout",
+    made: str = "model.safetensors",
+    use: Sequence[str] = (),
+) -> None:
+    """README.md, licence and notice files beside a model that was exported to a folder.
+
+    layout: what the folder is, after "The weights of …".  made: the file with the weights.  use: how to run it.
+    """
+    licence, base = Licensed.beside(output, checkpoint, made), title(checkpoint)
+    what = f"The weights of {base} {layout}, written by `smidgen export`."
     lines = [
         *front_matter({**licence.in_front(), **base_model(checkpoint)}), f"# {base}", "", what, "",
-        "## Licence", "", licence.in_words(), "", licence.on_use(),
+        *use, "## Licence", "", licence.in_words(), "", licence.on_use(),
     ]  # fmt: skip
     write_whole(output / "README.md", "\n".join(lines) + "\n")
 

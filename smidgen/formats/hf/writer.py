@@ -5,9 +5,7 @@ are decoded and written a piece at a time, so a model need not fit in memory.
 """
 
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -17,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from smidgen.atomic import refuse_full_disk, replacing, write_whole
-from smidgen.errors import SmidgenError, Unsupported, printable
+from smidgen.atomic import making_folder, refuse_full_disk, replacing, write_whole
+from smidgen.errors import SmidgenError, Unsupported
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.hf.checkpoint import FolderCheckpoint
 from smidgen.formats.hf.folder import CONFIG, GENERATION_CONFIG, INDEX, SINGLE, TOKENIZER_FILES, member, template_files
@@ -71,47 +69,25 @@ def write_hf(
     name = dtype or default_dtype(checkpoint)
     if name not in DTYPES:
         raise SmidgenError(f"{name!r} is no dtype for weights. Choose from {', '.join(DTYPES)}.")
-    settings = checkpoint.family.to_hf(checkpoint.config) | _token_ids(checkpoint) | {"torch_dtype": name}
+    settings = checkpoint.family.to_hf(checkpoint.config) | token_ids(checkpoint) | {"torch_dtype": name}
     settings |= more_settings or {}
-    try:
-        made = [path for path in (folder, *folder.parents) if not path.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = f"{printable(folder)} cannot be written: {error.strerror}."
-        raise SmidgenError(f"{reason} Choose another folder with -o.") from error
-    if any(folder.iterdir()):
-        raise SmidgenError(f"{printable(folder)} is not empty. Choose another folder with -o.")
-    try:
-        _write_tokenizer(checkpoint, folder)  # first, since it may be refused
+    with making_folder(folder):
+        write_tokenizer_files(checkpoint, folder)  # first, since it may be refused
         if member(folder, GENERATION_CONFIG) is None:
             ids = {key: settings[key] for key in _TOKEN_IDS if settings[key] is not None}
             _write_json(folder / GENERATION_CONFIG, ids)
         _write_weights(checkpoint, folder, DTYPES[name], packing)
         _write_json(folder / CONFIG, settings)  # last: with it, the folder is a model
-    except BaseException:
-        _empty(folder)
-        for path in made:
-            with suppress(OSError):  # somebody else put something into it meanwhile
-                path.rmdir()
-        raise
 
 
-def _empty(folder: Path) -> None:
-    for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-
-
-def _token_ids(checkpoint: Checkpoint) -> dict[str, Any]:
+def token_ids(checkpoint: Checkpoint) -> dict[str, Any]:
     """The ids that config.json states; null where there is none, since the classes have defaults of their own."""
     vocabulary = Vocabulary.from_gguf(checkpoint.file.metadata)
     begin, padding = vocabulary.roles.get("bos_token"), vocabulary.roles.get("pad_token")
     return dict(zip(_TOKEN_IDS, (begin, sorted(vocabulary.end_ids) or None, padding), strict=True))
 
 
-def _write_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
+def write_tokenizer_files(checkpoint: Checkpoint, folder: Path) -> None:
     """The folder's own files where the model came from one, else new ones from the metadata."""
     if not isinstance(checkpoint, FolderCheckpoint):
         write_tokenizer(folder, checkpoint.file.metadata)
