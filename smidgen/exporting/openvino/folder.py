@@ -4,13 +4,13 @@ Quantized matrices keep their codes and scales wherever OpenVINO's constants can
 """
 
 import json
-from importlib import import_module
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smidgen.atomic import making_folder, refuse_full_disk, write_whole
 from smidgen.errors import SmidgenError, printable
+from smidgen.exporting.openvino.extra import prepare_openvino
 from smidgen.exporting.openvino.names import MODEL, NUMBERS
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.hf.folder import GENERATION_CONFIG
@@ -22,7 +22,6 @@ from smidgen.sizes import format_size
 if TYPE_CHECKING:
     import torch
 
-_PACKAGES = ("openvino", "openvino_tokenizers", "transformers")
 _GRAPH_SPACE = 4 * 2**20  # for the graph itself, vectors and settings
 
 
@@ -34,7 +33,7 @@ def write_openvino(checkpoint: Checkpoint, folder: Path, dtype: str | None = Non
     where they are not quantized.
     Raises Unsupported for a model that the graph cannot express, SmidgenError where it cannot be written.
     """
-    _refuse_missing_packages()
+    prepare_openvino()
     from smidgen.exporting.openvino.decoder import refuse_model
     from smidgen.exporting.openvino.matrices import stored_bytes
     from smidgen.exporting.openvino.tokenizer import write_tokenizers
@@ -52,15 +51,6 @@ def write_openvino(checkpoint: Checkpoint, folder: Path, dtype: str | None = Non
         if not (folder / GENERATION_CONFIG).exists():
             write_whole(folder / GENERATION_CONFIG, json.dumps(settings, indent=2) + "\n")
         _write_model(checkpoint, folder, wished)
-
-
-def _refuse_missing_packages() -> None:
-    for package in _PACKAGES:
-        try:
-            import_module(package)
-        except ImportError as error:
-            name = package.replace("_", "-")
-            raise SmidgenError(f"--to openvino needs the package {name}: pip install 'smidgen[openvino]'.") from error
 
 
 def _write_model(checkpoint: Checkpoint, folder: Path, dtype: "torch.dtype | None") -> None:

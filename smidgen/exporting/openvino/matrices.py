@@ -1,8 +1,8 @@
 """Matrices in an OpenVINO graph: multiplied with, and looked up in.
 
-A quantized matrix keeps its codes and its scales: a constant of whole numbers of 4 or 8 bits [rows, groups, 32], times a
-constant of float16 [rows, groups, 1], both made float32 before, since a product of the two has more digits than float16.
-OpenVINO knows this pattern, keeps the constants as they are in memory, and multiplies with them.
+A quantized matrix keeps its codes and its scales: a constant of whole numbers of 4 or 8 bits [rows, groups, 32], times
+a constant of float16 [rows, groups, 1], both made float32 before, since their product has more digits than float16.
+OpenVINO knows this pattern, keeps the constants in memory as they are, and multiplies with them.
 
     Q4_0    i4: code
     Q4_1    u4: code, and the shift of each group times the sum of what meets the group

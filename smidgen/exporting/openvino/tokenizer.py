@@ -21,9 +21,8 @@ def write_tokenizers(checkpoint: Checkpoint, folder: Path) -> None:
     write_tokenizer_files(checkpoint, folder)
     if not (folder / "tokenizer.json").exists():  # a folder that has tokenizer.model alone
         write_tokenizer(folder, checkpoint.tokenizer_metadata)
-    from transformers import PreTrainedTokenizerFast
-
     from openvino_tokenizers import convert_tokenizer
+    from transformers import PreTrainedTokenizerFast
 
     logging.getLogger("openvino_tokenizers").setLevel(logging.ERROR)
     try:
