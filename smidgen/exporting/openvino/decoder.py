@@ -57,7 +57,8 @@ def decoder_graph(checkpoint: Checkpoint, graph: Graph, dtype: torch.dtype | Non
     logits = embedding.times(x) if config.tied_head else layers.linear(x, "head")
     result = op.result(_finished(logits, checkpoint))
     result.output(0).get_tensor().set_names({"logits"})
-    model = ov.Model([result], states.sinks, [ids, mask, positions, beams], states.variables, config.family)
+    parts = [result], states.sinks, [ids, mask, positions, beams], states.variables, config.family
+    model = ov.Model(*parts)  # pyright: ignore[reportGeneralTypeIssues] - its metaclass stands in the way
     for key, value in _EXACT.items():
         model.set_rt_info(value, ["runtime_options", key])
     return model

@@ -30,5 +30,6 @@ def write_tokenizers(checkpoint: Checkpoint, folder: Path) -> None:
     except Exception as error:  # whatever it stumbles over in a tokenizer that it does not know
         last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         raise SmidgenError(f"openvino-tokenizers cannot convert this model's tokenizer: {last[0]}") from error
+    assert isinstance(both, tuple)
     for graph, name in zip(both, (TOKENIZER, DETOKENIZER), strict=True):
         ov.save_model(graph, folder / name)

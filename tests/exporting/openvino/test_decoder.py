@@ -55,8 +55,11 @@ def test_families(family: str, tmp_path: Path) -> None:
     assert_the_same(tmp_path / "model", tmp_path / "out")
 
 
-@pytest.mark.parametrize("embedding", [types.Q4_0, types.Q4_1, types.Q8_0], ids=lambda kind: kind.name)
-@pytest.mark.parametrize("family", ["gemma2", "gemma3", "llama3", "qwen2"])
+@pytest.mark.parametrize(
+    ("family", "embedding"),
+    [("gemma2", types.Q4_0), ("gemma3", types.Q4_1), ("llama3", types.Q8_0), ("qwen2", types.Q4_1)],
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
 def test_quantized(family: str, embedding: types.BlockType, tmp_path: Path) -> None:
     """Tied heads and heads of their own."""
     model = write_quantized(family, tmp_path, MIXED | {"token_embd.weight": embedding, "output.weight": embedding})
