@@ -10,8 +10,8 @@ from smidgen.cli import options
 from smidgen.errors import Unsupported, printable
 from smidgen.shell import path_of
 
-_FORMATS = ("hf", "gguf", "vllm", "mlx", "onnx", "lmstudio")
-_LATER = ("openvino",)
+_FORMATS = ("hf", "gguf", "vllm", "mlx", "onnx", "openvino", "lmstudio")
+_LATER = ("litert",)
 
 
 class Dtype(StrEnum):
@@ -33,7 +33,9 @@ def command(
     model: options.Model,
     to: Annotated[
         str,
-        typer.Option("--to", metavar="hf|gguf|vllm|mlx|onnx|lmstudio", help="Format to write.", show_default=False),
+        typer.Option(
+            "--to", metavar="hf|gguf|vllm|mlx|onnx|openvino|lmstudio", help="Format to write.", show_default=False
+        ),
     ],
     output: Annotated[
         Path,
@@ -60,11 +62,11 @@ def command(
     """Write a model in another format.
 
     hf is a folder that transformers, vLLM and others load: config.json, safetensors, tokenizer files; quantized weights
-    are decoded. gguf is one file for llama.cpp, Ollama and LM Studio, with the weights as they are. vllm, mlx and onnx
-    (for onnxruntime-genai) are folders with quantized weights as they are: Q4_0 and Q8_0 (cut with --types Q4_0,Q8_0),
-    Q5_0, and for mlx and onnx Q4_1 and Q5_1; other matrices get 16 bits. lmstudio puts a GGUF file where LM Studio
-    finds it: into a folder PUBLISHER/MODEL of its models folder. A file on the same disk gets a second name, and takes
-    no space twice.
+    are decoded. gguf is one file for llama.cpp, Ollama and LM Studio, with the weights as they are. vllm, mlx, onnx
+    (for onnxruntime-genai) and openvino (for OpenVINO GenAI) are folders with quantized weights as they are: Q4_0 and
+    Q8_0 (cut with --types portable), and more of the simple types in some; other matrices get 16 bits. lmstudio puts a
+    GGUF file where LM Studio finds it: into a folder PUBLISHER/MODEL of its models folder. A file on the same disk gets
+    a second name, and takes no space twice.
 
     \b
     Examples:
@@ -80,7 +82,7 @@ def command(
             "vLLM reads 2:4 sparse weights no more; --to vllm packs quantized ones in compressed-tensors."
         )
     if to not in _FORMATS:
-        raise typer.BadParameter(f"--to {to!r} is no format; choose hf, gguf, vllm, mlx, onnx or lmstudio")
+        raise typer.BadParameter(f"--to {to!r} is no format; choose hf, gguf, vllm, mlx, onnx, openvino or lmstudio")
     if to in ("gguf", "lmstudio") and dtype is not None:
         raise typer.BadParameter("--dtype is for folders; a GGUF file keeps the weights as they are")
     if to != "onnx" and activations != Activations.FLOAT32:
@@ -91,8 +93,8 @@ def command(
     written = export(model, to, output, None if dtype is None else dtype.value, activations.value)
     if to == "lmstudio":
         advice = f" LM Studio shows it as {printable(written.parent.parent.name)}/{printable(written.parent.name)}."
-    elif to == "onnx":
-        advice = f" {printable(written / 'README.md')} shows how to run it with onnxruntime-genai."
+    elif to in ("onnx", "openvino"):
+        advice = f" {printable(written / 'README.md')} shows how to run it."
     else:
         chats = can_chat(output)
         advice = f" {elsewhere(to, output, chats) if to in ('vllm', 'mlx') else try_it(output, chats)}"

@@ -1,7 +1,7 @@
 """The verb `export`: any model as a GGUF file or as a folder in Hugging Face layout, with its licence.
 
-Folders for vLLM, MLX and ONNX Runtime hold quantized weights as the model's file has them. LM Studio gets a GGUF file
-in its place.
+Folders for vLLM, MLX, ONNX Runtime and OpenVINO hold quantized weights as the model's file has them. LM Studio gets a
+GGUF file in its place.
 """
 
 import os
@@ -15,9 +15,12 @@ from smidgen.atomic import refuse_unwritable
 from smidgen.errors import SmidgenError, printable
 from smidgen.exporting import lm_studio
 from smidgen.exporting.mlx import write_mlx
+from smidgen.exporting.onnx import names as onnx_names
+from smidgen.exporting.onnx import use as onnx_use
 from smidgen.exporting.onnx.folder import Activations, write_onnx
-from smidgen.exporting.onnx.names import NUMBERS
-from smidgen.exporting.onnx.use import how_to_run
+from smidgen.exporting.openvino import names as openvino_names
+from smidgen.exporting.openvino import use as openvino_use
+from smidgen.exporting.openvino.folder import write_openvino
 from smidgen.exporting.vllm import write_vllm
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.convert import WRITTEN_BY, write_as_gguf
@@ -32,7 +35,7 @@ from smidgen.progress import say
 from smidgen.publishing.companions import write_export_notes
 from smidgen.shell import path_of
 
-Format = Literal["hf", "vllm", "mlx", "onnx", "gguf", "lmstudio"]
+Format = Literal["hf", "vllm", "mlx", "onnx", "openvino", "gguf", "lmstudio"]
 _FOLDERS = {"hf": write_hf, "vllm": write_vllm, "mlx": write_mlx}
 
 
@@ -72,7 +75,12 @@ def export(
                 _write_gguf(checkpoint, output, notices, lm_studio.write_or_link)
         elif to == "onnx":
             write_onnx(checkpoint, output, dtype, activations)
-            write_export_notes(output, checkpoint, "for ONNX Runtime", NUMBERS, how_to_run(checkpoint))
+            how_to_run = onnx_use.how_to_run(checkpoint)
+            write_export_notes(output, checkpoint, "for ONNX Runtime", onnx_names.NUMBERS, how_to_run)
+        elif to == "openvino":
+            write_openvino(checkpoint, output, dtype)
+            how_to_run = openvino_use.how_to_run(checkpoint)
+            write_export_notes(output, checkpoint, "for OpenVINO", openvino_names.NUMBERS, how_to_run)
         else:
             _FOLDERS[to](checkpoint, output, dtype)
             write_export_notes(output, checkpoint)
