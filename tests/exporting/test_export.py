@@ -72,7 +72,7 @@ def test_engines_get_one_converted_file(folder: Path, tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--to", "onnx", "-o", "x"], "--to onnx is not there yet"),
+        (["--to", "openvino", "-o", "x"], "--to openvino is not there yet"),
         (["--to", "pdf", "-o", "x"], "no format; choose hf, gguf, vllm, mlx, onnx or lmstudio"),
         (["--to", "hf", "-o", "x", "--activations", "int8"], "--activations is for onnx"),
         (["--to", "onnx", "-o", "."], "is not empty"),
