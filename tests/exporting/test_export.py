@@ -73,7 +73,7 @@ def test_engines_get_one_converted_file(folder: Path, tmp_path: Path, monkeypatc
     ("words", "message"),
     [
         (["--to", "onnx", "-o", "x"], "--to onnx is not there yet"),
-        (["--to", "pdf", "-o", "x"], "no format; choose hf, gguf, compressed-tensors or lmstudio"),
+        (["--to", "pdf", "-o", "x"], "no format; choose hf, gguf, compressed-tensors, lmstudio or openvino"),
         (["--to", "gguf", "-o", "x.gguf", "--dtype", "float32"], "--dtype is for folders"),
         (["--to", "compressed-tensors", "-o", "x"], "is not 2:4 sparse"),
         (["--to", "gguf", "-o", "missing/x.gguf"], "no folder"),
