@@ -5,8 +5,9 @@ from smidgen.model.chat import chat_templates
 
 _QUESTION, _BEGINNING = "Why is the sky blue?", "Once upon a time"
 _PRECISION = """\
-OpenVINO rounds activations, and the keys and values that it keeps, to 8 bits unless told otherwise. This folder tells
-it: `runtime_options` in `openvino_model.xml` turn the first off and keep the others in 16 bits. A file cannot say
+OpenVINO rounds activations (where the processor is quick at that), and the keys and values that it keeps, to 8 bits
+unless told otherwise. This folder tells it: `runtime_options` in `openvino_model.xml` turn the first off and keep the
+others in 16 bits. A file cannot say
 `INFERENCE_PRECISION_HINT`, without which some processors multiply in bfloat16. For speed rather than what the weights
 say, leave it out and give `DYNAMIC_QUANTIZATION_GROUP_SIZE=32, KV_CACHE_PRECISION="u8"`."""
 
