@@ -37,15 +37,15 @@ _COMPLETE = "download or export the whole model again"
 class Exported:
     """What such a folder is.
 
-    vocabulary: rows of its logits.  context: the most tokens that it reads.
-    parameters: weights of the model; None where its settings do not tell.
+    vocabulary: rows of its logits.  context: the most tokens that it reads.  parameters: weights of the model. Each of
+    them is None where its settings do not tell.
     files: all that belong to it, in order.  bytes: of these together.
     """
 
     runtime: Runtime
     path: Path
-    vocabulary: int
-    context: int
+    vocabulary: int | None
+    context: int | None
     parameters: int | None
     files: tuple[Path, ...]
     bytes: int
@@ -84,12 +84,22 @@ def runtime_of(path: str | os.PathLike[str]) -> Runtime | None:
 def describe_exported(path: str | os.PathLike[str]) -> Exported:
     """What a folder says that `runtime_of` knows.
 
-    Raises BadFile where its settings are damaged or do not say how many tokens it has, Unsupported where it would have
-    a program run that came with it.
+    Raises BadFile where its settings are damaged or do not say how many tokens it has (a folder for OpenVINO need not),
+    Unsupported where it would have a program run that came with it.
     """
     folder, runtime = Path(path), runtime_of(path)
     if runtime is None:
         raise BadFile(f"{printable(folder)} is no folder that another framework runs; give one that was exported.")
+    if runtime == "openvino" and not (folder / CONFIG).is_file():
+        sizes = None, None
+    else:
+        sizes = _sizes(folder, runtime)
+    files = tuple(_files(folder))
+    return Exported(runtime, folder, *sizes, _parameters(folder), files, sum(file.stat().st_size for file in files))
+
+
+def _sizes(folder: Path, runtime: Runtime) -> tuple[int, int]:
+    """How many tokens there are, and how many may be read."""
     name, inside, context = (
         (GENAI_CONFIG, "model", "context_length") if runtime == "onnx" else (CONFIG, "text_config", _POSITIONS)
     )
@@ -98,9 +108,7 @@ def describe_exported(path: str | os.PathLike[str]) -> Exported:
     inner = settings.get(inside)
     stated = {**settings, **inner} if isinstance(inner, Mapping) else settings
     vocabulary = _number(folder / name, stated, "vocab_size", _LARGEST_VOCABULARY)
-    sizes = vocabulary, _number(folder / name, stated, context, _LARGEST_CONTEXT)
-    files = tuple(_files(folder))
-    return Exported(runtime, folder, *sizes, _parameters(folder), files, sum(file.stat().st_size for file in files))
+    return vocabulary, _number(folder / name, stated, context, _LARGEST_CONTEXT)
 
 
 def _settings(folder: Path, name: str) -> Mapping[str, Any]:

@@ -208,17 +208,22 @@ class ExportedCut:
 
 @contextmanager
 def _open_exported(origin: Origin, original: Checkpoint, options: MeasureOptions) -> Iterator[ExportedCut]:
-    """Its tokens are compared before its framework is started, or even fetched."""
+    """Where its settings say how many tokens it has, these are compared before its framework is started, or fetched."""
     from smidgen.engines.frameworks.engine import FrameworkEngine
     from smidgen.formats.exported import describe_exported
     from smidgen.formats.hf.tokenizer import tokenizer_metadata
 
     refuse_cut(origin.path, options.kv)
     exported = describe_exported(origin.path)
-    metadata, _ = tokenizer_metadata(exported.path, exported.vocabulary)
-    _refuse_other_tokens(original, metadata, origin.name)
+
+    def tokens(rows: int) -> Mapping[str, MetadataValue]:
+        metadata, _ = tokenizer_metadata(exported.path, rows)
+        _refuse_other_tokens(original, metadata, origin.name)
+        return metadata
+
+    metadata = None if exported.vocabulary is None else tokens(exported.vocabulary)
     with FrameworkEngine.open(exported, options.threads) as engine:
-        yield ExportedCut(exported, metadata, engine, origin.name)
+        yield ExportedCut(exported, metadata or tokens(engine.config.vocabulary), engine, origin.name)
 
 
 def _runtime_name(exported: Exported) -> str:

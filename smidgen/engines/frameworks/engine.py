@@ -17,19 +17,21 @@ from smidgen.shapes import Float
 
 _LOGIT_BYTES = 2**27  # of the positions that come together; the framework's process holds about twice that
 
+_CONTEXT = 4096  # where a folder does not say how much it reads
+
 
 class FrameworkEngine(Closing):
     """Satisfies `engines.base.LogitScorer`. Close it, best with a `with` statement."""
 
     def __init__(self, process: FrameworkProcess, exported: Exported) -> None:
-        if process.vocabulary != exported.vocabulary:
+        if exported.vocabulary not in (None, process.vocabulary):
             raise BadFile(
                 f"{printable(exported.path)} says that it has {exported.vocabulary} tokens, but gives "
                 f"{process.vocabulary} logits for each position; export it anew."
             )
         self._process = process
-        self.config = Sizes(exported.vocabulary, exported.context)
-        self.at_once = max(1, _LOGIT_BYTES // (4 * exported.vocabulary))
+        self.config = Sizes(process.vocabulary, exported.context or _CONTEXT)
+        self.at_once = max(1, _LOGIT_BYTES // (4 * process.vocabulary))
 
     @classmethod
     def open(cls, exported: Exported, threads: int | None = None) -> Self:

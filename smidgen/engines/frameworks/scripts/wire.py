@@ -8,13 +8,16 @@ All numbers are little-endian; a header is four letters and three uint32.
     → `give`, wanted, vocabulary, 0; logits  float32, position by position
     → `fail`, 0, 0, size; text               in place of either, and the program ends
 
-The end of standard input ends the program. What a framework prints goes to standard error.
+The end of standard input ends the program, and so does the end of the one that started it, in the midst of a
+computation too. What a framework prints goes to standard error.
 """
 
 import json
 import os
 import struct
 import sys
+import threading
+import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import BinaryIO, Protocol
@@ -23,6 +26,7 @@ import numpy as np
 
 HEADER = struct.Struct("<4sIII")
 MOST_IDS, MOST_TEXT = 2**20, 2**16
+_LOOK_EVERY_S = 1
 
 
 class Model(Protocol):
@@ -42,6 +46,7 @@ class Model(Protocol):
 
 def serve(load: Callable[[str], Model]) -> None:
     """Load the model in the folder that the command line names, and answer until nobody asks any more."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print must not mix with answers
     try:
@@ -54,6 +59,12 @@ def serve(load: Callable[[str], Model]) -> None:
         lines = str(error).strip().splitlines() or [""]
         _send_text(answers, b"fail", f"{type(error).__name__}: {lines[0]}")
         raise
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_LOOK_EVERY_S)
+    os._exit(1)
 
 
 def _answer(model: Model, header: bytes, requests: BinaryIO, answers: BinaryIO) -> None:
