@@ -87,13 +87,17 @@ def test_it_ends_with_the_one_that_started_it(folder: Path) -> None:
     """Also where that is killed, and no pipe of it is closed by hand."""
     code = (
         "import sys, time; from pathlib import Path; from tests.engines.frameworks.test_process import started\n"
-        "from tests.engines.frameworks.frameworks import PretendedFramework; import smidgen.engines.frameworks.known as k\n"
-        "k.FRAMEWORKS['mlx'] = PretendedFramework('mlx', 'mlx-lm', ('numpy',), 1)\n"
+        "from tests.engines.frameworks.frameworks import PretendedFramework\n"
+        "from smidgen.engines.frameworks.known import FRAMEWORKS\n"
+        "FRAMEWORKS['mlx'] = PretendedFramework('mlx', 'mlx-lm', ('numpy',), 1)\n"
         "process = started(Path(sys.argv[1])); print(process._process.pid, flush=True); time.sleep(60)"
     )
     path = os.pathsep.join([str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")])
     parent = subprocess.Popen(
-        [sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": path}
+        [sys.executable, "-c", code, str(folder)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path},
     )
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
@@ -107,4 +111,3 @@ def test_it_ends_with_the_one_that_started_it(folder: Path) -> None:
         time.sleep(0.1)
     os.kill(child, signal.SIGKILL)
     raise AssertionError("it is still there")
-
