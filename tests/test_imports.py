@@ -48,6 +48,7 @@ VERBS: dict[str, set[str]] = {
     "measuring": {"engines.base", "data", "numerics"},
     "measuring.options": {"model.kept"},
     "measuring.measure": {"engines", "publishing", *_BELOW},
+    "measuring.subjects": {"engines", *_BELOW},
     "measuring.arena.arena": {"engines", *_BELOW},
     "training": {"distillation", "calibration", "engines", "publishing", *_BELOW},
     "cutting": {

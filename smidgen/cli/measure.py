@@ -9,7 +9,6 @@ import typer
 from smidgen.cli.compare import compare_cuts
 from smidgen.cli.options import KV, LARGEST_SEED, MODEL_HELP, Debug, Json, Quiet, Threads, comma_list, kv_type
 from smidgen.errors import SmidgenError, printable
-from smidgen.model.kept import keeping_of, refuse_kv
 from smidgen.shell import path_of
 
 Original = Annotated[str, typer.Argument(metavar="ORIGINAL", help=MODEL_HELP, show_default=False)]
@@ -102,7 +101,8 @@ def command(
 
     --kv q8_0 measures the cut as it is where it keeps keys and values so, and says what that costs. The cut's
     vocabulary may be a part of the original's. Without --text, the original first writes a text of its own
-    (minutes; kept for the next time).
+    (minutes; kept for the next time). CUT may also be a folder for mlx-lm, vLLM, ONNX Runtime GenAI or OpenVINO, as
+    smidgen export writes them: that program runs it, in an environment made for it where it is not installed.
 
     \b
     Examples:
@@ -111,6 +111,7 @@ def command(
       smidgen measure gemma-3-270m gemma-small --text de=de.txt --text fr=fr.txt --json
       smidgen measure gemma-3-270m gemma-german --langs de,en
       smidgen measure gemma-3-270m gemma-small --kv q8_0
+      smidgen measure gemma-3-270m gemma-mlx --text notes.txt -o gemma-mlx/card.json
       smidgen measure gemma-3-270m gemma-small --tasks mmlu,xstest --data evaluations --limit 200
       smidgen measure --compare gemma-small gemma-tiny gemma-german -o frontier.html
     """
@@ -122,6 +123,7 @@ def command(
     from smidgen.data.sources import read_texts
     from smidgen.formats.hub.catalogue import origin_of
     from smidgen.formats.opening import read_config
+    from smidgen.measuring.subjects import refuse_cut
 
     kept, path = kv_type(kv), None if output is None else _card_path(output)
     codes = comma_list(langs)
@@ -129,7 +131,7 @@ def command(
     read_texts(text or ())  # these are looked at before torch is loaded, which takes seconds
     before, after = origin_of(original), origin_of(cut)
     read_config(before.path)
-    refuse_kv(kept, keeping_of(read_config(after.path)))
+    refuse_cut(after.path, kept)
     from smidgen.measuring.measure import measure
 
     card = measure(

@@ -1,7 +1,8 @@
 """What the measuring code asks of an engine, and nothing more, so that no method can grade itself."""
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -47,6 +48,36 @@ class Scorer(Protocol):
 
     def head_rows(self, start: int, stop: int) -> Float[Tensor, "rows hidden"]:
         """Rows start … stop-1 of the output head, float32."""
+        ...
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What has to be known of a model that is asked for logits only. vocabulary: of each row of logits."""
+
+    vocabulary: int
+    context_length: int
+
+
+@runtime_checkable
+class LogitScorer(Protocol):
+    """A model that shows nothing but its logits, of some positions at a time: one that another program computes."""
+
+    @property
+    def config(self) -> Sizes:
+        """The model's shape, as far as it is known."""
+        ...
+
+    @property
+    def at_once(self) -> int:
+        """The most positions whose logits come together."""
+        ...
+
+    def logits(self, windows: Sequence[Ids]) -> Iterator[Float[Tensor, "position vocab"]]:
+        """Of each window in turn, all its places in order, `at_once` at a time (at its end fewer), float32.
+
+        Windows are independent texts from position 0. A result is not to be used any more once the next is asked for.
+        """
         ...
 
 

@@ -6,6 +6,8 @@ What is opened does not know its siblings. Torch-free: torch is loaded when a ch
 import os
 from typing import TYPE_CHECKING
 
+from smidgen.errors import Unsupported, printable
+from smidgen.formats.exported import runtime_of
 from smidgen.formats.gguf.contents import describe
 from smidgen.formats.gguf.reader import GGUFFile
 from smidgen.formats.hf.contents import describe_folder
@@ -32,8 +34,9 @@ def open_checkpoint(path: str | os.PathLike[str]) -> "Checkpoint":
     """Maps a GGUF file, or a folder in Hugging Face layout, and checks every tensor's presence and shape.
 
     A context manager. Raises BadFile for damaged files or missing or wrongly shaped tensors, Unsupported for an unknown
-    architecture, features the decoder lacks, and tensors it has no use for.
+    architecture, features the decoder lacks, tensors it has no use for, and folders that another framework runs.
     """
+    _refuse_exported(path)
     if is_hf_folder(path):
         from smidgen.formats.hf.checkpoint import FolderCheckpoint
 
@@ -45,8 +48,19 @@ def open_checkpoint(path: str | os.PathLike[str]) -> "Checkpoint":
 
 def read_config(path: str | os.PathLike[str]) -> ModelConfig:
     """The configuration of a model, from its headers and settings alone. Refuses what `open_checkpoint` refuses."""
+    _refuse_exported(path)
     if is_hf_folder(path):
         with HFFolder.open(path) as folder:
             return describe_folder(folder).config
     with GGUFFile.open(path) as file:
         return describe(file)[1]
+
+
+def _refuse_exported(path: str | os.PathLike[str]) -> None:
+    """Raises Unsupported for a folder that our decoder cannot read. (What compressed-tensors packed says so itself.)"""
+    runtime = runtime_of(path)
+    if runtime in ("mlx", "onnx", "openvino"):
+        raise Unsupported(
+            f"{printable(path)} was written for another program ({runtime}), which alone runs it: smidgen measure "
+            "ORIGINAL FOLDER measures it. For anything else take the model that it was made of."
+        )

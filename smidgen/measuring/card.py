@@ -13,7 +13,9 @@ where the card is from; `history`, the steps that the cut's own file tells of; a
 computed in 16 bits; `parts`, the bytes of each part of the model in both files (parts.py); `answers`, answers to the
 same prompts that lost most (side_by_side.py); `verdict` and `notes`, the words of the page; `kv`, how the cut kept
 keys and values while it was measured (`type`), bytes of a token in all layers, so and in float16, and on the same
-windows of the first text the KL divergence with that cache, with one that is not rounded, and their difference.
+windows of the first text the KL divergence with that cache, with one that is not rounded, and their difference;
+`cut.runtime`, where another framework computed the cut, its packages with their versions: of such a folder `tensors`
+and `parts` are empty, and `parameters` may be null.
 
 `languages` has every text whose language is known, also those that the cut was not asked to keep (`asked` is false),
 which are not in `fidelity`.
@@ -73,7 +75,7 @@ def build_card(
         "schema": SCHEMA,
         "original": original.figures(),
         "cut": cut.figures() | {"tensors": _types_side_by_side(original, cut)},
-        "parts": bytes_by_part(original, cut),
+        "parts": bytes_by_part(original, cut) if cut.tensors else {},
         "steps": [dict(step) for step in making.steps],
         "calibration": [dict(text) for text in making.calibration],
         "history": bounded_history(making.history),

@@ -18,7 +18,7 @@ both models have read the same text (measuring/pairing.py). Bits per byte stay t
 and its own whole vocabulary, over the same bytes.
 
 Cost: both models' forward pass over the windows; memory: hidden states of one group of windows and one chunk of the
-head, never the logits.
+head, never the logits. Of a model that gives logits only, those of some positions (measuring/expected.py).
 """
 
 import itertools
@@ -32,13 +32,13 @@ import torch
 from torch import Tensor
 
 from smidgen.data.text import Windows
-from smidgen.engines.base import Scorer
+from smidgen.engines.base import LogitScorer, Scorer
 from smidgen.errors import SmidgenError, Unsupported
+from smidgen.measuring.expected import Chunk, HeadSide, Places, Portion, side_of
 from smidgen.measuring.histogram import Histogram, histogram
 from smidgen.measuring.pairing import NO_PARTNER, PairedWindows
-from smidgen.numerics.divergence import NO_TARGET, Restriction, StreamedDivergence, StreamedSoftmax, soft_cap_
-from smidgen.numerics.products import product
-from smidgen.progress import track
+from smidgen.numerics.divergence import NO_TARGET, Restriction, StreamedDivergence, StreamedSoftmax
+from smidgen.progress import Task, track
 from smidgen.shapes import Float, Int
 
 _SURENESS = (0.0, 0.25, 0.5, 0.75, 1.0)  # borders of the buckets
@@ -102,7 +102,7 @@ class Divergence:
 
 
 def compare(
-    original: Scorer, cut: Scorer, windows: Windows | PairedWindows, label: str = "measuring"
+    original: Scorer, cut: Scorer | LogitScorer, windows: Windows | PairedWindows, label: str = "measuring"
 ) -> Divergence:  # fmt: skip
     """Score both models on every window; `PairedWindows` where the cut has not all of the original's tokens.
 
@@ -112,7 +112,9 @@ def compare(
 
 
 @torch.no_grad()
-def scored(original: Scorer, cut: Scorer, windows: Windows | PairedWindows, label: str = "measuring") -> "Scored":
+def scored(
+    original: Scorer, cut: Scorer | LogitScorer, windows: Windows | PairedWindows, label: str = "measuring"
+) -> "Scored":
     """The same with what each window cost.
 
     Raises Unsupported where the vocabularies are not as the windows say, SmidgenError where a model gives infinities
@@ -129,29 +131,33 @@ def scored(original: Scorer, cut: Scorer, windows: Windows | PairedWindows, labe
     if len(pairs) == 0:
         raise SmidgenError("There is no text to measure on. Give a longer one.")
     widths = (part.lengths.max() * 4 * model.config.hidden
-              for part, model in ((pairs.original, original), (pairs.cut, cut)))  # fmt: skip
+              for part, model in ((pairs.original, original), (pairs.cut, cut))
+              if not isinstance(model, LogitScorer))  # fmt: skip
     group = max(1, _HIDDEN_BYTES // int(max(widths)))
     groups = [pairs.take(range(at, min(at + group, len(pairs)))) for at in range(0, len(pairs), group)]
     with track(label, [cost for part in groups for cost in _costs(original, cut, part)]) as task:
         scores = []
         for part in groups:
-            hidden = []
-            for model, ids in ((original, part.original.ids), (cut, part.cut.ids)):
-                hidden.append(model.hidden_states(ids, task))
-            stream = _Stream(original, cut, part, hidden[0], hidden[1])
+            stream = _Stream(original, cut, part, task)
             stream.run(task.advance)
             scores.append(stream.scores())
     return Scored(scores, pairs)
 
 
-def _costs(original: Scorer, cut: Scorer, part: PairedWindows) -> list[float]:
-    """About what the steps of a group of windows cost: each layer of both models, then each chunk of the vocabulary."""
-    found: list[float] = []
-    for model, windows in ((original, part.original), (cut, part.cut)):
-        found += [windows.ids.numel() * cost for cost in model.layer_operations(windows.ids.shape[1])]
-    logit = 2.0 * part.original.ids.numel() * (original.config.hidden + cut.config.hidden)
-    vocabulary = original.config.vocabulary
-    return found + [logit * min(_HEAD_ROWS, vocabulary - start) for start in range(0, vocabulary, _HEAD_ROWS)]
+def _costs(original: Scorer, cut: Scorer | LogitScorer, part: PairedWindows) -> list[float]:
+    """About what the steps of a group of windows cost: each layer of both models, then each chunk of the vocabulary.
+
+    A model that gives logits only takes as long as the original for its layers, as far as we know.
+    """
+    tokens, vocabulary = part.original.ids.numel(), original.config.vocabulary
+    layers = [tokens * cost for cost in original.layer_operations(part.original.ids.shape[1])]
+    hidden = original.config.hidden if isinstance(cut, LogitScorer) else original.config.hidden + cut.config.hidden
+    logit = 2.0 * tokens * hidden
+    head = [logit * min(_HEAD_ROWS, vocabulary - start) for start in range(0, vocabulary, _HEAD_ROWS)]
+    if not isinstance(cut, LogitScorer):
+        return layers + [part.cut.ids.numel() * one for one in cut.layer_operations(part.cut.ids.shape[1])] + head
+    portions = sum(-(-length // cut.at_once) for length in part.cut.lengths.tolist())
+    return layers + [sum(layers) / portions, *(cost / portions for cost in head)] * portions
 
 
 @dataclass(frozen=True)
@@ -194,74 +200,60 @@ class _Stream:
     """The vocabulary on its way past every position of a group of windows.
 
     Partners go through the kernel together, over the tokens that both models have. Places without a partner are only
-    asked how likely the next token was.
+    asked how likely the next token was. Where the cut's logits come in portions of places, the vocabulary passes once
+    for each of them.
     """
 
-    def __init__(
-        self, original: Scorer, cut: Scorer, part: PairedWindows,
-        original_hidden: Float[Tensor, "batch position hidden"], cut_hidden: Float[Tensor, "batch _position _hidden"],
-    ) -> None:  # fmt: skip
-        self._original, self._cut, self._kept = original, cut, part.kept
+    def __init__(self, original: Scorer, cut: Scorer | LogitScorer, part: PairedWindows, task: Task) -> None:
+        self._vocabulary, self._kept = original.config.vocabulary, part.kept
         paired = part.partner != NO_PARTNER
         rows, columns = paired.nonzero(as_tuple=True)
         partners = part.partner[paired]
         targets, cut_targets = _targets(part)
         self._window_of = rows
         self._is_text = (columns > 0) | (not part.original.has_bos)
-        self._hidden = original_hidden[rows, columns], cut_hidden[rows, partners]
         self._targets, self._cut_targets = targets[rows, columns], _places(cut_targets[rows, partners], part.kept.cut)
-        self._dropped_ids = _left_out(original.config.vocabulary, part.kept.original, part.kept.padding)
+        self._dropped_ids = _left_out(self._vocabulary, part.kept.original, part.kept.padding)
         self._pairs = StreamedDivergence(_places(self._targets, part.kept.original), self._cut_targets)
         self._dropped = StreamedSoftmax(_places(self._targets, self._dropped_ids))
         none = torch.full_like(self._targets, NO_TARGET)
         self._padding, self._cut_padding = StreamedSoftmax(none), StreamedSoftmax(none)
         alone, cut_alone = targets != NO_TARGET, cut_targets != NO_TARGET
         alone[rows, columns] = cut_alone[rows, partners] = False
-        self._alone = _Alone(original_hidden[alone], targets[alone], original.config.logit_cap)
-        cut_alone_targets = _places(cut_targets[cut_alone], part.kept.cut)
-        self._cut_alone = _Alone(cut_hidden[cut_alone], cut_alone_targets, cut.config.logit_cap)
+        self._alone = _Alone(targets[alone])
+        self._cut_alone = _Alone(_places(cut_targets[cut_alone], part.kept.cut))
+        self._original = HeadSide(original, part.original, Places(rows, columns, alone), task)
+        self._cut = side_of(cut, part.cut, Places(rows, partners, cut_alone), task)
 
     def run(self, advance: Callable[[], None]) -> None:
         """Take the whole vocabulary, chunk by chunk; the cut's tokens among a chunk of the original's are a run."""
-        for first in range(0, self._original.config.vocabulary, _HEAD_ROWS):
-            stop = min(first + _HEAD_ROWS, self._original.config.vocabulary)
-            rows = self._original.head_rows(first, stop)
-            self._alone.add(first, rows)
+        alone = slice(0, len(self._alone))
+        for portion in self._cut.portions():
+            self._pass(portion, alone, advance)
+            alone = slice(0, 0)
+
+    def _pass(self, portion: Portion, alone: slice, advance: Callable[[], None]) -> None:
+        """The whole vocabulary past a portion of the cut's places.  alone: the original's own that are asked now."""
+        for first in range(0, self._vocabulary, _HEAD_ROWS):
+            stop = min(first + _HEAD_ROWS, self._vocabulary)
+            chunk = self._original.chunk(torch.arange(first, stop))
+            self._alone.add(alone, first, chunk)
             for stream, ids in ((self._dropped, self._dropped_ids), (self._padding, self._kept.padding)):
                 begin, end = _among(ids, first, stop)
                 if end > begin:
-                    logits = rows[ids[begin:end] - first]
-                    self._add_alone(stream, begin, logits, self._hidden[0], self._original)
+                    _add_one(stream, portion.paired, begin, chunk.only(ids[begin:end] - first))
             begin, end = _among(self._kept.original, first, stop)
             if end > begin:
-                cut_rows = _head_rows(self._cut, self._kept.cut[begin:end])
-                self._cut_alone.add(begin, cut_rows)
-                chosen = rows if end - begin == len(rows) else rows[self._kept.original[begin:end] - first]
-                self._add_pairs(begin, chosen, cut_rows)
+                cut_chunk = portion.chunk(self._kept.cut[begin:end])
+                self._cut_alone.add(portion.alone, begin, cut_chunk)
+                chosen = chunk.only(self._kept.original[begin:end] - first)
+                for where in _steps(portion.paired):
+                    self._pairs.add(where, begin, chosen.paired(where), cut_chunk.paired(where))
             advance()
         for place in range(0, len(self._kept.cut_padding), _HEAD_ROWS):
-            cut_rows = _head_rows(self._cut, self._kept.cut_padding[place : place + _HEAD_ROWS])
-            self._cut_alone.add(len(self._kept.cut) + place, cut_rows)
-            self._add_alone(self._cut_padding, place, cut_rows, self._hidden[1], self._cut)
-
-    def _add_pairs(
-        self, first: int, rows: Float[Tensor, "rows hidden"], cut_rows: Float[Tensor, "rows _hidden"]
-    ) -> None:
-        hidden, cut_hidden = self._hidden
-        for where in _steps(len(hidden)):
-            self._pairs.add(
-                where, first,
-                soft_cap_(product(hidden[where], rows), self._original.config.logit_cap),
-                soft_cap_(product(cut_hidden[where], cut_rows), self._cut.config.logit_cap),
-            )  # fmt: skip
-
-    def _add_alone(
-        self, stream: StreamedSoftmax, first: int, rows: Float[Tensor, "rows hidden"],
-        hidden: Float[Tensor, "position hidden"], model: Scorer,
-    ) -> None:  # fmt: skip
-        """What one model expects of rows that are not compared."""
-        for where in _steps(len(hidden)):
-            stream.add(where, first, soft_cap_(product(hidden[where], rows), model.config.logit_cap))
+            cut_chunk = portion.chunk(self._kept.cut_padding[place : place + _HEAD_ROWS])
+            self._cut_alone.add(portion.alone, len(self._kept.cut) + place, cut_chunk)
+            _add_one(self._cut_padding, portion.paired, place, cut_chunk)
 
     def scores(self) -> _GroupScores:
         """What came out, once the whole vocabulary has passed."""
@@ -288,21 +280,30 @@ class _Stream:
 class _Alone:
     """Positions of one model without a partner: only the likelihood of the next token is wanted."""
 
-    def __init__(self, hidden: Float[Tensor, "position hidden"], targets: Int[Tensor, " position"], cap: float | None):
-        self._hidden, self._cap, self._softmax = hidden, cap, StreamedSoftmax(targets)
+    def __init__(self, targets: Int[Tensor, " position"]) -> None:
+        self._count, self._softmax = len(targets), StreamedSoftmax(targets)
 
-    def add(self, first: int, rows: Float[Tensor, "rows hidden"]) -> None:
-        for where in _steps(len(self._hidden)):
-            self._softmax.add(where, first, soft_cap_(product(self._hidden[where], rows), self._cap))
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, places: slice, first: int, chunk: Chunk) -> None:
+        for where in _steps(places):
+            self._softmax.add(where, first, chunk.alone(where))
 
     def nats(self) -> float:
-        return -float(self._softmax.log_likelihood().sum()) if len(self._hidden) else 0.0
+        return -float(self._softmax.log_likelihood().sum()) if self._count else 0.0
 
 
-def _steps(positions: int) -> list[slice]:
+def _add_one(stream: StreamedSoftmax, places: slice, first: int, chunk: Chunk) -> None:
+    """What one model expects, at places with a partner, of entries that are not compared."""
+    for where in _steps(places):
+        stream.add(where, first, chunk.paired(where))
+
+
+def _steps(places: slice) -> list[slice]:
     """So many positions at a time that a chunk of their logits stays small."""
     step = max(1, _LOGIT_BYTES // (4 * _HEAD_ROWS))
-    return [slice(at, min(at + step, positions)) for at in range(0, positions, step)]
+    return [slice(at, min(at + step, places.stop)) for at in range(places.start, places.stop, step)]
 
 
 def _targets(part: PairedWindows) -> tuple[Int[Tensor, "batch position"], Int[Tensor, "batch _position"]]:
@@ -343,13 +344,6 @@ def _among(ids: Int[Tensor, " ids"], first: int, stop: int) -> tuple[int, int]:
     """Which places of ascending ids hold those from `first` to before `stop`."""
     begin, end = torch.searchsorted(ids, torch.tensor([first, stop])).tolist()
     return begin, end
-
-
-def _head_rows(model: Scorer, ids: Int[Tensor, " ids"]) -> Float[Tensor, "ids hidden"]:
-    """Some rows of a model's head, ascending and mostly side by side."""
-    first, last = int(ids[0]), int(ids[-1])
-    rows = model.head_rows(first, last + 1)
-    return rows if len(rows) == len(ids) else rows[ids - first]
 
 
 def _summary(scores: list[_GroupScores], pairs: PairedWindows) -> Divergence:

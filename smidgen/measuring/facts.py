@@ -48,6 +48,8 @@ def _role(member: str) -> str:
 class ModelFacts:
     """One model file. bytes: of the whole file. tensors: all, in the order in which data meets them.
 
+    parameters: None where nobody can tell.  tensors: none where another framework has packed them.
+    runtime: the packages of that framework which computed the model, with their versions; None for our decoder.
     layers: of a cut, the number that each of its layers has in the original; None where that is not known.
     """
 
@@ -55,20 +57,24 @@ class ModelFacts:
     path: Path
     sha256: str
     bytes: int
-    parameters: int
+    parameters: int | None
     tensors: tuple[TensorFacts, ...]
     layers: tuple[int, ...] | None = None
+    runtime: Mapping[str, str] | None = None
 
     def figures(self) -> dict[str, Any]:
         """The contract's keys. Bits a weight count the whole file, metadata and tokenizer too."""
-        return {
+        figures: dict[str, Any] = {
             "name": self.name,
             "path": printable(self.path.name),
             "sha256": self.sha256,
             "bytes": self.bytes,
             "parameters": self.parameters,
-            "bits_per_weight": 8 * self.bytes / self.parameters,
+            "bits_per_weight": None if self.parameters is None else 8 * self.bytes / self.parameters,
         }
+        if self.parameters is None:
+            figures["reason"] = "the files do not tell how many weights the model has"
+        return figures if self.runtime is None else figures | {"runtime": dict(self.runtime)}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,16 @@ _MEASURE_OTHER = "To measure other text: smidgen measure ORIGINAL DIR --text FIL
 def notes(card: Mapping[str, Any]) -> list[str]:
     """What a reader has to know beside the figures, a sentence or two each."""
     about = [line for text in card["fidelity"] for line in _about(text, card)]
-    return [*_rounded_cache(card), *about, *_too_short(card), *_padded(card)]
+    return [*_other_runtime(card), *_rounded_cache(card), *about, *_too_short(card), *_padded(card)]
+
+
+def _other_runtime(card: Mapping[str, Any]) -> list[str]:
+    """Where another framework computed the cut: its arithmetic is part of the figures."""
+    runtime = card["cut"].get("runtime")
+    if not runtime:
+        return []
+    named = ", ".join(f"{name} {version}" for name, version in runtime.items())
+    return [f"The cut was computed by {named}, as whoever loads it there has it; the original by smidgen, in float32."]
 
 
 def _rounded_cache(card: Mapping[str, Any]) -> list[str]:

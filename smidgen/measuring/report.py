@@ -192,6 +192,12 @@ def plain(value: float) -> str:
     return f"{value:g}"
 
 
+def _bits_words(bits: float | None) -> str:
+    if bits is None:
+        return "All files of the model; how many weights it has is not known."
+    return f"{number(bits)} bits for each weight, the whole file counted."
+
+
 def headline(card: Mapping[str, Any]) -> list[dict[str, str]]:
     """The main figures: label, figure, what it was before, and one plain sentence."""
     text, speed = worst_text(card), card["speed"]
@@ -199,7 +205,7 @@ def headline(card: Mapping[str, Any]) -> list[dict[str, str]]:
     shown = [
         {
             "label": "Size", "figure": size(card["cut"]["bytes"]), "before": f"was {size(card['original']['bytes'])}",
-            "meaning": f"{number(card['cut']['bits_per_weight'])} bits for each weight, the whole file counted.",
+            "meaning": _bits_words(card["cut"]["bits_per_weight"]),
         },
     ]  # fmt: skip
     if text is not None:

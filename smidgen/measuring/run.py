@@ -7,20 +7,22 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
 from smidgen.data.sources import TextSource
 from smidgen.data.text import Windows, cut_again, cut_into_windows, overlap, spread, window_length
-from smidgen.engines.base import Scorer
+from smidgen.engines.base import LogitScorer, Scorer
 from smidgen.errors import SmidgenError
 from smidgen.measuring.card import KV_COST, Card, build_card
 from smidgen.measuring.divergence import compare
 from smidgen.measuring.facts import NOT_KNOWN, Fidelity, Making, ModelFacts
-from smidgen.measuring.pairing import Kept, PairedWindows, PieceTokenizer, kept_tokens, pair_windows
+from smidgen.measuring.pairing import PairedWindows, PieceTokenizer, kept_tokens, pair_windows
 from smidgen.progress import say
 from smidgen.shapes import Int
+
+_S = TypeVar("_S", bound=Scorer | LogitScorer, covariant=True)
 
 DEFAULT_TOKENS = 8192
 NOISE_TOKENS = 1024
@@ -28,14 +30,14 @@ OTHER_TOKENS = 1024  # of a text in a language that the cut was not asked to kee
 
 
 @dataclass(frozen=True)
-class Subject:
+class Subject(Generic[_S]):
     """A model to be measured: what its file is, and something that says what it expects next.
 
     vocabulary: the texts of its tokens by id, None for rows that no text becomes.
     """
 
     facts: ModelFacts
-    scorer: Scorer
+    scorer: _S
     vocabulary: Sequence[str | None]
 
 
@@ -69,8 +71,8 @@ class Texts:
 
 
 def measure_subjects(
-    original: Subject,
-    cut: Subject,
+    original: Subject[Scorer],
+    cut: Subject[Scorer | LogitScorer],
     tokenizer: PieceTokenizer,
     texts: Texts,
     *,
@@ -122,7 +124,7 @@ class _Reading:
     """Two models, and how each of them reads text. Raises Unsupported where they do not belong together."""
 
     def __init__(
-        self, original: Subject, cut: Subject, tokenizer: PieceTokenizer,
+        self, original: Subject[Scorer], cut: Subject[Scorer | LogitScorer], tokenizer: PieceTokenizer,
         cut_tokenizer: Callable[[], PieceTokenizer] | None,
     ) -> None:  # fmt: skip
         self.original, self.cut, self.tokenizer = original, cut, tokenizer
@@ -130,7 +132,8 @@ class _Reading:
         self.length = window_length(*contexts)
         self._kept = self._cut_tokenizer = None
         if list(original.vocabulary) != list(cut.vocabulary):
-            self._kept = _kept(original, cut)
+            names = original.facts.name, cut.facts.name
+            self._kept = kept_tokens(original.vocabulary, cut.vocabulary, names)
             self._cut_tokenizer = None if cut_tokenizer is None else cut_tokenizer()
 
     def with_cut(self, scorer: Scorer) -> "_Reading":
@@ -185,16 +188,6 @@ def _kept_keys(reading: _Reading, texts: Texts, fidelity: Sequence[Fidelity], ke
         "text": source.name, "tokens": without.figures["tokens"], "kl_mean": rounded, "kl_mean_f16": usual,
         "kl_difference": rounded - usual, "reason": None,
     }  # fmt: skip
-
-
-def refuse_other_vocabulary(original: Subject, cut: Subject) -> None:
-    """Raises Unsupported, naming the first token that does not fit, unless the cut's tokens are all the original's."""
-    if list(original.vocabulary) != list(cut.vocabulary):
-        _kept(original, cut)
-
-
-def _kept(original: Subject, cut: Subject) -> Kept:
-    return kept_tokens(original.vocabulary, cut.vocabulary, (original.facts.name, cut.facts.name))
 
 
 def held_out(windows: Windows, calibrated_on: Int[Tensor, "batch position"] | None) -> Windows:

@@ -50,6 +50,18 @@ class TinyModel:
         return logits.double().log_softmax(dim=1)
 
 
+class TinyLogits:
+    """The same seen through its logits alone, some places of a window at a time."""
+
+    def __init__(self, model: TinyModel) -> None:
+        self.model, self.at_once, self.config = model, 7, model.config
+
+    def logits(self, windows: Iterable[list[int]]) -> Iterator[Tensor]:
+        for ids in windows:
+            logits = self.model.hidden_states(torch.tensor([ids]))[0] @ self.model.head.T
+            yield from logits.split(self.at_once)
+
+
 TEXT = "Ein Satz, and a sentence; 漢字 and so on. " * 9
 
 
@@ -256,3 +268,38 @@ def test_median_and_buckets_are_the_definition() -> None:
         else:
             assert bucket["kl_mean"] is bucket["same_top1"] is None
     assert len([bucket for bucket in result.by_sureness if bucket["tokens"]]) > 1
+
+
+@pytest.mark.parametrize("adds_bos", [True, False])
+def test_logits_that_come_in_portions_give_the_same_figures(adds_bos: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one vocabulary, and where the cut has fewer tokens, so that places have no partner."""
+    tasks = []
+
+    @contextmanager
+    def tracked(label: str, total: int) -> Iterator[Task]:
+        tasks.append(Task(label, total))
+        yield tasks[-1]
+
+    monkeypatch.setattr(divergence, "track", tracked)
+    windows = cut_into_windows(TEXT, ByteTokenizer(adds_bos), 64)
+    original, cut = TinyModel(0, logit_cap=5.0), TinyModel(1)
+    assert close(compare(original, TinyLogits(cut), windows), compare(original, cut, windows))
+
+    tokenizer, smaller = (
+        GreedyTokenizer(["xab", "abab", "ba", "b x"], adds_bos),
+        GreedyTokenizer(["abab", "b x"], adds_bos),
+    )
+    keep = [token for token in range(261) if tokenizer.piece(token) not in (b"xab", b"ba")]
+    text = "xababx abba, xababx xab " * 12
+    windows = cut_into_windows(text, tokenizer, 29)
+    pairs = pair_windows(windows, text, tokenizer, smaller, Kept.of(torch.tensor(keep)))
+    original, cut = TinyModel(0, 261), TinyModel(1, 259)
+    assert close(compare(original, TinyLogits(cut), pairs), compare(original, cut, pairs))
+    assert all(task.done == task.total for task in tasks)
+
+
+def close(one: divergence.Divergence, other: divergence.Divergence) -> bool:
+    pairs = zip(vars(one).values(), vars(other).values(), strict=True)
+    return all(
+        found == pytest.approx(wanted, rel=1e-5, abs=1e-9) for found, wanted in pairs if isinstance(found, float | int)
+    )

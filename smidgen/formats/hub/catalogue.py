@@ -22,6 +22,7 @@ from difflib import get_close_matches
 from pathlib import Path, PurePath
 
 from smidgen.errors import BadFile, SmidgenError, printable
+from smidgen.formats.exported import runtime_of
 from smidgen.formats.hf.folder import CONFIG, explain_missing_weights, is_hf_folder
 from smidgen.formats.hub.home import cache_folder, mark_used
 from smidgen.formats.hub.hub import HubModel, download, is_address
@@ -284,7 +285,7 @@ def _locate_in_folder(folder: Path) -> Path:
     model = folder / MODEL_FILE
     if model.is_file():
         return model
-    if is_hf_folder(folder):
+    if is_hf_folder(folder) or runtime_of(folder) is not None:
         return folder
     others = sorted(file.name for file in folder.glob("*.gguf"))
     if others:

@@ -79,13 +79,16 @@ class Speed:
 
 @dataclass(frozen=True)
 class ReadCard:
-    """What one card says. place: where it was read, for messages only.  no_speed: why `speed` is None."""
+    """What one card says. place: where it was read, for messages only.  no_speed: why `speed` is None.
+
+    parameters: None where nobody can tell.
+    """
 
     place: str
     name: str
     sha256: str
     bytes: int
-    parameters: int
+    parameters: int | None
     original_name: str
     original_sha256: str
     original_bytes: int
@@ -93,6 +96,10 @@ class ReadCard:
     scores: Mapping[str, Score]
     speed: Speed | None
     no_speed: str
+
+    @property
+    def bits_per_weight(self) -> float | None:
+        return 8 * self.bytes / self.parameters if self.parameters else None
 
 
 def read_card(path: Path) -> ReadCard:
@@ -116,7 +123,7 @@ def read_card(path: Path) -> ReadCard:
     cut, original = card.part("cut"), card.part("original")
     named = cut.text("name", file.absolute().parent.name, _LONGEST_NAME)
     found = ReadCard(
-        shown, named, cut.hash("sha256"), cut.count("bytes"), cut.count("parameters"),
+        shown, named, cut.hash("sha256"), cut.count("bytes"), cut.maybe("parameters", int),
         original.text("name", "the original", _LONGEST_NAME), original.hash("sha256"), original.count("bytes"),
         _texts(card), _scores(card), *_speed(card),
     )  # fmt: skip

@@ -242,7 +242,7 @@ def as_data(comparison: Comparison) -> dict[str, Any]:
         cuts.append(
             {
                 "name": card.name, "sha256": card.sha256, "bytes": card.bytes, "parameters": card.parameters,
-                "bits_per_weight": 8 * card.bytes / card.parameters, "frontier": beaten is None,
+                "bits_per_weight": card.bits_per_weight, "frontier": beaten is None,
                 "beaten_by": None if beaten is None else beaten.by.name,
                 "clearly": None if beaten is None else beaten.clear,
                 "texts": {

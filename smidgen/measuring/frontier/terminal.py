@@ -31,7 +31,7 @@ def _quality(comparison: Comparison) -> list[str]:
         text = comparison.deciding[place]
         error = "" if text.standard_error is None else f" ± {number(text.standard_error, 2)}"
         row = [f"{mark} {letters(comparison)[place]}", card.name, size(card.bytes)]
-        row += [number(8 * card.bytes / card.parameters), f"{number(text.kl)}{error}", percent(text.same_top1)]
+        row += [number(card.bits_per_weight), f"{number(text.kl)}{error}", percent(text.same_top1)]
         rows.append([*row, number(text.bits, 4)])
     return _aligned(rows)
 

@@ -1,0 +1,30 @@
+"""ONNX Runtime GenAI runs a folder with genai_config.json."""
+
+import numpy as np
+import onnxruntime_genai as og  # pyright: ignore[reportMissingImports]
+from wire import serve  # pyright: ignore[reportMissingImports]
+
+_LONGEST = 4096  # tokens of a text: keys and values may be kept for as many from the beginning on
+
+
+class OnnxModel:
+    """See `wire.Model`."""
+
+    runtime = ("onnxruntime-genai", "onnxruntime")
+
+    def __init__(self, folder: str) -> None:
+        self._model = og.Model(folder)
+        self.begin()
+        self.vocabulary = self.read([0]).shape[1]
+
+    def begin(self) -> None:
+        parameters = og.GeneratorParams(self._model)
+        parameters.set_search_options(max_length=_LONGEST)
+        self._generator = og.Generator(self._model, parameters)
+
+    def read(self, ids: list[int]) -> np.ndarray:
+        self._generator.append_tokens(np.array([ids], np.int32))
+        return np.array(self._generator.get_output("logits"))[0].astype(np.float32)
+
+
+serve(OnnxModel)

@@ -1,0 +1,33 @@
+"""transformers runs a folder that compressed-tensors packed, as vLLM loads it. Weights are unpacked to float32."""
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM
+from wire import serve  # pyright: ignore[reportMissingImports]
+
+
+class TransformersModel:
+    """See `wire.Model`."""
+
+    runtime = ("transformers", "compressed-tensors", "torch")
+
+    def __init__(self, folder: str) -> None:
+        self._model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True,
+            attn_implementation="eager",  # the others leave out caps of attention
+        )  # fmt: skip
+        self._model.eval()
+        self.vocabulary = self._model.get_output_embeddings().weight.shape[0]
+        self.begin()
+
+    def begin(self) -> None:
+        self._cache = None
+
+    @torch.inference_mode()
+    def read(self, ids: list[int]) -> np.ndarray:
+        found = self._model(torch.tensor([ids]), past_key_values=self._cache, use_cache=True)
+        self._cache = found.past_key_values
+        return found.logits[0].float().numpy()
+
+
+serve(TransformersModel)
