@@ -95,7 +95,11 @@ def describe_exported(path: str | os.PathLike[str]) -> Exported:
     else:
         sizes = _sizes(folder, runtime)
     files = tuple(_files(folder))
-    return Exported(runtime, folder, *sizes, _parameters(folder), files, sum(file.stat().st_size for file in files))
+    try:
+        size = sum(file.stat().st_size for file in files)
+    except OSError as error:
+        raise BadFile(f"{printable(folder)} changes while it is read; measure it when it is complete") from error
+    return Exported(runtime, folder, *sizes, _parameters(folder), files, size)
 
 
 def _sizes(folder: Path, runtime: Runtime) -> tuple[int, int]:
