@@ -104,7 +104,8 @@ class CheckpointCut:
 
     def __init__(self, checkpoint: Checkpoint, original: Checkpoint, options: MeasureOptions) -> None:
         self._checkpoint, self._original = checkpoint, original
-        self._threads, self._kv = options.threads, options.kv
+        self._threads = options.threads
+        self._kv: KVType = options.kv
         kept = keeping_of(checkpoint.config)
         refuse_kv(self._kv, kept)
         _refuse_other_tokens(original, checkpoint.file.metadata, checkpoint.origin.name)

@@ -81,14 +81,14 @@ def quantize(
             workspace.drop_outputs(index)
 
 
-def _costs(checkpoint: Checkpoint, index: int) -> list[float]:
+def _costs(checkpoint: Checkpoint, index: int) -> list[int]:
     """What each matrix of a block takes, in weights of the embedding."""
     layer = checkpoint.config.layers[index]
     shapes = block_shapes(layer, checkpoint.config.hidden)
     return [_BOTH_WAYS * prod(shapes[f"{name}.weight"]) for name in block_linears(layer)]
 
 
-def _costs_outside(checkpoint: Checkpoint, outside: Mapping[str, Sequence[range]]) -> list[float]:
+def _costs_outside(checkpoint: Checkpoint, outside: Mapping[str, Sequence[range]]) -> list[int]:
     """The same of each run of rows."""
     return [len(run) * checkpoint.shape(name)[1] for name, runs in outside.items() for run in runs]
 

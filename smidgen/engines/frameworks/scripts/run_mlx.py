@@ -16,7 +16,7 @@ from wire import serve  # pyright: ignore[reportMissingImports]
 class MLXModel:
     """See `wire.Model`."""
 
-    runtime = ("mlx-lm", "mlx")
+    runtime: tuple[str, ...] = ("mlx-lm", "mlx")
 
     def __init__(self, folder: str) -> None:
         self._model, _ = load_model(Path(folder))

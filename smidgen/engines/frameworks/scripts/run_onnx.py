@@ -10,7 +10,7 @@ _LONGEST = 4096  # tokens of a text: keys and values may be kept for as many fro
 class OnnxModel:
     """See `wire.Model`."""
 
-    runtime = ("onnxruntime-genai", "onnxruntime")
+    runtime: tuple[str, ...] = ("onnxruntime-genai", "onnxruntime")
 
     def __init__(self, folder: str) -> None:
         self._model = og.Model(folder)

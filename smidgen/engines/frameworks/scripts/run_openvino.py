@@ -10,7 +10,7 @@ from wire import serve  # pyright: ignore[reportMissingImports]
 class OpenVinoModel:
     """See `wire.Model`. The graph keeps keys and values itself."""
 
-    runtime = ("openvino",)
+    runtime: tuple[str, ...] = ("openvino",)
 
     def __init__(self, folder: str) -> None:
         compiled = openvino.Core().compile_model(Path(folder) / "openvino_model.xml", "CPU")

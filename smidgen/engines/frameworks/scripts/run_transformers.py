@@ -9,7 +9,7 @@ from wire import serve  # pyright: ignore[reportMissingImports]
 class TransformersModel:
     """See `wire.Model`."""
 
-    runtime = ("transformers", "compressed-tensors", "torch")
+    runtime: tuple[str, ...] = ("transformers", "compressed-tensors", "torch")
 
     def __init__(self, folder: str) -> None:
         self._model = AutoModelForCausalLM.from_pretrained(
@@ -17,7 +17,7 @@ class TransformersModel:
             attn_implementation="eager",  # the others leave out caps of attention
         )  # fmt: skip
         self._model.eval()
-        self.vocabulary = self._model.get_output_embeddings().weight.shape[0]
+        self.vocabulary = self._model.get_output_embeddings().weight.shape[0]  # pyright: ignore[reportOptionalMemberAccess]
         self.begin()
 
     def begin(self) -> None:
