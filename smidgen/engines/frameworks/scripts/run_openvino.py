@@ -13,7 +13,8 @@ class OpenVinoModel:
     runtime: tuple[str, ...] = ("openvino",)
 
     def __init__(self, folder: str) -> None:
-        compiled = openvino.Core().compile_model(Path(folder) / "openvino_model.xml", "CPU")
+        exact = {"INFERENCE_PRECISION_HINT": "f32"}  # else processors that have bfloat16 multiply in that
+        compiled = openvino.Core().compile_model(Path(folder) / "openvino_model.xml", "CPU", exact)
         self._names = {name for one in compiled.inputs for name in one.get_names()}
         self._request = compiled.create_infer_request()
         self.begin()
