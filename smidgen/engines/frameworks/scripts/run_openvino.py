@@ -1,10 +1,17 @@
-"""OpenVINO runs openvino_model.xml on the CPU, with its own choice of arithmetic and of types for keys and values."""
+"""OpenVINO runs openvino_model.xml on the CPU, in float32, with keys and values in the types that the file names."""
 
+import sys
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import openvino  # pyright: ignore[reportMissingImports]
-from wire import serve  # pyright: ignore[reportMissingImports]
+modules: dict[str, Any] = sys.modules
+modules["openvino_telemetry"] = (
+    None  # it reports to Google Analytics that OpenVINO was imported, unless it is not there
+)
+
+import numpy as np  # noqa: E402
+import openvino  # noqa: E402  # pyright: ignore[reportMissingImports]
+from wire import serve  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 
 class OpenVinoModel:
