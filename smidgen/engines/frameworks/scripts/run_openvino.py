@@ -6,7 +6,7 @@ from typing import Any
 
 modules: dict[str, Any] = sys.modules
 modules["openvino_telemetry"] = (
-    None  # it reports to Google Analytics that OpenVINO was imported, unless it is not there
+    None  # else it tells Google Analytics that OpenVINO was imported
 )
 
 import numpy as np  # noqa: E402
