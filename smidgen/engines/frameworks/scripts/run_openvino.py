@@ -5,9 +5,7 @@ from pathlib import Path
 from typing import Any
 
 modules: dict[str, Any] = sys.modules
-modules["openvino_telemetry"] = (
-    None  # else it tells Google Analytics that OpenVINO was imported
-)
+modules["openvino_telemetry"] = None  # else it tells Google Analytics that OpenVINO was imported
 
 import numpy as np  # noqa: E402
 import openvino  # noqa: E402  # pyright: ignore[reportMissingImports]
