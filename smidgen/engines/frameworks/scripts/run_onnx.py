@@ -23,8 +23,12 @@ class OnnxModel:
         self._generator = og.Generator(self._model, parameters)
 
     def read(self, ids: list[int]) -> np.ndarray:
-        self._generator.append_tokens(np.array([ids], np.int32))
-        return np.array(self._generator.get_output("logits"))[0].astype(np.float32)
+        return np.stack([self._read_one(token) for token in ids])
+
+    def _read_one(self, token: int) -> np.ndarray:
+        """One at a time: graphs for generation, ours too, give the logits of the last place alone."""
+        self._generator.append_tokens(np.array([[token]], np.int32))
+        return np.array(self._generator.get_output("logits"), np.float32).reshape(-1)
 
 
 serve(OnnxModel)
