@@ -74,7 +74,7 @@ table = {
     serve: {"port": [-1, 70000, nan, "http"], "parallel": [0, -1, nan, 10**6], "threads": threads,
             "ctx_size": [0, -1, True]},
     data: {"sources": [[], 5, [5], "missing.txt"]},
-    export: {"to": ["mlx", None, 5], "dtype": ["int8", 5]},
+    export: {"to": ["onyx", None, 5], "dtype": ["int8", 5]},
     load: {"ctx_size": [0, -1, True, 10**9], "threads": threads[:3]},
     tune_in_many: {"workers": [0, -1, nan, 10**6]},
     distill_in_many: {"workers": [0, -1, nan, 10**6]},

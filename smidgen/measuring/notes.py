@@ -22,7 +22,8 @@ def _other_runtime(card: Mapping[str, Any]) -> list[str]:
     if not runtime:
         return []
     named = ", ".join(f"{name} {version}" for name, version in runtime.items())
-    return [f"The cut was computed by {named}, in float32 where it can be told so; the original by smidgen, in float32."]
+    how = "in float32 where it can be told so"
+    return [f"The cut was computed by {named}, {how}; the original by smidgen, in float32."]
 
 
 def _rounded_cache(card: Mapping[str, Any]) -> list[str]:

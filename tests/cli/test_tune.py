@@ -409,7 +409,7 @@ def test_a_disk_that_is_too_small_is_seen_before_the_training(
     usage = shutil._ntuple_diskusage(10**9, 10**9, 10**4)  # type: ignore[attr-defined]
     monkeypatch.setattr("smidgen.distillation.loop.plan.shutil.disk_usage", lambda _: usage)
     monkeypatch.setattr("smidgen.distillation.loop.trainer.Trainer.run", lambda *_: pytest.fail("it has begun"))
-    with pytest.raises(SmidgenError, match="has 10.0 kB free. This work needs about .* for checkpoints, which go"):
+    with pytest.raises(SmidgenError, match="has 10 kB free. This work needs about .* for checkpoints, which go"):
         tune(str(model), [data], tmp_path / "out", replace(SHORT, full=True))
 
 

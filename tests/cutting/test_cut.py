@@ -209,7 +209,7 @@ def test_weights_that_are_no_numbers_are_refused(folder: Path) -> None:
     tensors = gguf_tensors(random_decoder(GEMMA3_CONFIG))
     tensors["blk.1.ffn_up.weight"][5, 7] = float("inf")
     model = write_model(folder / "tiny.gguf", "gemma3", GEMMA3_KEYS, tensors)
-    refused = run(cut_arguments(model, 140_000, "out", "--quiet"))
+    refused = run(cut_arguments(model, 140_000, "other", "--quiet"))
     assert refused.code == 2 and "blk.1.ffn_up.weight holds" in refused.err and "inf at [5, 7]" in refused.err
 
 

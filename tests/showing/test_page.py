@@ -105,6 +105,15 @@ def choose(browser: Browser, list_of: str, name: str) -> None:
     browser.ask(f"{option}.dispatchEvent(new MouseEvent('mousedown', {{bubbles: true}}))")
 
 
+def unfold(browser: Browser, pane: str) -> None:
+    """Its settings. A click is lost where the page is not yet ready for it, so one without effect is made again."""
+    shown = f"document.querySelector('#{pane}-max-tokens input')?.getClientRects().length > 0"
+    button = f"document.querySelector('#{pane}-settings button')"
+    browser.wait_for(f"!!{button}")
+    clicked = f"window.clicked = Date.now(), {button}.click()"
+    browser.wait_for(f"{shown} || (Date.now() - (window.clicked ?? 0) > 3000 && ({clicked}), false)")
+
+
 def send(browser: Browser, text: str) -> None:
     browser.type(MESSAGE, text, enter=True)
 
@@ -189,7 +198,7 @@ def test_the_column_stands_still_while_an_answer_is_written(browser: Browser) ->
 def test_a_base_model_continues_and_the_page_says_so(browser: Browser) -> None:
     choose(browser, "#chat-model", "tiny")
     browser.wait_for("document.body.innerText.includes('tiny is a base model without a chat template')")
-    browser.click("#chat-settings button")
+    unfold(browser, "chat")
     browser.wait_for("document.querySelector('#chat-max-tokens input').value == '256'")
     browser.type("#chat-max-tokens input", "9")
     browser.type("#chat-temperature input", "0")
@@ -199,7 +208,7 @@ def test_a_base_model_continues_and_the_page_says_so(browser: Browser) -> None:
 
 def test_a_blind_vote_lands_in_sqlite(browser: Browser, page: Page) -> None:
     tab(browser, "Compare")
-    browser.click("#compare-settings button")
+    unfold(browser, "compare")
     browser.type("#compare-max-tokens input", "16")
     browser.type("#compare-prompt textarea", "Say hello.", enter=True)
     browser.wait_for(f"{COMPARED}.includes('Which answer is better?')")
@@ -244,7 +253,7 @@ def test_a_cut_is_made_shown_and_talked_with(browser: Browser, page: Page) -> No
     assert not list((page.folder / "home" / "ui").rglob("*.txt"))
     browser.click("#cut-chat")
     browser.wait_for("document.querySelector('#chat-model input').value == 'smaller'")
-    browser.click("#chat-settings button")
+    unfold(browser, "chat")
     browser.type("#chat-max-tokens input", "9")
     send(browser, "Once")
     browser.wait_for(f"{SAID}.includes('Context:')")

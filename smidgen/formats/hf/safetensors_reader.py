@@ -161,6 +161,8 @@ def _read_header(path: Path, data: mmap.mmap) -> dict[str, Any]:
     raw = data[LENGTH_BYTES:end]
     if raw.count(b":") > 5 * MAX_TENSORS:  # four for each tensor, before anything is made of them
         raise BadFile(f"{shown}: the header lists more tensors than the {MAX_TENSORS} of any real file")
+    if raw.count(b",") > (4 + MAX_DIMENSIONS) * MAX_TENSORS:  # between what a tensor has, its sizes and its offsets
+        raise BadFile(f"{shown}: the header lists more numbers than {MAX_TENSORS} tensors have")
     header = parse_json(raw, f"{shown}: the header", max_containers=4 * MAX_TENSORS)
     if not isinstance(header, dict):
         raise BadFile(f"{shown}: the header is not a JSON object; {DAMAGED}")

@@ -331,6 +331,7 @@ HEAVY: dict[str, Callable[[], bytes]] = {
     "most lists": lambda: raw('{"a":[' + "[]," * 200_000 + "[]]}"),
     "too many lists": lambda: raw('{"a":[' + "[]," * (NEARLY_ALL // 3) + "[]]}"),
     "most numbers": lambda: raw('{"a":[' + "0.5," * (NEARLY_ALL // 4) + "0]}"),
+    "most whole numbers": lambda: raw('{"a":[' + "0," * (NEARLY_ALL // 2) + "0]}"),
     "most texts": lambda: raw('{"a":[' + '"\\n",' * (NEARLY_ALL // 5) + "0]}"),
     "most keys": lambda: raw("{" + ",".join(f'"{n}":0' for n in range(300_000)) + "}"),
 }
