@@ -68,7 +68,7 @@ class Meter:
     def by_article(self, model: Path, evaluation: Evaluation, label: str) -> dict[str, Any]:
         """The same with `articles`, and `kl_interval`: 95% for the mean, over articles."""
         figures = self.figures(model, evaluation.windows, label)
-        articles = _articles(figures.pop("by_window"), evaluation)
+        articles = articles_of(evaluation, figures.pop("by_window"))
         interval = bootstrap.mean_interval(articles)
         return {**figures, "kl_interval": interval, "articles": [asdict(article) for article in articles]}
 
@@ -85,7 +85,8 @@ def paired(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
     return {"ratio": bootstrap.mean(mine) / bootstrap.mean(other), "ratio_interval": interval, "articles": len(mine)}
 
 
-def _articles(windows: list[tuple[int, float]], evaluation: Evaluation) -> list[Article]:
+def articles_of(evaluation: Evaluation, windows: list[tuple[int, float]]) -> list[Article]:
+    """What each article cost, of what each of its windows did: positions, and the mean of their KL."""
     found = []
     for number, at in enumerate(evaluation.places):
         own = [one for one, article in zip(windows, evaluation.article_of, strict=True) if article == number]

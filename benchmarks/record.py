@@ -76,9 +76,9 @@ def run(command: Sequence[str | Path], log: Path, environment: Mapping[str, str]
     return Run(seconds, usage.ru_maxrss * unit, usage.ru_utime + usage.ru_stime)
 
 
-def json_from_python(arguments: Sequence[str]) -> Any:
+def json_from_python(arguments: Sequence[str], python: str | Path = sys.executable) -> Any:
     """What a Python process with these arguments prints, read as JSON."""
-    answer = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
+    answer = subprocess.run([python, *arguments], capture_output=True, text=True)
     if answer.returncode:
         raise SmidgenError(f"python {shown(arguments)} failed: {answer.stderr.strip()[-500:]}")
     return json.loads(answer.stdout)

@@ -38,12 +38,12 @@ class Pretended:
     def begin(self) -> None:
         self._ids = []
 
-    def read(self, ids: list[int]) -> np.ndarray:
+    def read(self, ids: list[int], wanted: int) -> np.ndarray:
         if WISH == "end":
             print("Killed by a bug", file=sys.stderr)
             os._exit(9)
         self._ids += ids
-        hidden = self._engine.hidden_states(torch.tensor([self._ids]))[0, -len(ids) :]
+        hidden = self._engine.hidden_states(torch.tensor([self._ids]))[0, -wanted:]
         logits = hidden @ self._engine.head_rows(0, self.vocabulary).T
         if self._cap is not None:
             logits = self._cap * torch.tanh(logits / self._cap)

@@ -23,13 +23,13 @@ class MLXModel:
         if mx.default_device().type == mx.DeviceType.cpu:
             self._model.set_dtype(mx.float32)
         self.begin()
-        self.vocabulary = self.read([0]).shape[1]
+        self.vocabulary = self.read([0], 1).shape[1]
 
     def begin(self) -> None:
         self._cache = make_prompt_cache(self._model)
 
-    def read(self, ids: list[int]) -> np.ndarray:
-        logits = self._model(mx.array([ids]), cache=self._cache)[0]
+    def read(self, ids: list[int], wanted: int) -> np.ndarray:
+        logits = self._model(mx.array([ids]), cache=self._cache)[0, -wanted:]
         return np.array(logits.astype(mx.float32))
 
 

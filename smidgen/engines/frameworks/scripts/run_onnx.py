@@ -15,20 +15,21 @@ class OnnxModel:
     def __init__(self, folder: str) -> None:
         self._model = og.Model(folder)
         self.begin()
-        self.vocabulary = self.read([0]).shape[1]
+        self.vocabulary = self.read([0], 1).shape[1]
 
     def begin(self) -> None:
         parameters = og.GeneratorParams(self._model)
         parameters.set_search_options(max_length=_LONGEST)
         self._generator = og.Generator(self._model, parameters)
 
-    def read(self, ids: list[int]) -> np.ndarray:
-        return np.stack([self._read_one(token) for token in ids])
+    def read(self, ids: list[int], wanted: int) -> np.ndarray:
+        """What is wanted comes one at a time: graphs for generation, ours too, give the logits of the last place."""
+        first = len(ids) - wanted + 1
+        return np.stack([self._last(ids[:first]), *(self._last([token]) for token in ids[first:])])
 
-    def _read_one(self, token: int) -> np.ndarray:
-        """One at a time: graphs for generation, ours too, give the logits of the last place alone."""
-        self._generator.append_tokens(np.array([[token]], np.int32))
-        return np.array(self._generator.get_output("logits"), np.float32).reshape(-1)
+    def _last(self, ids: list[int]) -> np.ndarray:
+        self._generator.append_tokens(np.array([ids], np.int32))
+        return np.array(self._generator.get_output("logits"), np.float32)[0, -1]
 
 
 serve(OnnxModel)

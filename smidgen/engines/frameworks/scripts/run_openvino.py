@@ -23,13 +23,13 @@ class OpenVinoModel:
         self._names = {name for one in compiled.inputs for name in one.get_names()}
         self._request = compiled.create_infer_request()
         self.begin()
-        self.vocabulary = self.read([0]).shape[1]
+        self.vocabulary = self.read([0], 1).shape[1]
 
     def begin(self) -> None:
         self._request.reset_state()
         self._length = 0
 
-    def read(self, ids: list[int]) -> np.ndarray:
+    def read(self, ids: list[int], wanted: int) -> np.ndarray:
         whole = self._length + len(ids)
         given = {
             "input_ids": np.array([ids], np.int64),
@@ -39,7 +39,7 @@ class OpenVinoModel:
         }
         self._request.infer({name: value for name, value in given.items() if name in self._names})
         self._length = whole
-        return np.array(self._request.get_tensor("logits").data[0], np.float32)
+        return np.array(self._request.get_tensor("logits").data[0, -wanted:], np.float32)
 
 
 serve(OpenVinoModel)

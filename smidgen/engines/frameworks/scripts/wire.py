@@ -39,8 +39,8 @@ class Model(Protocol):
         """Forget what was read."""
         ...
 
-    def read(self, ids: list[int]) -> np.ndarray:
-        """Go on with the text: logits after each of these tokens, [position, vocabulary]."""
+    def read(self, ids: list[int], wanted: int) -> np.ndarray:
+        """Go on with the text: logits after each of the last `wanted` of these tokens, [wanted, vocabulary]."""
         ...
 
 
@@ -76,7 +76,7 @@ def _answer(model: Model, header: bytes, requests: BinaryIO, answers: BinaryIO) 
         raise ValueError(f"{len(ids)} of {count} token ids came, below {model.vocabulary} each")
     if afresh:
         model.begin()
-    logits = np.ascontiguousarray(model.read(ids.tolist())[-wanted:], "<f4")
+    logits = np.ascontiguousarray(model.read(ids.tolist(), wanted), "<f4")
     if logits.shape != (wanted, model.vocabulary):
         raise ValueError(f"the framework gave logits of shape {logits.shape} for {wanted} positions")
     answers.write(HEADER.pack(b"give", wanted, model.vocabulary, 0))

@@ -1,0 +1,233 @@
+"""The same weights in other frameworks, each computed by the framework itself, beside what its own quantizer makes.
+
+    python -m benchmarks.frameworks original.gguf CUT --evaluation FILE --work DIR --tool mlx=PYTHON --tool onnx=PYTHON
+
+CUT: a cut of that original, best with `--types portable`. For each framework: the folder that `smidgen export` writes
+of CUT, and the one that the framework's own quantizer makes of the original in 16 bits (framework_tools.py), if
+`--tool` names a Python that has it. Of each folder: its bytes, KL(original ‖ folder) over articles with the framework's
+own logits, the ratio of ours to theirs with its interval (bootstrap.py), and speed and memory in that framework
+(framework_speed.py), all folders taking turns. Of ours also how far its logits are from those of smidgen's decoder on
+CUT: KL, and the largest difference of a log-probability. CUT in llama.cpp is the first row.
+
+Frameworks are found as `smidgen measure` finds them: SMIDGEN_MLX_PYTHON and so on, or environments made for them.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import bootstrap, documents, framework_tools, options, record
+from benchmarks.bootstrap import Article
+from benchmarks.documents import Evaluation
+from benchmarks.meter import articles_of
+from smidgen.data.text import Windows
+from smidgen.engines.base import LogitScorer, Scorer
+from smidgen.engines.frameworks.engine import FrameworkEngine
+from smidgen.engines.frameworks.environment import python_with
+from smidgen.engines.frameworks.known import FRAMEWORKS
+from smidgen.engines.llama_cpp.bench import measure_speed
+from smidgen.engines.torch import TorchEngine
+from smidgen.errors import SmidgenError
+from smidgen.exporting.export import Format, export
+from smidgen.formats.convert import gguf_of
+from smidgen.formats.exported import Runtime, describe_exported
+from smidgen.formats.opening import open_checkpoint
+from smidgen.measuring.divergence import scored
+from smidgen.model.tokenizer import Tokenizer
+from smidgen.numerics.divergence import soft_cap_
+from smidgen.progress import say
+
+_FORMATS: dict[Runtime, Format] = {"mlx": "mlx", "onnx": "onnx", "openvino": "openvino", "transformers": "vllm"}
+_SPEED = Path(__file__).with_name("framework_speed.py")
+_PROMPT, _LOOK = 256, 128  # tokens
+
+
+@dataclass
+class Folder:
+    """One that a framework loads.
+
+    whose: "smidgen" or the framework's own quantizer.  made_by: versions and the command.  figures: what it costs.
+    """
+
+    runtime: Runtime
+    whose: str
+    path: Path
+    made_by: dict[str, Any]
+    figures: dict[str, Any]
+    articles: list[Article]
+
+    def result(self) -> dict[str, Any]:
+        """As it goes into the results."""
+        known = {key: value for key, value in asdict(self).items() if key not in ("path", "articles")}
+        return {**known, "bytes": describe_exported(self.path).bytes}
+
+
+def folders(chosen: argparse.Namespace, cut: Path, tools: dict[str, Path]) -> Iterator[Folder]:
+    """Ours of each framework, and theirs where there is a tool. What is there already is not made again."""
+    original = chosen.work / "original-16-bit"
+    if tools and not original.exists():
+        export(chosen.original, "hf", original)
+    for runtime, to in _FORMATS.items():
+        ours = chosen.work / f"smidgen-{to}"
+        if not ours.exists():
+            export(cut, to, ours)
+        yield Folder(runtime, "smidgen", ours, {"command": f"smidgen export CUT --to {to}"}, {}, [])
+        if runtime not in tools:
+            continue
+        theirs = chosen.work / f"own-{to}"
+        words = framework_tools.command(runtime, tools[runtime], original, theirs)
+        if not theirs.exists():
+            record.run(words, chosen.work / "tools.log")
+        made_by = {"command": record.shown(words), "packages": framework_tools.versions(runtime, tools[runtime])}
+        yield Folder(runtime, "its own quantizer", theirs, made_by, {}, [])
+
+
+@contextmanager
+def engine_of(folder: Folder, threads: int) -> Iterator[FrameworkEngine]:
+    """It, run by its framework."""
+    with FrameworkEngine.open(describe_exported(folder.path), threads) as engine:
+        yield engine
+
+
+def fidelity(
+    original: Scorer, cut: Scorer | LogitScorer, texts: Evaluation, label: str
+) -> tuple[dict[str, Any], list[Article]]:  # fmt: skip
+    """KL of one model to the original, over all articles and of each."""
+    found = scored(original, cut, texts.windows, label)
+    figures = found.divergence().figures()
+    articles = articles_of(texts, found.by_window())
+    kept = {key: figures[key] for key in ("tokens", "kl_mean", "kl_p99", "same_top1", "bits_per_byte_cut")}
+    return {**kept, "kl_interval": bootstrap.mean_interval(articles)}, articles
+
+
+@torch.no_grad()
+def distance(cut: TorchEngine, engine: FrameworkEngine, windows: Windows) -> dict[str, float]:
+    """Between our decoder's distributions and the framework's, for the same weights, over one window."""
+    ids = windows.ids[:1, :_LOOK]
+    logits = cut.hidden_states(ids)[0] @ cut.head_rows(0, cut.config.vocabulary).T
+    ours = soft_cap_(logits, cut.config.logit_cap).double().log_softmax(-1)
+    theirs = torch.cat([part.double() for part in engine.logits(ids.tolist())]).log_softmax(-1)[:, : ours.shape[1]]
+    likely = ours > ours.amax(-1, keepdim=True) - 10  # beyond that nobody draws a token
+    return {
+        "kl_mean": float((ours.exp() * (ours - theirs)).sum(-1).mean()),
+        "largest_difference": float((ours - theirs).abs()[likely].max()),
+    }
+
+
+def speed(folder: Folder, threads: int, prompt: Path) -> dict[str, float]:
+    """One round in a fresh process of the framework."""
+    python = python_with(FRAMEWORKS[folder.runtime])
+    return record.json_from_python([str(_SPEED), folder.runtime, str(folder.path), str(threads), str(prompt)], python)
+
+
+def speeds(everyone: Sequence[Folder], threads: int, rounds: int, prompt: Path) -> None:
+    """All in turns, into their figures."""
+    found: list[list[dict[str, float]]] = [[] for _ in everyone]
+    for number in range(rounds):
+        for folder, own in zip(everyone, found, strict=True):
+            say(f"Speed {number + 1}/{rounds}: {folder.path.name}")
+            own.append(speed(folder, threads, prompt))
+    for folder, own in zip(everyone, found, strict=True):
+        folder.figures["speed"] = {key: record.spread([one[key] for one in own]) for key in own[0]}
+
+
+def compared(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Everything, as it goes into the results."""
+    torch.set_num_threads(chosen.threads)
+    chosen.work.mkdir(parents=True, exist_ok=True)
+    cut_path = gguf_of(str(chosen.cut))
+    with open_checkpoint(chosen.original) as original, open_checkpoint(cut_path) as cut:
+        tokenizer = Tokenizer.from_gguf(original.tokenizer_metadata)
+        texts = documents.take(chosen.evaluation, chosen.articles, chosen.evaluation_tokens, tokenizer)
+        before, ours = TorchEngine(original), TorchEngine(cut)
+        own_file, _ = fidelity(before, ours, texts, cut_path.name)
+        known = {
+            "original": {"file": chosen.original.name, "sha256": original.sha256(), "weights": original.parameters},
+            "cut": {"bytes": cut_path.stat().st_size, "sha256": cut.sha256(), **own_file},
+            "evaluation": texts.description,
+        }
+        everyone = list(folders(chosen, cut_path, dict(chosen.tool)))
+        for folder in everyone:
+            with engine_of(folder, chosen.threads) as engine:
+                folder.made_by["runtime"] = engine.runtime
+                folder.figures, folder.articles = fidelity(before, engine, texts, folder.path.name)
+                if folder.whose == "smidgen":
+                    folder.figures["to_our_decoder"] = distance(ours, engine, texts.windows)
+            say(f"{folder.path.name}: KL {folder.figures['kl_mean']:.5f}")
+    if not chosen.no_speed:
+        prompt = chosen.work / "prompt.json"
+        prompt.write_text(json.dumps(texts.ids[:_PROMPT]))
+        speeds(everyone, chosen.threads, chosen.rounds, prompt)
+        [known["cut"]["speed"]] = measure_speed([cut_path], chosen.threads, chosen.rounds, contexts=())
+    return {**known, "folders": [folder.result() for folder in everyone], "ratios": ratios(everyone)}
+
+
+def ratios(everyone: Sequence[Folder]) -> dict[str, dict[str, Any]]:
+    """KL of ours over that of the framework's own quantizer, by framework."""
+    found = {}
+    for theirs in everyone:
+        ours = next(one for one in everyone if one.runtime == theirs.runtime)
+        if theirs is not ours:
+            interval = bootstrap.ratio_interval(ours.articles, theirs.articles)
+            ratio = ours.figures["kl_mean"] / theirs.figures["kl_mean"]
+            found[theirs.runtime] = {"ratio": ratio, "interval": interval}
+    return found
+
+
+def show(result: dict[str, Any]) -> str:
+    """A row for each folder."""
+    rows = []
+    for one in result["folders"]:
+        found, quick = one["figures"], one["figures"].get("speed")
+        away = found.get("to_our_decoder")
+        rows.append(
+            (
+                f"{FRAMEWORKS[one['runtime']].name}, {one['whose']}", f"{one['bytes'] / 1e6:.1f}",
+                f"{found['kl_mean']:.4f}", f"{found['same_top1']:.1%}",
+                "" if away is None else f"{away['largest_difference']:.1e}",
+                *(("", "", "", "") if quick is None else (
+                    f"{quick['load_seconds']['median']:.1f}", f"{quick['prompt_tokens_per_s']['median']:.1f}",
+                    f"{quick['decode_tokens_per_s']['median']:.1f}", f"{quick['peak_bytes']['median'] / 1e6:.0f}")),
+            )
+        )  # fmt: skip
+    head = ("folder", "MB", "KL, nats", "same next token", "largest difference to our decoder", "s to load",
+            "prompt tokens/s", "tokens/s", "memory, MB")  # fmt: skip
+    return record.table(head, rows)
+
+
+def _tool(text: str) -> tuple[str, Path]:
+    name, _, python = text.partition("=")
+    if name not in framework_tools.PACKAGES or not python:
+        known = ", ".join(framework_tools.PACKAGES)
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PYTHON with a name of {known}")
+    return name, Path(python)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = options.parser_of(__doc__)
+    parser.add_argument("original", type=Path)
+    parser.add_argument("cut", type=Path)
+    parser.add_argument("--name", required=True, help="of the model: the result is results/frameworks_NAME.json")
+    options.add_evaluation(parser, 3072)
+    parser.add_argument("--articles", type=int, default=30)
+    options.add_work(parser, "folders that are kept, about six times the original in 16 bits", "frameworks-work")
+    parser.add_argument("--tool", type=_tool, action="append", default=[], metavar="NAME=PYTHON")
+    parser.add_argument("--rounds", type=int, default=3, help="of speed")
+    parser.add_argument("--no-speed", action="store_true", help="leave out how quick they are")
+    chosen = parser.parse_args(arguments)
+    try:
+        result = {**record.facts(threads=chosen.threads, rounds=chosen.rounds), **compared(chosen)}
+    except SmidgenError as error:
+        parser.exit(2, f"{error}\n")
+    options.finish(chosen.output or record.RESULTS / f"frameworks_{chosen.name}.json", result, show(result))
+
+
+if __name__ == "__main__":
+    main()
