@@ -1,13 +1,14 @@
-"""One command at a time in a folder: a second one that would write there is refused. Torch-free.
+"""One process at a time: in a folder, where a second command is refused; at a path, where it may wait. Torch-free.
 
-While a command works in it the folder has a file `.smidgen.lock`, which the system locks (`flock`, or `msvcrt` on
-Windows). Such a lock ends with its process, however that ends, so what a dead one has left is simply taken over. Where
-the file system knows no locks, two commands cannot be told apart.
+While a command works in it the folder has a file `.smidgen.lock`, and beside a path lies `.NAME.lock`, which the system
+locks (`flock`, or `msvcrt` on Windows). Such a lock ends with its process, however that ends, so what a dead one has
+left is simply taken over. Where the file system knows no locks, two processes cannot be told apart.
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from smidgen.errors import SmidgenError, printable
@@ -23,6 +24,7 @@ except ImportError:
 
 LOCK = ".smidgen.lock"
 _ATTEMPTS = 100  # to get hold of a file that others keep removing
+_PAUSE = 0.2  # seconds between two looks at a lock that others have
 _PLACE = 2**20  # of the byte that Windows locks: beyond what is read of the file
 
 
@@ -33,33 +35,62 @@ def alone_in(folder: Path) -> Iterator[None]:
     Raises SmidgenError where another command holds it, or where it cannot be written. A folder that was made for this
     and is still empty goes again.
     """
+
+    def refuse(holder: str) -> None:
+        raise SmidgenError(
+            f"Another smidgen{holder} is writing to {printable(folder)}. Wait for it, or choose another folder with -o."
+        )
+
     made = [one for one in (folder, *folder.parents) if not one.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = _held(folder)
-    except OSError as error:
-        reason = f"{printable(folder)} cannot be written: {error.strerror}."
-        raise SmidgenError(f"{reason} Choose another folder with -o.") from error
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.callback(_remove_empty, made)
+            stack.enter_context(_holding(folder / LOCK, refuse))
+        except OSError as error:
+            reason = f"{printable(folder)} cannot be written: {error.strerror}."
+            raise SmidgenError(f"{reason} Choose another folder with -o.") from error
+        yield
+
+
+@contextmanager
+def alone_at(path: Path, taken: Callable[[str], None]) -> Iterator[None]:
+    """Hold what is, or will be, at a path, while the block runs. The folder that it is in must be there.
+
+    taken: called once where another process holds it, with that process in brackets where it is known. When this
+    returns we wait; what it raises ends the attempt.
+    Raises OSError where nothing can be written beside the path.
+    """
+    with _holding(path.with_name(f".{path.name}.lock"), taken):
+        yield
+
+
+@contextmanager
+def _holding(lock: Path, taken: Callable[[str], None]) -> Iterator[None]:
+    descriptor = _held(lock, taken)
     try:
         yield
     finally:
-        _let_go(folder / LOCK, descriptor)
-        with suppress(OSError):  # not empty
-            for one in made:
-                one.rmdir()
+        _let_go(lock, descriptor)
 
 
-def _held(folder: Path) -> int:
-    """An open descriptor of the folder's lock. One that its holder removes in between makes us look again."""
-    path = folder / LOCK
+def _remove_empty(folders: list[Path]) -> None:
+    with suppress(OSError):  # not empty
+        for one in folders:
+            one.rmdir()
+
+
+def _held(path: Path, taken: Callable[[str], None]) -> int:
+    """An open descriptor of a lock. One that its holder removes in between makes us look again."""
+    told = False
     for _ in range(_ATTEMPTS):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         try:
-            if not _locks(descriptor):
-                raise SmidgenError(
-                    f"Another smidgen{_holder(descriptor)} is writing to {printable(folder)}. Wait for it, or choose "
-                    "another folder with -o."
-                )
+            while not _locks(descriptor):
+                if not told:
+                    taken(_holder(descriptor))
+                    told = True
+                time.sleep(_PAUSE)
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(descriptor), path.stat()):
                     os.ftruncate(descriptor, 0)

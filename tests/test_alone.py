@@ -1,12 +1,14 @@
-"""One command at a time in a folder: refused in a line, taken over from the dead, and nothing left behind."""
+"""One process at a time: refused in a line, or waiting; taken over from the dead, and nothing left behind."""
 
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from smidgen.alone import LOCK, alone_in
+from smidgen.alone import LOCK, alone_at, alone_in
 from smidgen.errors import SmidgenError
 
 _HOLDS = "import sys, time; from pathlib import Path; from smidgen.alone import alone_in\n"
@@ -52,4 +54,40 @@ def test_a_file_system_without_locks_lets_everybody_in(tmp_path: Path, monkeypat
     fcntl = pytest.importorskip("fcntl")
     monkeypatch.setattr(fcntl, "flock", no_locks)
     with alone_in(tmp_path), alone_in(tmp_path):
+        pass
+
+
+def test_at_a_path_others_are_told_once_and_wait(tmp_path: Path) -> None:
+    told, order, first = list[str](), list[str](), threading.Event()
+
+    def second() -> None:
+        first.wait()
+        with alone_at(tmp_path / "thing", told.append):
+            order.append("second")
+
+    other = threading.Thread(target=second)
+    other.start()
+    with alone_at(tmp_path / "thing", told.append):
+        first.set()
+        while not told:
+            time.sleep(0.01)
+        time.sleep(0.5)
+        order.append("first")
+    other.join()
+    assert order == ["first", "second"] and len(told) == 1 and told[0].startswith(" (process ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_at_a_path_whoever_is_told_may_give_up(tmp_path: Path) -> None:
+    def give_up(_: str) -> None:
+        raise LookupError
+
+    with alone_at(tmp_path / "thing", give_up), pytest.raises(LookupError), alone_at(tmp_path / "thing", give_up):
+        pass
+    with alone_at(tmp_path / "other", give_up), alone_at(tmp_path / "thing", give_up):
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".other.lock", ".thing.lock"]
+
+
+def test_at_a_path_without_a_folder_the_system_says_why(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), alone_at(tmp_path / "no" / "thing", lambda _: None):
         pass

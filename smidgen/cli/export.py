@@ -62,11 +62,12 @@ def command(
     """Write a model in another format.
 
     hf is a folder that transformers, vLLM and others load: config.json, safetensors, tokenizer files; quantized weights
-    are decoded. gguf is one file for llama.cpp, Ollama and LM Studio, with the weights as they are. vllm, mlx, onnx
-    (for onnxruntime-genai) and openvino (for OpenVINO GenAI) are folders with quantized weights as they are: Q4_0 and
-    Q8_0 (cut with --types portable), and more of the simple types in some; other matrices get 16 bits. lmstudio puts a
-    GGUF file where LM Studio finds it: into a folder PUBLISHER/MODEL of its models folder. A file on the same disk gets
-    a second name, and takes no space twice.
+    are decoded. Gemma 2 and 3, whose numbers are beyond float16, are then computed in bfloat16. gguf is one file for
+    llama.cpp, Ollama and LM Studio, with the weights as they are. vllm, mlx, onnx (for onnxruntime-genai) and openvino
+    (for OpenVINO GenAI) are folders with quantized weights as they are: Q4_0 and Q8_0 (cut with --types portable), and
+    more of the simple types in some; other matrices get 16 bits. lmstudio puts a GGUF file where LM Studio finds it:
+    into a folder PUBLISHER/MODEL of its models folder. A file on the same disk gets a second name, and takes no space
+    twice.
 
     \b
     Examples:

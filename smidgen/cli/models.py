@@ -19,7 +19,10 @@ def command(
         str | None, typer.Argument(metavar="[NAME]", help="Of something in the cache.", show_default=False)
     ] = None,
     cache: Annotated[
-        bool, typer.Option("--cache", help="What smidgen downloaded, converted and wrote for itself: size, last use.")
+        bool,
+        typer.Option(
+            "--cache", help="What smidgen downloaded, converted, wrote and installed for itself: size, last use."
+        ),
     ] = False,
     clear: Annotated[
         bool, typer.Option("--clear", help="With --cache: remove it, or only NAME. No file of others is touched.")
@@ -98,9 +101,9 @@ def _cache(name: str | None, clear: bool, json: bool) -> None:
         print(f"{total / 1e6:.1f} MB are free again.")
         return
     for one in things:
-        print(f"{printable(one.name, 64):<40}  {one.kind:<11}{one.bytes / 1e6:>10.1f} MB  last used {_day(one)}")
-    print(f"{'in all':<40}  {'':<11}{total / 1e6:>10.1f} MB")
-    print(f"\nConversions and texts are in {printable(cache_folder())}, downloads in the hub's cache.")
+        print(f"{printable(one.name, 64):<40}  {one.kind:<12}{one.bytes / 1e6:>10.1f} MB  last used {_day(one)}")
+    print(f"{'in all':<40}  {'':<12}{total / 1e6:>10.1f} MB")
+    print(f"\nConversions, texts and environments are in {printable(cache_folder())}, downloads in the hub's cache.")
     print("`smidgen models --cache --clear` removes all of it, with a name behind it only that.")
     if any(one.name != one.group for one in things):
         print("What follows the last dot tells things of one name apart; the name without it means all of them.")

@@ -14,6 +14,7 @@ from typing import Literal, get_args
 from smidgen.atomic import refuse_unwritable
 from smidgen.errors import SmidgenError, printable
 from smidgen.exporting import lm_studio
+from smidgen.exporting.hf import write_plain
 from smidgen.exporting.mlx import write_mlx
 from smidgen.exporting.onnx import names as onnx_names
 from smidgen.exporting.onnx import use as onnx_use
@@ -26,7 +27,6 @@ from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.convert import WRITTEN_BY, write_as_gguf
 from smidgen.formats.gguf.contents import refuse_damaged
 from smidgen.formats.gguf.reader import GGUFFile
-from smidgen.formats.hf.writer import write_hf
 from smidgen.formats.history import HISTORY
 from smidgen.formats.hub.catalogue import ModelName
 from smidgen.formats.opening import open_model
@@ -36,7 +36,7 @@ from smidgen.publishing.companions import write_export_notes
 from smidgen.shell import path_of
 
 Format = Literal["hf", "vllm", "mlx", "onnx", "openvino", "gguf", "lmstudio"]
-_FOLDERS = {"hf": write_hf, "vllm": write_vllm, "mlx": write_mlx}
+_FOLDERS = {"hf": write_plain, "vllm": write_vllm, "mlx": write_mlx}
 
 
 def export(
@@ -52,7 +52,7 @@ def export(
     Licence and notice files go with it. Returns the path of what was written.
 
     dtype: of the weights in a folder that are not packed ("float32", "float16", "bfloat16"); None for what they are, or
-    float16 where they are quantized.
+    float16 where they are quantized. Where that is too narrow to compute in, config.json asks for bfloat16.
     activations: for "onnx": "int8" is quicker there, and not exact.
     Raises Unsupported for what the format cannot hold, SmidgenError where it cannot be written.
     """

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from smidgen.errors import Unsupported, printable
 from smidgen.exporting.codes import GROUP
+from smidgen.exporting.hf import asked_dtype
 from smidgen.exporting.packed import (
     Held,
     PackingPlan,
@@ -39,7 +40,6 @@ from smidgen.formats.hf.safetensors_writer import Stored
 from smidgen.formats.hf.writer import hf_layout, write_hf
 from smidgen.model.parameters import is_matrix
 from smidgen.numerics import block_types as types
-from smidgen.progress import say
 from smidgen.shapes import Float, Int
 
 _VERSION = "0.20.1"  # of the package that the tests read it with
@@ -67,12 +67,7 @@ def write_vllm(checkpoint: Checkpoint, folder: Path, dtype: str | None = None) -
     dtype = storing_dtype(dtype, plan)
     say_what_it_costs(checkpoint, held, plan)
     settings: dict[str, Any] = {"quantization_config": _quantization(checkpoint, plan)}
-    if dtype == "float16" and any(layer.post_norms for layer in checkpoint.config.layers):
-        settings["torch_dtype"] = "bfloat16"
-        say(
-            "config.json asks for bfloat16, since what such a model computes is beyond float16. The scales in the file "
-            "are exact, but are rounded when it is loaded so; transformers loads them exactly with dtype=float32."
-        )
+    settings |= asked_dtype(checkpoint, dtype, "The scales in the file are exact, but are")
     write_hf(checkpoint, folder, dtype, partial(_packed, checkpoint, plan), settings)
 
 

@@ -1,25 +1,37 @@
 """What smidgen keeps on this machine, and how it is removed: only files that smidgen put there. Torch-free.
 
 Downloads, which lie in the hub's shared cache; models that are joined from packages; conversions; copies of drafts with
-more rows; text that models wrote themselves; their answers to tasks; and how quick types of weights are here. Files of
-other names, and downloads of other programs, are neither listed nor touched.
+more rows; text that models wrote themselves; their answers to tasks; how quick types of weights are here; and
+environments for other frameworks. Files of other names, and downloads of other programs, are neither listed nor
+touched.
 """
 
+import os
 import re
+import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from stat import S_ISDIR, S_ISLNK
 from typing import Literal
 
+from smidgen.alone import alone_at
 from smidgen.atomic import partial_path, remove_partial
 from smidgen.errors import SmidgenError, printable
 from smidgen.formats.convert import CONVERSION, conversions_folder
 from smidgen.formats.hub.catalogue import CATALOGUE, cached_file
-from smidgen.formats.hub.home import answers_folder, cache_folder, fetched, notes_folder, rates_folder
+from smidgen.formats.hub.home import (
+    answers_folder,
+    cache_folder,
+    environments_folder,
+    fetched,
+    notes_folder,
+    rates_folder,
+)
 
-Kind = Literal["download", "catalogue", "conversion", "draft", "text", "answers", "rates"]
+Kind = Literal["download", "catalogue", "conversion", "draft", "text", "answers", "rates", "environment"]
 
 _EARLIER_CONVERSION = re.compile(r"[0-9a-f]{64}\.gguf")  # as it was called before its name said what it is
 _TEXT = re.compile(r"[0-9a-f]{16}-.+\.json")
@@ -27,6 +39,7 @@ _DRAFT = re.compile(r"[0-9a-f]{64}\.gguf|\.[0-9a-f]{64}\.gguf\.partial")
 _ANSWERS = re.compile(r"[0-9a-f]{16}\.jsonl")
 _DRAFTS = "copies of drafts"
 _RATES = re.compile(r"[0-9a-f]{16}\.json")
+_ENVIRONMENT = re.compile(r"(?P<runtime>[a-z]+)-(?P<versions>[0-9a-f]{12})")
 _TEXTS = "self-written text"
 _ANSWERED = "answers to tasks"
 _MEASURED = "speeds of types"
@@ -37,7 +50,8 @@ class Kept:
     """Something in the cache.
 
     name: of this thing and no other: where several have one, with an ending that tells them apart and never changes.
-    group: the name without that ending.  last_used: seconds since 1970.  files: all of it; of a download links too.
+    group: the name without that ending.  last_used: seconds since 1970.  files: all of it; of a download links too, of
+    an environment its folder.
     """
 
     name: str
@@ -53,7 +67,8 @@ def kept(name: str | None = None) -> list[Kept]:
 
     Raises SmidgenError where nothing has the name.
     """
-    found = _told_apart([*_downloads(), *_joined(), *_conversions(), *_drafts(), *_texts(), *_answers(), *_rates()])
+    models = [*_downloads(), *_joined(), *_conversions(), *_drafts()]
+    found = _told_apart([*models, *_texts(), *_answers(), *_rates(), *_environments()])
     found.sort(key=lambda one: (-one.bytes, one.name))
     if name is None:
         return found
@@ -74,7 +89,7 @@ def _told_apart(things: Sequence[Kept]) -> list[Kept]:
 
 
 def remove(things: Iterable[Kept]) -> None:
-    """Remove them. What another process has open stays usable for it.
+    """Remove them. What another process has open stays usable for it, but for environments.
 
     Raises SmidgenError at the end where something could not be removed.
     """
@@ -92,10 +107,30 @@ def remove(things: Iterable[Kept]) -> None:
 
 
 def _remove(file: Path) -> None:
-    if file.name.endswith(".partial"):
+    if file.is_dir() and not file.is_symlink():
+        _remove_environment(file)
+    elif file.name.endswith(".partial"):
         remove_partial(file.with_name(file.name.removeprefix(".").removesuffix(".partial")))
     else:
         file.unlink(missing_ok=True)
+
+
+class _InUse(Exception):
+    """Another process makes it just now."""
+
+
+def _remove_environment(folder: Path) -> None:
+    """Remove one, or what is left of one; what is being made just now stays. A half removed one is never used."""
+
+    def leave(_: str) -> None:
+        raise _InUse
+
+    home = folder.with_name(folder.name.removeprefix(".").removesuffix(".partial"))
+    with suppress(_InUse), alone_at(home, leave):
+        if folder == home:
+            shutil.rmtree(partial_path(home), ignore_errors=True)
+            os.replace(home, partial_path(home))
+        shutil.rmtree(partial_path(home))
 
 
 def _thing(name: str, kind: Kind, files: Iterable[Path], ending: str | None = None) -> Iterator[Kept]:
@@ -106,11 +141,26 @@ def _thing(name: str, kind: Kind, files: Iterable[Path], ending: str | None = No
     size, used, there = 0, 0.0, []
     for file in files:
         with suppress(OSError):
-            status = file.lstat()
-            size, used = size + (0 if file.is_symlink() else status.st_size), max(used, status.st_atime)
+            for status in _statuses(file):
+                size, used = size + (0 if S_ISLNK(status.st_mode) else status.st_size), max(used, status.st_atime)
             there.append(file)
     if there:
         yield Kept(f"{name}.{ending or kind}", name, kind, size, used, tuple(there))
+
+
+def _statuses(path: Path) -> Iterator[os.stat_result]:
+    """Of a file or link; of all that is in a folder.
+
+    Raises OSError where the path is not there.
+    """
+    status = path.lstat()
+    if not S_ISDIR(status.st_mode):
+        yield status
+        return
+    for folder, _, files in os.walk(path):
+        for file in files:
+            with suppress(OSError):  # gone meanwhile
+                yield Path(folder, file).lstat()
 
 
 def _downloads() -> Iterator[Kept]:
@@ -197,6 +247,17 @@ def _answers() -> Iterator[Kept]:
 def _rates() -> Iterator[Kept]:
     files = [file for file in _files(rates_folder()) if _RATES.fullmatch(file.name)]
     yield from _thing(_MEASURED, "rates", files)
+
+
+def _environments() -> Iterator[Kept]:
+    """See engines/frameworks/environment.py."""
+    names = {folder.name.removeprefix(".").removesuffix(".partial") for folder in environments_folder().glob("*/")}
+    for name in sorted(names):
+        if known := _ENVIRONMENT.fullmatch(name):
+            home = environments_folder() / name
+            yield from _thing(
+                f"{known['runtime']} environment", "environment", [home, partial_path(home)], known["versions"]
+            )
 
 
 def _files(folder: Path, deep: bool = False) -> list[Path]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
+from smidgen.alone import alone_at
 from smidgen.cli import models
 from smidgen.errors import SmidgenError
 from smidgen.formats.cache import kept, remove
@@ -71,6 +72,42 @@ def test_speeds_of_types_are_there_and_go(home: Path) -> None:
     assert (rates.kind, rates.bytes) == ("rates", 10)
     remove([rates])
     assert not ours.exists() and other.exists()
+
+
+def environment(home: Path, name: str) -> Path:
+    """An environment of 20 bytes in two files, and a link that counts for nothing."""
+    folder = home / "frameworks" / name
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "python3").write_text("1234567890")
+    (folder / "bin" / "python").symlink_to("python3")
+    (folder / "pyvenv.cfg").write_text("1234567890")
+    return folder
+
+
+def test_environments_are_there_and_go(home: Path) -> None:
+    made, half, mine = (environment(home, name) for name in (f"mlx-{'a' * 12}", f".onnx-{'b' * 12}.partial", "mine"))
+    found = {(one.name, one.kind, one.bytes) for one in kept() if one.kind == "environment"}
+    assert found == {("mlx environment", "environment", 20), ("onnx environment", "environment", 20)}
+    remove(kept("mlx environment"))
+    assert not made.exists() and half.exists() and mine.exists()
+    remove(kept())
+    assert sorted((home / "frameworks").iterdir()) == [mine]
+
+
+def test_environments_of_other_versions_are_told_apart(home: Path) -> None:
+    one, other = environment(home, f"mlx-{'a' * 12}"), environment(home, f"mlx-{'b' * 12}")
+    assert [thing.name for thing in kept("mlx environment")] == [f"mlx environment.{x * 12}" for x in "ab"]
+    remove(kept(f"mlx environment.{'a' * 12}"))
+    assert not one.exists() and other.exists()
+
+
+def test_an_environment_that_is_being_made_stays(home: Path) -> None:
+    half = environment(home, f".mlx-{'a' * 12}.partial")
+    with alone_at(home / "frameworks" / f"mlx-{'a' * 12}", lambda _: None):
+        remove(kept("mlx environment"))
+    assert half.exists()
+    remove(kept("mlx environment"))
+    assert not half.exists()
 
 
 def test_copies_of_drafts_are_there_and_go(home: Path) -> None:

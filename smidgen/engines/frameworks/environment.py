@@ -12,23 +12,19 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+from smidgen.alone import alone_at
+from smidgen.atomic import partial_path
 from smidgen.engines.frameworks.known import Framework
 from smidgen.errors import SmidgenError, printable
-from smidgen.formats.hub.home import cache_folder
+from smidgen.formats.hub.home import environments_folder
 from smidgen.formats.hub.transfer import is_offline
 from smidgen.progress import say
 from smidgen.shell import as_word
 
-try:
-    import fcntl
-except ImportError:  # Windows: two processes at once may both make it; the second finds the name taken
-    fcntl = None
-
-_FOLDER = "frameworks"
 _PYTHON = Path("Scripts/python.exe") if os.name == "nt" else Path("bin/python")
 _LAST_WORDS = 300
 
@@ -72,7 +68,7 @@ def _is_here(module: str) -> bool:
 def _home(framework: Framework) -> Path:
     """Where its environment is, or will be: its name changes with what goes into it."""
     told = framework.requirements.read_bytes() + f"{sys.version_info[:2]}".encode()
-    return cache_folder() / _FOLDER / f"{framework.runtime}-{hashlib.sha256(told).hexdigest()[:12]}"
+    return environments_folder() / f"{framework.runtime}-{hashlib.sha256(told).hexdigest()[:12]}"
 
 
 def _not_offline(framework: Framework) -> str:
@@ -86,7 +82,7 @@ def _not_offline(framework: Framework) -> str:
 
 def _make(framework: Framework, home: Path) -> None:
     """Raises SmidgenError, with pip's last words, and leaves nothing."""
-    partial = home.with_name(f".{home.name}.partial")
+    partial = partial_path(home)
     _remove(partial)
     _refuse_full_disk(framework, home.parent)
     say(
@@ -145,20 +141,16 @@ def _remove(folder: Path) -> None:
 
 @contextmanager
 def _alone(home: Path) -> Iterator[None]:
-    """Only one process is in here for one environment; others wait. The lock dies with its process."""
-    try:
-        home.parent.mkdir(parents=True, exist_ok=True)
-        lock = home.with_name(f".{home.name}.lock").open("w")
-    except OSError as error:
-        why = f"{printable(home.parent)} cannot be written: {error.strerror}"
-        raise SmidgenError(f"{why}; set SMIDGEN_HOME to a folder that can.") from error
-    with lock:
-        if fcntl is not None:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                say(f"Another process makes the environment {printable(home.name)}; waiting for it …")
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            except OSError:
-                pass  # a file system without locks
+    """Only one process is in here for one environment; others wait."""
+
+    def tell(holder: str) -> None:
+        say(f"Another process{holder} makes the environment {printable(home.name)}; waiting for it …")
+
+    with ExitStack() as stack:
+        try:
+            home.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(alone_at(home, tell))
+        except OSError as error:
+            why = f"{printable(home.parent)} cannot be written: {error.strerror}"
+            raise SmidgenError(f"{why}; set SMIDGEN_HOME to a folder that can.") from error
         yield

@@ -36,6 +36,11 @@ def rates_folder() -> Path:
     return cache_folder() / "rates"
 
 
+def environments_folder() -> Path:
+    """Where the environments are that were made for other frameworks (engines/frameworks/environment.py)."""
+    return cache_folder() / "frameworks"
+
+
 def notes_folder() -> Path:
     """Where the notes of downloads are."""
     return cache_folder() / _NOTES
