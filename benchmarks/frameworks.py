@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import bootstrap, documents, framework_tools, options, record
+from benchmarks import bootstrap, documents, framework_tools, frameworks_shown, options, record
 from benchmarks.bootstrap import Article
 from benchmarks.documents import Evaluation
 from benchmarks.meter import articles_of
@@ -148,6 +148,7 @@ def compared(chosen: argparse.Namespace) -> dict[str, Any]:
         before, ours = TorchEngine(original), TorchEngine(cut)
         own_file, _ = fidelity(before, ours, texts, cut_path.name)
         known = {
+            "name": chosen.name,
             "original": {"file": chosen.original.name, "sha256": original.sha256(), "weights": original.parameters},
             "cut": {"bytes": cut_path.stat().st_size, "sha256": cut.sha256(), **own_file},
             "evaluation": texts.description,
@@ -180,27 +181,6 @@ def ratios(everyone: Sequence[Folder]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def show(result: dict[str, Any]) -> str:
-    """A row for each folder."""
-    rows = []
-    for one in result["folders"]:
-        found, quick = one["figures"], one["figures"].get("speed")
-        away = found.get("to_our_decoder")
-        rows.append(
-            (
-                f"{FRAMEWORKS[one['runtime']].name}, {one['whose']}", f"{one['bytes'] / 1e6:.1f}",
-                f"{found['kl_mean']:.4f}", f"{found['same_top1']:.1%}",
-                "" if away is None else f"{away['largest_difference']:.1e}",
-                *(("", "", "", "") if quick is None else (
-                    f"{quick['load_seconds']['median']:.1f}", f"{quick['prompt_tokens_per_s']['median']:.1f}",
-                    f"{quick['decode_tokens_per_s']['median']:.1f}", f"{quick['peak_bytes']['median'] / 1e6:.0f}")),
-            )
-        )  # fmt: skip
-    head = ("folder", "MB", "KL, nats", "same next token", "largest difference to our decoder", "s to load",
-            "prompt tokens/s", "tokens/s", "memory, MB")  # fmt: skip
-    return record.table(head, rows)
-
-
 def _tool(text: str) -> tuple[str, Path]:
     name, _, python = text.partition("=")
     if name not in framework_tools.PACKAGES or not python:
@@ -226,7 +206,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         result = {**record.facts(threads=chosen.threads, rounds=chosen.rounds), **compared(chosen)}
     except SmidgenError as error:
         parser.exit(2, f"{error}\n")
-    options.finish(chosen.output or record.RESULTS / f"frameworks_{chosen.name}.json", result, show(result))
+    options.finish(
+        chosen.output or record.RESULTS / f"frameworks_{chosen.name}.json", result, frameworks_shown.table([result])
+    )
 
 
 if __name__ == "__main__":

@@ -12,14 +12,15 @@ from functools import cache
 from statistics import median
 from typing import Any
 
-from benchmarks import equal_bytes_shown
+from benchmarks import equal_bytes_shown, frameworks_shown
 from benchmarks.equal_bytes import models
 from benchmarks.equal_bytes_picture import picture
 from benchmarks.marked import write
 from benchmarks.record import REPOSITORY, RESULTS
 
 #: Where tables stand.
-PAGES = (REPOSITORY / "docs" / "costs.md", REPOSITORY / "docs" / "serve.md", REPOSITORY / "README.md")
+_NAMES = ("docs/costs.md", "docs/serve.md", "docs/where-to-run.md", "README.md")
+PAGES = tuple(REPOSITORY / name for name in _NAMES)
 #: KL against bytes, beside the table `equal-bytes`.
 PICTURE = REPOSITORY / "docs" / equal_bytes_shown.PICTURE
 
@@ -311,6 +312,11 @@ def vllm_cpu() -> str:
     return _table(["engine", "to start", "tokens/s, one client", "tokens/s, four clients together"], rows)
 
 
+def frameworks() -> str:
+    """The same weights in other frameworks, beside what these make themselves."""
+    return frameworks_shown.table([result(path.stem) for path in sorted(RESULTS.glob("frameworks_*.json"))])
+
+
 #: Name of the markers → what makes the table between them.
 TABLES: dict[str, Callable[[], str]] = {
     "quality": quality,
@@ -327,6 +333,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "training-step": training_step,
     "real-card": real_card,
     "vllm-cpu": vllm_cpu,
+    "frameworks": frameworks,
     "equal-bytes": lambda: equal_bytes_shown.at_home(models()),
     "equal-bytes-elsewhere": lambda: equal_bytes_shown.elsewhere(models()),
 }
