@@ -101,8 +101,7 @@ def making_folder(folder: Path) -> Iterator[None]:
     except OSError as error:
         reason = f"{printable(folder)} cannot be written: {error.strerror}."
         raise SmidgenError(f"{reason} Choose another folder with -o.") from error
-    if any(folder.iterdir()):
-        raise SmidgenError(f"{printable(folder)} is not empty. Choose another folder with -o.")
+    refuse_filled(folder)
     try:
         yield
     except BaseException:
@@ -111,6 +110,12 @@ def making_folder(folder: Path) -> Iterator[None]:
             with suppress(OSError):  # somebody else put something into it meanwhile
                 path.rmdir()
         raise
+
+
+def refuse_filled(folder: Path) -> None:
+    """Raises SmidgenError where there is something in a folder. One that is not there has nothing in it."""
+    if folder.is_dir() and any(folder.iterdir()):
+        raise SmidgenError(f"{printable(folder)} is not empty. Choose another folder with -o.")
 
 
 def _empty(folder: Path) -> None:

@@ -38,6 +38,8 @@ _BELOW = {"formats", "model", "data", "numerics"}
 VERBS: dict[str, set[str]] = {
     "publishing": {"formats", "model.chat", "model.tokenizer"},
     "exporting": {"formats", "model", "numerics", "publishing"},
+    # What a format cannot hold is quantized anew when asked: by the cutter, and only there.
+    "exporting.requantized": {"cutting.requantize", "formats", "model", "numerics"},
     "running": {"engines", "formats", "model"},
     "serving": {"engines", "formats", "model"},
     "showing": {

@@ -56,6 +56,25 @@ def command(
         Activations,
         typer.Option("--activations", help="For onnx: int8 is quicker, and not exact."),
     ] = Activations.FLOAT32,
+    requantize: Annotated[
+        bool,
+        typer.Option(
+            "--requantize",
+            help="For mlx, vllm, onnx, openvino: matrices of other types become Q4_0 or Q8_0, compensated as by cut, "
+            "instead of 16 bits.",
+        ),
+    ] = False,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--text",
+            metavar="FILE",
+            help="To compensate on with --requantize, repeatable.  [default: text by the model itself]",
+        ),
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option("--tokens", min=512, metavar="N", help="So many of it.  [default: 16384]")
+    ] = None,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
@@ -65,15 +84,16 @@ def command(
     are decoded. Gemma 2 and 3, whose numbers are beyond float16, are then computed in bfloat16. gguf is one file for
     llama.cpp, Ollama and LM Studio, with the weights as they are. vllm, mlx, onnx (for onnxruntime-genai) and openvino
     (for OpenVINO GenAI) are folders with quantized weights as they are: Q4_0 and Q8_0 (cut with --types portable), and
-    more of the simple types in some; other matrices get 16 bits. lmstudio puts a GGUF file where LM Studio finds it:
-    into a folder PUBLISHER/MODEL of its models folder. A file on the same disk gets a second name, and takes no space
-    twice.
+    more of the simple types in some; other matrices get 16 bits, or with --requantize become Q4_0 and Q8_0 as in a cut.
+    lmstudio puts a GGUF file where LM Studio finds it: into a folder PUBLISHER/MODEL of its models folder. A file on
+    the same disk gets a second name, and takes no space twice.
 
     \b
     Examples:
       smidgen export gemma-small --to hf -o gemma-small-hf
       smidgen export google/gemma-2-2b-it --to gguf -o gemma-2-2b-it.gguf
       smidgen export gemma-small --to mlx -o gemma-small-mlx
+      smidgen export gemma-3-270m --to mlx --requantize -o gemma-mlx
       smidgen export gemma-small --to lmstudio -o ~/.lmstudio/models
     """
     if to in _LATER:
@@ -88,10 +108,17 @@ def command(
         raise typer.BadParameter("--dtype is for folders; a GGUF file keeps the weights as they are")
     if to != "onnx" and activations != Activations.FLOAT32:
         raise typer.BadParameter("--activations is for onnx; other formats say nothing of them")
+    if requantize and to in ("hf", "gguf", "lmstudio"):
+        raise typer.BadParameter(f"--requantize is for mlx, vllm, onnx and openvino; {to} holds every type, or none")
+    if not requantize and (text or tokens is not None):
+        raise typer.BadParameter("--text and --tokens are for --requantize; without it the weights stay as they are")
     from smidgen.exporting.export import export
     from smidgen.publishing.first_words import can_chat, elsewhere, try_it
 
-    written = export(model, to, output, None if dtype is None else dtype.value, activations.value)
+    written = export(
+        model, to, output, None if dtype is None else dtype.value, activations.value,
+        requantize=requantize, texts=text or (), tokens=tokens,
+    )  # fmt: skip
     if to == "lmstudio":
         advice = f" LM Studio shows it as {printable(written.parent.parent.name)}/{printable(written.parent.name)}."
     elif to in ("onnx", "openvino"):

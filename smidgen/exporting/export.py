@@ -6,7 +6,8 @@ GGUF file in its place.
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from filecmp import cmp
 from pathlib import Path
 from typing import Literal, get_args
@@ -36,6 +37,7 @@ from smidgen.publishing.companions import write_export_notes
 from smidgen.shell import path_of
 
 Format = Literal["hf", "vllm", "mlx", "onnx", "openvino", "gguf", "lmstudio"]
+_PACKING = ("mlx", "vllm", "onnx", "openvino")  # what holds some quantized types as they are, and not the others
 _FOLDERS = {"hf": write_plain, "vllm": write_vllm, "mlx": write_mlx}
 
 
@@ -45,6 +47,10 @@ def export(
     output: str | os.PathLike[str],
     dtype: str | None = None,
     activations: Activations = "float32",
+    *,
+    requantize: bool = False,
+    texts: Sequence[str | os.PathLike[str]] = (),
+    tokens: int | None = None,
 ) -> Path:
     """Write `model` (a name, a path or a loaded `Model`) as `output`: a file for "gguf", a folder for the others; for
     "lmstudio" the folder of all its models.
@@ -54,6 +60,9 @@ def export(
     dtype: of the weights in a folder that are not packed ("float32", "float16", "bfloat16"); None for what they are, or
     float16 where they are quantized. Where that is too narrow to compute in, config.json asks for bfloat16.
     activations: for "onnx": "int8" is quicker there, and not exact.
+    requantize: for "vllm", "mlx", "onnx" and "openvino": matrices of types that the format cannot hold are quantized
+    anew for it, with errors compensated, instead of written in 16 bits.  texts, tokens: to compensate on, as `cut` has
+    them: none for text by the model itself.
     Raises Unsupported for what the format cannot hold, SmidgenError where it cannot be written.
     """
     output = path_of(output)
@@ -63,7 +72,12 @@ def export(
         raise SmidgenError(f"{activations!r} are no activations; choose from {', '.join(get_args(Activations))}.")
     if to != "onnx" and activations != "float32":
         raise SmidgenError(f"activations are for onnx; {to} says nothing of them.")
-    with open_model(model) as checkpoint:
+    if requantize and to not in _PACKING:
+        raise SmidgenError(f"requantize is for {', '.join(_PACKING)}: {to} holds every type, or none.")
+    if not requantize and (texts or tokens is not None):
+        raise SmidgenError("texts and tokens are for requantize; without it the weights stay as they are.")
+    with open_model(model) as original, _as_it_fits(original, to, dtype, output, requantize, texts, tokens) as fitting:
+        checkpoint, done = fitting
         if to == "gguf":
             notices = {output.with_name(f"{output.stem}.{notice.name}"): notice for notice in checkpoint.origin.notices}
             _write_gguf(checkpoint, output, notices, write_as_gguf)
@@ -76,15 +90,27 @@ def export(
         elif to == "onnx":
             write_onnx(checkpoint, output, dtype, activations)
             how_to_run = onnx_use.how_to_run(checkpoint)
-            write_export_notes(output, checkpoint, "for ONNX Runtime", onnx_names.NUMBERS, how_to_run)
+            write_export_notes(output, checkpoint, "for ONNX Runtime", onnx_names.NUMBERS, how_to_run, done)
         elif to == "openvino":
             write_openvino(checkpoint, output, dtype)
             how_to_run = openvino_use.how_to_run(checkpoint)
-            write_export_notes(output, checkpoint, "for OpenVINO", openvino_names.NUMBERS, how_to_run)
+            write_export_notes(output, checkpoint, "for OpenVINO", openvino_names.NUMBERS, how_to_run, done)
         else:
             _FOLDERS[to](checkpoint, output, dtype)
-            write_export_notes(output, checkpoint)
+            write_export_notes(output, checkpoint, done=done)
     return output
+
+
+def _as_it_fits(
+    original: Checkpoint, to: Format, dtype: str | None, output: Path,
+    requantize: bool, texts: Sequence[str | os.PathLike[str]], tokens: int | None,
+) -> AbstractContextManager[tuple[Checkpoint, list[str]]]:  # fmt: skip
+    """The model to write, and what was done to its weights: nothing, if not asked to."""
+    if not requantize:
+        return nullcontext((original, []))
+    from smidgen.exporting.requantized import requantized  # which brings the whole cutter
+
+    return requantized(original, to, dtype, output, texts, tokens)
 
 
 def _write_gguf(

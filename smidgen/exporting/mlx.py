@@ -32,6 +32,7 @@ from smidgen.exporting.packed import (
     Held,
     PackingPlan,
     plan_packing,
+    refuse_narrow,
     say_what_it_costs,
     storing_dtype,
     unsigned,
@@ -62,6 +63,12 @@ def write_mlx(checkpoint: Checkpoint, folder: Path, dtype: str | None = None) ->
     if plan.bits:
         settings["quantization"] = _quantization(plan)
     write_hf(checkpoint, folder, dtype, partial(_packed, checkpoint, plan), settings)
+
+
+def refuse_mlx(checkpoint: Checkpoint, dtype: str | None = None) -> None:
+    """Raises what `write_mlx` would say of a model that has something to pack, without any work."""
+    mlx_settings(checkpoint.family, checkpoint.config)
+    refuse_narrow(dtype)
 
 
 def _joined(checkpoint: Checkpoint, name: str) -> str:

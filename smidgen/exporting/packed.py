@@ -1,8 +1,8 @@
 """Which matrices of a folder in Hugging Face layout are packed as the file has them, and what the others cost.
 
 A format packs a tensor where it can hold the types of all matrices in it, with the bits of the widest: codes of 4 bits
-stand for the same numbers in 8. All else is written in 16 bits, never quantized again, and that is said aloud with the
-bytes that it takes.
+stand for the same numbers in 8. All else is written in 16 bits, not quantized again unless that was asked for
+(`requantized`), and that is said aloud with the bytes that it takes.
 """
 
 from collections import Counter, defaultdict
@@ -85,7 +85,7 @@ def say_what_it_costs(checkpoint: Checkpoint, held: Held, plan: PackingPlan) -> 
     if others := [name for name in wide if name not in held.wide]:
         say(
             f"{counted(checkpoint, others)} in 16 bits: {_cost(checkpoint, others)}. {held.format} holds "
-            f"{', '.join(kind.name for kind in held.types)} as they are."
+            f"{', '.join(kind.name for kind in held.types)} as they are; --requantize makes Q4_0 and Q8_0 of others."
         )
     packed = {name: plan.bits[tensor] for name, tensor in matrices.items() if tensor in plan.bits}
     if raised := [name for name, bits in packed.items() if BITS[checkpoint.kind(name)] < bits]:
@@ -99,12 +99,17 @@ def storing_dtype(dtype: str | None, plan: PackingPlan) -> str | None:
     """
     if not plan.bits:
         return dtype
+    refuse_narrow(dtype)
+    return dtype or "float16"
+
+
+def refuse_narrow(dtype: str | None) -> None:
+    """Raises SmidgenError for a dtype that does not hold every scale."""
     if dtype == "bfloat16":
         raise SmidgenError(
             "Scales of packed weights have 11 significant bits, and bfloat16 holds 8: the weights would change. "
             "Leave out --dtype (float16), or choose float32."
         )
-    return dtype or "float16"
 
 
 def unsigned(codes: Codes, bits: int) -> UInt8[Tensor, "rows cols"]:

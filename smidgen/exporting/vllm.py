@@ -30,6 +30,7 @@ from smidgen.exporting.packed import (
     Held,
     PackingPlan,
     plan_packing,
+    refuse_narrow,
     say_what_it_costs,
     storing_dtype,
     unsigned,
@@ -43,9 +44,11 @@ from smidgen.numerics import block_types as types
 from smidgen.shapes import Float, Int
 
 _VERSION = "0.20.1"  # of the package that the tests read it with
-_WIDE = ("embedding.weight", "head.weight")
+#: What it must have in 16 bits.
+WIDE = ("embedding.weight", "head.weight")
 _LAYERS = {"query": "qkv", "key": "qkv", "value": "qkv", "gate": "gate_up", "up": "gate_up"}
-_BITS = {types.Q4_0: 4, types.Q5_0: 8, types.Q8_0: 8}
+#: Types that it holds → bits of a code there.
+BITS = {types.Q4_0: 4, types.Q5_0: 8, types.Q8_0: 8}
 
 
 def write_vllm(checkpoint: Checkpoint, folder: Path, dtype: str | None = None) -> None:
@@ -53,22 +56,32 @@ def write_vllm(checkpoint: Checkpoint, folder: Path, dtype: str | None = None) -
 
     Raises Unsupported for models that vLLM has no class for, for mixtures of experts, and where nothing can be packed.
     """
-    if checkpoint.family.name == "openelm":
-        raise Unsupported("vLLM has no class for OpenELM; write the model with --to gguf or mlx.")
-    if any(layer.experts for layer in checkpoint.config.layers):
-        raise Unsupported("Packed mixtures of experts were never run in vLLM by us; write them with --to hf.")
-    held = Held("vLLM", _BITS, _WIDE, _joined)
+    _refuse_model(checkpoint)
+    held = Held("vLLM", BITS, WIDE, _joined)
     plan = plan_packing(checkpoint, held)
     if not plan.bits:
         raise Unsupported(
             f"{printable(checkpoint.path)} has no layer that vLLM could hold packed (Q4_0, Q5_0 or Q8_0); "
-            "cut it with --types Q4_0,Q8_0 first, or write it in 16 bits with --to hf."
+            "cut it with --types Q4_0,Q8_0 first, add --requantize, or write it in 16 bits with --to hf."
         )
     dtype = storing_dtype(dtype, plan)
     say_what_it_costs(checkpoint, held, plan)
     settings: dict[str, Any] = {"quantization_config": _quantization(checkpoint, plan)}
     settings |= asked_dtype(checkpoint, dtype, "The scales in the file are exact, but are")
     write_hf(checkpoint, folder, dtype, partial(_packed, checkpoint, plan), settings)
+
+
+def refuse_vllm(checkpoint: Checkpoint, dtype: str | None = None) -> None:
+    """Raises what `write_vllm` would say of a model that has something to pack, without any work."""
+    _refuse_model(checkpoint)
+    refuse_narrow(dtype)
+
+
+def _refuse_model(checkpoint: Checkpoint) -> None:
+    if checkpoint.family.name == "openelm":
+        raise Unsupported("vLLM has no class for OpenELM; write the model with --to gguf or mlx.")
+    if any(layer.experts for layer in checkpoint.config.layers):
+        raise Unsupported("Packed mixtures of experts were never run in vLLM by us; write them with --to hf.")
 
 
 def _joined(name: str) -> str:

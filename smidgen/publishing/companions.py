@@ -26,6 +26,7 @@ WRITTEN = (
     MODEL_FILE, "card.json", "card.html", "README.md", "recipe.toml", "NOTICE", "NOTICE.smidgen.txt", CURVE,
     MODELFILE, "metrics.jsonl", "adapter_model.safetensors", "adapter_config.json", "adapter.gguf",
 )  # fmt: skip
+_LONGEST_SENTENCE = 2000
 _UNFINISHED_START = {".fingerprint.json.partial"}  # all that a cut killed at its very beginning leaves in WORK
 
 
@@ -107,15 +108,18 @@ def write_export_notes(
     layout: str = "in Hugging Face layout",
     made: str = "model.safetensors",
     use: Sequence[str] = (),
+    done: Sequence[str] = (),
 ) -> None:
     """README.md, licence and notice files beside a model that was exported to a folder.
 
     layout: what the folder is, after "The weights of …".  made: the file with the weights.  use: how to run it.
+    done: what happened to the weights on the way, in sentences; none where they are as they were.
     """
     licence, base = Licensed.beside(output, checkpoint, made), title(checkpoint)
     what = f"The weights of {base} {layout}, written by `smidgen export`."
     lines = [
         *front_matter({**licence.in_front(), **base_model(checkpoint)}), f"# {base}", "", what, "",
+        *(part for sentence in done for part in (in_markdown(sentence, _LONGEST_SENTENCE), "")),
         *use, "## Licence", "", licence.in_words(), "", licence.on_use(),
     ]  # fmt: skip
     write_whole(output / "README.md", "\n".join(lines) + "\n")

@@ -40,12 +40,9 @@ def write_onnx(
     longer what the weights say.
     Raises Unsupported for a model that the graph cannot express, SmidgenError where it cannot be written.
     """
-    _need_onnx_ir()
-    from smidgen.exporting.onnx.decoder import decoder_graph, refuse_model
+    refuse_onnx(checkpoint, dtype)
+    from smidgen.exporting.onnx.decoder import decoder_graph
 
-    if dtype is not None and dtype not in DTYPES:
-        raise SmidgenError(f"{dtype!r} is no dtype for weights. Choose from {', '.join(DTYPES)}.")
-    refuse_model(checkpoint.config)
     settings = genai_settings(checkpoint.config, token_ids(checkpoint))
     graph = decoder_graph(checkpoint, activations == "int8", None if dtype is None else DTYPES[dtype])
     serialized = graph.serialized("smidgen", __version__)
@@ -57,6 +54,16 @@ def write_onnx(
         with replacing(folder / MODEL, len(serialized)) as file:
             file.write(serialized)
         write_whole(folder / GENAI_CONFIG, json.dumps(settings, indent=2) + "\n")  # last: with it, it is a model
+
+
+def refuse_onnx(checkpoint: Checkpoint, dtype: str | None = None) -> None:
+    """Raises what `write_onnx` would say of a model and a dtype, without any work."""
+    _need_onnx_ir()
+    from smidgen.exporting.onnx.decoder import refuse_model
+
+    if dtype is not None and dtype not in DTYPES:
+        raise SmidgenError(f"{dtype!r} is no dtype for weights. Choose from {', '.join(DTYPES)}.")
+    refuse_model(checkpoint.config)
 
 
 def _need_onnx_ir() -> None:
@@ -76,7 +83,8 @@ def _say_what_it_costs(checkpoint: Checkpoint, dtype: torch.dtype) -> None:
         after = sum(prod(checkpoint.shape(name)) for name in decoded) * dtype.itemsize
         say(
             f"{counted(checkpoint, decoded)} as {str(dtype).removeprefix('torch.')}: {format_size(after)} instead of "
-            f"{format_size(before)}. ONNX Runtime holds Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0 as they are."
+            f"{format_size(before)}. ONNX Runtime holds Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0 as they are; --requantize "
+            "makes Q4_0 and Q8_0 of others."
         )
     if raised := [name for name in matrices if checkpoint.kind(name) in (types.Q5_0, types.Q5_1)]:
         say(f"{counted(checkpoint, raised)} in more bits than they need, the same numbers: ONNX Runtime has no 5.")

@@ -33,15 +33,11 @@ def write_openvino(checkpoint: Checkpoint, folder: Path, dtype: str | None = Non
     where they are not quantized.
     Raises Unsupported for a model that the graph cannot express, SmidgenError where it cannot be written.
     """
-    prepare_openvino()
-    from smidgen.exporting.openvino.decoder import refuse_model
+    refuse_openvino(checkpoint, dtype)
     from smidgen.exporting.openvino.matrices import stored_bytes
     from smidgen.exporting.openvino.tokenizer import write_tokenizers
 
-    if dtype is not None and dtype not in DTYPES:
-        raise SmidgenError(f"{dtype!r} is no dtype for weights. Choose from {', '.join(DTYPES)}.")
     wished = None if dtype is None else DTYPES[dtype]
-    refuse_model(checkpoint.config)
     settings = {key: value for key, value in token_ids(checkpoint).items() if value is not None}
     with making_folder(folder):
         write_tokenizers(checkpoint, folder)  # first, since it may be refused
@@ -51,6 +47,16 @@ def write_openvino(checkpoint: Checkpoint, folder: Path, dtype: str | None = Non
         if not (folder / GENERATION_CONFIG).exists():
             write_whole(folder / GENERATION_CONFIG, json.dumps(settings, indent=2) + "\n")
         _write_model(checkpoint, folder, wished)
+
+
+def refuse_openvino(checkpoint: Checkpoint, dtype: str | None = None) -> None:
+    """Raises what `write_openvino` would say of a model and a dtype, without any work."""
+    prepare_openvino()
+    from smidgen.exporting.openvino.decoder import refuse_model
+
+    if dtype is not None and dtype not in DTYPES:
+        raise SmidgenError(f"{dtype!r} is no dtype for weights. Choose from {', '.join(DTYPES)}.")
+    refuse_model(checkpoint.config)
 
 
 def _write_model(checkpoint: Checkpoint, folder: Path, dtype: "torch.dtype | None") -> None:
@@ -86,5 +92,5 @@ def _say_what_is_decoded(checkpoint: Checkpoint, dtype: "torch.dtype | None") ->
     say(
         f"{len(decoded)} of {len(matrices)} matrices ({kinds}) are written as {str(written).removeprefix('torch.')}: "
         f"{format_size(after)} in place of {format_size(before)}. OpenVINO holds Q4_0, Q4_1 and Q8_0 as they are; "
-        "cut with --types Q4_0,Q8_0 for that."
+        "cut with --types Q4_0,Q8_0 for that, or add --requantize."
     )
