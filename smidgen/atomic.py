@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from smidgen.alone import LOCK, alone_in
 from smidgen.errors import SmidgenError, printable
 
 try:
@@ -93,36 +94,30 @@ def refuse_unmakeable(folder: Path, advice: str) -> None:
 def making_folder(folder: Path) -> Iterator[None]:
     """Make a folder that the block fills; it must not exist or be empty. If the block fails, nothing of it is left.
 
-    Raises SmidgenError where there is something in it or it cannot be made.
+    Raises SmidgenError where there is something in it, another smidgen fills it, or it cannot be made.
     """
-    try:
-        made = [path for path in (folder, *folder.parents) if not path.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = f"{printable(folder)} cannot be written: {error.strerror}."
-        raise SmidgenError(f"{reason} Choose another folder with -o.") from error
-    refuse_filled(folder)
-    try:
-        yield
-    except BaseException:
-        _empty(folder)
-        for path in made:
-            with suppress(OSError):  # somebody else put something into it meanwhile
-                path.rmdir()
-        raise
+    refuse_filled(folder)  # before the lock, which is a file
+    with alone_in(folder):
+        refuse_filled(folder)
+        try:
+            yield
+        except BaseException:
+            _empty(folder)
+            raise
 
 
 def refuse_filled(folder: Path) -> None:
     """Raises SmidgenError where there is something in a folder. One that is not there has nothing in it."""
-    if folder.is_dir() and any(folder.iterdir()):
-        raise SmidgenError(f"{printable(folder)} is not empty. Choose another folder with -o.")
+    if folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
+        whose = ": a smidgen writes there, or one was ended in the midst of it" if (folder / LOCK).exists() else ""
+        raise SmidgenError(f"{printable(folder)} is not empty{whose}. Choose another folder with -o.")
 
 
 def _empty(folder: Path) -> None:
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
-        else:
+        elif path.name != LOCK:
             path.unlink()
 
 

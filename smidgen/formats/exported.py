@@ -12,7 +12,8 @@ measured as that framework computes it (engines/frameworks/).
 import hashlib
 import math
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +31,10 @@ _LARGEST_VOCABULARY, _LARGEST_CONTEXT = 2**22, 2**30
 _MOST_FILES, _DEEPEST = 4096, 4
 _BESIDE = frozenset({"README.md", "card.json", "card.html", MANIFEST})  # about the model, and no part of it
 _PROGRAMS = (".so", ".dll", ".dylib", ".py")
+#: Settings of ONNX Runtime, which loads libraries that they name, whatever a file is called. Of texts only these are
+#: taken, and numbers.
+_OPTIONS, _TEXTS = ("session_options", "provider_options"), ("log_id", "graph_optimization_level")
+_NUMBER = re.compile(r"-?\d{1,20}(\.\d{1,20})?")
 _COMPLETE = "download or export the whole model again"
 
 
@@ -95,6 +100,9 @@ def describe_exported(path: str | os.PathLike[str]) -> Exported:
     else:
         sizes = _sizes(folder, runtime)
     files = tuple(_files(folder))
+    if runtime == "onnx":
+        names = {file.relative_to(folder).as_posix() for file in files}
+        _refuse_files_elsewhere(folder / GENAI_CONFIG, _settings(folder, GENAI_CONFIG), names)
     try:
         size = sum(file.stat().st_size for file in files)
     except OSError as error:
@@ -134,16 +142,34 @@ def _number(path: Path, settings: Mapping[str, Any], key: str, most: int) -> int
     return found
 
 
-def _refuse_programs(path: Path, settings: Any) -> None:
+def _refuse_programs(path: Path, settings: Any, within_options: bool = False) -> None:
     """Raises Unsupported where a runtime would load a program that is named in the settings."""
-    inside = list(settings.values()) if isinstance(settings, dict) else settings if isinstance(settings, list) else []
-    for value in inside:
-        if isinstance(value, str) and value.lower().endswith(_PROGRAMS):
+    named = settings.items() if isinstance(settings, dict) else [("", one) for one in settings]
+    for key, value in named:
+        options = within_options or key in _OPTIONS
+        if isinstance(value, dict | list):
+            _refuse_programs(path, value, options)
+        elif isinstance(value, str) and (
+            value.lower().endswith(_PROGRAMS)
+            or (options and key not in _TEXTS and not _NUMBER.fullmatch(value))
+        ):  # fmt: skip
             raise Unsupported(
                 f"{printable(path)} names {printable(value, 60)}: programs that come with a model are not run; take "
                 "that entry out, or measure another export"
             )
-        _refuse_programs(path, value)
+
+
+def _refuse_files_elsewhere(path: Path, settings: Any, files: Collection[str]) -> None:
+    """Raises BadFile where the settings name a file that is not among the model's own: its hash would not be known."""
+    named = settings.items() if isinstance(settings, dict) else [("", one) for one in settings]
+    for key, value in named:
+        if isinstance(value, dict | list):
+            _refuse_files_elsewhere(path, value, files)
+        elif key == "filename" and value not in files:
+            raise BadFile(
+                f"{printable(path)} names {printable(value, 60)}, which is no file of this folder (linked and hidden "
+                f"folders are not looked into); {_COMPLETE}"
+            )
 
 
 def _parameters(folder: Path) -> int | None:

@@ -78,11 +78,42 @@ def test_settings_that_tell_less(tmp_path: Path) -> None:
         ([1], BadFile, "not a JSON object"),
         ("{", BadFile, "genai_config.json"),
         (GENAI | {"options": [{"custom_ops_library": "ops.so"}]}, Unsupported, "ops.so: programs that come with"),
+        (GENAI | {"session_options": {"custom_ops_library": "ops"}}, Unsupported, "ops: programs that come with"),
+        (GENAI | {"provider_options": [{"x": {"library": "o.so.1"}}]}, Unsupported, "o.so.1: programs that come with"),
+        (
+            GENAI | {"model": GENAI["model"] | {"decoder": {"filename": "../model.onnx"}}},
+            BadFile,
+            "which is no file of",
+        ),
     ],
 )
 def test_bad_settings(tmp_path: Path, settings: Any, kind: type[SmidgenError], said: str) -> None:
     with pytest.raises(kind, match=said):
         describe_exported(write(tmp_path, "genai_config.json", settings))
+
+
+def test_usual_settings_of_onnx_runtime_are_taken(tmp_path: Path) -> None:
+    options = {"log_id": "genai", "intra_op_num_threads": 2, "provider_options": [{"cuda": {"enable_cuda_graph": "0"}}]}
+    decoder = {"session_options": options, "filename": "model.onnx"}
+    write(tmp_path, "model.onnx", "graph")
+    found = describe_exported(
+        write(tmp_path, "genai_config.json", {"model": GENAI["model"] | {"decoder": decoder}})
+    )  # fmt: skip
+    assert [file.name for file in found.files] == ["genai_config.json", "model.onnx"]
+
+
+def test_a_graph_that_is_not_hashed_is_refused(tmp_path: Path) -> None:
+    """Behind a link to a folder, or in a hidden one: the card's hash would not tell it from another."""
+    (tmp_path / "elsewhere").mkdir()
+    write(tmp_path / "elsewhere", "model.onnx", "graph")
+    folder = tmp_path / "folder"
+    (folder / ".hidden").mkdir(parents=True)
+    write(folder / ".hidden", "model.onnx", "graph")
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    for name in (".hidden/model.onnx", "linked/model.onnx"):
+        write(folder, "genai_config.json", {"model": GENAI["model"] | {"decoder": {"filename": name}}})
+        with pytest.raises(BadFile, match=f"names {name}, which is no file of this folder"):
+            describe_exported(folder)
 
 
 def test_a_class_beside_the_weights_is_not_run(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ _SETTINGS = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONDONTWRITEBYTECODE": "1",
 }  # fmt: skip
 _OURS = ("PYTHONPATH", "PYTHONHOME")  # would lead another Python to our packages
-_LAST_LINES = 20
+_LAST_LINES, _MOST_SAID = 20, 300  # kept, and characters of them that are shown
 _ENDING_S = 5
 
 
@@ -35,16 +35,22 @@ class FrameworkProcess(Closing):
     def __init__(self, framework: Framework, python: Path, folder: Path, threads: int | None = None) -> None:
         self._framework, self._folder = framework, folder
         self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
-        self._process = subprocess.Popen(
-            [os.fspath(python), os.fspath(framework.script), os.fspath(folder.absolute())],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_environment(threads),
-            start_new_session=True,  # Ctrl-C is for the parent to understand
-        )  # fmt: skip
+        self._is_here = False
+        try:
+            self._process = subprocess.Popen(
+                [os.fspath(python), os.fspath(framework.script), os.fspath(folder.absolute())],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_environment(threads),
+                start_new_session=True,  # Ctrl-C is for the parent to understand
+            )  # fmt: skip
+        except OSError as error:
+            why = f"{printable(python)} cannot be started ({error.strerror})"
+            raise SmidgenError(f"{why}; {self._advice()}") from error
         self._messages = threading.Thread(target=self._read_messages, daemon=True)
         self._messages.start()
         try:
             told = self._told()
             self.runtime, self.vocabulary = _runtime(told), _count(told)
+            self._is_here = True
         except BaseException:
             self.close()
             raise
@@ -121,11 +127,21 @@ class FrameworkProcess(Closing):
             place += count
 
     def _failed(self, size: int) -> SmidgenError:
-        said = printable(self._text(size).strip() or "it gave no reason", 300)
-        return SmidgenError(f"{self._framework.name} cannot run {printable(self._folder)}: {said}")
+        said = self._text(size).strip() or "it gave no reason"
+        if len(said) > _MOST_SAID:  # the reason may stand at either end
+            said = f"{said[: _MOST_SAID // 2]} … {said[-_MOST_SAID // 2 :]}"
+        return SmidgenError(
+            f"{self._framework.name} cannot run {printable(self._folder)}: {printable(said, _MOST_SAID + 10)}"
+        )
 
     def _nonsense(self) -> SmidgenError:
-        return BadFile(f"The program that runs {self._framework.name} answered with something else than logits.")
+        advice = "" if self._is_here else f"; {self._advice()}"
+        return BadFile(
+            f"The program that runs {self._framework.name} answered with something else than logits{advice}."
+        )
+
+    def _advice(self) -> str:
+        return f"set {self._framework.variable} to a Python that has {self._framework.name}, or to nothing"
 
     def _ended(self) -> SmidgenError:
         try:
@@ -134,9 +150,9 @@ class FrameworkProcess(Closing):
             code = None
         self._messages.join(_ENDING_S)
         lines = [line for line in self._last_lines if line]
-        last = printable(lines[-1], 300) if lines else "it gave no reason"
-        if "No module named" in last:
-            last += f"; set {self._framework.variable} to a Python that has it"
+        last = printable(lines[-1], _MOST_SAID) if lines else "it gave no reason"
+        if not self._is_here and (not lines or "No module named" in last):
+            last += f"; {self._advice()}"
         return SmidgenError(f"{self._framework.name} ended while it ran {printable(self._folder)} ({code}): {last}")
 
     def _read_messages(self) -> None:

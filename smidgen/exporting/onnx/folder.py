@@ -26,6 +26,7 @@ from smidgen.sizes import format_size
 from smidgen.version import __version__
 
 Activations = Literal["float32", "int8"]
+_TOKENIZER_CONFIG, _WITHOUT_WORDS = "tokenizer_config.json", "GemmaTokenizer"
 _SPACE_FOR_NOTES = 2**20  # README.md and licences, which come last
 
 
@@ -48,12 +49,23 @@ def write_onnx(
     serialized = graph.serialized("smidgen", __version__)
     with making_folder(folder):
         write_tokenizer_files(checkpoint, folder)  # first, since it may be refused
+        _name_tokenizer(checkpoint, folder)
         refuse_full_disk(folder / MODEL, graph.nbytes + len(serialized) + _SPACE_FOR_NOTES)
         _say_what_it_costs(checkpoint, DTYPES[dtype or "float16"])
         graph.write_numbers(folder, checkpoint)
         with replacing(folder / MODEL, len(serialized)) as file:
             file.write(serialized)
         write_whole(folder / GENAI_CONFIG, json.dumps(settings, indent=2) + "\n")  # last: with it, it is a model
+
+
+def _name_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
+    """As a class of which onnxruntime-genai knows that it does not split texts into words as GPT-2 does. With other
+    names SentencePiece's tokens beyond a word's letters are never found: those of most Indic scripts, for example.
+    """
+    path = folder / _TOKENIZER_CONFIG
+    if checkpoint.tokenizer_metadata["tokenizer.ggml.model"] == "llama" and path.exists():
+        settings = json.loads(path.read_text(encoding="utf-8")) | {"tokenizer_class": _WITHOUT_WORDS}
+        write_whole(path, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
 
 
 def refuse_onnx(checkpoint: Checkpoint, dtype: str | None = None) -> None:

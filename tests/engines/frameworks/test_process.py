@@ -50,7 +50,7 @@ def test_logits_come_in_pieces_as_from_one_text(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("wish", "kind", "said"),
     [
-        ("refuse", SmidgenError, "mlx-lm cannot run .*: ValueError: weights of 3 bits$"),
+        ("refuse", SmidgenError, "mlx-lm cannot run .*: ValueError: weights of 3 bits and more$"),
         ("end", SmidgenError, "mlx-lm ended while it ran .*9.*: Killed by a bug"),
         ("nonsense", BadFile, "something else than logits"),
     ],
@@ -80,6 +80,24 @@ def test_a_folder_that_says_another_vocabulary_is_refused(tmp_path: Path, monkey
     exported = describe_exported(as_mlx(tmp_path, original))
     with pytest.raises(BadFile, match=r"tokens, but gives \d+ logits"):
         FrameworkEngine.open(exported)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="programs that begin with #!")
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        ("no program", "cannot be started .Exec format error.; set SMIDGEN_MLX_PYTHON to a Python that has mlx-lm"),
+        ("#!/no/such/program\n", "cannot be started .No such file or directory.; set SMIDGEN_MLX_PYTHON"),
+        ("#!/bin/sh\n", "it gave no reason; set SMIDGEN_MLX_PYTHON"),
+        ("#!/bin/sh\nyes\n", "something else than logits; set SMIDGEN_MLX_PYTHON"),
+    ],
+)
+def test_a_python_that_is_none_is_told_of(folder: Path, program: str, said: str) -> None:
+    python = folder / "python"
+    python.write_text(program)
+    python.chmod(0o755)
+    with pytest.raises(SmidgenError, match=said):
+        FrameworkProcess(FRAMEWORKS["mlx"], python, folder)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")

@@ -1,5 +1,8 @@
 """ONNX Runtime GenAI runs a folder with genai_config.json."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import onnxruntime_genai as og  # pyright: ignore[reportMissingImports]
 from wire import serve  # pyright: ignore[reportMissingImports]
@@ -14,12 +17,14 @@ class OnnxModel:
 
     def __init__(self, folder: str) -> None:
         self._model = og.Model(folder)
+        settings = json.loads((Path(folder) / "genai_config.json").read_text(encoding="utf-8"))
+        self._longest = min(_LONGEST, settings["model"]["context_length"])
         self.begin()
         self.vocabulary = self.read([0], 1).shape[1]
 
     def begin(self) -> None:
         parameters = og.GeneratorParams(self._model)
-        parameters.set_search_options(max_length=_LONGEST)
+        parameters.set_search_options(max_length=self._longest)
         self._generator = og.Generator(self._model, parameters)
 
     def read(self, ids: list[int], wanted: int) -> np.ndarray:

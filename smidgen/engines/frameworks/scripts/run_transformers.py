@@ -12,10 +12,13 @@ class TransformersModel:
     runtime: tuple[str, ...] = ("transformers", "compressed-tensors", "torch")
 
     def __init__(self, folder: str) -> None:
-        self._model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True,
-            attn_implementation="eager",  # the others leave out caps of attention
+        self._model, found = AutoModelForCausalLM.from_pretrained(
+            folder, output_loading_info=True, dtype=torch.float32, local_files_only=True, trust_remote_code=False,
+            use_safetensors=True, attn_implementation="eager",  # the others leave out caps of attention
         )  # fmt: skip
+        for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):  # it would make up what is missing
+            if keys := sorted(map(str, found[what])):
+                raise ValueError(f"its weights do not fit its config.json: {len(keys)} {what}, the first {keys[0]}")
         self._model.eval()
         self.vocabulary = self._model.get_output_embeddings().weight.shape[0]  # pyright: ignore[reportOptionalMemberAccess]
         self.begin()

@@ -56,8 +56,7 @@ def serve(load: Callable[[str], Model]) -> None:
         while header := requests.read(HEADER.size):
             _answer(model, header, requests, answers)
     except BaseException as error:
-        lines = str(error).strip().splitlines() or [""]
-        _send_text(answers, b"fail", f"{type(error).__name__}: {lines[0]}")
+        _send_text(answers, b"fail", f"{type(error).__name__}: {' '.join(str(error).split())}")
         raise
 
 
