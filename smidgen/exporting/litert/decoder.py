@@ -14,11 +14,9 @@ from smidgen.exporting.litert.layers import Layers
 from smidgen.exporting.litert.matrices import Choices, Matrices
 from smidgen.exporting.litert.model import Graph, Kind, Model, Value
 from smidgen.exporting.litert.rotary import Rotations
+from smidgen.exporting.litert.sizes import AT_ONCE, most_tokens
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.model.config import LayerConfig, ModelConfig
-
-_AT_ONCE = (128, 16)  # tokens of a prompt that are read together
-_MOST_TOKENS = 2048  # of a text: room for their keys and values is taken at the beginning, and looked through each time
 
 
 def refuse_model(config: ModelConfig) -> None:
@@ -29,16 +27,11 @@ def refuse_model(config: ModelConfig) -> None:
         )
 
 
-def most_tokens(config: ModelConfig) -> int:
-    """How many tokens of a text, prompt and answer together, the graphs read."""
-    return min(config.context_length, _MOST_TOKENS)
-
-
 def decoder_graphs(checkpoint: Checkpoint, choices: Choices) -> Model:
     """All graphs. No weights are read."""
     config, model = checkpoint.config, Model(checkpoint.config.family)
-    places = most_tokens(config) + max(_AT_ONCE)
-    for length in _AT_ONCE:
+    places = most_tokens(config) + max(AT_ONCE)
+    for length in AT_ONCE:
         _read(model.graph(f"prefill_{length}"), checkpoint, length, places, choices)
     graph = model.graph("decode")
     layers, x = _read(graph, checkpoint, 1, places, choices)

@@ -28,24 +28,25 @@ _HELD = ("float16", "float32")
 _SPACE_FOR_NOTES = 2**20  # README.md and licences, which come last
 
 
-def write_litert(checkpoint: Checkpoint, folder: Path, dtype: str | None = None, exact: bool = False) -> None:
+def write_litert(checkpoint: Checkpoint, folder: Path, dtype: str | None = None, int8: bool = False) -> None:
     """Write the whole folder; it must not exist or be empty. If that fails, nothing of it is left.
 
     dtype: of matrices whose codes LiteRT does not hold: "float16" or "float32"; None for float16, or for float32 where
     they are that.
-    exact: whether codes are multiplied as float32 weights, which is slow; else what meets them is rounded to 8 bits.
+    int8: whether what meets codes is rounded to 8 bits; else to 16.
     Raises Unsupported for a model that the graphs cannot express, SmidgenError where it cannot be written.
     """
     _need_flatbuffers()
     from smidgen.exporting.litert import bundle
-    from smidgen.exporting.litert.decoder import decoder_graphs, most_tokens, refuse_model
+    from smidgen.exporting.litert.decoder import decoder_graphs, refuse_model
     from smidgen.exporting.litert.matrices import Choices
     from smidgen.exporting.litert.metadata import llm_metadata
+    from smidgen.exporting.litert.sizes import most_tokens
 
     if dtype is not None and dtype not in _HELD:
         raise SmidgenError(f"{dtype!r} is no dtype for weights in LiteRT. Choose from {', '.join(_HELD)}.")
     refuse_model(checkpoint.config)
-    choices = Choices.of(checkpoint, exact, None if dtype is None else DTYPES[dtype])
+    choices = Choices.of(checkpoint, int8, None if dtype is None else DTYPES[dtype])
     graphs = decoder_graphs(checkpoint, choices)
     with making_folder(folder):
         tokenizer = _tokenizer(checkpoint)  # first, since it may be refused

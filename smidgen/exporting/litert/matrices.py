@@ -9,15 +9,16 @@ keeps its codes where all its scales are as `numerics.portable` has them. It kno
             group meets the sum of what meets the group
     others  float16 or float32
 
-What meets codes is rounded to 8 bits, by XNNPACK itself, with a scale and a zero point for each token. An exact graph
-makes float32 weights of the codes and multiplies with these: for every token anew, which takes its time.
+XNNPACK rounds what meets codes to 8 bits, a row at a time: to 255 steps from the smallest number of the row, or 0, to
+the largest, or 0. For 16 bits each token makes two rows, x rounded to just these steps, and what that leaves, whose
+own steps are 255 times finer or more; both are multiplied at once, and added. What is rounded so already stays as it
+is. A runtime that rounds nothing computes the same.
 """
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from math import prod
 from typing import Self
 
 import torch
@@ -37,6 +38,8 @@ from smidgen.shapes import Float, Integer, UInt8
 _PLAIN = {"F32": torch.float32}
 _KINDS = {torch.float32: Kind.FLOAT32, torch.float16: Kind.FLOAT16}
 _ROWS_AT_ONCE = 4096  # whose scales are looked at
+_STEPS = 255  # of 8 bits
+_LEAST = 1e-30  # of what they span, for rows of zeros
 
 
 class Matrix:
@@ -72,19 +75,19 @@ class Choices:
     """How the matrices of a model are written.
 
     kept: canonical names of those whose codes are written as they are.
-    exact: whether codes are multiplied as float32 weights.
+    int8: whether what meets codes is rounded to 8 bits; else to 16.
     dtype: of the others; None for float16, or for float32 where they are that.
     """
 
     kept: frozenset[str]
-    exact: bool = False
+    int8: bool = False
     dtype: torch.dtype | None = None
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, exact: bool = False, dtype: torch.dtype | None = None) -> Self:
+    def of(cls, checkpoint: Checkpoint, int8: bool = False, dtype: torch.dtype | None = None) -> Self:
         """For a model whose scales are looked at."""
         names = (name for name in checkpoint.names() if is_matrix(name))
-        return cls(frozenset(name for name in names if _is_kept(checkpoint, name)), exact, dtype)
+        return cls(frozenset(name for name in names if _is_kept(checkpoint, name)), int8, dtype)
 
     def plain_dtype(self, checkpoint: Checkpoint, name: str) -> torch.dtype:
         """Of a matrix whose codes are not kept."""
@@ -96,29 +99,59 @@ class Matrices:
 
     def __init__(self, graph: Graph, checkpoint: Checkpoint, choices: Choices) -> None:
         self._graph, self._checkpoint, self._choices = graph, checkpoint, choices
-        self._sums: dict[int, Value] = {}
+        self._met: dict[int, _Met] = {}
 
     def get(self, name: str) -> Matrix:
         """A parameter."""
         if name not in self._choices.kept:
             return _Plain(self._graph, self._checkpoint, name, self._choices.plain_dtype(self._checkpoint, name))
-        if self._choices.exact:
-            return _Decoded(self._graph, self._checkpoint, name)
-        return _Coded(self._graph, self._checkpoint, name, self._group_sums)
+        return _Coded(self._graph, self._checkpoint, name, self._meet)
 
-    def _group_sums(self, x: Value, groups: int) -> Value:
-        """[..., in] → [..., groups]. Several matrices meet the same x."""
-        if x.number not in self._sums:
-            apart = op.reshape(self._graph, x, *x.shape[:-1], groups, GROUP)
-            self._sums[x.number] = op.reshape(self._graph, op.total(self._graph, apart), *x.shape[:-1], groups)
-        return self._sums[x.number]
+    def _meet(self, x: Value) -> "_Met":
+        """Several matrices meet the same x."""
+        if x.number not in self._met:
+            self._met[x.number] = _Met(self._graph, x, not self._choices.int8)
+        return self._met[x.number]
 
 
-class _Stored(Matrix):
+class _Met:
+    """What meets codes [1, position, in], as rows of 8 bits, and the sums of its groups."""
+
+    def __init__(self, graph: Graph, x: Value, in_two: bool) -> None:
+        self._graph, self._x, self._in_two = graph, x, in_two
+        self._rows = op.concatenate(graph, self._two(), axis=1) if in_two else x
+        self._sums: Value | None = None
+
+    def times(self, codes: Value) -> Value:
+        """codes · x, of every row."""
+        return op.product(self._graph, self._rows, codes)
+
+    def joined(self, product: Value) -> Value:
+        """The rows of each token added."""
+        return op.halves_joined(self._graph, product) if self._in_two else product
+
+    def sums(self) -> Value:
+        """[1, position, groups]."""
+        if self._sums is None:
+            (one, length, width), graph = self._x.shape, self._graph
+            apart = op.reshape(graph, self._x, one, length, width // GROUP, GROUP)
+            self._sums = op.reshape(graph, op.total(graph, apart), one, length, width // GROUP)
+        return self._sums
+
+    def _two(self) -> tuple[Value, Value]:
+        """x rounded to the steps of its row, and the rest."""
+        graph, x = self._graph, self._x
+        span = op.subtract(graph, op.upper(graph, op.largest(graph, x), 0), op.lower(graph, op.smallest(graph, x), 0))
+        step = op.scaled(graph, op.upper(graph, span, _LEAST), 1 / _STEPS)
+        near = op.multiply(graph, op.rounded(graph, op.divide(graph, x, step)), step)
+        return near, op.subtract(graph, x, near)
+
+
+class _Coded(Matrix):
     """Codes as digits, and scales."""
 
-    def __init__(self, graph: Graph, checkpoint: Checkpoint, name: str) -> None:
-        self._graph, self._checkpoint, self._name = graph, checkpoint, name
+    def __init__(self, graph: Graph, checkpoint: Checkpoint, name: str, meet: Callable[[Value], _Met]) -> None:
+        self._graph, self._checkpoint, self._name, self._meet = graph, checkpoint, name, meet
         self._out, self._in = checkpoint.shape(name)
         self._groups = self._in // GROUP
         kind = checkpoint.kind(name)
@@ -127,20 +160,26 @@ class _Stored(Matrix):
         self._scale = graph.stored(scale, Kind.FLOAT16, (self._out, self._groups))
         self._digits = [(digit.weight, self._codes(digit)) for digit in _DIGITS[kind]]
 
+    def times(self, x: Value) -> Value:
+        """See `Matrix`."""
+        graph, met = self._graph, self._meet(x)
+        found = met.joined(_sum(graph, [op.scaled(graph, met.times(codes), weight) for weight, codes in self._digits]))
+        if not self._added:
+            return found
+        sums = op.scaled(graph, met.sums(), self._added)
+        return op.add(graph, found, op.product(graph, sums, op.unpacked(graph, self._scale)))
+
     def rows(self, numbers: Value) -> Value:
         """See `Matrix`."""
-        parts = [(weight, op.rows(self._graph, codes, numbers)) for weight, codes in self._digits]
-        return self._decoded(parts, op.rows(self._graph, self._scale, numbers))
-
-    def _decoded(self, digits: list[tuple[int, Value]], scale: Value) -> Value:
-        """Weights [..., in] of digits [..., in] and scales [..., groups]."""
-        graph, shape = self._graph, digits[0][1].shape
+        graph, (one, length) = self._graph, numbers.shape
+        digits = [(weight, op.rows(graph, codes, numbers)) for weight, codes in self._digits]
         codes = _sum(graph, [op.scaled(graph, op.as_float32(graph, part), weight) for weight, part in digits])
         if self._added:
             codes = op.add(graph, codes, op.number(graph, self._added))
-        apart = op.reshape(graph, codes, prod(shape[:-1]), self._groups, GROUP)
-        scales = op.reshape(graph, op.as_float32(graph, scale), prod(shape[:-1]), self._groups, 1)
-        return op.reshape(graph, op.multiply(graph, apart, scales), *shape)
+        apart = op.reshape(graph, codes, one, length, self._groups, GROUP)
+        scales = op.as_float32(graph, op.rows(graph, self._scale, numbers))
+        weights = op.multiply(graph, apart, op.reshape(graph, scales, one, length, self._groups, 1))
+        return op.reshape(graph, weights, one, length, self._in)
 
     def _codes(self, digit: _Digit) -> Value:
         numbers = self._read(digit.name, torch.uint8, self._in // 2, partial(_packed, digit))
@@ -151,33 +190,6 @@ class _Stored(Matrix):
             return map(of, pieces_of_codes(self._checkpoint, self._name))
 
         return Stored(f"{self._name}.{part}", dtype, (self._out, columns), pieces)
-
-
-class _Coded(_Stored):
-    """Multiplied as it is stored."""
-
-    def __init__(
-        self, graph: Graph, checkpoint: Checkpoint, name: str, group_sums: Callable[[Value, int], Value]
-    ) -> None:
-        super().__init__(graph, checkpoint, name)
-        self._group_sums = group_sums
-
-    def times(self, x: Value) -> Value:
-        """See `Matrix`."""
-        graph = self._graph
-        parts = [op.scaled(graph, op.product(graph, x, codes), weight) for weight, codes in self._digits]
-        if self._added:
-            sums = op.scaled(graph, self._group_sums(x, self._groups), self._added)
-            parts.append(op.product(graph, sums, op.unpacked(graph, self._scale)))
-        return _sum(graph, parts)
-
-
-class _Decoded(_Stored):
-    """Multiplied as float32 weights."""
-
-    def times(self, x: Value) -> Value:
-        """See `Matrix`."""
-        return op.product(self._graph, x, self._decoded(self._digits, self._scale))
 
 
 class _Plain(Matrix):
@@ -204,7 +216,7 @@ def _is_kept(checkpoint: Checkpoint, name: str) -> bool:
     if kind not in _DIGITS:
         return False
     pieces = (packed[start : start + _ROWS_AT_ONCE] for start in range(0, len(packed), _ROWS_AT_ONCE))
-    return all(has_portable_scales(torch.from_numpy(piece), kind) for piece in pieces)
+    return all(has_portable_scales(torch.from_numpy(piece.copy()), kind) for piece in pieces)
 
 
 def _sum(graph: Graph, parts: list[Value]) -> Value:

@@ -16,12 +16,17 @@ from smidgen.exporting.litert.model import Graph, Kind, Operator, Value
 from smidgen.formats.hf.safetensors_writer import Stored
 
 _NONE = Table({})
-_ADD, _SUB, _MUL = Operator(0, (11, _NONE)), Operator(41, (28, _NONE)), Operator(18, (21, _NONE))
+_ADD, _SUB = Operator(0, (11, _NONE)), Operator(41, (28, _NONE))
+_MUL, _DIV = Operator(18, (21, _NONE)), Operator(42, (29, _NONE))
 _LOGISTIC, _TANH = Operator(14), Operator(28)
 _GELU_TANH = Operator(150, (116, Table({0: Scalar("Bool", True)})))
 _RSQRT, _COS, _SIN = Operator(76), Operator(108, (84, _NONE)), Operator(66)
 _KEEPING = 27, Table({0: Scalar("Bool", True)})  # axes of which nothing is left
-_MEAN, _SUM, _MOST = Operator(40, _KEEPING), Operator(74, _KEEPING), Operator(82, _KEEPING)
+_MEAN, _SUM = Operator(40, _KEEPING), Operator(74, _KEEPING)
+_LARGEST, _SMALLEST = Operator(82, _KEEPING), Operator(89, _KEEPING)
+_JOINED = Operator(74, (27, Table({0: Scalar("Bool", False)})))
+_UPPER, _LOWER = Operator(55, (39, _NONE)), Operator(57, (39, _NONE))
+_ROUND = Operator(116)
 _SOFTMAX = Operator(25, (9, Table({0: Scalar("Float32", 1.0)})))
 _KEEP_AXES = Operator(9, (8, Table({2: Scalar("Bool", True)})))
 _RESHAPE, _TRANSPOSE, _CAST = Operator(22, (17, _NONE)), Operator(39, (26, _NONE)), Operator(53, (37, _NONE))
@@ -61,6 +66,26 @@ def subtract(graph: Graph, left: Value, right: Value) -> Value:
 def multiply(graph: Graph, left: Value, right: Value) -> Value:
     """left · right, number by number."""
     return graph.add(_MUL, (left, right), np.broadcast_shapes(left.shape, right.shape))
+
+
+def divide(graph: Graph, left: Value, right: Value) -> Value:
+    """left / right, number by number."""
+    return graph.add(_DIV, (left, right), np.broadcast_shapes(left.shape, right.shape))
+
+
+def upper(graph: Graph, x: Value, bound: float) -> Value:
+    """What is less than the bound becomes the bound."""
+    return graph.add(_UPPER, (x, number(graph, bound)), x.shape)
+
+
+def lower(graph: Graph, x: Value, bound: float) -> Value:
+    """What is more than the bound becomes the bound."""
+    return graph.add(_LOWER, (x, number(graph, bound)), x.shape)
+
+
+def rounded(graph: Graph, x: Value) -> Value:
+    """To the nearest whole number, halves to even ones."""
+    return graph.add(_ROUND, (x,), x.shape)
 
 
 def scaled(graph: Graph, x: Value, factor: float) -> Value:
@@ -110,7 +135,20 @@ def total(graph: Graph, x: Value) -> Value:
 
 def largest(graph: Graph, x: Value) -> Value:
     """Over the last axis, of which 1 is left."""
-    return _reduced(graph, _MOST, x)
+    return _reduced(graph, _LARGEST, x)
+
+
+def smallest(graph: Graph, x: Value) -> Value:
+    """Over the last axis, of which 1 is left."""
+    return _reduced(graph, _SMALLEST, x)
+
+
+def halves_joined(graph: Graph, x: Value) -> Value:
+    """[1, 2n, width] → [1, n, width], the sum of both halves."""
+    _, both, width = x.shape
+    apart = reshape(graph, x, 2, both // 2, width)
+    summed = graph.add(_JOINED, (apart, integers(graph, 0)), (both // 2, width))
+    return reshape(graph, summed, 1, both // 2, width)
 
 
 def _reduced(graph: Graph, operator: Operator, x: Value) -> Value:
@@ -156,11 +194,11 @@ def unpacked(graph: Graph, weights: Value) -> Value:
     return weights if weights.kind == Kind.FLOAT32 else graph.add(_DEQUANTIZE, (weights,), weights.shape)
 
 
-def concatenate(graph: Graph, values: Sequence[Value]) -> Value:
-    """One after the other along the last axis."""
-    first = values[0].shape
-    operator = Operator(2, (10, Table({0: Scalar("Int32", len(first) - 1)})))
-    shape = *first[:-1], sum(value.shape[-1] for value in values)
+def concatenate(graph: Graph, values: Sequence[Value], axis: int = -1) -> Value:
+    """One after the other along an axis."""
+    shape = list(values[0].shape)
+    shape[axis] = sum(value.shape[axis] for value in values)
+    operator = Operator(2, (10, Table({0: Scalar("Int32", axis % len(shape))})))
     return graph.add(operator, values, shape, values[0].kind)
 
 

@@ -1,4 +1,4 @@
-"""Exported models in LiteRT's interpreter, called as LiteRT-LM calls them, and tiny families on the portable lattice."""
+"""Exported models in LiteRT's interpreter, called as LiteRT-LM calls them; tiny families on the portable lattice."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,7 +33,7 @@ MIXED = {
     "ffn_down.weight": types.Q4_0,
 }  # fmt: skip
 _SECTION_ALIGNMENT = 2**14
-_HIDDEN = -1e9
+_HIDDEN = -1e9  # about what LiteRT-LM's mask has
 
 
 def graphs_in(path: Path) -> bytes:
