@@ -9,6 +9,7 @@ Slots are those of the schema, `tflite/schema.fbs` of https://github.com/google-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 from typing import BinaryIO
 
 import torch
@@ -83,7 +84,7 @@ class Model:
 
     def write(self, file: BinaryIO, checkpoint: Checkpoint) -> None:
         """Write it from where the file is, reading the language model a piece at a time."""
-        tables, places = self._tables()
+        tables, places = self._tables
         begin = file.tell()
         file.write(tables)
         with track("Writing weights", sum(stored.nbytes for stored in self._numbers), in_bytes=True) as task:
@@ -97,11 +98,12 @@ class Model:
     @property
     def nbytes(self) -> int:
         """Of the whole."""
-        _, places = self._tables()
+        _, places = self._tables
         return places[-1] + self._numbers[-1].nbytes
 
+    @cached_property
     def _tables(self) -> tuple[bytes, list[int]]:
-        """The tables, and the places of numbers behind them."""
+        """The tables, and the places of numbers behind them; asked for when nothing is added any more."""
         end, places = len(self._packed([0] * len(self._numbers))), []
         for stored in self._numbers:
             places.append(-(-end // _ALIGNMENT) * _ALIGNMENT)
