@@ -10,8 +10,7 @@ from smidgen.cli import options
 from smidgen.errors import Unsupported, printable
 from smidgen.shell import path_of
 
-_FORMATS = ("hf", "gguf", "vllm", "mlx", "onnx", "openvino", "lmstudio")
-_LATER = ("litert",)
+_FORMATS = ("hf", "gguf", "vllm", "mlx", "onnx", "openvino", "litert", "lmstudio")
 
 
 class Dtype(StrEnum):
@@ -23,9 +22,10 @@ class Dtype(StrEnum):
 
 
 class Activations(StrEnum):
-    """What meets the weights in ONNX Runtime."""
+    """What meets the weights in ONNX Runtime and LiteRT."""
 
     FLOAT32 = "float32"
+    INT16 = "int16"
     INT8 = "int8"
 
 
@@ -34,7 +34,10 @@ def command(
     to: Annotated[
         str,
         typer.Option(
-            "--to", metavar="hf|gguf|vllm|mlx|onnx|openvino|lmstudio", help="Format to write.", show_default=False
+            "--to",
+            metavar="hf|gguf|vllm|mlx|onnx|openvino|litert|lmstudio",
+            help="Format to write.",
+            show_default=False,
         ),
     ],
     output: Annotated[
@@ -53,15 +56,18 @@ def command(
         typer.Option("--dtype", help="Of a folder's weights.  [default: as they are; float16 if quantized]"),
     ] = None,
     activations: Annotated[
-        Activations,
-        typer.Option("--activations", help="For onnx: int8 is quicker, and not exact."),
-    ] = Activations.FLOAT32,
+        Activations | None,
+        typer.Option(
+            "--activations",
+            help="For onnx and litert: int8 is quicker, and not exact.  [default: onnx float32, litert int16]",
+        ),
+    ] = None,
     requantize: Annotated[
         bool,
         typer.Option(
             "--requantize",
-            help="For mlx, vllm, onnx, openvino: matrices of other types become Q4_0 or Q8_0, compensated as by cut, "
-            "instead of 16 bits.",
+            help="For mlx, vllm, onnx, openvino, litert: matrices of other types become Q4_0 or Q8_0, compensated as "
+            "by cut, instead of 16 bits.",
         ),
     ] = False,
     text: Annotated[
@@ -82,11 +88,12 @@ def command(
 
     hf is a folder that transformers, vLLM and others load: config.json, safetensors, tokenizer files; quantized weights
     are decoded. Gemma 2 and 3, whose numbers are beyond float16, are then computed in bfloat16. gguf is one file for
-    llama.cpp, Ollama and LM Studio, with the weights as they are. vllm, mlx, onnx (for onnxruntime-genai) and openvino
-    (for OpenVINO GenAI) are folders with quantized weights as they are: Q4_0 and Q8_0 (cut with --types portable), and
-    more of the simple types in some; other matrices get 16 bits, or with --requantize become Q4_0 and Q8_0 as in a cut.
-    lmstudio puts a GGUF file where LM Studio finds it: into a folder PUBLISHER/MODEL of its models folder. A file on
-    the same disk gets a second name, and takes no space twice.
+    llama.cpp, Ollama and LM Studio, with the weights as they are. vllm, mlx, onnx (for onnxruntime-genai), openvino
+    (for OpenVINO GenAI) and litert (for LiteRT-LM and Google's AI Edge Gallery) are folders with quantized weights as
+    they are: Q4_0 and Q8_0 (cut with --types portable), and more of the simple types in some; other matrices get 16
+    bits, or with --requantize become Q4_0 and Q8_0 as in a cut. lmstudio puts a GGUF file where LM Studio finds it:
+    into a folder PUBLISHER/MODEL of its models folder. A file on the same disk gets a second name, and takes no space
+    twice.
 
     \b
     Examples:
@@ -96,32 +103,31 @@ def command(
       smidgen export gemma-3-270m --to mlx --requantize -o gemma-mlx
       smidgen export gemma-small --to lmstudio -o ~/.lmstudio/models
     """
-    if to in _LATER:
-        raise Unsupported(f"--to {to} is not there yet; smidgen writes {', '.join(_FORMATS)}.")
     if to == "compressed-tensors":
         raise Unsupported(
             "vLLM reads 2:4 sparse weights no more; --to vllm packs quantized ones in compressed-tensors."
         )
     if to not in _FORMATS:
-        raise typer.BadParameter(f"--to {to!r} is no format; choose hf, gguf, vllm, mlx, onnx, openvino or lmstudio")
+        raise typer.BadParameter(f"--to {to!r} is no format; choose {', '.join(_FORMATS[:-1])} or lmstudio")
     if to in ("gguf", "lmstudio") and dtype is not None:
         raise typer.BadParameter("--dtype is for folders; a GGUF file keeps the weights as they are")
-    if to != "onnx" and activations != Activations.FLOAT32:
-        raise typer.BadParameter("--activations is for onnx; other formats say nothing of them")
+    if to not in ("onnx", "litert") and activations is not None:
+        raise typer.BadParameter("--activations is for onnx and litert; other formats say nothing of them")
     if requantize and to in ("hf", "gguf", "lmstudio"):
-        raise typer.BadParameter(f"--requantize is for mlx, vllm, onnx and openvino; {to} holds every type, or none")
+        raise typer.BadParameter(f"--requantize is for mlx, vllm, onnx, openvino and litert, not for {to}")
     if not requantize and (text or tokens is not None):
         raise typer.BadParameter("--text and --tokens are for --requantize; without it the weights stay as they are")
     from smidgen.exporting.export import export
     from smidgen.publishing.first_words import can_chat, elsewhere, try_it
 
+    meets = None if activations is None else activations.value
     written = export(
-        model, to, output, None if dtype is None else dtype.value, activations.value,
+        model, to, output, None if dtype is None else dtype.value, meets,
         requantize=requantize, texts=text or (), tokens=tokens,
     )  # fmt: skip
     if to == "lmstudio":
         advice = f" LM Studio shows it as {printable(written.parent.parent.name)}/{printable(written.parent.name)}."
-    elif to in ("onnx", "openvino"):
+    elif to in ("onnx", "openvino", "litert"):
         advice = f" {printable(written / 'README.md')} shows how to run it."
     else:
         chats = can_chat(output)

@@ -1,7 +1,7 @@
 """The verb `export`: any model as a GGUF file or as a folder in Hugging Face layout, with its licence.
 
-Folders for vLLM, MLX, ONNX Runtime and OpenVINO hold quantized weights as the model's file has them. LM Studio gets a
-GGUF file in its place.
+Folders for vLLM, MLX, ONNX Runtime, OpenVINO and LiteRT hold quantized weights as the model's file has them. LM Studio
+gets a GGUF file in its place.
 """
 
 import os
@@ -16,10 +16,13 @@ from smidgen.atomic import refuse_unwritable
 from smidgen.errors import SmidgenError, printable
 from smidgen.exporting import lm_studio
 from smidgen.exporting.hf import write_plain
+from smidgen.exporting.litert import names as litert_names
+from smidgen.exporting.litert import use as litert_use
+from smidgen.exporting.litert.folder import write_litert
 from smidgen.exporting.mlx import write_mlx
 from smidgen.exporting.onnx import names as onnx_names
 from smidgen.exporting.onnx import use as onnx_use
-from smidgen.exporting.onnx.folder import Activations, write_onnx
+from smidgen.exporting.onnx.folder import write_onnx
 from smidgen.exporting.openvino import names as openvino_names
 from smidgen.exporting.openvino import use as openvino_use
 from smidgen.exporting.openvino.folder import write_openvino
@@ -36,9 +39,17 @@ from smidgen.progress import say
 from smidgen.publishing.companions import write_export_notes
 from smidgen.shell import path_of
 
-Format = Literal["hf", "vllm", "mlx", "onnx", "openvino", "gguf", "lmstudio"]
-_PACKING = ("mlx", "vllm", "onnx", "openvino")  # what holds some quantized types as they are, and not the others
+Format = Literal["hf", "vllm", "mlx", "onnx", "openvino", "litert", "gguf", "lmstudio"]
+Activations = Literal["float32", "int16", "int8"]
+_ACTIVATIONS: dict[Format, tuple[Activations, ...]] = {"onnx": ("float32", "int8"), "litert": ("int16", "int8")}
 _FOLDERS = {"hf": write_plain, "vllm": write_vllm, "mlx": write_mlx}
+_PACKING = (
+    "mlx",
+    "vllm",
+    "onnx",
+    "openvino",
+    "litert",
+)  # what holds some quantized types as they are, and not the others
 
 
 def export(
@@ -46,7 +57,7 @@ def export(
     to: Format,
     output: str | os.PathLike[str],
     dtype: str | None = None,
-    activations: Activations = "float32",
+    activations: Activations | None = None,
     *,
     requantize: bool = False,
     texts: Sequence[str | os.PathLike[str]] = (),
@@ -59,21 +70,19 @@ def export(
 
     dtype: of the weights in a folder that are not packed ("float32", "float16", "bfloat16"); None for what they are, or
     float16 where they are quantized. Where that is too narrow to compute in, config.json asks for bfloat16.
-    activations: for "onnx": "int8" is quicker there, and not exact.
-    requantize: for "vllm", "mlx", "onnx" and "openvino": matrices of types that the format cannot hold are quantized
-    anew for it, with errors compensated, instead of written in 16 bits.  texts, tokens: to compensate on, as `cut` has
+    activations: to what quantized weights are multiplied with: "float32" or "int8" for "onnx", "int16" or "int8" for
+    "litert"; None for the first of them. "int8" is quicker, and not exact.
+    requantize: for "vllm", "mlx", "onnx", "openvino" and "litert": matrices that the format cannot hold as they are get
+    types that it holds, with errors compensated, instead of 16 bits.  texts, tokens: to compensate on, as `cut` has
     them: none for text by the model itself.
     Raises Unsupported for what the format cannot hold, SmidgenError where it cannot be written.
     """
     output = path_of(output)
     if to not in get_args(Format):
         raise SmidgenError(f"{to!r} is no format to export to; choose from {', '.join(get_args(Format))}.")
-    if activations not in get_args(Activations):
-        raise SmidgenError(f"{activations!r} are no activations; choose from {', '.join(get_args(Activations))}.")
-    if to != "onnx" and activations != "float32":
-        raise SmidgenError(f"activations are for onnx; {to} says nothing of them.")
+    chosen = _activations(to, activations)
     if requantize and to not in _PACKING:
-        raise SmidgenError(f"requantize is for {', '.join(_PACKING)}: {to} holds every type, or none.")
+        raise SmidgenError(f"requantize is for {', '.join(_PACKING)}, not for {to}.")
     if not requantize and (texts or tokens is not None):
         raise SmidgenError("texts and tokens are for requantize; without it the weights stay as they are.")
     with open_model(model) as original, _as_it_fits(original, to, dtype, output, requantize, texts, tokens) as fitting:
@@ -88,13 +97,17 @@ def export(
             if not _is_same(output, checkpoint.path):
                 _write_gguf(checkpoint, output, notices, lm_studio.write_or_link)
         elif to == "onnx":
-            write_onnx(checkpoint, output, dtype, activations)
+            write_onnx(checkpoint, output, dtype, int8=chosen == "int8")
             how_to_run = onnx_use.how_to_run(checkpoint)
             write_export_notes(output, checkpoint, "for ONNX Runtime", onnx_names.NUMBERS, how_to_run, done)
         elif to == "openvino":
             write_openvino(checkpoint, output, dtype)
             how_to_run = openvino_use.how_to_run(checkpoint)
             write_export_notes(output, checkpoint, "for OpenVINO", openvino_names.NUMBERS, how_to_run, done)
+        elif to == "litert":
+            write_litert(checkpoint, output, dtype, int8=chosen == "int8")
+            how_to_run = litert_use.how_to_run(checkpoint)
+            write_export_notes(output, checkpoint, "for LiteRT-LM", litert_names.MODEL, how_to_run, done)
         else:
             _FOLDERS[to](checkpoint, output, dtype)
             write_export_notes(output, checkpoint, done=done)
@@ -111,6 +124,20 @@ def _as_it_fits(
     from smidgen.exporting.requantized import requantized  # which brings the whole cutter
 
     return requantized(original, to, dtype, output, texts, tokens)
+
+
+def _activations(to: Format, wished: Activations | None) -> Activations | None:
+    """What is wished, or a format's own. Raises SmidgenError for what it does not have."""
+    there = _ACTIVATIONS.get(to, ())
+    if wished is None:
+        return there[0] if there else None
+    if wished not in get_args(Activations):
+        raise SmidgenError(f"{wished!r} are no activations; choose from {', '.join(get_args(Activations))}.")
+    if not there:
+        raise SmidgenError(f"activations are for {' and '.join(_ACTIVATIONS)}; {to} says nothing of them.")
+    if wished not in there:
+        raise SmidgenError(f"{to} has no activations of {wished}; choose from {', '.join(there)}.")
+    return wished
 
 
 def _write_gguf(

@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from smidgen.atomic import refuse_filled, refuse_unmakeable
 from smidgen.cutting.requantize import Requantized, requantize
 from smidgen.exporting import codes, mlx, packed, vllm
+from smidgen.exporting.litert.folder import refuse_litert
 from smidgen.exporting.onnx.folder import refuse_onnx
 from smidgen.exporting.openvino.folder import refuse_openvino
 from smidgen.formats.checkpoint import Checkpoint
@@ -33,22 +34,33 @@ _MODEL = "requantized.gguf"
 class _Grid:
     """What a format holds.
 
-    types: that it takes as they are.  wide: canonical names of what it has in 16 bits, whatever the type.
+    keeps: whether it takes a matrix, by its canonical name, as it is, or has it in 16 bits whatever its type.
     refuse: raises what it says of a model that it cannot express, or of a dtype.
     """
 
     name: str
-    types: Collection[BlockType]
-    wide: Collection[str]
+    keeps: Callable[[Checkpoint, str], bool]
     refuse: Callable[[Checkpoint, str | None], None]
+
+
+def _of_types(types: Collection[BlockType], wide: Collection[str] = ()) -> Callable[[Checkpoint, str], bool]:
+    """types: that it takes as they are.  wide: names of what it has in 16 bits."""
+    return lambda checkpoint, name: checkpoint.kind(name) in types or name in wide
+
+
+def _with_portable_scales(checkpoint: Checkpoint, name: str) -> bool:
+    from smidgen.exporting.litert.matrices import is_kept
+
+    return is_kept(checkpoint, name)
 
 
 #: The formats that pack quantized weights.
 GRIDS: Mapping[str, _Grid] = {
-    "mlx": _Grid("MLX", packed.BITS, (), mlx.refuse_mlx),
-    "vllm": _Grid("vLLM", vllm.BITS, vllm.WIDE, vllm.refuse_vllm),
-    "onnx": _Grid("ONNX Runtime", packed.BITS, (), refuse_onnx),
-    "openvino": _Grid("OpenVINO", codes.BITS, (), refuse_openvino),
+    "mlx": _Grid("MLX", _of_types(packed.BITS), mlx.refuse_mlx),
+    "vllm": _Grid("vLLM", _of_types(vllm.BITS, vllm.WIDE), vllm.refuse_vllm),
+    "onnx": _Grid("ONNX Runtime", _of_types(packed.BITS), refuse_onnx),
+    "openvino": _Grid("OpenVINO", _of_types(codes.BITS), refuse_openvino),
+    "litert": _Grid("LiteRT", _with_portable_scales, refuse_litert),
 }
 
 
@@ -87,7 +99,7 @@ def _new_types(checkpoint: Checkpoint, grid: _Grid) -> dict[str, BlockType]:
     found = {}
     for name in filter(is_matrix, checkpoint.names()):
         kind = checkpoint.kind(name)
-        if kind.block > 1 and kind not in grid.types and name not in grid.wide:
+        if kind.block > 1 and not grid.keeps(checkpoint, name):
             small = kind.bits_per_weight <= _FOUR_BITS
             found[checkpoint.gguf_name(name)] = PORTABLE_Q4_0 if small else PORTABLE_Q8_0
     return found

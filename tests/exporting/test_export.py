@@ -72,9 +72,8 @@ def test_engines_get_one_converted_file(folder: Path, tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--to", "litert", "-o", "x"], "--to litert is not there yet"),
-        (["--to", "pdf", "-o", "x"], "no format; choose hf, gguf, vllm, mlx, onnx, openvino or lmstudio"),
-        (["--to", "hf", "-o", "x", "--activations", "int8"], "--activations is for onnx"),
+        (["--to", "pdf", "-o", "x"], "no format; choose hf, gguf, vllm, mlx, onnx, openvino, litert or lmstudio"),
+        (["--to", "hf", "-o", "x", "--activations", "int8"], "--activations is for onnx and litert"),
         (["--to", "onnx", "-o", "."], "is not empty"),
         (["--to", "gguf", "-o", "x.gguf", "--dtype", "float32"], "--dtype is for folders"),
         (["--to", "compressed-tensors", "-o", "x"], "vLLM reads 2:4 sparse weights no more; --to vllm"),

@@ -131,9 +131,12 @@ def test_mlx_gets_it_packed_and_the_command_says_what_was_done(mixed: Path, text
     assert mlx_weights(tmp_path / "out").keys() == mlx_weights(kept).keys()
 
 
-@pytest.mark.parametrize(("to", "more"), [("vllm", {"ffn_up"}), ("openvino", set()), ("onnx", set())])
+@pytest.mark.parametrize(("to", "more"), [
+    ("vllm", {"ffn_up"}), ("openvino", set()), ("onnx", set()),
+    ("litert", {"attn_k", "attn_output", "ffn_up", "output"}),
+])  # fmt: skip
 def test_each_format_gets_what_it_holds(to: str, more: set[str], mixed: Path) -> None:
-    """vLLM holds no Q4_1, and wants the embedding in 16 bits whatever its type."""
+    """vLLM holds no Q4_1, and wants the embedding in 16 bits whatever its type. LiteRT holds portable scales alone."""
     with open_checkpoint(mixed) as checkpoint:
         found = {role(tensor) for tensor in _new_types(checkpoint, GRIDS[to])}
     assert found == (_TO.keys() | more) - ({"token_embd"} if to == "vllm" else set())
@@ -188,8 +191,8 @@ def test_what_the_format_cannot_express(tmp_path: Path, mixed: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--to", "gguf", "--requantize"], "--requantize is for mlx, vllm, onnx and openvino"),
-        (["--to", "hf", "--requantize"], "--requantize is for mlx, vllm, onnx and openvino"),
+        (["--to", "gguf", "--requantize"], "--requantize is for mlx, vllm, onnx, openvino and litert"),
+        (["--to", "hf", "--requantize"], "--requantize is for mlx, vllm, onnx, openvino and litert"),
         (["--to", "mlx", "--text", "x.txt"], "--text and --tokens are for --requantize"),
         (["--to", "mlx", "--tokens", "600"], "--text and --tokens are for --requantize"),
         (["--to", "mlx", "--requantize", "--text", "nothing.txt"], "nothing.txt: no such file"),
@@ -202,7 +205,7 @@ def test_options_that_mean_nothing(words: list[str], message: str, mixed: Path, 
 
 
 def test_in_python(mixed: Path, tmp_path: Path) -> None:
-    with pytest.raises(SmidgenError, match="requantize is for mlx, vllm, onnx, openvino"):
+    with pytest.raises(SmidgenError, match="requantize is for mlx, vllm, onnx, openvino, litert"):
         export(mixed, "gguf", tmp_path / "out", requantize=True)
     with pytest.raises(SmidgenError, match="texts and tokens are for requantize"):
         export(mixed, "mlx", tmp_path / "out", tokens=1024)

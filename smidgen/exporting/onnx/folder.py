@@ -8,7 +8,6 @@ import json
 from importlib import import_module
 from math import prod
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -25,27 +24,24 @@ from smidgen.progress import say
 from smidgen.sizes import format_size
 from smidgen.version import __version__
 
-Activations = Literal["float32", "int8"]
 _TOKENIZER_CONFIG, _WITHOUT_WORDS = "tokenizer_config.json", "GemmaTokenizer"
 _SPACE_FOR_NOTES = 2**20  # README.md and licences, which come last
 
 
-def write_onnx(
-    checkpoint: Checkpoint, folder: Path, dtype: str | None = None, activations: Activations = "float32"
-) -> None:
+def write_onnx(checkpoint: Checkpoint, folder: Path, dtype: str | None = None, int8: bool = False) -> None:
     """Write the whole folder; it must not exist or be empty. If that fails, nothing of it is left.
 
     dtype: of matrices whose type ONNX Runtime does not hold, and of those that are not quantized, a key of `DTYPES`;
     None for float16, and for what they are where they are not quantized.
-    activations: "int8" to have ONNX Runtime round what meets a quantized matrix to 8 bits, which is quicker, and no
-    longer what the weights say.
+    int8: whether ONNX Runtime rounds what meets a quantized matrix to 8 bits, which is quicker, and no longer what the
+    weights say.
     Raises Unsupported for a model that the graph cannot express, SmidgenError where it cannot be written.
     """
     refuse_onnx(checkpoint, dtype)
     from smidgen.exporting.onnx.decoder import decoder_graph
 
     settings = genai_settings(checkpoint.config, token_ids(checkpoint))
-    graph = decoder_graph(checkpoint, activations == "int8", None if dtype is None else DTYPES[dtype])
+    graph = decoder_graph(checkpoint, int8, None if dtype is None else DTYPES[dtype])
     serialized = graph.serialized("smidgen", __version__)
     with making_folder(folder):
         write_tokenizer_files(checkpoint, folder)  # first, since it may be refused

@@ -86,7 +86,7 @@ def test_a_model_that_was_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_int8_activations_are_near(tmp_path: Path) -> None:
     model = write_quantized("qwen3", tmp_path, MIXED | {"token_embd.weight": types.Q8_0})
     with open_checkpoint(model) as checkpoint:
-        write_onnx(checkpoint, tmp_path / "out", activations="int8")
+        write_onnx(checkpoint, tmp_path / "out", int8=True)
         ours, theirs = decoder_of(checkpoint), Running(tmp_path / "out", checkpoint.config)
     wanted = ours(tokens(30))[:, -1]
     apart = (theirs(tokens(30)) - wanted).std() / wanted.std()

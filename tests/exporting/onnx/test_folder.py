@@ -164,6 +164,8 @@ def test_wrong_words(model: Path, tmp_path: Path) -> None:
         write_onnx(checkpoint, tmp_path / "out", "int4")
     with pytest.raises(SmidgenError, match="'int4' are no activations"):
         export(model, "onnx", tmp_path / "out", activations="int4")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(SmidgenError, match="activations are for onnx"):
+    with pytest.raises(SmidgenError, match="activations are for onnx and litert"):
         export(model, "hf", tmp_path / "out", activations="int8")
+    with pytest.raises(SmidgenError, match="onnx has no activations of int16; choose from float32, int8"):
+        export(model, "onnx", tmp_path / "out", activations="int16")
     assert not (tmp_path / "out").exists()

@@ -1,0 +1,3 @@
+"""The files of an exported model."""
+
+MODEL = "model.litertlm"
