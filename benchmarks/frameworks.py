@@ -43,7 +43,13 @@ from smidgen.model.tokenizer import Tokenizer
 from smidgen.numerics.divergence import soft_cap_
 from smidgen.progress import say
 
-_FORMATS: dict[Runtime, Format] = {"mlx": "mlx", "onnx": "onnx", "openvino": "openvino", "transformers": "vllm"}
+_FORMATS: dict[Runtime, Format] = {
+    "mlx": "mlx",
+    "onnx": "onnx",
+    "openvino": "openvino",
+    "transformers": "vllm",
+    "litert": "litert",
+}
 _SPEED = Path(__file__).with_name("framework_speed.py")
 _PROMPT, _LOOK = 256, 128  # tokens
 
@@ -127,7 +133,8 @@ def speed(folder: Folder, threads: int, prompt: Path) -> dict[str, float]:
 
 
 def speeds(everyone: Sequence[Folder], threads: int, rounds: int, prompt: Path) -> None:
-    """All in turns, into their figures."""
+    """All that can be timed, in turns, into their figures."""
+    everyone = [folder for folder in everyone if folder.runtime != "litert"]  # which is timed by texts alone
     found: list[list[dict[str, float]]] = [[] for _ in everyone]
     for number in range(rounds):
         for folder, own in zip(everyone, found, strict=True):

@@ -7,6 +7,7 @@ measured as that framework computes it (engines/frameworks/).
     config.json with `quantization_config`, its `quant_method` compressed-tensors                transformers, vLLM
     genai_config.json                                                                            ONNX Runtime GenAI
     openvino_model.xml                                                                           OpenVINO
+    model.litertlm                                                                               LiteRT
 """
 
 import hashlib
@@ -23,8 +24,8 @@ from smidgen.formats.hf.folder import CONFIG, CONFIG_BYTES, is_hf_folder, member
 from smidgen.formats.hf.json_text import read_json
 from smidgen.owned import MANIFEST
 
-Runtime = Literal["mlx", "transformers", "onnx", "openvino"]
-GENAI_CONFIG, OPENVINO_MODEL = "genai_config.json", "openvino_model.xml"
+Runtime = Literal["mlx", "transformers", "onnx", "openvino", "litert"]
+GENAI_CONFIG, OPENVINO_MODEL, LITERT_MODEL = "genai_config.json", "openvino_model.xml", "model.litertlm"
 _POSITIONS = "max_position_embeddings"
 _PACKINGS = ("quantization", "quantization_config")
 _LARGEST_VOCABULARY, _LARGEST_CONTEXT = 2**22, 2**30
@@ -44,7 +45,7 @@ class Exported:
 
     vocabulary: rows of its logits.  context: the most tokens that it reads.  parameters: weights of the model. Each of
     them is None where its settings do not tell.
-    files: all that belong to it, in order.  bytes: of these together.
+    files: all that belong to it, in order; of LiteRT the one that has everything in it.  bytes: of these together.
     """
 
     runtime: Runtime
@@ -76,6 +77,8 @@ def runtime_of(path: str | os.PathLike[str]) -> Runtime | None:
         return "onnx"
     if (folder / OPENVINO_MODEL).is_file():
         return "openvino"
+    if (folder / LITERT_MODEL).is_file():
+        return "litert"
     if not is_hf_folder(folder):
         return None
     settings = _settings(folder, CONFIG)
@@ -89,17 +92,18 @@ def runtime_of(path: str | os.PathLike[str]) -> Runtime | None:
 def describe_exported(path: str | os.PathLike[str]) -> Exported:
     """What a folder says that `runtime_of` knows.
 
-    Raises BadFile where its settings are damaged or do not say how many tokens it has (a folder for OpenVINO need not),
+    Raises BadFile where its settings are damaged or do not say how many tokens it has (one for OpenVINO or LiteRT need
+    not),
     Unsupported where it would have a program run that came with it.
     """
     folder, runtime = Path(path), runtime_of(path)
     if runtime is None:
         raise BadFile(f"{printable(folder)} is no folder that another framework runs; give one that was exported.")
-    if runtime == "openvino" and not (folder / CONFIG).is_file():
+    if runtime in ("openvino", "litert") and not (folder / CONFIG).is_file():
         sizes = None, None
     else:
         sizes = _sizes(folder, runtime)
-    files = tuple(_files(folder))
+    files = (folder / LITERT_MODEL,) if runtime == "litert" else tuple(_files(folder))
     if runtime == "onnx":
         names = {file.relative_to(folder).as_posix() for file in files}
         _refuse_files_elsewhere(folder / GENAI_CONFIG, _settings(folder, GENAI_CONFIG), names)

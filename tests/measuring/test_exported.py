@@ -7,9 +7,13 @@ from typing import Any
 import pytest
 
 from smidgen.errors import SmidgenError, Unsupported
+from smidgen.exporting.export import Format, export
+from smidgen.formats.exported import Runtime, describe_exported
 from smidgen.measuring.frontier.cards import read_card
 from smidgen.measuring.measure import measure
-from tests.engines.frameworks.frameworks import as_mlx, pretend
+from smidgen.numerics.block_types import Q8_0
+from tests.engines.frameworks.frameworks import as_mlx, needs, pretend
+from tests.exporting.quantized_models import write_quantized
 from tests.family_models import save_folder
 
 TEXT = "The river ran on, and nobody asked it why. " * 12
@@ -81,3 +85,21 @@ def test_other_tokens_are_refused_before_anything_is_started(folders: tuple[Path
     (exported / "original.txt").unlink()  # with which it could not start
     with pytest.raises(Unsupported, match="have different vocabularies"):
         measure(original, exported, tmp_path / "text.txt", **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("to", "runtime"),
+    [("mlx", "mlx"), ("vllm", "transformers"), ("onnx", "onnx"), ("openvino", "openvino"), ("litert", "litert")],
+)
+def test_frameworks_themselves(to: Format, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they load predicts what the file does, in one process after the other, as people call it."""
+    needs(runtime)
+    monkeypatch.setenv("SMIDGEN_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "text.txt").write_text(TEXT)
+    original = write_quantized("llama3", tmp_path, {"ffn_up.weight": Q8_0})
+    exported = export(original, to, tmp_path / "exported")
+    card = measure(original, exported, tmp_path / "text.txt", **QUICK)
+    (text,) = card["fidelity"]
+    assert text["kl_mean"] < 1e-5 and text["same_top1"] > 0.98
+    assert describe_exported(exported).runtime == runtime and card["cut"]["runtime"]

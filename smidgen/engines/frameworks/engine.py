@@ -17,7 +17,7 @@ from smidgen.shapes import Float
 
 _LOGIT_BYTES = 2**27  # of the positions that come together; the framework's process holds about twice that
 
-_CONTEXT = 4096  # where a folder does not say how much it reads
+_CONTEXT = 4096  # where neither the folder nor its framework says how much it reads
 
 
 class FrameworkEngine(Closing):
@@ -30,7 +30,7 @@ class FrameworkEngine(Closing):
                 f"{process.vocabulary} logits for each position; export it anew."
             )
         self._process = process
-        self.config = Sizes(process.vocabulary, exported.context or _CONTEXT)
+        self.config = Sizes(process.vocabulary, exported.context or process.context or _CONTEXT)
         self.at_once = max(1, _LOGIT_BYTES // (4 * process.vocabulary))
 
     @classmethod

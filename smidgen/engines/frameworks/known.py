@@ -44,5 +44,6 @@ FRAMEWORKS: dict[Runtime, Framework] = {
         Framework("transformers", "transformers", ("transformers", "compressed_tensors", "torch"), 1600),
         Framework("onnx", "ONNX Runtime GenAI", ("onnxruntime_genai",), 400),
         Framework("openvino", "OpenVINO", ("openvino",), 500),
+        Framework("litert", "LiteRT", ("ai_edge_litert",), 150),
     )
 }

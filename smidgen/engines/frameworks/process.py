@@ -29,6 +29,7 @@ class FrameworkProcess(Closing):
     """One running model; close it, best with a `with` statement.
 
     runtime: the packages that compute it, with their versions.  vocabulary: how many logits a position has.
+    context: the most tokens that it reads, where it says so.
     Raises SmidgenError where the framework is not there, refuses the model, or ends.
     """
 
@@ -49,7 +50,8 @@ class FrameworkProcess(Closing):
         self._messages.start()
         try:
             told = self._told()
-            self.runtime, self.vocabulary = _runtime(told), _count(told)
+            self.runtime, self.vocabulary = _runtime(told), _count(told, "vocabulary")
+            self.context = _count(told, "context") if "context" in told else None
             self._is_here = True
         except BaseException:
             self.close()
@@ -175,8 +177,8 @@ def _runtime(told: dict[str, Any]) -> dict[str, str]:
     return {printable(name, 40): printable(version, 40) for name, version in list(found.items())[:8]}
 
 
-def _count(told: dict[str, Any]) -> int:
-    found = told.get("vocabulary")
+def _count(told: dict[str, Any], name: str) -> int:
+    found = told.get(name)
     if not isinstance(found, int) or not 0 < found <= 2**22:
-        raise BadFile(f"The program that runs the model gives {printable(found, 40)} logits for a position.")
+        raise BadFile(f"The program that runs the model says {printable(found, 40)} for {name}; export it anew.")
     return found

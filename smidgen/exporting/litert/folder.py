@@ -6,7 +6,6 @@ Matrices keep their codes and scales where XNNPACK can multiply with them; see `
 from importlib import import_module
 from math import prod
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from smidgen.atomic import making_folder, refuse_full_disk, replacing
@@ -45,7 +44,7 @@ def write_litert(checkpoint: Checkpoint, folder: Path, dtype: str | None = None,
     choices = Choices.of(checkpoint, int8, None if dtype is None else DTYPES[dtype])
     graphs = decoder_graphs(checkpoint, choices)
     with making_folder(folder):
-        tokenizer = _tokenizer(checkpoint)  # first, since it may be refused
+        tokenizer = _tokenizer(checkpoint, folder)  # first, since it may be refused
         sections = [
             bundle.metadata(llm_metadata(checkpoint, most_tokens(checkpoint.config))),
             bundle.tokenizer(tokenizer),
@@ -75,14 +74,12 @@ def _need_flatbuffers() -> None:
         raise SmidgenError("--to litert needs the package flatbuffers: pip install 'smidgen[export]'.") from error
 
 
-def _tokenizer(checkpoint: Checkpoint) -> bytes:
-    """A tokenizer.json, made where a folder has none."""
-    with TemporaryDirectory() as name:
-        folder = Path(name)
-        write_tokenizer_files(checkpoint, folder)
-        if not (folder / "tokenizer.json").exists():
-            write_tokenizer(folder, checkpoint.tokenizer_metadata)
-        return (folder / "tokenizer.json").read_bytes()
+def _tokenizer(checkpoint: Checkpoint, folder: Path) -> bytes:
+    """Its files, beside the model for whoever measures it; and a tokenizer.json, which goes into the model."""
+    write_tokenizer_files(checkpoint, folder)
+    if not (folder / "tokenizer.json").exists():
+        write_tokenizer(folder, checkpoint.tokenizer_metadata)
+    return (folder / "tokenizer.json").read_bytes()
 
 
 def _say_what_it_costs(checkpoint: Checkpoint, choices: "Choices") -> None:

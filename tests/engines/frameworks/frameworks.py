@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from smidgen.engines.frameworks.environment import _is_here
 from smidgen.engines.frameworks.known import FRAMEWORKS, Framework
+from smidgen.formats.exported import Runtime
 
 PRETENDED = Path(__file__).with_name("pretended.py")
 
@@ -37,9 +39,8 @@ def as_mlx(folder: Path, original: Path) -> Path:
     return folder
 
 
-def python_of(runtime: str) -> Path:
-    """A Python with the real framework; the test is skipped where none is named."""
-    variable = f"SMIDGEN_{runtime.upper()}_PYTHON"
-    if variable not in os.environ:
-        pytest.skip(f"{variable} names no Python that has the framework")
-    return Path(os.environ[variable])
+def needs(runtime: Runtime) -> None:
+    """Skip the test where neither this Python nor one that is named has the real framework."""
+    framework = FRAMEWORKS[runtime]
+    if framework.variable not in os.environ and not all(map(_is_here, framework.modules)):
+        pytest.skip(f"{framework.variable} names no Python that has {framework.name}")

@@ -2,7 +2,8 @@
 
 All numbers are little-endian; a header is four letters and three uint32.
 
-    → `here`, 0, 0, size; JSON               when the model is loaded: "runtime", {package: version}, and "vocabulary"
+    → `here`, 0, 0, size; JSON               when the model is loaded: "runtime", {package: version}, "vocabulary", and
+                                             "context" where the folder does not say how long a text may be
     ← `read`, afresh, count, wanted; ids     uint32 each. afresh: 1 begins a text, 0 goes on with it. The last `wanted`
                                              of them are answered
     → `give`, wanted, vocabulary, 0; logits  float32, position by position
@@ -52,6 +53,8 @@ def serve(load: Callable[[str], Model]) -> None:
     try:
         model = load(sys.argv[1])
         told = {"runtime": {name: _version(name) for name in model.runtime}, "vocabulary": model.vocabulary}
+        if (context := getattr(model, "context", None)) is not None:
+            told["context"] = context
         _send_text(answers, b"here", json.dumps(told))
         while header := requests.read(HEADER.size):
             _answer(model, header, requests, answers)
