@@ -36,20 +36,20 @@ from smidgen.formats.hub.catalogue import ModelName
 from smidgen.formats.opening import open_model
 from smidgen.model.tokenizers.splitting import llama_cpp_splits_otherwise
 from smidgen.progress import say
-from smidgen.publishing.companions import write_export_notes
+from smidgen.publishing.companions import run_by, write_export_notes
 from smidgen.shell import path_of
 
 Format = Literal["hf", "vllm", "mlx", "onnx", "openvino", "litert", "gguf", "lmstudio"]
 Activations = Literal["float32", "int16", "int8"]
 _ACTIVATIONS: dict[Format, tuple[Activations, ...]] = {"onnx": ("float32", "int8"), "litert": ("int16", "int8")}
 _FOLDERS = {"hf": write_plain, "vllm": write_vllm, "mlx": write_mlx}
-_PACKING = (
-    "mlx",
-    "vllm",
-    "onnx",
-    "openvino",
-    "litert",
-)  # what holds some quantized types as they are, and not the others
+#: What holds some quantized types as they are, and not the others.
+_PACKING = ("mlx", "vllm", "onnx", "openvino", "litert")
+#: Packed folders that a command runs: for which program, and a section of README.md.
+_PROGRAMS = {
+    "mlx": ("for MLX", run_by("pip install mlx-lm", 'mlx_lm.generate --model . --prompt "Once upon a time"')),
+    "vllm": ("for vLLM", run_by("pip install vllm", "vllm serve .")),
+}
 
 
 def export(
@@ -110,7 +110,8 @@ def export(
             write_export_notes(output, checkpoint, "for LiteRT-LM", litert_names.MODEL, how_to_run, done)
         else:
             _FOLDERS[to](checkpoint, output, dtype)
-            write_export_notes(output, checkpoint, done=done)
+            layout, use = _PROGRAMS.get(to, ("in Hugging Face layout", ()))
+            write_export_notes(output, checkpoint, layout, use=use, done=done)
     return output
 
 

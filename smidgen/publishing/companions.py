@@ -102,6 +102,11 @@ def write_companions(
     write_modelfile(output, [licence])
 
 
+def run_by(install: str, command: str) -> list[str]:
+    """A section on a program that runs the folder it is called in, for `write_export_notes`."""
+    return ["## Run it", "", f"`{install}`, then in this folder:", "", "```", command, "```", ""]
+
+
 def write_export_notes(
     output: Path,
     checkpoint: "Checkpoint",
