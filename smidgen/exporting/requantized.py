@@ -25,6 +25,7 @@ from smidgen.model.parameters import is_matrix
 from smidgen.numerics.block_types import PORTABLE_Q4_0, PORTABLE_Q8_0, BlockType
 from smidgen.progress import say
 from smidgen.sizes import format_size
+from smidgen.stopping import as_interrupts
 
 _FOUR_BITS = 4.6  # a weight, scales included: what has at most as many becomes Q4_0
 _MODEL = "requantized.gguf"
@@ -83,7 +84,7 @@ def requantized(
         say(f"Nothing is to be requantized: {grid.name} holds all quantized matrices as they are.")
         yield original, []
         return
-    with TemporaryDirectory(prefix="smidgen-") as folder:
+    with as_interrupts(), TemporaryDirectory(prefix="smidgen-") as folder:
         path = Path(folder, _MODEL)
         done = requantize(original, kinds, path, texts, tokens)
         sentences = [_told(original, done, path.stat().st_size), *done.notes]
