@@ -6,58 +6,58 @@ from typing import Any
 from benchmarks.record import table as markdown
 from smidgen.engines.frameworks.known import FRAMEWORKS
 
-_HEAD = (
-    "model", "weights as", "MB", "KL to the original, nats", "ratio", "same next token", "off our decoder by",
-    "s to load", "prompt, tokens/s", "writing, tokens/s", "memory, MB",
-)  # fmt: skip
+_WEIGHTS = ("model", "MB", "KL to the original, nats", "ratio", "same next token", "off our decoder by")
+_SPEED = ("s to load", "prompt, tokens/s", "writing, tokens/s", "memory, MB")
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
     """ratio: KL of smidgen's folder over that of the framework's own quantizer, with its 95% interval.  off our decoder
     by: the largest difference of a token's log-probability, for the same weights.
+
+    Columns of speed only where something was timed.
     """
-    return markdown(_HEAD, [row for result in results for row in _rows(result)])
+    rows = [row for result in results for row in _rows(result)]
+    timed = any(any(speed) for _, speed in rows)
+    head = _WEIGHTS + (_SPEED if timed else ())
+    return markdown(head, [weights + (speed if timed else []) for weights, speed in rows])
 
 
-def _rows(result: Mapping[str, Any]) -> list[list[str]]:
-    cut = result["cut"]
-    quick = cut.get("speed")
-    speed = ["", "", "", ""] if quick is None else [
-        "", _rate(quick["prompt_tokens_per_s"]), _rate(quick["decode_tokens_per_s"]),
-        f"{quick['peak_ram_bytes'] / 1e6:.0f}",
-    ]  # fmt: skip
-    rows = [[result["name"], "llama.cpp, the file itself", *_fidelity(cut, ""), "", *speed]]
+def _rows(result: Mapping[str, Any]) -> list[tuple[list[str], list[str]]]:
+    """Cells about the weights, and about speed."""
+    name, cut = result["name"], result["cut"]
+    rows = [(_weights(f"{name}, the cut's own file", cut, "", ""), _speed_of_file(cut.get("speed")))]
     for one in result["folders"]:
-        figures = one["figures"]
+        figures = {"bytes": one["bytes"], **one["figures"]}
         ours = one["whose"] == "smidgen"
         ratio = result["ratios"].get(one["runtime"]) if ours else None
-        away = figures.get("to_our_decoder")
         told = "" if ratio is None else "{:.2f} ({:.2f} to {:.2f})".format(ratio["ratio"], *ratio["interval"])
-        whose = "from the cut" if ours else "by its own quantizer"
-        rows.append(
-            [
-                result["name"], f"{FRAMEWORKS[one['runtime']].name}, {whose}",
-                *_fidelity({"bytes": one["bytes"], **figures}, told),
-                "" if away is None else f"{away['largest_difference']:.0e}", *_speed(figures.get("speed")),
-            ]
-        )  # fmt: skip
+        away = figures.get("to_our_decoder")
+        what = f"{name}, {FRAMEWORKS[one['runtime']].name}: {'the cut' if ours else 'its own quantizer'}"
+        off = "" if away is None else f"{away['largest_difference']:.0e}"
+        rows.append((_weights(what, figures, told, off), _speed(figures.get("speed"))))
     return rows
 
 
-def _fidelity(figures: Mapping[str, Any], ratio: str) -> list[str]:
-    return [
-        f"{figures['bytes'] / 1e6:.1f}", f"{figures['kl_mean']:.4f}", ratio, f"{100 * figures['same_top1']:.1f}%",
-    ]  # fmt: skip
+def _weights(what: str, figures: Mapping[str, Any], ratio: str, off: str) -> list[str]:
+    size, kl = f"{figures['bytes'] / 1e6:.1f}", f"{figures['kl_mean']:.4f}"
+    return [what, size, kl, ratio, f"{100 * figures['same_top1']:.1f}%", off]
+
+
+def _speed_of_file(found: Mapping[str, Any] | None) -> list[str]:
+    """As `smidgen bench` has it."""
+    if found is None:
+        return [""] * len(_SPEED)
+    rates = [_rate(found["prompt_tokens_per_s"]), _rate(found["decode_tokens_per_s"])]
+    return ["", *rates, f"{found['peak_ram_bytes'] / 1e6:.0f}"]
 
 
 def _speed(found: Mapping[str, Any] | None) -> list[str]:
+    """As framework_speed.py has it."""
     if found is None:
-        return ["", "", "", ""]
+        return [""] * len(_SPEED)
     median = {name: one["median"] for name, one in found.items()}
-    return [
-        f"{median['load_seconds']:.1f}", _rate(median["prompt_tokens_per_s"]), _rate(median["decode_tokens_per_s"]),
-        f"{median['peak_bytes'] / 1e6:.0f}",
-    ]  # fmt: skip
+    rates = [_rate(median["prompt_tokens_per_s"]), _rate(median["decode_tokens_per_s"])]
+    return [f"{median['load_seconds']:.1f}", *rates, f"{median['peak_bytes'] / 1e6:.0f}"]
 
 
 def _rate(value: float | None) -> str:
