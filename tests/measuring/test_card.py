@@ -160,7 +160,7 @@ def test_a_card_replaces_a_card_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(SmidgenError, match="-o"):
+    with pytest.raises(SmidgenError, match="there is no folder .*; make it first"):
         write_card(full_card(), tmp_path / "missing" / "card.json")
     broken = full_card()
     broken["fidelity"][0]["kl_mean"] = float("nan")
