@@ -101,8 +101,9 @@ def command(
 
     --kv q8_0 measures the cut as it is where it keeps keys and values so, and says what that costs. The cut's
     vocabulary may be a part of the original's. Without --text, the original first writes a text of its own
-    (minutes; kept for the next time). CUT may also be a folder for mlx-lm, vLLM, ONNX Runtime GenAI or OpenVINO, as
-    smidgen export writes them: that program runs it, in an environment made for it where it is not installed.
+    (minutes; kept for the next time). CUT may also be a folder for mlx-lm, vLLM, ONNX Runtime GenAI, OpenVINO or
+    LiteRT, as smidgen export writes them: that program runs it, in an environment made for it where it is not
+    installed.
 
     \b
     Examples:

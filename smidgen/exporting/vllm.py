@@ -61,8 +61,8 @@ def write_vllm(checkpoint: Checkpoint, folder: Path, dtype: str | None = None) -
     plan = plan_packing(checkpoint, held)
     if not plan.bits:
         raise Unsupported(
-            f"{printable(checkpoint.path)} has no layer that vLLM could hold packed (Q4_0, Q5_0 or Q8_0); "
-            "cut it with --types Q4_0,Q8_0 first, add --requantize, or write it in 16 bits with --to hf."
+            f"{printable(checkpoint.origin.name)} has no layer that vLLM could hold packed (Q4_0, Q5_0 or Q8_0); "
+            "cut it with --types portable first, add --requantize (minutes), or write it in 16 bits with --to hf."
         )
     dtype = storing_dtype(dtype, plan)
     say_what_it_costs(checkpoint, held, plan)

@@ -94,5 +94,5 @@ def _say_what_it_costs(checkpoint: Checkpoint, choices: "Choices") -> None:
     say(
         f"{counted(checkpoint, decoded)} as {str(dtypes[decoded[0]]).removeprefix('torch.')}: {format_size(after)} "
         f"instead of {format_size(before)}. LiteRT holds Q4_0 and Q8_0 with portable scales as they are: "
-        "cut with --types portable for that."
+        "cut with --types portable for that, or add --requantize."
     )
