@@ -29,5 +29,5 @@ def how_to_run(checkpoint: Checkpoint) -> list[str]:
         "file was tried with.", "",
         f"Prompt and answer together can have {tokens} tokens, for which memory is taken at the beginning. LiteRT-LM "
         f"puts a file beside `{MODEL}` when it first loads it, to load it quicker the next time: up to twice its size, "
-        "and free to be removed. The warnings that it writes (`Section not found`) are about parts for other devices.", "",
+        "and free to be removed. Its warnings (`Section not found`) are about parts for other devices.", "",
     ]  # fmt: skip

@@ -1,5 +1,7 @@
 """transformers runs a folder that compressed-tensors packed, as vLLM loads it. Weights are unpacked to float32."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
@@ -12,10 +14,11 @@ class TransformersModel:
     runtime: tuple[str, ...] = ("transformers", "compressed-tensors", "torch")
 
     def __init__(self, folder: str) -> None:
-        self._model, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, output_loading_info=True, dtype=torch.float32, local_files_only=True, trust_remote_code=False,
             use_safetensors=True, attn_implementation="eager",  # the others leave out caps of attention
         )  # fmt: skip
+        self._model, found = loaded
         for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):  # it would make up what is missing
             if keys := sorted(map(str, found[what])):
                 raise ValueError(f"its weights do not fit its config.json: {len(keys)} {what}, the first {keys[0]}")
