@@ -26,7 +26,7 @@ def mlx(folder: str, threads: int) -> Writer:
     model, _ = load_model(Path(folder))
     if core.default_device().type == core.DeviceType.cpu:
         model.set_dtype(core.float32)
-    core.eval(model.parameters())
+    core.eval(model.parameters())  # computes what mlx has only noted down: the weights are read here
     return lambda ids: generate_step(core.array(ids), model, max_tokens=DECODE + 1)
 
 

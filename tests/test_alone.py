@@ -54,7 +54,8 @@ def test_a_file_system_without_locks_lets_everybody_in(tmp_path: Path, monkeypat
     fcntl = pytest.importorskip("fcntl")
     monkeypatch.setattr(fcntl, "flock", no_locks)
     with alone_in(tmp_path), alone_in(tmp_path):
-        pass
+        assert (tmp_path / LOCK).exists()
+    assert not (tmp_path / LOCK).exists()
 
 
 def test_at_a_path_others_are_told_once_and_wait(tmp_path: Path) -> None:

@@ -7,14 +7,16 @@ of compressed-tensors, compressed constants of OpenVINO and blockwise integers o
 to the other as they are: nothing is quantized again, and nothing is lost.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from smidgen.errors import Unsupported
 from smidgen.formats.checkpoint import Checkpoint
+from smidgen.formats.hf.safetensors_writer import Stored
 from smidgen.numerics import block_types as types
 from smidgen.numerics.block_types import BlockType
 from smidgen.numerics.lattice import Lattice
@@ -56,6 +58,34 @@ def pieces_of_codes(checkpoint: Checkpoint, name: str) -> Iterator[Codes]:
     for start in range(0, rows, step):
         numbers = np.arange(start, min(start + step, rows))
         yield _taken_apart(torch.from_numpy(packed[numbers if order is None else order[numbers]]), kind)
+
+
+def part_of_codes(
+    checkpoint: Checkpoint, name: str, part: str, dtype: torch.dtype, columns: int, of: Callable[[Codes], Tensor]
+) -> Stored:  # fmt: skip
+    """What a format stores of a matrix's codes, as a tensor [rows, columns] that is made while it is written.
+
+    part: its name after the matrix's.  of: makes it, for some rows.
+    """
+
+    def pieces() -> Iterator[Tensor]:
+        return map(of, pieces_of_codes(checkpoint, name))
+
+    return Stored(f"{name}.{part}", dtype, (checkpoint.shape(name)[0], columns), pieces)
+
+
+def decoded_pieces(checkpoint: Checkpoint, name: str, dtype: torch.dtype) -> Iterator[Float[Tensor, "rows cols"]]:
+    """A matrix whose codes a format does not hold, decoded, in runs of rows.
+
+    Raises Unsupported where `dtype` cannot hold a value.
+    """
+    for values in checkpoint.pieces(name):
+        stored = values.to(dtype)
+        if not torch.isfinite(stored).all():
+            raise Unsupported(
+                f"{name} has values that {dtype} cannot hold; choose another --dtype".replace("torch.", "")
+            )
+        yield stored
 
 
 def _taken_apart(packed: UInt8[Tensor, "rows bytes"], kind: BlockType) -> Codes:

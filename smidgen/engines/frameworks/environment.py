@@ -38,7 +38,7 @@ def python_with(framework: Framework) -> Path:
     named = os.environ.get(framework.variable)
     if named:
         return _named(framework, Path(named).expanduser())
-    if all(map(_is_here, framework.modules)):
+    if all(map(is_here, framework.modules)):
         return Path(sys.executable)
     home = _home(framework)
     if (home / _PYTHON).exists():
@@ -57,7 +57,7 @@ def _named(framework: Framework, python: Path) -> Path:
     raise SmidgenError(f"{framework.variable} names {printable(python)}, which is no program; give a Python's path.")
 
 
-def _is_here(module: str) -> bool:
+def is_here(module: str) -> bool:
     """Whether this Python has a module; nothing of it is run, but a package that it is in."""
     try:
         return find_spec(module) is not None

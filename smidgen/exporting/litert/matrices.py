@@ -16,7 +16,7 @@ is. A runtime that rounds nothing computes the same.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Self
@@ -24,8 +24,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from smidgen.errors import Unsupported
-from smidgen.exporting.codes import GROUP, Codes, pieces_of_codes
+from smidgen.exporting.codes import GROUP, Codes, decoded_pieces, part_of_codes
 from smidgen.exporting.litert import operators as op
 from smidgen.exporting.litert.model import Graph, Kind, Value
 from smidgen.formats.checkpoint import Checkpoint
@@ -33,7 +32,7 @@ from smidgen.formats.hf.safetensors_writer import Stored
 from smidgen.model.parameters import is_matrix
 from smidgen.numerics import block_types as types
 from smidgen.numerics.portable import has_portable_scales
-from smidgen.shapes import Float, Integer, UInt8
+from smidgen.shapes import Integer, UInt8
 
 _PLAIN = {"F32": torch.float32}
 _KINDS = {torch.float32: Kind.FLOAT32, torch.float16: Kind.FLOAT16}
@@ -186,10 +185,7 @@ class _Coded(Matrix):
         return self._graph.stored(numbers, Kind.INT4, (self._out, self._in), self._scale)
 
     def _read(self, part: str, dtype: torch.dtype, columns: int, of: Callable[[Codes], Tensor]) -> Stored:
-        def pieces() -> Iterator[Tensor]:
-            return map(of, pieces_of_codes(self._checkpoint, self._name))
-
-        return Stored(f"{self._name}.{part}", dtype, (self._out, columns), pieces)
+        return part_of_codes(self._checkpoint, self._name, part, dtype, columns, of)
 
 
 class _Plain(Matrix):
@@ -199,7 +195,7 @@ class _Plain(Matrix):
         self._graph = graph
         shape = checkpoint.shape(name)
         self._weight = graph.stored(
-            Stored(name, dtype, shape, partial(_rounded, checkpoint, name, dtype)), _KINDS[dtype], shape
+            Stored(name, dtype, shape, partial(decoded_pieces, checkpoint, name, dtype)), _KINDS[dtype], shape
         )
 
     def times(self, x: Value) -> Value:
@@ -212,6 +208,7 @@ class _Plain(Matrix):
 
 
 def is_kept(checkpoint: Checkpoint, name: str) -> bool:
+    """Whether a matrix is written with its own codes and scales. All its scales are looked at."""
     kind, packed = checkpoint.kind(name), checkpoint.packed(name)
     if kind not in _DIGITS:
         return False
@@ -230,13 +227,3 @@ def _packed(digit: _Digit, codes: Codes) -> UInt8[Tensor, "rows bytes"]:
     """Of two numbers that share a byte the first is in the lower half."""
     numbers = (digit.of(codes.codes) & 15).to(torch.uint8)
     return numbers[:, 0::2] | (numbers[:, 1::2] << 4)
-
-
-def _rounded(checkpoint: Checkpoint, name: str, dtype: torch.dtype) -> Iterator[Float[Tensor, "rows cols"]]:
-    for values in checkpoint.pieces(name):
-        stored = values.to(dtype)
-        if not torch.isfinite(stored).all():
-            raise Unsupported(
-                f"{name} has values that {dtype} cannot hold; choose another --dtype".replace("torch.", "")
-            )
-        yield stored

@@ -1,3 +1,5 @@
 """The files of an exported model."""
 
-MODEL = "model.litertlm"
+from smidgen.formats.exported import LITERT_MODEL as MODEL
+
+__all__ = ["MODEL"]

@@ -19,7 +19,7 @@ once, when it is loaded.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -28,8 +28,8 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from smidgen.errors import BadFile, Unsupported, printable
-from smidgen.exporting.codes import GROUP, Codes, pieces_of_codes
+from smidgen.errors import BadFile, printable
+from smidgen.exporting.codes import GROUP, Codes, decoded_pieces, part_of_codes
 from smidgen.exporting.onnx.graph import Graph
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.hf.safetensors_writer import Stored
@@ -191,10 +191,7 @@ class _Coded(Matrix):
         return self._graph.stored(packed, shape)
 
     def _read(self, part: str, dtype: torch.dtype, columns: int, of: Callable[[Codes], Tensor]) -> Stored:
-        def pieces() -> Iterator[Tensor]:
-            return map(of, pieces_of_codes(self._checkpoint, self._name))
-
-        return Stored(f"{self._name}.{part}", dtype, (self._out, columns), pieces)
+        return part_of_codes(self._checkpoint, self._name, part, dtype, columns, of)
 
 
 class _Plain(Matrix):
@@ -202,7 +199,7 @@ class _Plain(Matrix):
 
     def __init__(self, graph: Graph, checkpoint: Checkpoint, name: str, dtype: torch.dtype) -> None:
         self._graph = graph
-        pieces = partial(_rounded, checkpoint, name, dtype)
+        pieces = partial(decoded_pieces, checkpoint, name, dtype)
         self._weight = graph.stored(Stored(name, dtype, checkpoint.shape(name), pieces))
 
     def times(self, x: ir.Value) -> ir.Value:
@@ -222,16 +219,6 @@ def _product(graph: Graph, x: ir.Value, matrix: ir.Value) -> ir.Value:
 def _as_float32(graph: Graph, value: ir.Value) -> ir.Value:
     known = value.type is not None and value.dtype == ir.DataType.FLOAT
     return value if known else graph.add("Cast", value, to=int(ir.DataType.FLOAT))
-
-
-def _rounded(checkpoint: Checkpoint, name: str, dtype: torch.dtype) -> Iterator[Float[Tensor, "rows cols"]]:
-    for values in checkpoint.pieces(name):
-        stored = values.to(dtype)
-        if not torch.isfinite(stored).all():
-            raise Unsupported(
-                f"{name} has values that {dtype} cannot hold; choose another --dtype".replace("torch.", "")
-            )
-        yield stored
 
 
 def _packed(digits: Digits, codes: Codes) -> UInt8[Tensor, "rows bytes"]:

@@ -21,8 +21,7 @@ import openvino.opset15 as op
 import torch
 from torch import Tensor
 
-from smidgen.errors import Unsupported
-from smidgen.exporting.codes import BITS, GROUP, Codes, pieces_of_codes
+from smidgen.exporting.codes import BITS, GROUP, Codes, decoded_pieces, pieces_of_codes
 from smidgen.exporting.openvino.graph import Graph, Value, as_float32, integer, integers, reshaped
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.numerics import block_types as types
@@ -109,7 +108,7 @@ class _Plain(Matrix):
 
     def __init__(self, graph: Graph, checkpoint: Checkpoint, name: str, dtype: torch.dtype) -> None:
         rows, columns = checkpoint.shape(name)
-        numbers = _filled(rows, columns * dtype.itemsize, _rounded(checkpoint, name, dtype))
+        numbers = _filled(rows, columns * dtype.itemsize, decoded_pieces(checkpoint, name, dtype))
         self._weight = as_float32(graph.stored(numbers, (rows, columns), _FLOATS[dtype]))
 
     def times(self, x: Value) -> Value:
@@ -173,13 +172,3 @@ def _filled(rows: int, row_bytes: int, pieces: Iterator[Tensor]) -> UInt8[np.nda
 
 def _bytes(values: Float[Tensor, "rows cols"]) -> UInt8[np.ndarray, "rows bytes"]:
     return values.contiguous().view(torch.uint8).numpy()
-
-
-def _rounded(checkpoint: Checkpoint, name: str, dtype: torch.dtype) -> Iterator[Float[Tensor, "rows cols"]]:
-    for values in checkpoint.pieces(name):
-        stored = values.to(dtype)
-        if not torch.isfinite(stored).all():
-            raise Unsupported(
-                f"{name} has values that {dtype} cannot hold; choose another --dtype".replace("torch.", "")
-            )
-        yield stored

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from smidgen.engines.frameworks.environment import _is_here
+from smidgen.engines.frameworks.environment import is_here
 from smidgen.engines.frameworks.known import FRAMEWORKS, Framework
 from smidgen.formats.exported import Runtime
 
@@ -42,5 +42,5 @@ def as_mlx(folder: Path, original: Path) -> Path:
 def needs(runtime: Runtime) -> None:
     """Skip the test where neither this Python nor one that is named has the real framework."""
     framework = FRAMEWORKS[runtime]
-    if framework.variable not in os.environ and not all(map(_is_here, framework.modules)):
+    if framework.variable not in os.environ and not all(map(is_here, framework.modules)):
         pytest.skip(f"{framework.variable} names no Python that has {framework.name}")

@@ -9,17 +9,13 @@ import torch
 from torch import Tensor
 
 from smidgen.exporting.litert.names import MODEL
-from smidgen.formats.checkpoint import Checkpoint
-from smidgen.formats.convert import write_as_gguf
-from smidgen.formats.opening import open_checkpoint
-from smidgen.model.decoder import Decoder
 from smidgen.numerics import block_types as types
 from smidgen.numerics.block_types import BlockType
 from smidgen.numerics.portable import as_portable
 from smidgen.shapes import Float
-from tests.family_models import save_folder
+from tests.exporting.graph_models import dense
 from tests.gguf_forms import tensors_of, with_tensors
-from tests.mutated_gguf import Parts, take_apart
+from tests.mutated_gguf import Parts
 
 if find_spec("ai_edge_litert") is None:
     pytest.skip("ai-edge-litert is not installed", allow_module_level=True)
@@ -89,21 +85,10 @@ class Running:
         return found
 
 
-def decoder_of(checkpoint: Checkpoint) -> Decoder:
-    """Our own, on the same weights."""
-    decoder = Decoder(checkpoint.config)
-    decoder.load_state_dict({name: checkpoint.tensor(name) for name in checkpoint.names()})
-    return decoder
-
-
 def write_portable(family: str, folder: Path, kinds: dict[str, BlockType]) -> Path:
     """A tiny model of a family as a GGUF file, the tensors whose names end so in these types, with portable scales."""
-    (folder / "plain").mkdir()
-    save_folder(family, folder / "plain")
-    with open_checkpoint(folder / "plain") as checkpoint:
-        write_as_gguf(checkpoint, folder / "plain.gguf")
     path = folder / f"{family}.gguf"
-    path.write_bytes(portable(take_apart(folder / "plain.gguf"), kinds).as_bytes())
+    path.write_bytes(portable(dense(family, folder), kinds).as_bytes())
     return path
 
 

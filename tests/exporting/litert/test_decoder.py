@@ -8,7 +8,8 @@ import torch
 from smidgen.exporting.litert.folder import write_litert
 from smidgen.formats.opening import open_checkpoint
 from smidgen.numerics import block_types as types
-from tests.exporting.litert.running import MIXED, Running, decoder_of, write_portable
+from tests.exporting.graph_models import decoder_of
+from tests.exporting.litert.running import MIXED, Running, write_portable
 from tests.family_models import save_folder
 
 _FLOAT32, _INT16 = 2e-4, 1e-2  # the largest difference of logits of about 1

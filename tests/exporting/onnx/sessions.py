@@ -1,4 +1,4 @@
-"""Exported models in plain ONNX Runtime, and tiny families in the types that it holds."""
+"""Exported models in plain ONNX Runtime."""
 
 from pathlib import Path
 
@@ -8,23 +8,7 @@ import torch
 from torch import Tensor
 
 from smidgen.exporting.onnx.names import MODEL
-from smidgen.formats.checkpoint import Checkpoint
-from smidgen.formats.convert import write_as_gguf
-from smidgen.formats.opening import open_checkpoint
 from smidgen.model.config import ModelConfig
-from smidgen.model.decoder import Decoder
-from smidgen.numerics import block_types as types
-from smidgen.numerics.block_types import BlockType
-from tests.family_models import save_folder
-from tests.gguf_forms import of_types
-from tests.mutated_gguf import take_apart
-
-#: Every type that is kept, among layers that meet the same input and among those that do not.
-MIXED = {
-    "attn_q.weight": types.Q4_0, "attn_k.weight": types.Q4_1, "attn_v.weight": types.Q8_0,
-    "attn_output.weight": types.Q4_1, "ffn_gate.weight": types.Q8_0, "ffn_up.weight": types.Q4_1,
-    "ffn_down.weight": types.Q4_0,
-}  # fmt: skip
 
 
 def open_session(model: str | Path | bytes) -> onnxruntime.InferenceSession:
@@ -71,21 +55,3 @@ class Running:
         self._cache = {name: found[f"present.{name}"] for name in self._cache}
         assert found["logits"].shape == (self._batch, 1, self._config.vocabulary)
         return torch.from_numpy(found["logits"][:, 0])
-
-
-def decoder_of(checkpoint: Checkpoint) -> Decoder:
-    """Our own, on the same weights."""
-    decoder = Decoder(checkpoint.config)
-    decoder.load_state_dict({name: checkpoint.tensor(name) for name in checkpoint.names()})
-    return decoder
-
-
-def write_quantized(family: str, folder: Path, kinds: dict[str, BlockType]) -> Path:
-    """A tiny model of a family as a GGUF file, the tensors whose names end so in these types."""
-    (folder / "plain").mkdir()
-    save_folder(family, folder / "plain")
-    with open_checkpoint(folder / "plain") as checkpoint:
-        write_as_gguf(checkpoint, folder / "plain.gguf")
-    path = folder / f"{family}.gguf"
-    path.write_bytes(of_types(take_apart(folder / "plain.gguf"), kinds).as_bytes())
-    return path

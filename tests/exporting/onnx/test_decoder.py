@@ -14,7 +14,8 @@ from smidgen.model.decoder import Cache
 from smidgen.numerics import block_types as types
 from tests.cutting.commands import run
 from tests.cutting.test_pruned_cut import TEXT
-from tests.exporting.onnx.sessions import MIXED, Running, decoder_of, write_quantized
+from tests.exporting.graph_models import MIXED, decoder_of, write_quantized
+from tests.exporting.onnx.sessions import Running
 from tests.family_models import FAMILY_MODELS, VOCABULARY, WINDOW, save_folder
 from tests.tiny_models import write_gemma3
 

@@ -17,7 +17,8 @@ from smidgen.exporting.onnx.graph import Graph
 from smidgen.exporting.onnx.names import GENAI_CONFIG, MODEL, NUMBERS
 from smidgen.formats.opening import open_checkpoint
 from smidgen.numerics import block_types as types
-from tests.exporting.onnx.sessions import Running, decoder_of, write_quantized
+from tests.exporting.graph_models import decoder_of, write_quantized
+from tests.exporting.onnx.sessions import Running
 from tests.family_models import CONTEXT, save_folder
 from tests.gguf_forms import of_types, plain
 from tests.tiny_models import LLAMA_CONFIG, write_gemma3, write_llama

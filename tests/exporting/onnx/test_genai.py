@@ -17,7 +17,7 @@ from smidgen.formats.opening import open_checkpoint
 from smidgen.model.decoder import Cache
 from smidgen.model.tokenizer import Tokenizer
 from smidgen.numerics import block_types as types
-from tests.exporting.onnx.sessions import MIXED, decoder_of, write_quantized
+from tests.exporting.graph_models import MIXED, decoder_of, write_quantized
 from tests.family_models import FAMILY_MODELS, VOCABULARY, save_folder
 from tests.tiny_models import write_gemma3
 

@@ -15,7 +15,8 @@ from smidgen.exporting.openvino.folder import write_openvino
 from smidgen.exporting.openvino.names import DETOKENIZER, MODEL, NUMBERS, TOKENIZER
 from smidgen.formats.opening import open_checkpoint
 from smidgen.numerics import block_types as types
-from tests.exporting.openvino.running import Running, decoder_of, write_quantized
+from tests.exporting.graph_models import decoder_of, write_quantized
+from tests.exporting.openvino.running import Running
 from tests.family_models import save_folder
 from tests.gguf_forms import of_types, plain
 from tests.tiny_models import write_gemma3, write_llama

@@ -11,7 +11,8 @@ from smidgen.exporting.openvino.names import MODEL
 from smidgen.formats.opening import open_checkpoint
 from smidgen.model.tokenizer import Tokenizer
 from smidgen.numerics import block_types as types
-from tests.exporting.openvino.running import EXACT, MIXED, decoder_of, write_quantized
+from tests.exporting.graph_models import MIXED, decoder_of, write_quantized
+from tests.exporting.openvino.running import EXACT
 from tests.family_models import VOCABULARY, WINDOW, save_folder
 
 genai = pytest.importorskip("openvino_genai", reason="openvino-genai is not installed")

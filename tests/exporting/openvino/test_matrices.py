@@ -13,7 +13,7 @@ from smidgen.exporting.openvino.names import MODEL, NUMBERS
 from smidgen.formats.opening import open_checkpoint
 from smidgen.numerics import block_types as types
 from smidgen.numerics.block_types import BlockType
-from tests.exporting.openvino.running import write_quantized
+from tests.exporting.graph_models import write_quantized
 
 _KINDS = {types.Q4_0: ("i4", 4), types.Q4_1: ("u4", 4), types.Q8_0: ("i8", 8)}
 
