@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from smidgen.atomic import making_folder, refuse_full_disk, replacing
 from smidgen.errors import SmidgenError
 from smidgen.exporting.litert.names import MODEL
+from smidgen.exporting.litert.sizes import most_tokens
 from smidgen.exporting.packed import counted
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.hf.tokenizer import write_tokenizer
@@ -37,7 +38,7 @@ def write_litert(checkpoint: Checkpoint, folder: Path, dtype: str | None = None,
     """
     refuse_litert(checkpoint, dtype)
     from smidgen.exporting.litert import bundle
-    from smidgen.exporting.litert.decoder import decoder_graphs, most_tokens
+    from smidgen.exporting.litert.decoder import decoder_graphs
     from smidgen.exporting.litert.matrices import Choices
     from smidgen.exporting.litert.metadata import llm_metadata
 
@@ -83,7 +84,12 @@ def _tokenizer(checkpoint: Checkpoint, folder: Path) -> bytes:
 
 
 def _say_what_it_costs(checkpoint: Checkpoint, choices: "Choices") -> None:
-    """A line about matrices that lose their codes."""
+    """A line about texts that are too long now, and one about matrices that lose their codes."""
+    most, before = most_tokens(checkpoint.config), checkpoint.config.context_length
+    if most < before:
+        say(
+            f"Prompt and answer together are at most {most:,} tokens in LiteRT; the model itself has room for {before:,}."
+        )
     matrices = [name for name in checkpoint.names() if is_matrix(name)]
     decoded = [name for name in matrices if name not in choices.kept and checkpoint.kind(name).block > 1]
     if not decoded:
