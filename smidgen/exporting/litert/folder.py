@@ -87,9 +87,7 @@ def _say_what_it_costs(checkpoint: Checkpoint, choices: "Choices") -> None:
     """A line about texts that are too long now, and one about matrices that lose their codes."""
     most, before = most_tokens(checkpoint.config), checkpoint.config.context_length
     if most < before:
-        say(
-            f"Prompt and answer together are at most {most:,} tokens in LiteRT; the model itself has room for {before:,}."
-        )
+        say(f"Prompt and answer together are at most {most:,} tokens in LiteRT; the model itself reads {before:,}.")
     matrices = [name for name in checkpoint.names() if is_matrix(name)]
     decoded = [name for name in matrices if name not in choices.kept and checkpoint.kind(name).block > 1]
     if not decoded:

@@ -96,7 +96,7 @@ def test_a_template_that_spells_the_bos_out_gets_no_other(tmp_path: Path) -> Non
 def test_a_base_model_continues_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """No longer ones than the graphs have room for, which is said."""
     export(write_gemma3(tmp_path / "gemma.gguf"), "litert", tmp_path / "out")
-    assert "at most 2,048 tokens in LiteRT; the model itself has room for 4,096" in capsys.readouterr().err
+    assert "at most 2,048 tokens in LiteRT; the model itself reads 4,096" in capsys.readouterr().err
     assert "run_prefill" in (tmp_path / "out/README.md").read_text()
     with open_checkpoint(tmp_path / "gemma.gguf") as checkpoint:
         assert {1, 2, 5} <= dict(fields(llm_metadata(checkpoint, 300))).keys()
