@@ -143,7 +143,9 @@ class FrameworkProcess(Closing):
         )
 
     def _advice(self) -> str:
-        return f"set {self._framework.variable} to a Python that has {self._framework.name}, or to nothing"
+        named = os.environ.get(self._framework.variable)
+        now = f" (now {printable(named)})" if named else ""
+        return f"set {self._framework.variable}{now} to a Python that has {self._framework.name}, or to nothing"
 
     def _ended(self) -> SmidgenError:
         try:

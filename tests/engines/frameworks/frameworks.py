@@ -26,6 +26,7 @@ class PretendedFramework(Framework):
 def pretend(monkeypatch: pytest.MonkeyPatch) -> Framework:
     """In place of mlx-lm."""
     framework = PretendedFramework("mlx", "mlx-lm", ("numpy",), 1)
+    monkeypatch.delenv(framework.variable, raising=False)
     monkeypatch.setitem(FRAMEWORKS, "mlx", framework)
     return framework
 

@@ -92,11 +92,17 @@ def test_a_folder_that_says_another_vocabulary_is_refused(tmp_path: Path, monkey
         ("#!/bin/sh\nyes\n", "something else than logits; set SMIDGEN_MLX_PYTHON"),
     ],
 )
-def test_a_python_that_is_none_is_told_of(folder: Path, program: str, said: str) -> None:
+def test_a_python_that_is_none_is_told_of(
+    folder: Path, program: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its path, where a person has named it."""
     python = folder / "python"
     python.write_text(program)
     python.chmod(0o755)
     with pytest.raises(SmidgenError, match=said):
+        FrameworkProcess(FRAMEWORKS["mlx"], python, folder)
+    monkeypatch.setenv("SMIDGEN_MLX_PYTHON", str(python))
+    with pytest.raises(SmidgenError, match=rf"set SMIDGEN_MLX_PYTHON .now {python}. to a Python"):
         FrameworkProcess(FRAMEWORKS["mlx"], python, folder)
 
 
