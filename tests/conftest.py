@@ -1,9 +1,12 @@
-"""Shared fixtures: the real small models that install from PyPI. And the order of the files where two processes run."""
+"""Shared fixtures: the real small models that install from PyPI. And what is done once for all tests: shapes are checked
+where they are the matter, files are put in order where two processes run."""
 
+import gc
 from pathlib import Path
 from typing import Any
 
 import pytest
+from jaxtyping import config as shape_checks
 from jaxtyping import install_import_hook
 
 import smidgen  # noqa: F401 - first of all, because it sets up OpenMP before torch is loaded
@@ -17,6 +20,21 @@ install_import_hook(
     + ["smidgen.calibration", *(f"smidgen.distillation.{name}" for name in _DISTILLATION)],
     "beartype.beartype",
 )
+#: Folders of tests that compute on tensors themselves. Others call the same functions by whole cuts, where a second
+#: check of every small call would be two fifths of the time.
+_ABOUT_TENSORS = {"calibration", "distillation", "model", "numerics", "oracle", "parity", "pruning", "quantization"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    folder = item.path.relative_to(Path(__file__).parent).parts[0]
+    shape_checks.update("jaxtyping_disable", folder not in _ABOUT_TENSORS)
+
+
+def pytest_collection_finish() -> None:
+    """All that is loaded by now stays: a full collection, which some of our functions ask for, need not look at it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)

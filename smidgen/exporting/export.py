@@ -8,14 +8,14 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from filecmp import cmp
 from pathlib import Path
 from typing import Literal, get_args
 
 from smidgen.atomic import refuse_unwritable
 from smidgen.errors import SmidgenError, printable
-from smidgen.exporting import lm_studio
-from smidgen.exporting.hf import write_plain
+from smidgen.exporting import hf, lm_studio
 from smidgen.exporting.litert import names as litert_names
 from smidgen.exporting.litert import use as litert_use
 from smidgen.exporting.litert.folder import write_litert
@@ -42,14 +42,39 @@ from smidgen.shell import path_of
 Format = Literal["hf", "vllm", "mlx", "onnx", "openvino", "litert", "gguf", "lmstudio"]
 Activations = Literal["float32", "int16", "int8"]
 _ACTIVATIONS: dict[Format, tuple[Activations, ...]] = {"onnx": ("float32", "int8"), "litert": ("int16", "int8")}
-_FOLDERS = {"hf": write_plain, "vllm": write_vllm, "mlx": write_mlx}
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """A format that is a folder of one model, and what its README.md says.
+
+    write: with the dtype of weights that are not packed.  layout: what it is, after "The weights of …".
+    use: a section on how to run it.  made: the file with the weights.
+    """
+
+    write: Callable[..., None]
+    layout: str
+    use: Callable[[Checkpoint], list[str]]
+    made: str = "model.safetensors"
+
+
+def _by_command(install: str, command: str) -> Callable[[Checkpoint], list[str]]:
+    return lambda _: run_by(install, command)
+
+
+_FOLDERS = {
+    "hf": _Folder(hf.write_plain, "in Hugging Face layout", hf.how_to_run),
+    "vllm": _Folder(write_vllm, "for vLLM", _by_command("pip install vllm", "vllm serve .")),
+    "mlx": _Folder(
+        write_mlx, "for MLX",
+        _by_command("pip install mlx-lm", 'mlx_lm.generate --model . --prompt "Once upon a time"'),
+    ),
+    "onnx": _Folder(write_onnx, "for ONNX Runtime", onnx_use.how_to_run, onnx_names.NUMBERS),
+    "openvino": _Folder(write_openvino, "for OpenVINO", openvino_use.how_to_run, openvino_names.NUMBERS),
+    "litert": _Folder(write_litert, "for LiteRT-LM", litert_use.how_to_run, litert_names.MODEL),
+}  # fmt: skip
 #: What holds some quantized types as they are, and not the others.
-_PACKING = ("mlx", "vllm", "onnx", "openvino", "litert")
-#: Packed folders that a command runs: for which program, and a section of README.md.
-_PROGRAMS = {
-    "mlx": ("for MLX", run_by("pip install mlx-lm", 'mlx_lm.generate --model . --prompt "Once upon a time"')),
-    "vllm": ("for vLLM", run_by("pip install vllm", "vllm serve .")),
-}
+_PACKING = tuple(name for name in _FOLDERS if name != "hf")
 
 
 def export(
@@ -96,22 +121,10 @@ def export(
             notices = {output.with_name(notice.name): notice for notice in checkpoint.origin.notices}
             if not _is_same(output, checkpoint.path):
                 _write_gguf(checkpoint, output, notices, lm_studio.write_or_link)
-        elif to == "onnx":
-            write_onnx(checkpoint, output, dtype, int8=chosen == "int8")
-            how_to_run = onnx_use.how_to_run(checkpoint)
-            write_export_notes(output, checkpoint, "for ONNX Runtime", onnx_names.NUMBERS, how_to_run, done)
-        elif to == "openvino":
-            write_openvino(checkpoint, output, dtype)
-            how_to_run = openvino_use.how_to_run(checkpoint)
-            write_export_notes(output, checkpoint, "for OpenVINO", openvino_names.NUMBERS, how_to_run, done)
-        elif to == "litert":
-            write_litert(checkpoint, output, dtype, int8=chosen == "int8")
-            how_to_run = litert_use.how_to_run(checkpoint)
-            write_export_notes(output, checkpoint, "for LiteRT-LM", litert_names.MODEL, how_to_run, done)
         else:
-            _FOLDERS[to](checkpoint, output, dtype)
-            layout, use = _PROGRAMS.get(to, ("in Hugging Face layout", ()))
-            write_export_notes(output, checkpoint, layout, use=use, done=done)
+            folder, more = _FOLDERS[to], {"int8": chosen == "int8"} if chosen else {}
+            folder.write(checkpoint, output, dtype, **more)
+            write_export_notes(output, checkpoint, folder.layout, folder.made, folder.use(checkpoint), done)
     return output
 
 

@@ -1,4 +1,4 @@
-"""A plain folder in Hugging Face layout, and in which dtype its readers are asked to compute.
+"""A plain folder in Hugging Face layout, in which dtype its readers are asked to compute, and how it is run.
 
 Weights that were quantized are written in float16, which holds 11 significant bits of each; bfloat16 would hold 8. But
 models with norms after attention and feed-forward (Gemma 2 and 3) compute numbers beyond float16: the real Gemma 3
@@ -10,6 +10,7 @@ from typing import Any
 
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.hf.writer import default_dtype, write_hf
+from smidgen.model.chat import chat_templates
 from smidgen.progress import say
 
 
@@ -32,3 +33,19 @@ def asked_dtype(checkpoint: Checkpoint, stored: str | None, rounded: str) -> dic
         f"{rounded} rounded when it is loaded so; transformers loads them exactly with dtype=float32."
     )
     return {"torch_dtype": "bfloat16"}
+
+
+def how_to_run(checkpoint: Checkpoint) -> list[str]:
+    """A section of Markdown, in lines, for the README.md beside it."""
+    given, answer = '"Once upon a time"', ""
+    if chat_templates(checkpoint.tokenizer_metadata):
+        given = '[{"role": "user", "content": "Why is the sky blue?"}]'
+        answer = '[-1]["content"]'
+    program = [
+        "from transformers import pipeline", "",
+        'write = pipeline("text-generation", model=".")  # this folder',
+        f'print(write({given}, max_new_tokens=50)[0]["generated_text"]{answer})',
+    ]  # fmt: skip
+    return [
+        "## Run it", "", "`pip install transformers torch`, then in this folder:", "", "```python", *program, "```", "",
+    ]  # fmt: skip

@@ -23,6 +23,8 @@ def _other_runtime(card: Mapping[str, Any]) -> list[str]:
         return []
     named = ", ".join(f"{name} {version}" for name, version in runtime.items())
     how = "in float32 where it can be told so"
+    if "ai-edge-litert" in runtime:
+        how = "its matrices with activations in 16 bits, or 8 where it was exported so"
     return [f"The cut was computed by {named}, {how}; the original by smidgen, in float32."]
 
 
