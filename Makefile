@@ -1,11 +1,12 @@
-# Two commands for a newcomer: `make demo` cuts a real Gemma, `make test` checks everything. `make docs` builds the pages.
+# Two commands for a newcomer: `make demo` cuts a real Gemma, `make test` checks everything. `make docs` builds the pages,
+# `make frameworks` runs exports in the frameworks themselves.
 
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test frameworks lint docs clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/smidgen cut gemma-3-270m --fit 165MB -o out/demo --resume
@@ -17,6 +18,13 @@ demo: $(VENV)/demo.done
 # Two processes, whole files each (tests/two_at_once.py), and one thread in each: tiny models have no work for more.
 test: $(VENV)/test.done lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+# What `make test` leaves out: exports run by mlx-lm, onnxruntime-genai and the others themselves, of some gigabytes.
+frameworks: $(VENV)/test.done
+	@mkdir -p out
+	$(BIN)/python -m benchmarks.framework_tools out/frameworks > out/frameworks.env
+	env $$(cat out/frameworks.env) $(BIN)/python -m pytest tests/exporting tests/engines/frameworks \
+	  tests/measuring/test_exported.py
 
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .

@@ -1,13 +1,13 @@
 """The same weights in other frameworks, each computed by the framework itself, beside what its own quantizer makes.
 
-    python -m benchmarks.frameworks original.gguf CUT --evaluation FILE --work DIR --tool mlx=PYTHON --tool onnx=PYTHON
+    python -m benchmarks.frameworks original.gguf CUT --name NAME --evaluation FILE --work DIR --tools DIR
 
 CUT: a cut of that original, best with `--types portable`. For each framework: the folder that `smidgen export` writes
-of CUT, and the one that the framework's own quantizer makes of the original in 16 bits (framework_tools.py), if
-`--tool` names a Python that has it. Of each folder: its bytes, KL(original ‖ folder) over articles with the framework's
-own logits, the ratio of ours to theirs with its interval (bootstrap.py), and speed and memory in that framework
-(framework_speed.py), all folders taking turns. Of ours also how far its logits are from those of smidgen's decoder on
-CUT: KL, and the largest difference of a log-probability. CUT in llama.cpp is the first row.
+of CUT, and the one that the framework's own quantizer makes of the original in 16 bits, with `--tools`
+(framework_tools.py makes a Python for each in that folder, once). Of each folder: its bytes, KL(original ‖ folder) over
+articles with the framework's own logits, the ratio of ours to theirs with its interval (bootstrap.py), and speed and
+memory in that framework (framework_speed.py), all folders taking turns. Of ours also how far its logits are from those
+of smidgen's decoder on CUT: KL, and the largest difference of a log-probability. CUT in llama.cpp is the first row.
 
 Frameworks are found as `smidgen measure` finds them: SMIDGEN_MLX_PYTHON and so on, or environments made for them.
 """
@@ -126,20 +126,19 @@ def distance(cut: TorchEngine, engine: FrameworkEngine, windows: Windows) -> dic
     }
 
 
-def speed(folder: Folder, threads: int, prompt: Path) -> dict[str, float]:
-    """One round in a fresh process of the framework."""
-    python = python_with(FRAMEWORKS[folder.runtime])
+def speed(folder: Folder, threads: int, prompt: Path, litert_lm: Path) -> dict[str, float]:
+    """One round in a fresh process of the framework.  litert_lm: a Python that has it."""
+    python = litert_lm if folder.runtime == "litert" else python_with(FRAMEWORKS[folder.runtime])
     return record.json_from_python([str(_SPEED), folder.runtime, str(folder.path), str(threads), str(prompt)], python)
 
 
-def speeds(everyone: Sequence[Folder], threads: int, rounds: int, prompt: Path) -> None:
-    """All that can be timed, in turns, into their figures."""
-    everyone = [folder for folder in everyone if folder.runtime != "litert"]  # which is timed by texts alone
+def speeds(everyone: Sequence[Folder], threads: int, rounds: int, prompt: Path, litert_lm: Path) -> None:
+    """All in turns, into their figures."""
     found: list[list[dict[str, float]]] = [[] for _ in everyone]
     for number in range(rounds):
         for folder, own in zip(everyone, found, strict=True):
             say(f"Speed {number + 1}/{rounds}: {folder.path.name}")
-            own.append(speed(folder, threads, prompt))
+            own.append(speed(folder, threads, prompt, litert_lm))
     for folder, own in zip(everyone, found, strict=True):
         folder.figures["speed"] = {key: record.spread([one[key] for one in own]) for key in own[0]}
 
@@ -160,7 +159,8 @@ def compared(chosen: argparse.Namespace) -> dict[str, Any]:
             "cut": {"bytes": cut_path.stat().st_size, "sha256": cut.sha256(), **own_file},
             "evaluation": texts.description,
         }
-        everyone = list(folders(chosen, cut_path, dict(chosen.tool)))
+        tools = framework_tools.tools_in(chosen.tools) if chosen.tools else {}
+        everyone = list(folders(chosen, cut_path, tools))
         for folder in everyone:
             with engine_of(folder, chosen.threads) as engine:
                 folder.made_by["runtime"] = engine.runtime
@@ -171,7 +171,8 @@ def compared(chosen: argparse.Namespace) -> dict[str, Any]:
     if not chosen.no_speed:
         prompt = chosen.work / "prompt.json"
         prompt.write_text(json.dumps(texts.ids[:_PROMPT]))
-        speeds(everyone, chosen.threads, chosen.rounds, prompt)
+        litert_lm = framework_tools.python_in((chosen.tools or chosen.work) / "litert-lm", [framework_tools.LITERT_LM])
+        speeds(everyone, chosen.threads, chosen.rounds, prompt, litert_lm)
         [known["cut"]["speed"]] = measure_speed([cut_path], chosen.threads, chosen.rounds, contexts=())
     return {**known, "folders": [folder.result() for folder in everyone], "ratios": ratios(everyone)}
 
@@ -188,14 +189,6 @@ def ratios(everyone: Sequence[Folder]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _tool(text: str) -> tuple[str, Path]:
-    name, _, python = text.partition("=")
-    if name not in framework_tools.PACKAGES or not python:
-        known = ", ".join(framework_tools.PACKAGES)
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PYTHON with a name of {known}")
-    return name, Path(python)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = options.parser_of(__doc__)
@@ -205,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_evaluation(parser, 3072)
     parser.add_argument("--articles", type=int, default=30)
     options.add_work(parser, "folders that are kept, about six times the original in 16 bits", "frameworks-work")
-    parser.add_argument("--tool", type=_tool, action="append", default=[], metavar="NAME=PYTHON")
+    parser.add_argument("--tools", type=Path, metavar="DIR", help="compare with each framework's own quantizer")
     parser.add_argument("--rounds", type=int, default=3, help="of speed")
     parser.add_argument("--no-speed", action="store_true", help="leave out how quick they are")
     chosen = parser.parse_args(arguments)

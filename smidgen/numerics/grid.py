@@ -254,6 +254,10 @@ class Grid(ABC):
         places = places if self.spacing == 1 else places.div_(self.spacing)
         return places.add_(self.first) if self.first else places
 
+    def places_of(self, levels: Tensor) -> Tensor:
+        """The way back from `level_of_`."""
+        return (levels - self.first).mul_(self.spacing)
+
     def steps(self, scale: Tensor) -> Tensor:
         """What `take_nearest` multiplies weights with; 0 where the scale is 0 (all weights then decode to −offset)."""
         return inverse_scale(scale) if self.uniform else 2 * inverse_scale(scale)

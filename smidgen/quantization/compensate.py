@@ -37,6 +37,7 @@ from smidgen.numerics.grids import GRIDS
 from smidgen.numerics.pack import pack
 from smidgen.numerics.products import product
 from smidgen.quantization.compensate_codewords import CodewordCompensator
+from smidgen.quantization.in_order import Pushes, octets
 from smidgen.shapes import Float, UInt8
 
 # Rows rounded together, at most: so many that each operation is worth its call, and few enough that the candidates of
@@ -44,7 +45,6 @@ from smidgen.shapes import Float, UInt8
 _ROWS, _SHARED = 2048, 512
 _BLOCKS = 2048  # the same for plain rounding, where blocks stand in the place of rows
 _CHUNK = 256  # columns between the products that bring errors from far; a multiple of every block
-_IN_ORDER = 8  # columns of a group that push errors one by one; onto those behind them, by a product
 _LARGEST = 2.0**28  # a little more than the most that any type holds, Q6_K's 65504 · 128 · 32
 
 
@@ -140,15 +140,13 @@ class _Group:
     """What a group of columns does to those behind it.
 
     columns: of the chunk.  diagonal: of U.  importance: of errors, 1/Uᵢᵢ², the most in the chunk being 1.
-    push: in each octet, of each column onto those behind it, U over its diagonal.  far: of each octet onto those of the
-    group behind it, transposed.  behind: U of the group onto the chunk behind it, transposed; None if there is none.
+    inside: U over its diagonal.  behind: U of the group onto the chunk behind it, transposed; None if there is none.
     """
 
     columns: slice
     diagonal: Float[Tensor, "group 1"]
     importance: Float[Tensor, "group 1"]
-    push: list[list[Tensor]]
-    far: list[Tensor]
+    inside: Pushes
     behind: Float[Tensor, "behind group"] | None
 
     @classmethod
@@ -159,14 +157,8 @@ class _Group:
         columns = slice(start, start + size)
         inside = U[columns, columns]
         diagonal = inside.diagonal()[:, None].clone()
-        share = inside / diagonal
-        octets = _octets(size)
-        push = [
-            [share[i, i + 1 : octet.stop, None, None] for i in range(octet.start, octet.stop - 1)] for octet in octets
-        ]
-        far = [share[octet, octet.stop :].T.contiguous() for octet in octets[:-1]]
         behind = U[columns, columns.stop :].T.contiguous() if columns.stop < U.shape[1] else None
-        return cls(columns, diagonal, importance[columns], push, far, behind)
+        return cls(columns, diagonal, importance[columns], Pushes.of(inside / diagonal), behind)
 
 
 @dataclass(frozen=True)
@@ -187,11 +179,6 @@ class _Chunk:
         groups = [_Group.of(inside, importance, start, grid.group) for start in range(0, len(inside), grid.group)]
         before = U[:first, columns].contiguous().T.contiguous()  # both copies are quick; in one step it would not be
         return cls(columns, importance, before, groups)
-
-
-def _octets(group: int) -> list[slice]:
-    """The columns of a group, eight by eight."""
-    return [slice(first, min(first + _IN_ORDER, group)) for first in range(0, group, _IN_ORDER)]
 
 
 class _Compensation:
@@ -268,12 +255,14 @@ class _Space:
         self.left, self.places, self.squares = (torch.empty(group, TRIED, rows) for _ in range(3))
         self.widths = torch.empty(TRIED, rows)
         self._rows = torch.arange(rows)
-        octets = _octets(group)
+        all_octets = octets(group)
         pairs = list(zip(self.left.unbind(), self.places.unbind(), strict=True))
-        self.columns = [pairs[octet] for octet in octets]
-        self.behind = [[self.left[i + 1 : octet.stop] for i in range(octet.start, octet.stop - 1)] for octet in octets]
+        self.columns = [pairs[octet] for octet in all_octets]
+        self.behind = [
+            [self.left[i + 1 : octet.stop] for i in range(octet.start, octet.stop - 1)] for octet in all_octets
+        ]
         flat = self.left.flatten(1)
-        self.octets = [(flat[octet], flat[octet.stop :]) for octet in octets[:-1]]
+        self.octets = [(flat[octet], flat[octet.stop :]) for octet in all_octets[:-1]]
 
     def start(self, weights: Float[Tensor, "group rows"], grid: Grid, tried: Scales) -> Tensor:
         """Weights under every candidate, in places."""
@@ -289,13 +278,13 @@ class _Space:
 def _round_in_order(grid: Grid, group: _Group, space: _Space) -> None:
     """Round column after column; what is `left` of one is pushed onto the columns after."""
     for number, columns in enumerate(space.columns):
-        for (left, places), behind, push in zip_longest(columns, space.behind[number], group.push[number]):
+        for (left, places), behind, push in zip_longest(columns, space.behind[number], group.inside.near[number]):
             left.sub_(grid.round_(left, places))
             if push is not None:
                 behind.addcmul_(left, push, value=-1)
-        if number < len(group.far):
+        if number < len(space.octets):
             octet, behind = space.octets[number]
-            behind.addmm_(group.far[number], octet, alpha=-1)
+            behind.addmm_(group.inside.far[number], octet, alpha=-1)
 
 
 def _codes(grid: Grid, places: Float[Tensor, "group rows"], kept: Scales) -> UInt8[Tensor, "group rows"]:

@@ -12,7 +12,8 @@ everything is known, and each part is asked in turn whether another stored value
   solved for with the groups' integers held;
 - the code of each weight, its scale held: the best change is Rᵢ / Hᵢᵢ, and the nearest level is taken. Coordinate
   descent over codes from a compensated start is in Nair & Suggala, "CDQuant", 2024 (arXiv:2406.17542); where we differ:
-  columns in order, all rows at once.
+  columns in order, all rows at once, and in places (`numerics.grid`): what column i moves takes the place that column j
+  should have with it, by Hᵢⱼ / Hⱼⱼ.
 
 A part moves only where the loss falls, so that each sweep makes it smaller; a row of which rounding says otherwise in
 the end stays as it was. H is shrunk and damped as in `numerics.factor.inverse_factor`: without that, what is won here
@@ -22,8 +23,10 @@ Cost: a sweep takes rows · columns² multiply-adds in matrix products, and abou
 takes inside groups. Memory: of some rows the levels and R, float32.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -35,11 +38,13 @@ from smidgen.numerics.grids import GRIDS
 from smidgen.numerics.lattice import Lattice
 from smidgen.numerics.products import product
 from smidgen.numerics.super_grids import OffsetSuperGrid, SignedSuperGrid
+from smidgen.quantization.in_order import Pushes, octets
 from smidgen.shapes import Float, UInt8
 
 _SWEEPS = 2  # a third one wins half a percent more (LOG.md)
 _CHUNK = 256  # columns whose changes reach the others by one product; a multiple of every block
-_ROWS = 512  # by one core
+# Rows by one core, at most and at least: so many that each operation is worth its call. Fewer make two parts.
+_ROWS, _FEWEST = 2048, 512
 _SINGULAR = 1e-6  # determinant over the product of the diagonal
 
 
@@ -64,7 +69,8 @@ def refit(
     def refit_some(part: tuple[Tensor, Tensor]) -> UInt8[Tensor, "part bytes"]:
         return _refit_some(*part, kind, metric)
 
-    parts = zip(rows.split(_ROWS), packed.split(_ROWS), strict=True)
+    part = min(_ROWS, max(_FEWEST, math.ceil(len(rows) / 2)))
+    parts = zip(rows.split(part), packed.split(part), strict=True)
     return torch.cat(on_all_cores(refit_some, list(parts)))
 
 
@@ -75,6 +81,7 @@ class _Metric:
         diagonal = moment.diagonal()
         self._moment, self._share = moment, 1 - shrinkage
         self._added = shrinkage * diagonal + damping * diagonal.mean().clamp_min(1e-30)
+        self._pushes: dict[int, tuple[Pushes, Tensor]] = {}  # by the first column
 
     def times(self, error: Float[Tensor, "rows in"]) -> Float[Tensor, "rows in"]:
         """E H."""
@@ -85,6 +92,14 @@ class _Metric:
         corner = self._share * self._moment[columns, columns]
         corner.diagonal().add_(self._added[columns])
         return corner
+
+    def pushes(self, columns: slice) -> "tuple[Pushes, Float[Tensor, 'group 1']]":
+        """What is moved in one column of a group takes those behind it, and the diagonal of H there."""
+        if columns.start not in self._pushes:
+            H = self.corner(columns)
+            own = H.diagonal().clone()
+            self._pushes[columns.start] = Pushes.of(H / own), own[:, None]
+        return self._pushes[columns.start]
 
     def push(self, change: Float[Tensor, "chunk rows"], columns: slice, R: Float[Tensor, "in rows"]) -> None:
         """What a change of some columns does to R of all others."""
@@ -242,6 +257,7 @@ class _Descent:
         self._before, self._R, self._metric = lattice, R, metric
         self._kind, self._grid = lattice.kind, GRIDS[lattice.kind]
         self._levels = lattice.levels().T.contiguous()
+        self._space = _Space(self._grid.group, self._levels.shape[1])
         self._scale = _Stored.of(lattice.unit, lattice.factors, self._kind, self._grid.as_stored)
         shift = lattice.shift_unit
         self._shift = None
@@ -301,17 +317,50 @@ class _Descent:
         scale = self._scale.pick(number)
         changes = _fit(scale, levels, shift, None if shift is None else torch.ones_like(levels), H, R)
         R.addmm_(H, changes, alpha=-1)
-        return changes.add_(self._fit_codes(levels, scale.value()[None], H, R))
+        return changes.add_(self._fit_codes(levels, scale.value()[None], R, *self._metric.pushes(columns)))
 
     def _fit_codes(
-        self, levels: Float[Tensor, "group rows"], scale: Float[Tensor, "1 rows"], H: Tensor, R: Tensor
+        self,
+        levels: Float[Tensor, "group rows"],
+        scale: Float[Tensor, "1 rows"],
+        R: Float[Tensor, "group rows"],
+        pushes: Pushes,
+        own: Float[Tensor, "group 1"],
     ) -> Float[Tensor, "group rows"]:
-        """The codes of one group, one column after the other. `levels` become the new ones; R goes along."""
-        values, steps, own = levels * scale, self._grid.steps(scale), H.diagonal()[:, None]
-        changes, new = torch.empty_like(R), torch.empty_like(scale)
-        for i in range(len(levels)):
-            self._grid.take_nearest(torch.addcdiv(values[i], R[i], own[i])[None], scale, steps, new)
-            torch.mul(new[0], scale[0], out=changes[i]).sub_(values[i])
-            levels[i] = new[0]
-            R[i + 1 :].addcmul_(H[i, i + 1 :, None], changes[i], value=-1)
+        """The codes of one group, one column after the other. `levels` become the new ones."""
+        grid, space, before = self._grid, self._space, self._grid.places_of(levels)
+        # Where the scale is 0 the steps are, too, and nothing moves: no code makes a difference there.
+        torch.addcmul(before, R, grid.steps(scale) / own, out=space.wanted)
+        for number, columns in enumerate(space.columns):
+            then = before[space.octets[number]].unbind()
+            for (wanted, place, moved), was, behind, push in zip_longest(
+                columns, then, space.behind[number], pushes.near[number]
+            ):
+                torch.sub(grid.round_(wanted, place), was, out=moved)
+                if push is not None:
+                    behind.addcmul_(moved, push[:, 0], value=-1)
+            if number < len(pushes.far):
+                octet = space.octets[number]
+                space.wanted[octet.stop :].addmm_(pushes.far[number], space.moved[octet], alpha=-1)
+        changes = space.moved * (scale / grid.spacing)
+        levels.copy_(grid.level_of_(space.places))
         return changes
+
+
+class _Space:
+    """What the groups of some rows are fitted in, one after the other; all [group, rows].
+
+    wanted: the place that would be best for each weight, were there one.  places: those nearest to these.  moved: how
+    far they are from where the weights were.
+    columns: of each octet of columns, each with its wanted place, its place and its move.  behind: what is wanted
+    behind each of them in its octet.
+    """
+
+    def __init__(self, group: int, rows: int) -> None:
+        self.wanted, self.places, self.moved = (torch.empty(group, rows) for _ in range(3))
+        self.octets = octets(group)
+        each = list(zip(self.wanted.unbind(), self.places.unbind(), self.moved.unbind(), strict=True))
+        self.columns = [each[octet] for octet in self.octets]
+        self.behind = [
+            [self.wanted[i + 1 : octet.stop] for i in range(octet.start, octet.stop - 1)] for octet in self.octets
+        ]

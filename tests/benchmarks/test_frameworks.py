@@ -44,12 +44,6 @@ def test_every_folder_has_a_row() -> None:
     assert "mlx-lm: its own quantizer" in of_theirs and "0.50" not in of_theirs
 
 
-@pytest.mark.parametrize("text", ["mlx", "mlx=", "abacus=python"])
-def test_what_is_no_tool(text: str) -> None:
-    with pytest.raises(Exception, match="is not NAME=PYTHON"):
-        frameworks._tool(text)
-
-
 def test_tools_are_asked_for_four_bits_in_groups_of_32() -> None:
     for runtime in framework_tools.PACKAGES:
         words = framework_tools.command(runtime, Path("python"), Path("original"), Path("new"))

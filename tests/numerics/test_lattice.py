@@ -87,3 +87,11 @@ def test_slopes_of_units_follow_the_chain_rule(kind: BlockType) -> None:
 def test_types_that_no_cut_writes_are_refused() -> None:
     with pytest.raises(KeyError):
         Lattice.of(torch.zeros(1, 2, dtype=torch.uint8), BY_NAME["F16"])
+
+
+@pytest.mark.parametrize("kind", GRIDS, ids=lambda kind: kind.name)
+def test_places_of_levels_are_those_that_become_these_levels(kind: BlockType) -> None:
+    grid = GRIDS[kind]
+    places = grid.places_of(grid.levels)
+    assert torch.equal(grid.round_(places.clone(), torch.empty_like(places)), places)
+    assert torch.equal(grid.level_of_(places), grid.levels)
