@@ -57,3 +57,13 @@ def test_other_dtypes_are_what_they_say(dtype: str, overflowing: Path, tmp_path:
     out = export(overflowing, "hf", tmp_path / "out", dtype)
     assert json.loads((out / "config.json").read_text())["torch_dtype"] == dtype
     assert predicted(out, "auto")[1].isfinite().all()
+
+
+def test_the_program_on_its_page_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = export(write_quantized("llama3", tmp_path), "hf", tmp_path / "out")
+    program = (out / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(out)
+    exec(program, {})
+    assert capsys.readouterr().out.startswith("Once upon a time")
