@@ -24,6 +24,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -208,34 +210,41 @@ def _backward(index: int, block: Block, layer: LayerConfig, inputs: States, grad
     return BlockSurvey(index, block, linears)
 
 
+#: Tokens that an expert has seen, by its name in the block.
+_Routed: TypeAlias = dict[str, Int[Tensor, " seen"]]
+
+
 @contextmanager
 def _watch(block: Block, linears: Mapping[str, LinearSurvey]) -> Iterator[None]:
     """While the context is open, a forward and a backward pass add to the surveys."""
     handles: list[RemovableHandle] = []
-    routed: dict[str, Int[Tensor, " seen"]] = {}
-
-    def routing(experts: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        assert isinstance(experts, Experts)
-        _, chosen = experts.route(inputs[0].detach().flatten(0, -2))
-        for number in range(len(experts.networks)):
-            routed[f"experts.{number}"] = (chosen == number).nonzero(as_tuple=True)[0]
-
-    def watch(name: str, survey: LinearSurvey) -> None:
-        def forward(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            x, seen = inputs[0].detach().flatten(0, -2), routed.get(name.rpartition(".")[0], slice(None))
-            output.register_hook(lambda gradient: survey.add(x, gradient.flatten(0, -2), seen))
-
-        handles.append(linear_of(block, name).register_forward_hook(forward))
-
+    routed: _Routed = {}
     if block.experts is not None:
-        handles.append(block.experts.register_forward_pre_hook(routing))
+        handles.append(block.experts.register_forward_pre_hook(partial(_note_routes, routed)))
     for name, survey in linears.items():
-        watch(name, survey)
+        note = partial(_note, survey, routed, name.rpartition(".")[0])
+        handles.append(linear_of(block, name).register_forward_hook(note))
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _note_routes(routed: _Routed, experts: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """A hook: which tokens go to which expert."""
+    assert isinstance(experts, Experts)
+    _, chosen = experts.route(inputs[0].detach().flatten(0, -2))
+    for number in range(len(experts.networks)):
+        routed[f"experts.{number}"] = (chosen == number).nonzero(as_tuple=True)[0]
+
+
+def _note(
+    survey: LinearSurvey, routed: _Routed, part: str, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor
+) -> None:
+    """A hook: what enters a matrix, and once it is there the gradient of what comes out.  part: of the block."""
+    x, seen = inputs[0].detach().flatten(0, -2), routed.get(part, slice(None))
+    output.register_hook(lambda gradient: survey.add(x, gradient.flatten(0, -2), seen))
 
 
 def _head_gradient(

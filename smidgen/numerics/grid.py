@@ -60,12 +60,9 @@ class Scales:
     def pick(self, best: Tensor) -> "Scales":
         """From [candidates, rows], the candidate numbered `best[row]` of each row."""
         place = best * self.scale.shape[1] + torch.arange(self.scale.shape[1])
-
-        def chosen(field: Tensor) -> Tensor:
-            return field.flatten().index_select(0, place)
-
-        offset = None if self.offset is None else chosen(self.offset)
-        return Scales(chosen(self.scale), offset, tuple(map(chosen, self.stored)))
+        scale, *stored = (field.flatten().index_select(0, place) for field in (self.scale, *self.stored))
+        offset = None if self.offset is None else self.offset.flatten().index_select(0, place)
+        return Scales(scale, offset, tuple(stored))
 
 
 @dataclass(frozen=True)

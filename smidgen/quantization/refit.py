@@ -65,13 +65,9 @@ def refit(
     if kind not in GRIDS:
         return packed
     metric = _Metric(moment, damping, shrinkage)
-
-    def refit_some(part: tuple[Tensor, Tensor]) -> UInt8[Tensor, "part bytes"]:
-        return _refit_some(*part, kind, metric)
-
     part = min(_ROWS, max(_FEWEST, math.ceil(len(rows) / 2)))
     parts = zip(rows.split(part), packed.split(part), strict=True)
-    return torch.cat(on_all_cores(refit_some, list(parts)))
+    return torch.cat(on_all_cores(lambda part: _refit_some(*part, kind, metric), list(parts)))
 
 
 class _Metric:
@@ -207,6 +203,12 @@ class _Stored:
         unit = self.unit[group * len(self.unit) // len(self.factors)]
         return _Factor(unit, self.factors[group], self.least, self.most)
 
+    def factors_of(self, block: int, group: int) -> Float[Tensor, "cols rows"]:
+        """Those of a block's groups, of so many columns each, at every column."""
+        assert self.factors is not None
+        each = len(self.factors) // len(self.unit)
+        return self.factors[block * each : (block + 1) * each].repeat_interleave(group, 0)
+
     def back(self, unit: Tensor, factors: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """As the lattice had them; unit, factors: those, for their types."""
         stored = None if self.factors is None or factors is None else self.factors.T.to(factors.dtype)
@@ -299,16 +301,10 @@ class _Descent:
     def _fit_units(self, block: slice, H: Tensor, R: Float[Tensor, "block rows"]) -> Float[Tensor, "block rows"]:
         """The float16 numbers of one block, its integers and codes held."""
         group, number = self._grid.group, block.start // self._kind.block
-        groups = slice(block.start // group, block.stop // group)
-
-        def factors(stored: _Stored) -> Tensor:
-            assert stored.factors is not None
-            return stored.factors[groups].repeat_interleave(group, 0)
-
-        x, unit = self._levels[block] * factors(self._scale), self._scale.unit_of(number)
+        x, unit = self._levels[block] * self._scale.factors_of(number, group), self._scale.unit_of(number)
         if self._shift is None:
             return _fit(unit, x, None, None, H, R)
-        return _fit(unit, x, self._shift.unit_of(number), factors(self._shift), H, R)
+        return _fit(unit, x, self._shift.unit_of(number), self._shift.factors_of(number, group), H, R)
 
     def _fit_group(self, columns: slice, H: Tensor, R: Float[Tensor, "group rows"]) -> Float[Tensor, "group rows"]:
         """Scale and shift of one group, its codes held; then its codes."""

@@ -52,12 +52,9 @@ def compensate_both_ways(
     Returns the bytes, and what each row was to be, given the errors of those before it.
     """
     along, targets = Compensator(kind, U), weight.clone()
-
-    def compensate_run(run: tuple[Tensor, Tensor]) -> UInt8[Tensor, "run bytes"]:
-        return _compensate_run(run[0], kind, along, run[1])
-
     runs = zip(targets.split([len(factor) for factor in across]), across, strict=True)
-    return torch.cat(on_all_cores(compensate_run, list(runs))), targets
+    packed = on_all_cores(lambda run: _compensate_run(run[0], kind, along, run[1]), list(runs))
+    return torch.cat(packed), targets
 
 
 def _compensate_run(

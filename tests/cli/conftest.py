@@ -1,14 +1,14 @@
-"""Runs the command line as a person does: a process of its own, in an empty folder."""
+"""Runs the command line as a person does: in a process of its own (forked.py), in an empty folder."""
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import smidgen
+from tests.cli.forked import run_forked
 
 SmidgenCommand = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -25,14 +25,8 @@ def run_smidgen(tmp_path: Path, cli_environment: dict[str, str]) -> SmidgenComma
     """`run_smidgen("models", "--json", stdin="…")` → the finished process, its output as text."""
 
     def run(*words: str, stdin: str | bytes = "", **variables: str) -> "subprocess.CompletedProcess[str]":
-        done = subprocess.run(
-            [sys.executable, "-m", "smidgen", *words],
-            input=stdin if isinstance(stdin, bytes) else stdin.encode(),
-            capture_output=True,
-            cwd=tmp_path,
-            env=cli_environment | variables,
-            timeout=120,
-        )
+        given = stdin if isinstance(stdin, bytes) else stdin.encode()
+        done = run_forked(words, tmp_path, cli_environment | variables, given, timeout=120)
         return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
     return run

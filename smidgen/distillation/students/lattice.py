@@ -221,15 +221,8 @@ class _OnLattice:
 
     def _first(self, rows: slice) -> Lattice:
         """Some rows as they were."""
-        old = self._lattice
-
-        def some(field: Tensor | None) -> Tensor | None:
-            return None if field is None else field[rows]
-
-        return replace(
-            old, codes=old.codes[rows], unit=old.unit[rows], shift_unit=some(old.shift_unit),
-            factors=some(old.factors), shift_factors=some(old.shift_factors),
-        )  # fmt: skip
+        fields = {name: field for name, field in vars(self._lattice).items() if isinstance(field, Tensor)}
+        return replace(self._lattice, **{name: field[rows] for name, field in fields.items()})
 
     def _now(self, rows: slice) -> Lattice:
         """Some rows as they are now."""

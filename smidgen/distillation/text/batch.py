@@ -45,14 +45,8 @@ class Batch:
         return self._each(lambda field: field.to(device))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        def changed(field: Tensor | None) -> Tensor | None:
-            return None if field is None else change(field)
-
-        return replace(
-            self, ids=change(self.ids), targets=change(self.targets), weights=change(self.weights),
-            documents=changed(self.documents), teacher_ids=changed(self.teacher_ids),
-            teacher_positions=changed(self.teacher_positions),
-        )  # fmt: skip
+        fields = {name: field for name, field in vars(self).items() if isinstance(field, Tensor)}
+        return replace(self, **{name: change(field) for name, field in fields.items()})
 
 
 class Batches(Protocol):
