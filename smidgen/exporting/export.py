@@ -64,11 +64,11 @@ def _by_command(install: str, command: str) -> Callable[[Checkpoint], list[str]]
 
 _FOLDERS = {
     "hf": _Folder(hf.write_plain, "in Hugging Face layout", hf.how_to_run),
-    "vllm": _Folder(write_vllm, "for vLLM", _by_command("pip install vllm", "vllm serve .")),
     "mlx": _Folder(
         write_mlx, "for MLX",
         _by_command("pip install mlx-lm", 'mlx_lm.generate --model . --prompt "Once upon a time"'),
     ),
+    "vllm": _Folder(write_vllm, "for vLLM", _by_command("pip install vllm", "vllm serve .")),
     "onnx": _Folder(write_onnx, "for ONNX Runtime", onnx_use.how_to_run, onnx_names.NUMBERS),
     "openvino": _Folder(write_openvino, "for OpenVINO", openvino_use.how_to_run, openvino_names.NUMBERS),
     "litert": _Folder(write_litert, "for LiteRT-LM", litert_use.how_to_run, litert_names.MODEL),
