@@ -23,12 +23,14 @@ install_import_hook(
 #: Folders of tests that compute on tensors themselves. Others call the same functions by whole cuts, where a second
 #: check of every small call would be two fifths of the time.
 _ABOUT_TENSORS = {"calibration", "distillation", "model", "numerics", "oracle", "parity", "pruning", "quantization"}
+_HUNDREDS_OF_TIMES = {"test_writable_types.py", "test_damage_measured.py"}
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     folder = item.path.relative_to(Path(__file__).parent).parts[0]
-    shape_checks.update("jaxtyping_disable", folder not in _ABOUT_TENSORS)
+    checked = folder in _ABOUT_TENSORS and item.path.name not in _HUNDREDS_OF_TIMES
+    shape_checks.update("jaxtyping_disable", not checked)
 
 
 def pytest_collection_finish() -> None:

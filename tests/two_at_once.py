@@ -10,7 +10,7 @@ from xdist.scheduler import LoadFileScheduling
 
 #: Files that never run at the same time: each starts a Ray, which takes memory, and looks for its processes.
 _ONE_AFTER_THE_OTHER = ("tests/distillation/team/test_cluster.py", "tests/serving/test_replicas.py")
-#: Files and folders with tests of over ten seconds.
+#: Files and folders that take long, or have tests of over ten seconds.
 _LONGEST = (
     "tests/cutting/test_real_cut.py",
     "tests/cutting/",
@@ -20,6 +20,9 @@ _LONGEST = (
     "tests/distillation/team/",
     "tests/showing/test_page.py",
     "tests/test_privacy.py",
+    "tests/quantization/test_writable_types.py",
+    "tests/quantization/test_damage_measured.py",
+    "tests/parity/test_families.py",
     "tests/docs/test_python_page.py",
     "tests/measuring/test_answers_page.py",
     "tests/engines/",
