@@ -16,8 +16,9 @@ demo: $(VENV)/demo.done
 	@echo "The report card: $(CURDIR)/out/demo/card.html"
 
 # Two processes, whole files each (tests/two_at_once.py), and one thread in each: tiny models have no work for more.
+# Compiled files are kept whatever the environment says: tests start hundreds of processes.
 test: $(VENV)/test.done lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # What `make test` leaves out: exports run by mlx-lm, onnxruntime-genai and the others themselves, of some gigabytes.
 frameworks: $(VENV)/test.done
