@@ -18,7 +18,7 @@ from smidgen.errors import SmidgenError, printable
 class ShardedBatches:
     """Batches of `rows` rows of `context` tokens.
 
-    tokenizer: `tokenizer_hash` of the model that is trained.  held_out: rows at the corpus's end that no step sees.
+    tokenizer: `tokenizer_hash` of the model that is trained.  held_out: so many rows that no step sees.
     Raises as `Corpus.open`, and SmidgenError where nothing is left to train on.
     """
 
@@ -31,6 +31,7 @@ class ShardedBatches:
             raise SmidgenError(f"a context of {context} token has nothing to predict; take at least 2.")
         self._rows = Rows(self.corpus, context)
         self.count = len(self._rows) - held_out
+        self._aside = [(2 * place + 1) * len(self._rows) // (2 * held_out) for place in range(held_out)]
         if self.count < 1:
             raise SmidgenError(
                 f"the corpus {printable(folder)} has {len(self._rows)} rows of {context} tokens, {held_out} of them "
@@ -49,11 +50,15 @@ class ShardedBatches:
 
     def held_out(self) -> Batch:
         """The rows that no step sees, as one batch."""
-        return self._of(list(range(self.count, len(self._rows))))
+        return self._of(self._aside)
 
     def _at(self, place: int) -> int:
+        """The row that comes at a place in the endless run of epochs."""
         epoch, within = divmod(place, self.count)
-        return shuffled(within, self.count, (self._seed << 32) + epoch)
+        row = shuffled(within, self.count, (self._seed << 32) + epoch)
+        for aside in self._aside:  # from first to last: each of them before it moves it on by one
+            row += row >= aside
+        return row
 
     def _of(self, numbers: list[int]) -> Batch:
         rows = [self._rows.row(number) for number in numbers]

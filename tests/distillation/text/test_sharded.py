@@ -39,6 +39,15 @@ def test_every_row_once_an_epoch_and_never_those_held_out(corpus: Path) -> None:
     assert not any(batches.held_out().name.split("rows ")[1].split(", ")[0] == name.split()[-1] for name in first)
 
 
+def test_what_is_held_out_is_from_every_part_of_the_corpus(corpus: Path) -> None:
+    rows = ShardedBatches(corpus, 1, 8, seed=0).count
+    batches = ShardedBatches(corpus, 1, 8, seed=0, held_out=4)
+    aside = [int(number) for number in batches.held_out().name.split("rows ")[1].split(", ")]
+    assert [4 * number // rows for number in aside] == [0, 1, 2, 3]
+    learned = {int(batches.batch(step).name.split()[-1]) for step in range(batches.count)}
+    assert learned == set(range(rows)) - set(aside)
+
+
 def test_weights_count_predictions_within_documents(corpus: Path) -> None:
     batch = ShardedBatches(corpus, 64, 8, seed=0).batch(0)
     assert batch.documents is not None and batch.name.startswith(str(corpus))
