@@ -75,8 +75,7 @@ def read_training_text(
         sources = [_by_the_teacher(teacher, self_written_tokens(tokens), seed)]
     texts_alone = text_documents(sources, tokenizer, context)
     documents += texts_alone
-    wanted = min(_MOST_HELD_OUT, len(documents) // _HELD_OUT)
-    aside = set(choose_windows(len(documents), wanted, seed)) if wanted else set()
+    aside = _kept_aside(documents, seed)
     learned = [document for place, document in enumerate(documents) if place not in aside]
     batches = PackedBatches(learned, None, rows, context, seed)
     held_out: list[Batch] = []
@@ -90,6 +89,15 @@ def read_training_text(
         prompts = [prompt for document in found if document.name not in kept_aside for prompt in _prompts(document)]
         prompts = [prompt for prompt in prompts if len(prompt) < context]
     return TrainingText(batches, len(batches), held_out, _digest(documents), notes, prompts)
+
+
+def _kept_aside(documents: Sequence[Document], seed: int) -> set[int]:
+    """Places of documents that no step sees, spread over all of them. Equal ones are on one side, wherever they stand."""
+    tokens = [hashlib.sha256(repr(list(document.ids)).encode()).digest() for document in documents]
+    distinct = list(dict.fromkeys(tokens))
+    wanted = min(_MOST_HELD_OUT, len(distinct) // _HELD_OUT)
+    chosen = {distinct[place] for place in choose_windows(len(distinct), wanted, seed)} if wanted else set()
+    return {place for place, own in enumerate(tokens) if own in chosen}
 
 
 def _of_corpus(folder: Path, student: Checkpoint, rows: int, context: int, seed: int) -> TrainingText:

@@ -1,6 +1,7 @@
 """Distilling on chats: what the student is asked to go on with, and which tokens count."""
 
 import json
+import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -80,6 +81,19 @@ def test_what_is_held_out_is_not_asked(teacher: str, tmp_path: Path) -> None:
         asked = [lesson.tokenizer.decode(list(prompt[1:])).strip() for prompt in lesson.text.prompts]
         assert len(asked) == 38 and aside.count("<assistant>") == 2
         assert not any(prompt in aside for prompt in asked)
+
+
+def test_what_stands_there_twice_is_not_on_both_sides(teacher: str, tmp_path: Path) -> None:
+    lines = 2 * [{"prompt": f"{number}?", "completion": "yes"} for number in range(40)]
+    with ExitStack() as stack:
+        lesson = Lesson.open(teacher, teacher, options(tmp_path, lines), stack)
+        steps = [lesson.text.batches.batch(step) for step in range(lesson.text.rows)]
+        learned, aside = (
+            {name for batch in batches for row in batch.ids.tolist()
+             for name in re.findall(r"<user>(\d+)\?", lesson.tokenizer.decode(row))}
+            for batches in (steps, lesson.text.held_out)
+        )  # fmt: skip
+        assert len(aside) == 2 and len(learned) == 38 and not aside & learned
 
 
 @pytest.mark.parametrize("on", ["answers", "all"])
