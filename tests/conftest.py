@@ -1,5 +1,7 @@
-"""Shared fixtures: the real small models that install from PyPI. And what is done once for all tests: shapes are checked
-where they are the matter, files are put in order where two processes run."""
+"""Shared fixtures: the real small models that install from PyPI. And what is done once for all tests.
+
+Shapes are checked where they are the matter, and files are put in order where two processes run.
+"""
 
 import gc
 from pathlib import Path

@@ -92,7 +92,7 @@ def read_training_text(
 
 
 def _kept_aside(documents: Sequence[Document], seed: int) -> set[int]:
-    """Places of documents that no step sees, spread over all of them. Equal ones are on one side, wherever they stand."""
+    """Places of documents that no step sees, spread over all of them; equal ones are on one side."""
     tokens = [hashlib.sha256(repr(list(document.ids)).encode()).digest() for document in documents]
     distinct = list(dict.fromkeys(tokens))
     wanted = min(_MOST_HELD_OUT, len(distinct) // _HELD_OUT)
