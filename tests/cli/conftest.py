@@ -1,7 +1,8 @@
-"""Runs the command line as a person does: in a process of its own (forked.py), in an empty folder."""
+"""Runs the command line as a person does, in a process of its own (forked.py) and in an empty folder."""
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,7 +27,12 @@ def run_smidgen(tmp_path: Path, cli_environment: dict[str, str]) -> SmidgenComma
 
     def run(*words: str, stdin: str | bytes = "", **variables: str) -> "subprocess.CompletedProcess[str]":
         given = stdin if isinstance(stdin, bytes) else stdin.encode()
-        done = run_forked(words, tmp_path, cli_environment | variables, given, timeout=120)
+        environment = cli_environment | variables
+        if variables:  # some are read when Python begins
+            command = [sys.executable, "-m", "smidgen", *words]
+            done = subprocess.run(command, input=given, capture_output=True, cwd=tmp_path, env=environment, timeout=120)
+        else:
+            done = run_forked(words, tmp_path, environment, given, timeout=120)
         return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
     return run
