@@ -50,7 +50,7 @@ class Workspace:
     def start(cls, folder: Path, fingerprint: Mapping[str, Any]) -> Self:
         """A fresh workspace; what an earlier cut left there is removed."""
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)  # another process of a team may make it in between
         workspace = cls(folder)
         workspace.save_json(_FINGERPRINT, fingerprint)
         return workspace
