@@ -27,7 +27,8 @@ PACKAGES: dict[Runtime, tuple[str, ...]] = {
     "mlx": ("mlx-lm==0.32.2", "mlx[cpu]==0.32.4", "transformers==5.24.0"),
     "onnx": (_TORCH, "onnxruntime-genai==0.18.0", "onnxruntime==1.32.0", "onnx-ir==1.1.0", "transformers==5.24.0"),
     "openvino": (_TORCH, "optimum-intel[openvino]==2.2.0", "nncf==3.4.0", "transformers==4.57.6"),
-    "litert": (_TORCH, "litert-torch==0.10.0", "transformers==5.24.0"),
+    # litert-torch does not say that its export needs TensorFlow.
+    "litert": (_TORCH, "litert-torch==0.10.0", "tensorflow-cpu==2.21.0", "transformers==5.24.0"),
 }
 #: The program that people run LiteRT's models with; it tells how quick it is itself.
 LITERT_LM = "litert-lm-api==0.18.1"

@@ -10,6 +10,7 @@ memory in that framework (framework_speed.py), all folders taking turns. Of ours
 of smidgen's decoder on CUT: KL, and the largest difference of a log-probability. CUT in llama.cpp is the first row.
 
 Frameworks are found as `smidgen measure` finds them: SMIDGEN_MLX_PYTHON and so on, or environments made for them.
+`--again` keeps the KL of an earlier result of the same files, and measures what is missing in it, and speed.
 """
 
 import argparse
@@ -152,16 +153,21 @@ def compared(chosen: argparse.Namespace) -> dict[str, Any]:
         tokenizer = Tokenizer.from_gguf(original.tokenizer_metadata)
         texts = documents.take(chosen.evaluation, chosen.articles, chosen.evaluation_tokens, tokenizer)
         before, ours = TorchEngine(original), TorchEngine(cut)
-        own_file, _ = fidelity(before, ours, texts, cut_path.name)
+        earlier = json.loads(chosen.again.read_text()) if chosen.again else {"cut": {}, "folders": []}
+        own_file = earlier["cut"] or fidelity(before, ours, texts, cut_path.name)[0]
         known = {
             "name": chosen.name,
             "original": {"file": chosen.original.name, "sha256": original.sha256(), "weights": original.parameters},
-            "cut": {"bytes": cut_path.stat().st_size, "sha256": cut.sha256(), **own_file},
+            "cut": {**own_file, "bytes": cut_path.stat().st_size, "sha256": cut.sha256()},
             "evaluation": texts.description,
         }
         tools = framework_tools.tools_in(chosen.tools) if chosen.tools else {}
+        if earlier["folders"] and any(earlier[key] != known[key] for key in ("original", "evaluation")):
+            raise SmidgenError(f"{chosen.again} is of another original, or of other articles.")
         everyone = list(folders(chosen, cut_path, tools))
         for folder in everyone:
+            if take_earlier(folder, earlier["folders"]):
+                continue
             with engine_of(folder, chosen.threads) as engine:
                 folder.made_by["runtime"] = engine.runtime
                 folder.figures, folder.articles = fidelity(before, engine, texts, folder.path.name)
@@ -174,7 +180,17 @@ def compared(chosen: argparse.Namespace) -> dict[str, Any]:
         litert_lm = framework_tools.python_in((chosen.tools or chosen.work) / "litert-lm", [framework_tools.LITERT_LM])
         speeds(everyone, chosen.threads, chosen.rounds, prompt, litert_lm)
         [known["cut"]["speed"]] = measure_speed([cut_path], chosen.threads, chosen.rounds, contexts=())
-    return {**known, "folders": [folder.result() for folder in everyone], "ratios": ratios(everyone)}
+    found = {**earlier.get("ratios", {}), **ratios([folder for folder in everyone if folder.articles])}
+    return {**known, "folders": [folder.result() for folder in everyone], "ratios": found}
+
+
+def take_earlier(folder: Folder, earlier: Sequence[dict[str, Any]]) -> bool:
+    """Whether a result of an earlier session has the folder's figures, which are then its own."""
+    for one in earlier:
+        if (one["runtime"], one["whose"], one["bytes"]) == (folder.runtime, folder.whose, folder.result()["bytes"]):
+            folder.figures, folder.made_by = one["figures"], one["made_by"]
+            return True
+    return False
 
 
 def ratios(everyone: Sequence[Folder]) -> dict[str, dict[str, Any]]:
@@ -200,6 +216,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_work(parser, "folders that are kept, about six times the original in 16 bits", "frameworks-work")
     parser.add_argument("--tools", type=Path, metavar="DIR", help="compare with each framework's own quantizer")
     parser.add_argument("--rounds", type=int, default=3, help="of speed")
+    parser.add_argument(
+        "--again", type=Path, metavar="RESULT", help="keep its KL, and measure speed and what is missing"
+    )
     parser.add_argument("--no-speed", action="store_true", help="leave out how quick they are")
     chosen = parser.parse_args(arguments)
     try:
