@@ -1,6 +1,6 @@
 """What OpenVINO GenAI makes of exported folders, in a process of its own. JSON in, JSON out.
 
-Its `generate` takes over Ctrl-C, and a process that has called it once is ended by the next one, whatever handles it.
+A process of pytest-xdist in which it had run ended at the next SIGINT, although Python had a handler for it.
 
 It is given {"folder", "rows", "new", "settings"}, and answers {"written"}: for each of the settings the tokens that it
 writes after each row. Or it is given {"folder", "texts"}, and answers {"encoded", "decoded", "chat"}.
