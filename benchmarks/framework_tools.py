@@ -18,6 +18,7 @@ from venv import EnvBuilder
 from benchmarks import record
 from smidgen.engines.frameworks.environment import python_with
 from smidgen.engines.frameworks.known import FRAMEWORKS
+from smidgen.errors import SmidgenError
 from smidgen.formats.exported import Runtime
 from smidgen.progress import say
 
@@ -40,6 +41,8 @@ def python_in(folder: Path, packages: Sequence[str]) -> Path:
     done = folder / "installed.txt"
     wanted = "\n".join(packages)
     if not (done.exists() and done.read_text() == wanted):
+        if folder.exists() and not (folder / "pyvenv.cfg").exists():
+            raise SmidgenError(f"{folder} is no virtual environment, and would be emptied. Name another folder.")
         say(f"Installing {', '.join(packages)} …")
         EnvBuilder(with_pip=True, clear=True).create(folder)
         # torch first and alone: its pinned version comes without CUDA packages, and what follows accepts it.

@@ -25,6 +25,7 @@ install_import_hook(
 #: Folders of tests that compute on tensors themselves. Others call the same functions by whole cuts, where a second
 #: check of every small call would be two fifths of the time.
 _ABOUT_TENSORS = {"calibration", "distillation", "model", "numerics", "oracle", "parity", "pruning", "quantization"}
+#: Files there that run the same kernels for hundreds of cases, whose shapes others check.
 _HUNDREDS_OF_TIMES = {"test_writable_types.py", "test_damage_measured.py"}
 
 

@@ -326,7 +326,8 @@ class _Descent:
         """The codes of one group, one column after the other. `levels` become the new ones."""
         grid, space, before = self._grid, self._space, self._grid.places_of(levels)
         # Where the scale is 0 the steps are, too, and nothing moves: no code makes a difference there.
-        torch.addcmul(before, R, grid.steps(scale) / own, out=space.wanted)
+        # R over its H first: that is as large as a weight, while a step over a small H may be beyond float32.
+        torch.addcmul(before, R / own, grid.steps(scale), out=space.wanted)
         for number, columns in enumerate(space.columns):
             then = before[space.octets[number]].unbind()
             for (wanted, place, moved), was, behind, push in zip_longest(

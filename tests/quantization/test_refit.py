@@ -74,3 +74,12 @@ def test_awkward_rows_stay_numbers_and_get_no_worse(kind: BlockType, moment: Ten
 def test_types_of_codewords_stay_as_they_are() -> None:
     packed = compensated(WEIGHT, types.IQ2_XS)
     assert refitted(WEIGHT, packed, types.IQ2_XS) is packed
+
+
+@pytest.mark.parametrize("kind", GRIDS, ids=lambda kind: kind.name)
+def test_what_hardly_counts_and_is_on_the_lattice_stays(kind: BlockType) -> None:
+    """Inputs that are nearly zero under scales that are nearly zero: no quotient of theirs is beyond float32."""
+    packed = compensate(WEIGHT * 1e-4, kind, torch.ones(WIDTH))
+    moment = torch.eye(WIDTH) * 1e-36
+    assert torch.equal(refitted(decode(packed, kind), packed, kind, moment), packed)
+    assert decode(refitted(WEIGHT * 1e-4, packed, kind, moment), kind).isfinite().all()

@@ -63,10 +63,8 @@ def test_it_writes_the_same(family: str, head: types.BlockType, tmp_path: Path) 
     ids = torch.randint(0, VOCABULARY, (_PROMPTS, _PROMPT), generator=torch.Generator().manual_seed(1))
     wanted = likeliest(model, ids)
     assert len({tuple(row) for row in wanted}) == _PROMPTS
-    settings = [
-        EXACT,
-        {**EXACT, "ATTENTION_BACKEND": "SDPA"},
-    ]  # paged attention where it can do it, and the graph as it is
+    # Paged attention where it can do it, and the graph as it is.
+    settings = [EXACT, {**EXACT, "ATTENTION_BACKEND": "SDPA"}]
     answer = ask_genai(tmp_path / "out", rows=ids.tolist(), new=_WRITTEN, settings=settings)
     assert answer["written"] == [wanted, wanted]
 
