@@ -15,6 +15,7 @@ Frameworks are found as `smidgen measure` finds them: SMIDGEN_MLX_PYTHON and so 
 
 import argparse
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -75,8 +76,13 @@ class Folder:
         return {**known, "bytes": describe_exported(self.path).bytes}
 
 
-def folders(chosen: argparse.Namespace, cut: Path, tools: dict[str, Path]) -> Iterator[Folder]:
-    """Ours of each framework, and theirs where there is a tool. What is there already is not made again."""
+def folders(
+    chosen: argparse.Namespace, cut: Path, tools: dict[Runtime, Path], failed: dict[Runtime, str]
+) -> Iterator[Folder]:
+    """Ours of each framework, and theirs where there is a tool. What is there already is not made again.
+
+    failed: is told why a tool could not make its own.
+    """
     original = chosen.work / "original-16-bit"
     if tools and not original.exists():
         export(chosen.original, "hf", original)
@@ -89,10 +95,21 @@ def folders(chosen: argparse.Namespace, cut: Path, tools: dict[str, Path]) -> It
             continue
         theirs = chosen.work / f"own-{to}"
         words = framework_tools.command(runtime, tools[runtime], original, theirs)
-        if not theirs.exists():
-            record.run(words, chosen.work / "tools.log")
+        if not theirs.exists() and (why := _failed(words, chosen.work / "tools.log", theirs)):
+            failed[runtime] = why
+            continue
         made_by = {"command": record.shown(words), "packages": framework_tools.versions(runtime, tools[runtime])}
         yield Folder(runtime, "its own quantizer", theirs, made_by, {}, [])
+
+
+def _failed(words: list[str], log: Path, made: Path) -> str | None:
+    """Run a tool; why it failed, if it did. Nothing half-made is left."""
+    try:
+        record.run(words, log)
+    except SmidgenError:
+        shutil.rmtree(made, ignore_errors=True)
+        return log.read_text(errors="replace").strip().splitlines()[-1]
+    return None
 
 
 @contextmanager
@@ -164,7 +181,8 @@ def compared(chosen: argparse.Namespace) -> dict[str, Any]:
         tools = framework_tools.tools_in(chosen.tools) if chosen.tools else {}
         if earlier["folders"] and any(earlier[key] != known[key] for key in ("original", "evaluation")):
             raise SmidgenError(f"{chosen.again} is of another original, or of other articles.")
-        everyone = list(folders(chosen, cut_path, tools))
+        failed: dict[Runtime, str] = {}
+        everyone = list(folders(chosen, cut_path, tools, failed))
         for folder in everyone:
             if take_earlier(folder, earlier["folders"]):
                 continue
@@ -181,7 +199,7 @@ def compared(chosen: argparse.Namespace) -> dict[str, Any]:
         speeds(everyone, chosen.threads, chosen.rounds, prompt, litert_lm)
         [known["cut"]["speed"]] = measure_speed([cut_path], chosen.threads, chosen.rounds, contexts=())
     found = {**earlier.get("ratios", {}), **ratios([folder for folder in everyone if folder.articles])}
-    return {**known, "folders": [folder.result() for folder in everyone], "ratios": found}
+    return {**known, "folders": [folder.result() for folder in everyone], "ratios": found, "failed": failed}
 
 
 def take_earlier(folder: Folder, earlier: Sequence[dict[str, Any]]) -> bool:

@@ -35,6 +35,9 @@ def _rows(result: Mapping[str, Any]) -> list[tuple[list[str], list[str]]]:
         what = f"{name}, {FRAMEWORKS[one['runtime']].name}: {'the cut' if ours else 'its own quantizer'}"
         off = "" if away is None else f"{away['largest_difference']:.0e}"
         rows.append((_weights(what, figures, told, off), _speed(figures.get("speed"))))
+    for runtime, why in result.get("failed", {}).items():
+        what = f"{name}, {FRAMEWORKS[runtime].name}: its own quantizer failed ({why})"
+        rows.append(([what, *[""] * (len(_WEIGHTS) - 1)], _speed(None)))
     return rows
 
 

@@ -1,6 +1,7 @@
 """Writes a GGUF file of a real model's shape with random weights, for benchmarks of time and memory.
 
-    python -m benchmarks.random_model gemma-2-2b model.gguf [--blocks 4] [--vocabulary 2000] [--text text.txt]
+    python -m benchmarks.random_model gemma-2-2b model.gguf [--blocks 4] [--vocabulary 2000] [--type Q4_0]
+        [--text text.txt]
 
 Nothing in such a model means anything, but every product and every byte is as large as in the real one. Weights are
 normally distributed with variance 1/columns, so that activations keep their size through the blocks; norms are 1. Of
@@ -24,9 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gguf import GGMLQuantizationType
+from gguf.quants import quantize
 
 from smidgen.formats.gguf.writer import TensorPlan, write_gguf
-from smidgen.numerics.block_types import F16, F32
+from smidgen.numerics.block_types import F16, F32, Q4_0, Q8_0, BlockType
 from smidgen.progress import track
 
 _UINT32, _INT32, _FLOAT32, _STRING, _ARRAY = 4, 5, 6, 8, 9
@@ -38,6 +41,7 @@ _SPACE = "▁"
 _LONGEST = 16  # characters of a token
 _ROWS_AT_ONCE = 4096
 _LINE = 20
+_TYPES = {kind.name: kind for kind in (F16, Q4_0, Q8_0)}
 
 
 @dataclass(frozen=True)
@@ -143,9 +147,9 @@ def metadata(shape: Shape) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
     return values, types
 
 
-def write(shape: Shape, destination: Path, seed: int = 0) -> None:
-    """The file."""
-    plans = [TensorPlan(name, size, F32 if len(size) == 1 else F16) for name, size in tensors(shape)]
+def write(shape: Shape, destination: Path, seed: int = 0, kind: BlockType = F16) -> None:
+    """The file. kind: of its matrices."""
+    plans = [TensorPlan(name, size, F32 if len(size) == 1 else kind) for name, size in tensors(shape)]
     sizes = {plan.name: plan.shape for plan in plans}
     with track("random weights", len(plans)) as task:
 
@@ -158,13 +162,21 @@ def write(shape: Shape, destination: Path, seed: int = 0) -> None:
                     norm[:, ::2] = -1
                 return norm.view(np.uint8)
             generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
-            weights = np.empty(size, dtype=np.float16)
+            found = np.empty((size[0], kind.row_bytes(size[1])), dtype=np.uint8)
             for start in range(0, size[0], _ROWS_AT_ONCE):
-                rows = weights[start : start + _ROWS_AT_ONCE]
-                rows[:] = generator.standard_normal(rows.shape, dtype=np.float32) * np.float32(size[1] ** -0.5)
-            return weights.view(np.uint8)
+                rows = found[start : start + _ROWS_AT_ONCE]
+                drawn = generator.standard_normal((len(rows), size[1]), dtype=np.float32)
+                rows[:] = _stored(drawn * np.float32(size[1] ** -0.5), kind)
+            return found
 
         write_gguf(destination, *metadata(shape), plans, packed)
+
+
+def _stored(weights: np.ndarray, kind: BlockType) -> np.ndarray:
+    """Rounded to a type as the gguf package does it, which is good enough for time and memory."""
+    if kind is F16:
+        return weights.astype(np.float16).view(np.uint8)
+    return quantize(weights, GGMLQuantizationType[kind.name])
 
 
 def text(tokens: int, shape: Shape, seed: int = 0) -> str:
@@ -184,6 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("destination", type=Path, help="the GGUF file to write")
     parser.add_argument("--blocks", type=int, help="instead of the real number")
     parser.add_argument("--vocabulary", type=int, help="instead of the real size")
+    parser.add_argument("--type", choices=_TYPES, default="F16", help="of the matrices")
     parser.add_argument("--text", type=Path, help="a text file to write as well")
     parser.add_argument("--tokens", type=int, default=4096, help="of the text")
     parser.add_argument("--seed", type=int, default=0)
@@ -191,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shape = SHAPES[options.shape]
     shape = replace(shape, blocks=options.blocks or shape.blocks, vocabulary=options.vocabulary or shape.vocabulary)
     if not options.destination.exists():
-        write(shape, options.destination, options.seed)
+        write(shape, options.destination, options.seed, _TYPES[options.type])
     if options.text:
         options.text.write_text(text(options.tokens, shape, options.seed), encoding="utf-8", newline="")
     weights = sum(math.prod(size) for _, size in tensors(shape))

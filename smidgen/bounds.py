@@ -14,6 +14,7 @@ from smidgen.errors import SmidgenError, printable
 MOST = 2**31 - 1  # of what is only counted: C libraries count in 32 bits
 MOST_SEED = 2**63 - 1
 MOST_THREADS = 512
+MOST_MEMORY = 2**50  # bytes
 MOST_WORKERS = 4096
 
 

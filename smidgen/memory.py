@@ -6,6 +6,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+_TOLD = Path("/proc/meminfo")
 _CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -20,6 +21,15 @@ def usable_memory(limit: Path = _CONTAINER_LIMIT) -> int:
         return min(total_memory(), int(limit.read_text()))
     except (OSError, ValueError):  # no control group, or "max"
         return total_memory()
+
+
+def available_memory(told: Path = _TOLD) -> int:
+    """Bytes that a new program can have without others being pushed out (Linux says so); else all."""
+    usable = usable_memory()
+    with suppress(OSError, ValueError, IndexError):
+        fields = dict(line.split(":", 1) for line in told.read_text().splitlines() if ":" in line)
+        return min(usable, 1024 * int(fields.get("MemAvailable", "").split()[0]))
+    return usable
 
 
 def give_back_unused() -> None:

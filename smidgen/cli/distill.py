@@ -8,6 +8,7 @@ import typer
 
 from smidgen.cli import options
 from smidgen.shell import path_of
+from smidgen.sizes import parse_size
 
 _FRESH, _TRAINING, _LOSS = "Fresh students", "Training", "Loss"
 
@@ -115,6 +116,16 @@ def command(
         Literal["answers", "all"],
         typer.Option("--on", rich_help_panel=_LOSS, help="Of chats and completions: learn from answers alone, or all."),
     ] = "all",
+    memory: Annotated[
+        str | None,
+        typer.Option("--memory", metavar="SIZE", rich_help_panel=_TRAINING,
+                     help="Most memory to take, such as 8GB.  [default: what is free]"),
+    ] = None,
+    keep: Annotated[
+        Literal["best", "last"],
+        typer.Option("--keep", rich_help_panel=_TRAINING,
+                     help="The state that is best on some held-out text, if that is enough; or the last."),
+    ] = "best",
     cache_teacher: Annotated[
         bool,
         typer.Option("--cache-teacher", rich_help_panel=_LOSS,
@@ -141,8 +152,8 @@ def command(
     lost when it is packed), or a fresh one with the teacher's vocabulary in 16 bits, for `cut` to go on with. A student
     with some of the teacher's tokens is taught in its own.
 
-    Writes DIR/model.gguf, README.md with loss.svg, metrics.jsonl and the originals' licences. A twentieth of the text
-    is held out; what is best on it is what is written. The student is never worse there than it was.
+    Writes DIR/model.gguf, README.md with loss.svg, metrics.jsonl and the originals' licences. A sixteenth of the text
+    is held out: on half of it the best state is chosen, which may be the first, and the other half says how good it is.
 
     \b
     Examples:
@@ -162,6 +173,7 @@ def command(
         raise typer.BadParameter("'new' is a fresh student, and there is a 'new' here too; say ./new, or --init slices")
     _refuse_shape_of_a_student_that_exists(fresh, {**shape, "init": init})
     pairs = None if match_layers is None else _pairs_of_layers(match_layers)
+    most = None if memory is None else parse_size(memory)
     _refuse_early(teacher, None if fresh else student, output, text or [])
     from smidgen.distillation.objectives.losses import Divergence
     from smidgen.distillation.objectives.matching import MatchingOptions
@@ -174,7 +186,7 @@ def command(
         steps, tuple(text or ()), tuple(data or ()), FreshShape(**shape), init or "slices", lr, batch, context,
         optimizer, schedule, Divergence(kind, beta, temperature, hard),
         MatchingOptions(match_hidden, match_relations, pairs), on_policy, cache_teacher, checkpoint_every,
-        gradient_checkpointing, seed, threads, tensorboard, trackio, on,
+        gradient_checkpointing, seed, threads, tensorboard, trackio, on, keep, most,
     )  # fmt: skip
     models = teacher, None if fresh else student, output, wanted
     if ray is None and workers in (None, 1):

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from smidgen.cli import options
 from smidgen.errors import SmidgenError
 from smidgen.shell import path_of
+from smidgen.sizes import parse_size
 
 _TRAINING, _ADAPTER = "Training", "Adapter"
 
@@ -40,6 +41,10 @@ def command(
         float | None,
         typer.Option("--held-out", min=0, max=0.9, metavar="SHARE", help="Of the examples.  [default: 0.05]"),
     ] = None,
+    keep: Annotated[
+        Literal["best", "last"],
+        _training("--keep", help="The state that is best on some held-out examples, if these are enough; or the last."),
+    ] = "best",
     steps: Annotated[
         int | None, _training("--steps", min=1, metavar="N", help="Batches to learn from, in place of --epochs.")
     ] = None,
@@ -64,6 +69,14 @@ def command(
         int | None, _training("--context", min=8, metavar="N", help="Tokens of a row.  [default: 1024]")
     ] = None,
     full: Annotated[bool, _training("--full", help="Train all weights, in the types that they have.")] = False,
+    blocks: Annotated[
+        str | None,
+        _training("--blocks", metavar="A-B", help="With --full: only these blocks learn, from 0, such as 20-25."),
+    ] = None,
+    memory: Annotated[
+        str | None,
+        _training("--memory", metavar="SIZE", help="Most memory to take, such as 8GB.  [default: what is free]"),
+    ] = None,
     train_on_prompts: Annotated[
         bool, _training("--train-on-prompts", help="Learn from the questions too, not from the answers alone.")
     ] = False,
@@ -136,6 +149,8 @@ def command(
         "adapter": adapter, "merge": merge or None,
     }  # fmt: skip
     _refuse_contradictions({name for name, value in lora_only.items() if value is not None}, full, steps, epochs)
+    some = None if blocks is None else _first_and_last(blocks)
+    most = None if memory is None else parse_size(memory)
     _refuse_early(model, output, [*(data or ()), *([valid] if valid else ())])
     from smidgen.distillation.students.lora import TARGETS, LoraOptions, parse_targets
     from smidgen.distillation.team.team import is_writer
@@ -144,7 +159,7 @@ def command(
     lora = LoraOptions(rank or 16, alpha, dropout or 0.0, parse_targets(options.comma_list(targets)) or TARGETS, rslora)
     wanted = TuneOptions(
         steps, epochs or TuneOptions.epochs, lr, batch, context, lora, adapter, full, merge, train_on_prompts, skip_bad,
-        raw, TuneOptions.held_out if held_out is None else held_out, seed or 0, threads,
+        raw, TuneOptions.held_out if held_out is None else held_out, seed or 0, threads, keep, some, most,
     )  # fmt: skip
     what = model, data or (), output, wanted
     if ray is None and workers in (None, 1):
@@ -163,6 +178,14 @@ def _refuse_contradictions(said: set[str], full: bool, steps: int | None, epochs
     if "adapter" in said and said & {"rank", "alpha", "targets", "rslora"}:
         other = min(said & {"rank", "alpha", "targets", "rslora"})
         raise typer.BadParameter(f"--adapter already says what --{other} would; leave one out")
+
+
+def _first_and_last(said: str) -> tuple[int, int]:
+    """ "20-25" → (20, 25), "20" → (20, 20)."""
+    first, dash, last = said.partition("-")
+    if not (first.strip().isdecimal() and (last.strip().isdecimal() if dash else True)):
+        raise typer.BadParameter("--blocks takes the first and the last block, from 0, such as 20-25")
+    return int(first), int(last) if dash else int(first)
 
 
 def _refuse_early(model: str, output: Path, files: Sequence[Path]) -> None:

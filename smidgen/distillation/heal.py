@@ -9,8 +9,9 @@ occurred are what such a student has to learn.
 The loss is the forward KL divergence. With a large vocabulary most of its cost is the output head, most of whose tokens
 a text never comes near; then it is estimated from some of them (`distillation.objectives.sampled_head`).
 
-A few windows of the text are kept aside to watch: training stops when they no longer get better, and the best state is
-what is written, the first one included. So the result is never worse there than what came in.
+Some windows of the text are held out (`text.held_out`). Training stops when those that choose no longer get better, and
+the state that is best on them is what is written, the first one included; the others say what it has brought. Where the
+text is too short to choose by, the last state is written.
 """
 
 import math
@@ -22,12 +23,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from smidgen.data.corpus.order import shuffled
 from smidgen.data.sources import TextSource
 from smidgen.data.text import window_length
 from smidgen.distillation.loop.metrics import peak_operations, training_operations
 from smidgen.distillation.loop.plan import Counted, Room, checkpoint_room, decided, tell, warning_of_passes
-from smidgen.distillation.loop.trainer import Reports, Trainer, TrainingOptions, TrainingResult, Watch
+from smidgen.distillation.loop.trainer import Reports, Trainer, TrainingOptions, TrainingResult
+from smidgen.distillation.loop.watch import Change, Measured
 from smidgen.distillation.objectives.losses import DistillObjective
 from smidgen.distillation.objectives.sampled_head import SampledHeadObjective, frequent_tokens
 from smidgen.distillation.students.lattice import LatticeStudent, careful_rate, trains_on_lattice
@@ -35,14 +36,15 @@ from smidgen.distillation.students.lora import Adapted, LoraOptions
 from smidgen.distillation.students.trainee import Objective, Trainee
 from smidgen.distillation.teachers.remembering import RememberingTeacher
 from smidgen.distillation.teachers.restricted import RestrictedTeacher
-from smidgen.distillation.text.batch import Batch, Batches
-from smidgen.distillation.text.packing import PackedBatches, text_batches
+from smidgen.distillation.text.batch import Batches
+from smidgen.distillation.text.held_out import HeldOut, Split
+from smidgen.distillation.text.packing import PackedBatches, text_documents
 from smidgen.distillation.text.paired import Paired
 from smidgen.errors import SmidgenError, printable
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.derived import Derived, in_their_types
 from smidgen.formats.effort import Effort
-from smidgen.formats.parts import load_decoder
+from smidgen.formats.frozen import load_frozen
 from smidgen.formats.workspace import Workspace
 from smidgen.memory import total_memory
 from smidgen.model.tokenizer import Tokenizer
@@ -53,8 +55,7 @@ from smidgen.shapes import Int
 
 _ROWS = 2  # of a step, each a window of text: 1,024 tokens, or fewer where the model's context is short
 _RELATIVE_RATE = 2.5e-4  # of scales and norms, a step
-_WATCHED_EVERY = 16  # one row in so many is watched, not learned from
-_MOST_WATCHED = 6
+_HELD_OUT, _MOST_HELD_OUT = 16, 12  # one window in so many, and no more than so many
 _EVALUATIONS = 10  # over the whole training
 _AVERAGED = 10  # the states of a tenth of the training are averaged
 _PATIENCE = 4
@@ -107,12 +108,11 @@ class HealBudget:
 
 @dataclass(frozen=True)
 class Healed:
-    """What came of it.  derived: to be written.  before, after: KL on the watched windows, in nats per token."""
+    """What came of it.  derived: to be written.  change: of the KL on windows that chose nothing."""
 
     derived: Derived
     training: TrainingResult
-    before: float
-    after: float
+    change: Change
     processor_seconds: float
 
     def report(self) -> dict[str, Any]:
@@ -120,15 +120,16 @@ class Healed:
         return {
             "tokens": self.training.tokens, "seconds": self.training.seconds,
             "processor_seconds": self.processor_seconds, "stopped": self.training.stopped,
-            "watched_kl_before": self.before, "watched_kl_after": self.after,
+            "watched_kl_before": self.change.before, "watched_kl_after": self.change.after,
+            "watched_kl_noise": self.change.noise,
             "watched": [list(evaluation) for evaluation in self.training.evaluations],
         }  # fmt: skip
 
     def describe(self) -> str:
         """In a line."""
         return (
-            f"Healed on {self.training.tokens} tokens in {self.training.seconds:.0f} s: KL on text kept aside for "
-            f"watching {self.before:.4f} → {self.after:.4f} nats per token."
+            f"Healed on {self.training.tokens} tokens in {self.training.seconds:.0f} s: KL on held-out text "
+            f"{self.change}, nats per token."
         )
 
 
@@ -147,10 +148,8 @@ def heal(
     its checkpoints not on the disk; Stopped, with a checkpoint, where somebody ends it.
     """
     with Effort(workspace) as effort:
-        derived, training = _train(teacher, student, sources, budget, workspace, seed)
-        processor_seconds = effort.processor_seconds
-    assert training.best is not None
-    return Healed(derived, training, training.evaluations[0][1], training.best[1], processor_seconds)
+        derived, training, change = _train(teacher, student, sources, budget, workspace, seed)
+        return Healed(derived, training, change, effort.processor_seconds)
 
 
 def disk_needed(model: Checkpoint) -> int:
@@ -164,7 +163,7 @@ def disk_needed(model: Checkpoint) -> int:
 def _train(
     teacher: Checkpoint, student: Checkpoint, sources: Sequence[TextSource], budget: HealBudget, workspace: Workspace,
     seed: int,
-) -> tuple[Derived, TrainingResult]:  # fmt: skip
+) -> tuple[Derived, TrainingResult, Change]:  # fmt: skip
     """What is to be written, and how it came about."""
     lesson = _lesson(teacher, student, sources, seed)
     plan = decided(workspace, lambda: _decide(student, lesson.rows, budget, seed))
@@ -177,16 +176,20 @@ def _train(
             say(line)
     trained = sum(tensor.numel() for tensor in trainee.tensors().values())
     Room(checkpoint_room(trained, averaged=True), student.file.size).refuse_full(workspace.folder)
-    every = max(1, plan.steps // _EVALUATIONS)
+    measured = Measured(lesson.held_out, lesson.objective)
     training = Trainer(
         trainee, lesson.objective, lesson.batches, plan, workspace.step("training").folder,
-        fingerprint={"student": student.sha256()}, watch=Watch(lambda: lesson.watch(trainee), every, _PATIENCE),
+        fingerprint={"student": student.sha256()},
+        watch=measured.watch(trainee, max(1, plan.steps // _EVALUATIONS), _PATIENCE),
         seconds=budget.seconds, reports=Reports("Healing", workspace.folder / "metrics.jsonl"),
     ).run(resume=True)  # fmt: skip
-    assert training.best is not None
-    before, after = training.evaluations[0][1], training.best[1]
-    figures = {"tokens": training.tokens, "watched_kl": [round(before, 5), round(after, 5)]}
-    return Derived(student.config, in_their_types(student, trainee.parts()), came_of_it=figures), training
+    change, parts = training.change, trainee.parts()
+    assert change is not None  # something is held out
+    if change.is_worse:
+        say(f"Healing has made it worse: KL on held-out text {change}. What is written is the model as it was.")
+        change, parts = Change(change.before, change.before, 0.0), {}
+    figures = {"tokens": training.tokens, "watched_kl": [round(change.before, 5), round(change.after, 5)]}
+    return Derived(student.config, in_their_types(student, parts), came_of_it=figures), training, change
 
 
 def _decide(student: Checkpoint, rows: Mapping[str, Tensor], budget: HealBudget, seed: int) -> TrainingOptions:
@@ -205,34 +208,29 @@ class _Lesson:
 
     objective: Objective
     batches: Batches
-    watched: Sequence[Batch]
+    held_out: HeldOut
     rows: Mapping[str, Int[Tensor, " rows"]]
     tokens: int
-
-    @torch.no_grad()
-    def watch(self, trainee: Trainee) -> float:
-        """Mean loss on the watched rows."""
-        total = sum(float(self.objective(trainee.decoder, batch)[0]) for batch in self.watched)
-        return total / sum(batch.weight() for batch in self.watched)
 
 
 def _lesson(teacher: Checkpoint, student: Checkpoint, sources: Sequence[TextSource], seed: int) -> _Lesson:
     """The text in the student's tokens, and the teacher as this student can understand it."""
     tokenizer = Tokenizer.from_gguf(student.tokenizer_metadata)
     context = window_length(student.config.context_length, teacher.config.context_length)
-    learned, watched = _rows(sources, tokenizer, context, seed)
-    tokens, remembering = learned.ids.numel(), RememberingTeacher(teacher)
+    learned, held_out = _sides(sources, tokenizer, context, seed)
+    tokens, remembering = learned.tokens, RememberingTeacher(teacher)
     if student.config.vocabulary != teacher.config.vocabulary:
         larger = Tokenizer.from_gguf(teacher.tokenizer_metadata)
         respelling = Respelling.between(larger, tokenizer)
         paired = Paired.respelled(learned, tokenizer, larger, respelling)
         objective = DistillObjective(RestrictedTeacher(remembering, respelling), bf16=True)
-        return _Lesson(objective, paired, [paired.pair(batch) for batch in watched], {}, tokens)
+        return _Lesson(objective, paired, held_out.changed(paired.pair), {}, tokens)
     if teacher.config.vocabulary < _MANY_TOKENS:
-        return _Lesson(DistillObjective(remembering, bf16=True), learned, watched, {}, tokens)
-    frequent = frequent_tokens(remembering, [learned.batch(step) for step in range(_LISTENED)], learned.ids)
+        return _Lesson(DistillObjective(remembering, bf16=True), learned, held_out, {}, tokens)
+    text = learned.rows(range(len(learned))).ids
+    frequent = frequent_tokens(remembering, [learned.batch(step) for step in range(_LISTENED)], text)
     rows: dict[str, Tensor] = dict.fromkeys(("embedding.weight", "head.weight"), frequent)
-    return _Lesson(SampledHeadObjective(remembering, frequent, seed), learned, watched, rows, tokens)
+    return _Lesson(SampledHeadObjective(remembering, frequent, seed), learned, held_out, rows, tokens)
 
 
 def _is_low_rank(student: Checkpoint, rows: Mapping[str, Tensor]) -> bool:
@@ -260,7 +258,7 @@ def _trainee(student: Checkpoint, rows: Mapping[str, Tensor], relative_rate: flo
     """All of a model that fits in memory; of a larger one, if it is not quantized, a low-rank change of its layers."""
     if _is_low_rank(student, rows):
         say("All weights in training would not fit in memory: healing by a low-rank change of each layer.")
-        return Adapted(load_decoder(student), LoraOptions())
+        return Adapted(load_frozen(student), LoraOptions())
     # Of a large embedding the rows of tokens that occur learn, if it is quantized: it has more to mend then.
     return LatticeStudent(
         student, lambda name: name not in rows or student.kind(name) in GRIDS, rows=rows,
@@ -268,34 +266,13 @@ def _trainee(student: Checkpoint, rows: Mapping[str, Tensor], relative_rate: flo
     )  # fmt: skip
 
 
-def _rows(
+def _sides(
     sources: Sequence[TextSource], tokenizer: Tokenizer, context: int, seed: int
-) -> tuple["_Learned", list[Batch]]:
-    """The text to learn from, and rows of it that are watched instead, one a batch."""
-    packed = text_batches(sources, tokenizer, _ROWS, context, seed)
-    every = max(_WATCHED_EVERY, len(packed) // _MOST_WATCHED)
-    watched = list(range(every - 1, len(packed), every)) or [len(packed) - 1]
-    learned = [row for row in range(len(packed)) if row not in set(watched)]
-    if not learned:
-        raise SmidgenError(f"{packed.tokens} tokens of text are too few to heal on. Give more with --text.")
-    return _Learned(packed, learned, seed), [packed.rows([row]) for row in watched]
-
-
-class _Learned:
-    """Batches of the rows that are not watched."""
-
-    def __init__(self, packed: PackedBatches, rows: Sequence[int], seed: int) -> None:
-        self._packed, self._rows, self._seed = packed, rows, seed
-
-    @property
-    def ids(self) -> Int[Tensor, "rows position"]:
-        """All of the text."""
-        return self._packed.rows(self._rows).ids
-
-    def batch(self, step: int) -> Batch:
-        """That of a step; every epoch in another order."""
-        numbers = []
-        for place in range(step * _ROWS, (step + 1) * _ROWS):
-            epoch, within = divmod(place, len(self._rows))
-            numbers.append(self._rows[shuffled(within, len(self._rows), (self._seed << 32) + epoch)])
-        return self._packed.rows(numbers)
+) -> tuple[PackedBatches, HeldOut]:
+    """The text to learn from, and rows of it that are measured on instead."""
+    windows = text_documents(sources, tokenizer, context)
+    if len(windows) < 2:
+        tokens = sum(len(window.ids) for window in windows)
+        raise SmidgenError(f"{tokens} tokens of text are too few to heal on. Give more with --text.")
+    split = Split.of(windows, min(1 / _HELD_OUT, _MOST_HELD_OUT / len(windows)), seed)
+    return PackedBatches(split.learned, None, _ROWS, context, seed), split.rows(context, seed)

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from smidgen.model.attention import Attention, Documents, LayerCache, soft_cap
 from smidgen.model.config import LayerConfig, ModelConfig
 from smidgen.model.feed_forward import Experts, FeedForward
-from smidgen.model.linear import BlankEmbedding, BlankLinear, Composed
+from smidgen.model.linear import BlankEmbedding, BlankLinear
 from smidgen.model.norms import RMSNorm
 from smidgen.shapes import Float, Int
 
@@ -113,8 +113,7 @@ class Decoder(nn.Module):
         For whoever takes that product in parts. It is that of the embedding, or the head's, or what a layer in the
         head's place does as a whole.
         """
-        layer = self.embedding if self.head is None else self.head
-        return layer.whole() if isinstance(layer, Composed) else layer.weight
+        return self.embedding.whole() if self.head is None else self.head.whole()
 
     def logits(self, hidden: Float[Tensor, "... hidden"]) -> Float[Tensor, "... vocab"]:
         """Scores of every token; memory is vocabulary × positions × 4 bytes, so ask for few positions at once."""

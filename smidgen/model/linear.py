@@ -1,20 +1,9 @@
 """Linear and embedding layers whose weights are left uninitialised, because a file is about to fill them."""
 
-from typing import Protocol, runtime_checkable
-
 from torch import Tensor, nn
 
 from smidgen.numerics.products import product
 from smidgen.shapes import Float
-
-
-@runtime_checkable
-class Composed(Protocol):
-    """A layer whose matrix is not its `weight` alone (`distillation.students.lora`)."""
-
-    def whole(self) -> Float[Tensor, "rows cols"]:
-        """What it multiplies with, all taken together, with its graph."""
-        ...
 
 
 class BlankLinear(nn.Linear):
@@ -26,6 +15,10 @@ class BlankLinear(nn.Linear):
     def reset_parameters(self) -> None:
         """Leaves the parameters as they were allocated."""
 
+    def whole(self) -> Float[Tensor, "outputs inputs"]:
+        """What it multiplies with. Other layers in its place have no `weight` that is all of it."""
+        return self.weight
+
     def forward(self, input: Float[Tensor, "... inputs"]) -> Float[Tensor, "... outputs"]:
         """The library that multiplies is chosen for this processor."""
         return product(input, self.weight, self.bias)
@@ -36,3 +29,7 @@ class BlankEmbedding(nn.Embedding):
 
     def reset_parameters(self) -> None:
         """Leaves the weight as it was allocated."""
+
+    def whole(self) -> Float[Tensor, "rows width"]:
+        """The matrix that rows are taken from."""
+        return self.weight

@@ -33,10 +33,11 @@ from smidgen.distillation.loop.plan import (
     tell,
     warning_of_passes,
 )
-from smidgen.distillation.loop.trainer import Reports, Trainer, TrainingOptions, TrainingResult, Watch
+from smidgen.distillation.loop.trainer import Reports, Trainer, TrainingOptions, TrainingResult, what_did_not_help
+from smidgen.distillation.loop.watch import Change, Measured
 from smidgen.distillation.students.fresh import FreshShape
 from smidgen.distillation.students.lattice import careful_rate, not_trained
-from smidgen.distillation.students.trainee import Objective, Trainee
+from smidgen.distillation.students.trainee import Trainee
 from smidgen.distillation.team.team import Team, joined, started_again, writer_first
 from smidgen.errors import SmidgenError
 from smidgen.formats.derived import Derived, Part, in_their_types, write_derived
@@ -58,7 +59,6 @@ from smidgen.training.writing import EngineWriter
 
 __all__ = ["DistillOptions", "DistillResult", "distill", "distill_together"]
 
-_TOKENS_AT_ONCE = 4096
 _EVALUATIONS, _SAVES = 8, 10
 #: Highest learning rates, where none is given: of a fresh student, and of a trained one that is not quantized.
 _RATES = {"fresh": 1e-3, "trained": 1e-4}
@@ -70,9 +70,9 @@ _SAID = 300  # bytes that a teacher's cache keeps of a token, about
 class DistillResult:
     """What came of it.
 
-    size: of the file, bytes.  evaluations: step before which, and loss on held-out text in nats per token.
-    best: the one that was written.  loss: of the last step.  stopped: what ended the training.
-    chats: whether the student has a chat template.
+    size: of the file, bytes.  loss: of the last step.  change: of the loss on held-out text; None where nothing is.
+    evaluations: step before which, and loss on what the state that was written, `kept`, was chosen by (`why`), in nats
+    per token.  chats: whether the student has a chat template.
     """
 
     path: Path
@@ -83,7 +83,9 @@ class DistillResult:
     seconds: float
     loss: float | None
     evaluations: Sequence[tuple[int, float]]
-    best: tuple[int, float] | None
+    kept: tuple[int, float] | None
+    why: str
+    change: Change | None
     notes: list[str]
     chats: bool
 
@@ -93,10 +95,10 @@ class DistillResult:
 
     def figures(self) -> list[str]:
         """Before and after, in words."""
-        if self.best is None:
+        if self.change is None or self.kept is None:
             return []
-        before, after = self.evaluations[0][1], self.best[1]
-        return [f"Loss on held-out text: {before:.4f} before, {after:.4f} after {self.best[0]} of {self.steps} steps."]
+        written = f"Written is the state after {self.kept[0]} of {self.steps} steps, {self.why}."
+        return [f"Loss on held-out text: {self.change}.", written]
 
     def describe(self) -> str:
         """What a person wants to know at the end, in a few lines."""
@@ -159,7 +161,8 @@ def distill(
             parameters = written.parameters
         result = DistillResult(
             path, path.stat().st_size, parameters, trained.steps, trained.tokens, effort.seconds,
-            trained.loss, trained.evaluations, trained.best, [*_notes(lesson, trained), *warnings], can_chat(path),
+            trained.loss, trained.evaluations, trained.kept, trained.why, trained.change,
+            [*_notes(lesson, trained), *warnings], can_chat(path),
         )  # fmt: skip
         if team.writes:
             models = [lesson.taught_by] if student is None else [lesson.begun_as, lesson.taught_by]
@@ -241,6 +244,8 @@ def _train(
     plan = replace(plan, checkpoint_every=options.checkpoint_every or plan.checkpoint_every)  # changes no result
     say(f"{lesson.text.describe()}; {options.batch} rows of {lesson.context} tokens a step.")
     tell(plan, _counted(lesson))
+    if lesson.fitted.needed:
+        say(lesson.fitted.describe())
     if team.writes:
         _room(lesson, student).refuse_full(workspace.folder)
     aims = writer_first(team, lambda: lesson.aims(workspace, device))
@@ -252,7 +257,10 @@ def _train(
     )  # fmt: skip
     trainer = Trainer(
         trainee, aims.learned, lesson.batches(writer), plan, workspace.step("training").folder,
-        watch=_watch(lesson, trainee, aims.measured), reports=reports, team=team,
+        watch=Measured(lesson.held_out(), aims.measured, options.keep).watch(
+            trainee, max(1, options.steps // _EVALUATIONS)
+        ),
+        reports=reports, team=team,
     )  # fmt: skip
     return trainer.run(resume)
 
@@ -261,6 +269,7 @@ def _decide(lesson: Lesson) -> TrainingOptions:
     """The plan of the training."""
     options = lesson.options
     fresh = lesson.plan is not None
+    fit = lesson.fitted
     rate = careful_rate(options.steps) if lesson.quantized else _RATES["fresh" if fresh else "trained"]
     return TrainingOptions(
         options.steps,
@@ -268,8 +277,8 @@ def _decide(lesson: Lesson) -> TrainingOptions:
         schedule=options.schedule,
         weight_decay=_FRESH_DECAY if fresh else 0.0,
         optimizer=options.optimizer,
-        rows_at_once=max(1, _TOKENS_AT_ONCE // lesson.context),
-        gradient_checkpointing=options.gradient_checkpointing,
+        rows_at_once=fit.rows,
+        gradient_checkpointing=fit.checkpointing,
         checkpoint_every=options.checkpoint_every or max(1, options.steps // _SAVES),
         seed=options.seed,
     )
@@ -306,20 +315,6 @@ def _students_writer(lesson: Lesson, student: Trainee, workspace: Workspace, sta
     if lesson.plan is not None:
         return DecoderWriter(student, lesson.tokenizer.eos_ids)
     return stack.enter_context(EngineWriter(lesson.begun_as, student, workspace.folder))
-
-
-def _watch(lesson: Lesson, trainee: Trainee, objective: Objective) -> Watch | None:
-    """The mean loss on what is held out."""
-    held_out = lesson.held_out()
-    weight = sum(batch.weight() for batch in held_out)
-    if not weight:
-        return None
-
-    def evaluate() -> float:
-        device = next(trainee.decoder.parameters()).device
-        return sum(float(objective(trainee.decoder, batch.to(device))[0]) for batch in held_out) / weight
-
-    return Watch(evaluate, max(1, lesson.options.steps // _EVALUATIONS))
 
 
 def _writers(lesson: Lesson, output: Path) -> list[Writer]:
@@ -364,6 +359,4 @@ def _notes(lesson: Lesson, trained: TrainingResult) -> list[str]:
     notes = [*lesson.misfits, *lesson.text.notes]
     if lesson.quantized:
         notes += not_trained(lesson.begun_as)
-    if trained.best is not None and trained.best[0] == 0 and trained.steps:
-        notes.append("Nothing learned helped on held-out text: what was written is the student as it was.")
-    return notes
+    return [*notes, *what_did_not_help(trained, "student")]

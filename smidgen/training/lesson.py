@@ -14,11 +14,13 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from smidgen.bounds import MOST, MOST_THREADS, one_of, several, within
+from smidgen.bounds import MOST, MOST_MEMORY, MOST_THREADS, one_of, several, within
 from smidgen.data.sources import TextSource
 from smidgen.data.text import window_length
+from smidgen.distillation.loop.memory import EACH, Fitted, fitted
 from smidgen.distillation.loop.on_policy import OnPolicy, Writer
 from smidgen.distillation.loop.optimizer import OptimizerKind, Schedule
+from smidgen.distillation.loop.watch import Keep
 from smidgen.distillation.objectives.losses import DistillObjective, Divergence, LanguageObjective
 from smidgen.distillation.objectives.matching import (
     Matched,
@@ -37,16 +39,20 @@ from smidgen.distillation.teachers.other_tokenizer import Aligned, OtherTokenize
 from smidgen.distillation.teachers.padded import PaddedTeacher
 from smidgen.distillation.teachers.remembering import RememberingTeacher
 from smidgen.distillation.teachers.restricted import RestrictedTeacher
+from smidgen.distillation.team.team import accelerator
 from smidgen.distillation.text.batch import Batch, Batches
+from smidgen.distillation.text.held_out import HeldOut
 from smidgen.distillation.text.paired import Paired
 from smidgen.errors import SmidgenError, Unsupported
 from smidgen.formats.checkpoint import Checkpoint
+from smidgen.formats.frozen import frozen_bytes
 from smidgen.formats.history import history
 from smidgen.formats.opening import open_model
 from smidgen.formats.parts import load_decoder
 from smidgen.formats.workspace import Workspace
 from smidgen.model.config import ModelConfig
 from smidgen.model.operations import forward_operations
+from smidgen.model.parameters import parameter_shapes
 from smidgen.model.tokenizer import Tokenizer
 from smidgen.model.tokenizers.respelling import Respelling
 from smidgen.numerics.precision import is_quick
@@ -55,6 +61,8 @@ from smidgen.shell import path_of
 from smidgen.training.text import read_training_text
 
 LearnedFrom = Literal["all", "answers"]
+
+_TOKENS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,8 @@ class DistillOptions:
     with a teacher that runs in this process.
     on_policy: share of the rows that the student writes itself.  on: of chats and completions, all of them or answers
     alone.  cache_teacher: ask the teacher once about each row, and keep what it says on disk.  checkpoint_every: steps;
-    None for ten times in all.
+    None for ten times in all.  keep: the state that is best on held-out text, or the last.
+    memory: bytes that it may take; None for what is free.
     """
 
     steps: int
@@ -92,12 +101,14 @@ class DistillOptions:
     tensorboard: bool = False
     trackio: bool = False
     on: LearnedFrom = "all"
+    keep: Keep = "best"
+    memory: int | None = None
 
     def __post_init__(self) -> None:
         """Raises SmidgenError for options that mean nothing; takes one text or path where several can be given."""
         for name, least, most in (
             ("steps", 1, MOST), ("batch", 1, MOST), ("context", 8, MOST), ("checkpoint_every", 1, MOST),
-            ("seed", 0, MOST), ("threads", 1, MOST_THREADS),
+            ("seed", 0, MOST), ("threads", 1, MOST_THREADS), ("memory", 1, MOST_MEMORY),
         ):  # fmt: skip
             within(name, getattr(self, name), least, most)
         within("learning_rate", self.learning_rate, 1e-9, 100, whole=False)
@@ -107,6 +118,7 @@ class DistillOptions:
             ("optimizer", OptimizerKind),
             ("schedule", Schedule),
             ("on", LearnedFrom),
+            ("keep", Keep),
         ):
             one_of(name, getattr(self, name), get_args(choices))
         object.__setattr__(self, "texts", several("texts", self.texts, TextSource))
@@ -176,10 +188,25 @@ class Lesson:
     def fingerprint(self) -> dict[str, Any]:
         """All that the result depends on, as plain data."""
         settings = asdict(self.options) | {"context": self.context}
-        for free in ("threads", "checkpoint_every", "tensorboard", "trackio", "texts", "data"):
+        for free in ("threads", "checkpoint_every", "tensorboard", "trackio", "texts", "data", "memory"):
             del settings[free]
         student = "new" if self.plan else self.begun_as.sha256()
         return {"teacher": self.taught_by.sha256(), "student": student, "text": self.text.sha256, **settings}
+
+    @cached_property
+    def fitted(self) -> Fitted:
+        """How the training fits in memory, where that is the processor's."""
+        options, config = self.options, self.config
+        rows = max(1, _TOKENS_AT_ONCE // self.context)
+        if accelerator().type != "cpu":
+            return Fitted(rows, options.gradient_checkpointing, needed=0)
+        trained = sum(math.prod(shape) for shape in parameter_shapes(config).values())
+        held = EACH["codes" if self.quantized else "weights"] * trained
+        if options.divergence.hard < 1:
+            held += frozen_bytes(self.taught_by)
+        return fitted(
+            config, held, self.context, rows, most=options.memory, checkpointing=options.gradient_checkpointing
+        )
 
     def student(self) -> Trainee:
         """As it is before training."""
@@ -248,7 +275,7 @@ class Lesson:
 
     def asked(self) -> tuple[Batches, int]:
         """What a teacher is asked about that is kept on disk: every row once, held-out ones first; and their number."""
-        held_out = self.held_out()
+        held_out = self.held_out().rows
         steps = min(self.options.steps, math.ceil(self.text.rows / self.options.batch))
         return _After(held_out, self.batches(None)), len(held_out) + steps
 
@@ -267,9 +294,9 @@ class Lesson:
             batches = OnPolicy(batches, writer, share, prompts=prompts, seed=self.options.seed)
         return batches if self._pair is None else _Changed(batches, self._pair)
 
-    def held_out(self) -> list[Batch]:
+    def held_out(self) -> HeldOut:
         """What no step learns from, with the teacher's tokens."""
-        return [batch if self._pair is None else self._pair(batch) for batch in self.text.held_out]
+        return self.text.held_out if self._pair is None else self.text.held_out.changed(self._pair)
 
     @cached_property
     def _pair(self) -> Callable[[Batch], Batch] | None:

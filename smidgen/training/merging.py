@@ -8,14 +8,15 @@ trained on. It begins at the codes nearest to the sum, inside their cells where 
 adapter learn; all others stay as they are.
 """
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
 
+from smidgen.distillation.loop.memory import EACH
 from smidgen.distillation.loop.plan import checkpoint_room
-from smidgen.distillation.loop.trainer import Reports, Trainer, TrainingOptions, Watch
+from smidgen.distillation.loop.trainer import Reports, Trainer, TrainingOptions
+from smidgen.distillation.loop.watch import Measured
 from smidgen.distillation.objectives.losses import DistillObjective
 from smidgen.distillation.students.lattice import LatticeStudent, careful_rate
 from smidgen.distillation.students.lora import Adapted
@@ -27,13 +28,12 @@ from smidgen.formats.derived import Derived, Part, write_derived
 from smidgen.formats.opening import open_checkpoint
 from smidgen.formats.workspace import Workspace
 from smidgen.memory import total_memory
-from smidgen.model.decoder import Decoder
 from smidgen.numerics.grids import GRIDS
 from smidgen.numerics.precision import is_quick
 
 _EVALUATIONS, _SAVES = 4, 10
 _MEMORY_SHARE = 0.7  # of the machine's memory that training may take
-_BYTES_EACH, _BYTES_MORE = 26, 6  # for a trained weight, see distill.lattice; for any, in the student and its teacher
+_BYTES_MORE = 6  # for any weight, in the student and its teacher
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def is_on_lattice(checkpoint: Checkpoint, adapted: Adapted) -> bool:
 def fits_in_memory(checkpoint: Checkpoint, adapted: Adapted) -> bool:
     """Whether this machine can train an adapter into a lattice."""
     trained = sum(rows * columns for rows, columns in map(checkpoint.shape, adapted.names))
-    return _BYTES_EACH * trained + _BYTES_MORE * checkpoint.parameters <= _MEMORY_SHARE * total_memory()
+    return EACH["codes"] * trained + _BYTES_MORE * checkpoint.parameters <= _MEMORY_SHARE * total_memory()
 
 
 def disk_needed(checkpoint: Checkpoint, adapted: Adapted) -> int:
@@ -66,7 +66,7 @@ def trained_in(
     adapted: Adapted,
     checkpoint: Checkpoint,
     batches: Batches,
-    evaluate: Callable[[Decoder], float] | None,
+    measured: Measured,
     options: MergeOptions,
     workspace: Workspace,
     team: Team,
@@ -74,7 +74,7 @@ def trained_in(
 ) -> dict[str, Part]:
     """What of `checkpoint` has to change, in the types that it has, to predict as `adapted` does.
 
-    evaluate: how good a model is, the lower the better: what is best is kept.  workspace: for files and checkpoints.
+    measured: on what the state that is kept is chosen.  workspace: for files and checkpoints.
     """
     files = workspace.folder / "sum.gguf", workspace.folder / "rounded.gguf"
     if team.writes:
@@ -92,7 +92,7 @@ def trained_in(
         every = max(1, options.steps // _EVALUATIONS)
         Trainer(
             student, objective, batches, training, workspace.folder / "training",
-            watch=None if evaluate is None else Watch(lambda: evaluate(student.decoder), every),
+            watch=measured.watch(student, every),
             reports=Reports("Merging"), team=team,
         ).run(resume)  # fmt: skip
         return student.parts()

@@ -4,7 +4,6 @@ Given as files of text, as JSON Lines, or as a corpus of `smidgen data`; without
 that learns from the teacher's own text sees the distribution that it is to reproduce.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +13,10 @@ from smidgen.data.corpus.shards import INDEX, tokenizer_hash
 from smidgen.data.self_written import self_written
 from smidgen.data.sources import TextSource, read_texts
 from smidgen.data.tally import Tally
-from smidgen.data.text import choose_windows
 from smidgen.distillation.loop.on_policy import OPENING
-from smidgen.distillation.text.batch import Batch, Batches
-from smidgen.distillation.text.packing import Document, PackedBatches, text_documents
+from smidgen.distillation.text.batch import Batches
+from smidgen.distillation.text.held_out import HeldOut, Split
+from smidgen.distillation.text.packing import Document, PackedBatches, documents_sha256, text_documents
 from smidgen.distillation.text.sharded import ShardedBatches
 from smidgen.engines.torch import TorchEngine
 from smidgen.errors import SmidgenError
@@ -26,27 +25,27 @@ from smidgen.formats.hub.catalogue import cache_folder
 from smidgen.model.chat import chat_template, chat_templates
 from smidgen.model.tokenizer import Tokenizer
 
-_HELD_OUT, _MOST_HELD_OUT = 20, 16  # one row in so many is kept aside, and no more than so many
+_HELD_OUT, _MOST_HELD_OUT = 16, 16  # one document in so many is held out, and no more than fill so many rows
 _SELF_WRITTEN = 2**16  # tokens at most: they are written about as slowly as they are learned from
 
 
 @dataclass(frozen=True)
 class TrainingText:
-    """rows: of an epoch.  held_out: batches of one row that no step sees.  sha256: of all of it.  notes: for people.
+    """rows: of an epoch.  held_out: what no step sees.  sha256: of all of it.  notes: for people.
 
     prompts: of chats and completions, all up to each of their answers; of other texts their beginnings.
     """
 
     batches: Batches
     rows: int
-    held_out: list[Batch]
+    held_out: HeldOut
     sha256: str
     notes: list[str] = field(default_factory=list)
     prompts: list[Sequence[int]] = field(default_factory=list)
 
     def describe(self) -> str:
         """In a few words."""
-        return f"{self.rows} rows of text, {len(self.held_out)} more held out"
+        return f"{self.rows} rows of text, {len(self.held_out.rows)} more held out"
 
 
 def read_training_text(
@@ -75,29 +74,23 @@ def read_training_text(
         sources = [_by_the_teacher(teacher, self_written_tokens(tokens), seed)]
     texts_alone = text_documents(sources, tokenizer, context)
     documents += texts_alone
-    aside = _kept_aside(documents, seed)
-    learned = [document for place, document in enumerate(documents) if place not in aside]
-    batches = PackedBatches(learned, None, rows, context, seed)
-    held_out: list[Batch] = []
-    if aside:
-        packed = PackedBatches([documents[place] for place in sorted(aside)], None, 1, context, seed)
-        held_out = [packed.rows([row]) for row in range(len(packed))]
+    split = _split(documents, context, seed)
+    batches = PackedBatches(split.learned, None, rows, context, seed)
+    notes += split.notes("texts")
     prompts: list[Sequence[int]] = []
     if asked and data:
-        kept_aside = {documents[place].name for place in aside}
+        kept_aside = {document.name for document in (*split.choose, *split.report)}
         found = [*_marked(data, student, tokenizer, context), *texts_alone]
         prompts = [prompt for document in found if document.name not in kept_aside for prompt in _prompts(document)]
         prompts = [prompt for prompt in prompts if len(prompt) < context]
-    return TrainingText(batches, len(batches), held_out, _digest(documents), notes, prompts)
+    held_out = split.rows(context, seed)
+    return TrainingText(batches, len(batches), held_out, documents_sha256(documents), notes, prompts)
 
 
-def _kept_aside(documents: Sequence[Document], seed: int) -> set[int]:
-    """Places of documents that no step sees, spread over all of them; equal ones are on one side."""
-    tokens = [hashlib.sha256(repr(list(document.ids)).encode()).digest() for document in documents]
-    distinct = list(dict.fromkeys(tokens))
-    wanted = min(_MOST_HELD_OUT, len(distinct) // _HELD_OUT)
-    chosen = {distinct[place] for place in choose_windows(len(distinct), wanted, seed)} if wanted else set()
-    return {place for place, own in enumerate(tokens) if own in chosen}
+def _split(documents: Sequence[Document], context: int, seed: int) -> Split:
+    """One document in so many, and no more than fill so many rows."""
+    rows = sum(len(document.ids) for document in documents) / context
+    return Split.of(documents, min(1 / _HELD_OUT, _MOST_HELD_OUT / rows), seed, fewest=0)
 
 
 def _of_corpus(folder: Path, student: Checkpoint, rows: int, context: int, seed: int) -> TrainingText:
@@ -106,7 +99,8 @@ def _of_corpus(folder: Path, student: Checkpoint, rows: int, context: int, seed:
     aside = min(_MOST_HELD_OUT, count // _HELD_OUT)
     batches = ShardedBatches(folder, rows, context, seed, tokenizer=hashed, held_out=aside)
     held_out = [batches.held_out().rows(slice(row, row + 1)) for row in range(aside)]
-    return TrainingText(batches, batches.count, held_out, batches.corpus.index.sha256())
+    sets = HeldOut(choose=held_out[1::2], report=held_out[::2])
+    return TrainingText(batches, batches.count, sets, batches.corpus.index.sha256())
 
 
 def _of_json_lines(
@@ -146,10 +140,3 @@ def _by_the_teacher(teacher: Checkpoint, tokens: int, seed: int) -> TextSource:
     engine, tokenizer = TorchEngine(teacher), Tokenizer.from_gguf(teacher.tokenizer_metadata)
     folder = cache_folder() / "self-written"
     return self_written(engine, tokenizer, teacher.sha256(), tokens, seed, "calibration", folder)
-
-
-def _digest(documents: Sequence[Document]) -> str:
-    digest = hashlib.sha256()
-    for document in documents:
-        digest.update(repr((list(document.ids), document.weights)).encode())
-    return digest.hexdigest()

@@ -21,7 +21,8 @@ from typing import Any
 
 import torch
 
-from smidgen.bounds import MOST, MOST_THREADS, MOST_WORKERS, several, within
+from smidgen.bounds import MOST_WORKERS, several, within
+from smidgen.distillation.loop.memory import Fitted, fitted
 from smidgen.distillation.loop.plan import (
     Counted,
     Room,
@@ -31,21 +32,21 @@ from smidgen.distillation.loop.plan import (
     tell,
     warning_of_passes,
 )
-from smidgen.distillation.loop.trainer import Reports, Trainer, TrainingOptions, TrainingResult, Watch
+from smidgen.distillation.loop.trainer import Reports, Trainer, TrainingOptions, TrainingResult, what_did_not_help
+from smidgen.distillation.loop.watch import Change, Measured, losses_of
 from smidgen.distillation.objectives.losses import LanguageObjective
-from smidgen.distillation.students.lattice import LatticeStudent, careful_rate, not_trained, trains_on_lattice
-from smidgen.distillation.students.lora import Adapted, LoraOptions
-from smidgen.distillation.students.trainee import Plain, Trainee
+from smidgen.distillation.students.lattice import LatticeStudent, careful_rate, not_trained
+from smidgen.distillation.students.lora import Adapted
+from smidgen.distillation.students.trainee import Trainee
 from smidgen.distillation.team.team import Team, joined, started_again, writer_first
 from smidgen.distillation.text.packing import PackedBatches
 from smidgen.errors import SmidgenError, Unsupported
-from smidgen.formats.adapters import read_adapter, write_gguf_lora, write_peft
+from smidgen.formats.adapters import write_gguf_lora, write_peft
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.derived import Derived, Part, in_their_types, write_derived
 from smidgen.formats.effort import Effort
 from smidgen.formats.hub.catalogue import MODEL_FILE, ModelName, model_word
 from smidgen.formats.opening import open_checkpoint, open_model
-from smidgen.formats.parts import load_decoder
 from smidgen.formats.workspace import Workspace
 from smidgen.numerics.precision import is_quick
 from smidgen.owned import settle
@@ -55,66 +56,26 @@ from smidgen.shell import path_of
 from smidgen.stopping import resumable
 from smidgen.training.begun import begun
 from smidgen.training.examples import read_training_examples
+from smidgen.training.learner import Learner
 from smidgen.training.merging import MergeOptions, disk_needed, fits_in_memory, is_on_lattice, trained_in
+from smidgen.training.options import TuneOptions
 from smidgen.training.together import run_together
 
 _CONTEXT = 1024
 _TOKENS_AT_ONCE = 4096
 _EVALUATIONS, _SAVES = 4, 10
 _NEARLY_ALL = 0.99
+_FREE = ("threads", "merge", "skip_bad", "memory")  # options that a resumed tuning may have otherwise
 #: Learning rates: of adapters as in QLoRA (arXiv:2305.14314, table 9), a tenth of it for whole weights.
 _RATES: dict[Counted, float] = {"adapter": 2e-4, "weights": 2e-5}
-
-
-@dataclass(frozen=True)
-class TuneOptions:
-    """How to tune.
-
-    steps: batches to learn from; None for `epochs` passes over the examples.  learning_rate: None for a usual one; how
-    far a step moves a weight of the adapter, with `full` a weight of the model, or of a quantized one its code.
-    batch: rows of `context` tokens that a step learns from, each with as many examples as fit; None for 4, fewer where
-    there are few examples.  context: None for 1024, or the model's own if that is shorter.
-    lora: of new adapters.  adapter: go on from this one (a folder of PEFT, or adapter.gguf).  full: train all weights.
-    merge: write model.gguf with the adapter in it.  on_prompts: learn from questions too.  skip_bad: pass over
-    malformed lines.  raw: give prompts with completions to the model as they stand, without its chat template.
-    held_out: share of the examples that are kept aside to measure on.
-    """
-
-    steps: int | None = None
-    epochs: float = 3.0
-    learning_rate: float | None = None
-    batch: int | None = None
-    context: int | None = None
-    lora: LoraOptions = field(default_factory=LoraOptions)
-    adapter: Path | None = None
-    full: bool = False
-    merge: bool = False
-    on_prompts: bool = False
-    skip_bad: bool = False
-    raw: bool = False
-    held_out: float = 0.05
-    seed: int = 0
-    threads: int | None = None
-
-    def __post_init__(self) -> None:
-        """Raises SmidgenError for options that mean nothing."""
-        for name, least, most in (
-            ("steps", 1, MOST), ("batch", 1, MOST), ("context", 8, MOST), ("seed", 0, MOST),
-            ("threads", 1, MOST_THREADS),
-        ):  # fmt: skip
-            within(name, getattr(self, name), least, most)
-        for name, least, most in (("epochs", 0.01, 1e6), ("learning_rate", 1e-9, 1), ("held_out", 0, 0.9)):
-            within(name, getattr(self, name), least, most, whole=False)
-        if self.adapter is not None:
-            object.__setattr__(self, "adapter", path_of(self.adapter))
 
 
 @dataclass
 class TuneResult:
     """What came of it. Losses are nats per token of answer, on the held-out examples; None where there are none.
 
-    written: names of files in `path`.  after: with the best weights met in training, which are the ones written.
-    merged: of model.gguf, opened again.  evaluations: step, and the loss before it.
+    written: names of files in `path`.  change: to the state that was written, which is that after `kept` steps, for a
+    reason (`why`).  merged: of model.gguf, opened again.  evaluations: step, and the loss before it on what chose.
     """
 
     path: Path
@@ -123,12 +84,23 @@ class TuneResult:
     held_out: int = 0
     steps: int = 0
     tokens: int = 0
-    before: float | None = None
-    after: float | None = None
+    change: Change | None = None
+    kept: int | None = None
+    why: str = ""
     merged: float | None = None
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
     evaluations: Sequence[tuple[int, float]] = ()
+
+    @property
+    def before(self) -> float | None:
+        """The loss before."""
+        return None if self.change is None else self.change.before
+
+    @property
+    def after(self) -> float | None:
+        """The loss of what was written."""
+        return None if self.change is None else self.change.after
 
     def to_json(self) -> str:
         """Everything as one JSON object."""
@@ -136,6 +108,7 @@ class TuneResult:
             {
                 "path": str(self.path), "written": self.written, "examples": self.examples, "held_out": self.held_out,
                 "steps": self.steps, "tokens": self.tokens, "loss_before": self.before, "loss_after": self.after,
+                "loss_noise": None if self.change is None else self.change.noise, "kept": self.kept,
                 "loss_of_model": self.merged, "seconds": self.seconds, "notes": self.notes,
                 "evaluations": self.evaluations,
             }
@@ -143,9 +116,10 @@ class TuneResult:
 
     def figures(self) -> list[str]:
         """The loss before and after, in words."""
-        if self.before is None or self.after is None:
+        if self.change is None:
             return []
-        lines = [f"Loss on {self.held_out} held-out examples: {self.before:.4f} before, {self.after:.4f} after."]
+        lines = [f"Loss on held-out examples: {self.change}."]
+        lines.append(f"Written is the state after {self.kept} of {self.steps} steps, {self.why}.")
         if self.merged is not None:
             lines.append(f"Loss of model.gguf, read back: {self.merged:.4f}{self._kept()}.")
         return lines
@@ -233,6 +207,8 @@ def _refuse_contradictions(data: Sequence[Path], options: TuneOptions) -> None:
         raise SmidgenError("there is nothing to learn from; give examples with --data FILE.jsonl.")
     if options.full and (options.adapter is not None or options.merge):
         raise SmidgenError("--full trains the model's own weights: leave out --adapter and --merge.")
+    if options.blocks is not None and not options.full:
+        raise SmidgenError("--blocks says which of the model's own weights learn. Add --full, or leave it out.")
 
 
 def _context(checkpoint: Checkpoint, options: TuneOptions) -> int:
@@ -256,8 +232,10 @@ class _Tuning:
             checkpoint, data, valid, context=self._context, on_prompts=options.on_prompts, raw=options.raw,
             skip_bad=options.skip_bad, held_out=options.held_out, seed=options.seed,
         )  # fmt: skip
+        self._learner = Learner(checkpoint, options, team.device)
         self._objective = LanguageObjective(is_quick(team.device))
-        self._warnings = refuse_idle_rate(self._decide(), self._counted) if self._examples.learned else []
+        self._measured = Measured(self._examples.held_out, self._objective, options.keep)
+        self._warnings = refuse_idle_rate(self._decide(), self._learner.counted) if self._examples.learned else []
 
     @cached_property
     def _batching(self) -> tuple[PackedBatches, int]:
@@ -274,8 +252,8 @@ class _Tuning:
         examples, options, writes = self._examples, self._options, self._team.writes
         if writes:
             claim_output(output, self._checkpoint.origin)
-        trainee = self._trainee()
-        result = TuneResult(output, [], len(examples.learned), len(examples.held_out), notes=[*examples.notes])
+        trainee = self._learner.make()
+        result = TuneResult(output, [], len(examples.learned), examples.measured, notes=[*examples.notes])
         if examples.learned:
             self._train(trainee, workspace, result, resume)
         if writes:
@@ -293,41 +271,30 @@ class _Tuning:
 
     def _fingerprint(self) -> dict[str, Any]:
         options = self._options
-        settings = {key: value for key, value in asdict(options).items() if key not in ("threads", "merge", "skip_bad")}
+        settings = {key: value for key, value in asdict(options).items() if key not in _FREE}
         adapter = None if options.adapter is None else str(options.adapter)
         return {"model": self._checkpoint.sha256(), "data": self._examples.sha256(), **settings, "adapter": adapter}
 
-    def _trainee(self) -> Trainee:
-        checkpoint, options = self._checkpoint, self._options
-        if options.full:
-            return LatticeStudent(checkpoint) if self._is_quantized else Plain(load_decoder(checkpoint))
-        if options.adapter is not None:
-            adapter = read_adapter(options.adapter, checkpoint)
-            return Adapted.continued(load_decoder(checkpoint), adapter, options.lora.dropout)
-        return Adapted(load_decoder(checkpoint), replace(options.lora, seed=options.seed))
-
-    @property
-    def _counted(self) -> Counted:
-        """What the learning rate moves."""
-        if not self._options.full:
-            return "adapter"
-        return "codes" if self._is_quantized else "weights"
-
-    @property
-    def _is_quantized(self) -> bool:
-        return any(trains_on_lattice(self._checkpoint.kind(name)) for name in self._checkpoint.names())
-
     def _decide(self) -> TrainingOptions:
         """The plan of the training."""
-        (batches, rows), options, counted = self._batching, self._options, self._counted
+        (batches, rows), options, counted = self._batching, self._options, self._learner.counted
         steps = options.steps or math.ceil(len(batches) * options.epochs / rows)
         return TrainingOptions(
             steps,
             learning_rate=options.learning_rate or _RATES.get(counted) or careful_rate(steps),
-            rows_at_once=self._rows_at_once(),
+            rows_at_once=self._fitted.rows,
+            gradient_checkpointing=self._fitted.checkpointing,
             checkpoint_every=max(1, steps // _SAVES),
             seed=options.seed,
         )
+
+    @cached_property
+    def _fitted(self) -> Fitted:
+        """How it fits in memory."""
+        config, held = self._checkpoint.config, self._learner.held()
+        if self._team.device.type != "cpu":
+            return Fitted(self._rows_at_once(), checkpointing=False, needed=0)
+        return fitted(config, held, self._context, self._rows_at_once(), most=self._options.memory)
 
     # -- training ----------------------------------------------------------------------------------------------------
 
@@ -337,9 +304,11 @@ class _Tuning:
         plan = writer_first(self._team, partial(decided, workspace, self._decide))
         say(
             f"{len(examples.learned)} examples in {len(batches)} rows of {self._context} tokens, {rows} a step. "
-            f"{len(examples.held_out)} examples are held out."
+            f"{examples.measured} examples are held out."
         )
-        tell(plan, self._counted)
+        tell(plan, self._learner.counted)
+        if self._fitted.needed:
+            say(self._fitted.describe())
         result.notes += [*self._warnings, *warning_of_passes(plan.steps * rows / len(batches))]
         for warning in result.notes[len(examples.notes) :]:
             say(warning)
@@ -347,7 +316,7 @@ class _Tuning:
             self._room(trainee).refuse_full(workspace.folder)
         trained = Trainer(
             trainee, self._objective, batches, plan, workspace.folder / "training",
-            watch=self._watch(trainee, max(1, plan.steps // _EVALUATIONS)),
+            watch=self._measured.watch(trainee, max(1, plan.steps // _EVALUATIONS)),
             reports=Reports("Tuning", result.path / "metrics.jsonl"), team=self._team,
         ).run(resume)  # fmt: skip
         _note(trained, result)
@@ -364,11 +333,6 @@ class _Tuning:
 
     def _rows_at_once(self) -> int:
         return max(1, _TOKENS_AT_ONCE // self._context)
-
-    def _watch(self, trainee: Trainee, every: int) -> Watch | None:
-        if not self._examples.held_out:
-            return None
-        return Watch(lambda: self._examples.loss(trainee.decoder, self._objective), every)
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -400,10 +364,9 @@ class _Tuning:
                 "has learned. Use it beside the model."
             )
             return trainee.parts_in(checkpoint)
-        evaluate = partial(examples.loss, objective=self._objective) if examples.held_out else None
         wanted = MergeOptions(result.steps, self._rows_at_once(), options.seed)
         folder = workspace.step("merging")
-        return trained_in(trainee, checkpoint, self._batching[0], evaluate, wanted, folder, self._team, resume)
+        return trained_in(trainee, checkpoint, self._batching[0], self._measured, wanted, folder, self._team, resume)
 
     def _write_model(self, parts: Mapping[str, Part], result: TuneResult) -> None:
         """model.gguf, measured as it was written."""
@@ -413,19 +376,19 @@ class _Tuning:
         kept = in_their_types(self._checkpoint, parts) if self._options.full else parts
         write_derived(self._checkpoint, Derived(self._checkpoint.config, kept), path, step)
         result.written.append(path.name)
-        if self._examples.held_out:
+        if rows := self._measured.reporting:
             with open_checkpoint(path) as written:
-                result.merged = self._examples.loss(load_decoder(written), self._objective)
+                result.merged = losses_of(self._learner.frozen(written), self._objective, rows).mean
 
 
 def _note(trained: TrainingResult, result: TuneResult) -> None:
     result.steps, result.tokens = trained.steps, trained.tokens
     result.written.append("metrics.jsonl")
-    if trained.best is None:
+    if trained.kept is None:
         return
-    result.before, result.after, result.evaluations = trained.evaluations[0][1], trained.best[1], trained.evaluations
-    if trained.best[0] == 0:
-        result.notes.append("Nothing learned helped on the held-out examples: what was written is the model as it was.")
+    result.change, result.evaluations = trained.change, trained.evaluations
+    result.kept, result.why = trained.kept[0], trained.why
+    result.notes += what_did_not_help(trained, "model")
 
 
 def _parameters(options: TuneOptions, result: TuneResult) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from smidgen.data.sources import TextSource
 from smidgen.distillation.loop.optimizer import OptimizerKind
-from smidgen.distillation.loop.trainer import Reports, Trainer, Watch
+from smidgen.distillation.loop.trainer import Reports, Trainer
+from smidgen.distillation.loop.watch import Losses, Watch, losses_of
 from smidgen.distillation.objectives.losses import DenseTarget, DistillObjective, Divergence, LanguageObjective
 from smidgen.distillation.objectives.matching import MatchingOptions
 from smidgen.distillation.students.fresh import FreshShape
@@ -92,9 +93,8 @@ def train(folder: Path, optimizer: OptimizerKind = "adamw", *, divided: bool = T
     trainee = Plain(random_decoder(CONFIG)) if divided else Doubled()
     folder.mkdir(exist_ok=True)
 
-    def evaluate() -> float:
-        loss, _ = LanguageObjective()(trainee.decoder, RandomBatches().batch(100))
-        return float(loss)
+    def evaluate() -> Losses:
+        return losses_of(trainee.decoder, LanguageObjective(), [RandomBatches().batch(100)])
 
     with joined() as team:
         result = Trainer(

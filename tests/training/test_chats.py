@@ -77,7 +77,7 @@ def test_what_is_held_out_is_not_asked(teacher: str, tmp_path: Path) -> None:
     lines = [{"prompt": f"{number}?", "completion": "yes"} for number in range(40)]
     with ExitStack() as stack:
         lesson = Lesson.open(teacher, teacher, options(tmp_path, lines, on_policy=0.5), stack)
-        aside = " ".join(lesson.tokenizer.decode(batch.ids[0].tolist()) for batch in lesson.text.held_out)
+        aside = " ".join(lesson.tokenizer.decode(batch.ids[0].tolist()) for batch in lesson.text.held_out.rows)
         asked = [lesson.tokenizer.decode(list(prompt[1:])).strip() for prompt in lesson.text.prompts]
         assert len(asked) == 38 and aside.count("<assistant>") == 2
         assert not any(prompt in aside for prompt in asked)
@@ -91,7 +91,7 @@ def test_what_stands_there_twice_is_not_on_both_sides(teacher: str, tmp_path: Pa
         learned, aside = (
             {name for batch in batches for row in batch.ids.tolist()
              for name in re.findall(r"<user>(\d+)\?", lesson.tokenizer.decode(row))}
-            for batches in (steps, lesson.text.held_out)
+            for batches in (steps, lesson.text.held_out.rows)
         )  # fmt: skip
         assert len(aside) == 2 and len(learned) == 38 and not aside & learned
 

@@ -42,6 +42,11 @@ class Average:
         finally:
             self._put(aside)
 
+    @torch.no_grad()
+    def take_their_place(self) -> None:
+        """From here on the tensors are their means."""
+        self._put(self._means)
+
     def state(self) -> dict[str, Tensor]:
         """The means."""
         return self._means

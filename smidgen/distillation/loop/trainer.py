@@ -10,7 +10,7 @@ in the same bytes, on a CPU and unless it is limited by time.
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -25,6 +25,7 @@ from smidgen.distillation.loop.checkpoints import Best, BestInMemory, Checkpoint
 from smidgen.distillation.loop.metrics import JsonLines, Writer, peak_operations, training_operations
 from smidgen.distillation.loop.optimizer import Optimizer, OptimizerKind, Schedule, schedule_factor
 from smidgen.distillation.loop.pace import Pace
+from smidgen.distillation.loop.watch import Change, Losses, Watch
 from smidgen.distillation.students.trainee import Objective, Trainee
 from smidgen.distillation.team.team import Alone, Team, writer_first
 from smidgen.distillation.text.batch import Batch, Batches
@@ -68,8 +69,9 @@ class TrainingResult:
     """What came of a training.
 
     steps: that were done.  tokens: positions that were learned from.  loss: of the last step; None without a step.
-    evaluations: step before which, and what came out; the lower the better.  best: the best of them, whose tensors the
-    trainee has now.  stopped: "steps" where all were done, "seconds" or "patience".
+    evaluations: step before which, and what came out; the lower the better.  kept: the one of them whose tensors the
+    trainee has now (`why`).  change: on what chose nothing, from the start to what was kept; None where nobody asks.
+    stopped: "steps" where all were done, "seconds" or "patience".
     """
 
     steps: int
@@ -77,8 +79,19 @@ class TrainingResult:
     seconds: float
     loss: float | None
     evaluations: Sequence[tuple[int, float]]
-    best: tuple[int, float] | None
+    kept: tuple[int, float] | None
     stopped: str
+    change: Change | None = None
+    why: str = ""
+
+
+def what_did_not_help(trained: TrainingResult, trainee: str) -> list[str]:
+    """A line where what was learned has not made a model better; or no line.  trainee: model, student."""
+    if trained.kept is not None and trained.kept[0] == 0 and trained.steps:
+        return [f"Nothing learned helped on held-out text: what was written is the {trainee} as it was."]
+    if trained.change is not None and trained.change.is_worse:
+        return [f"The {trainee} got worse on held-out text. Give more text, fewer steps, or a lower learning rate."]
+    return []
 
 
 @dataclass
@@ -90,11 +103,14 @@ class _State:
     seconds: float = 0.0
     loss: float | None = None
     evaluations: list[tuple[int, float]] = field(default_factory=list)
+    before: Losses | None = None
 
     @classmethod
     def of(cls, progress: Mapping[str, Any]) -> "_State":
         """From a checkpoint's JSON."""
-        return cls(**{**progress, "evaluations": [(step, value) for step, value in progress["evaluations"]]})
+        evaluations, before = [(step, value) for step, value in progress["evaluations"]], progress["before"]
+        before = None if before is None else Losses(**{name: tuple(values) for name, values in before.items()})
+        return cls(**{**progress, "evaluations": evaluations, "before": before})
 
 
 @runtime_checkable
@@ -104,19 +120,6 @@ class Rated(Protocol):
     def rates(self) -> dict[str, float]:
         """Factors on the learning rate by tensor name; 1 where absent."""
         ...
-
-
-@dataclass(frozen=True)
-class Watch:
-    """How good a trainee is: asked before the first step, after every `every`, and at the end.
-
-    evaluate: lower is better; the best tensors are put back at the end.  every: steps; 0 for at both ends alone.
-    patience: stop after so many evaluations without a new best; 0 for never.
-    """
-
-    evaluate: Callable[[], float]
-    every: int = 0
-    patience: int = 0
 
 
 @dataclass(frozen=True)
@@ -168,6 +171,7 @@ class Trainer:
         self._state, self._pace = _State(), Pace(seconds)
         self._checkpoints: Checkpoints | None = None
         self._best: Best = BestInMemory()
+        self._last: Losses | None = None  # evaluation
 
     def run(self, resume: bool = False) -> TrainingResult:
         """Train to the end.
@@ -191,10 +195,14 @@ class Trainer:
         finally:
             for writer in writers:
                 writer.close()
-        best = self._put_best_back()
+        kept = self._put_back_what_is_kept()
+        change = self._change()
         self._team.end(self._trainee)
         state, seconds = self._state, self._pace.elapsed()
-        return TrainingResult(state.step, state.tokens, seconds, state.loss, tuple(state.evaluations), best, stopped)
+        return TrainingResult(
+            state.step, state.tokens, seconds, state.loss, tuple(state.evaluations), kept, stopped, change,
+            "" if self._watch is None else self._watch.why,
+        )  # fmt: skip
 
     def _loop(self, task: Task, writers: Sequence[Writer], wish: Wish) -> str:
         """All steps, until something ends them; returns what."""
@@ -307,33 +315,53 @@ class Trainer:
             return False
         return sum(step > best[0] for step, _ in self._state.evaluations) >= self._watch.patience
 
+    @torch.no_grad()
     def _measure(self) -> dict[str, float]:
-        """Evaluate, unless that was just done, and keep the tensors if they are the best so far."""
-        state = self._state
-        if self._watch is None or (state.evaluations and state.evaluations[-1][0] == state.step):
+        """Evaluate, unless that was just done, and keep the tensors if they are the best so far and that is wanted."""
+        state, watch = self._state, self._watch
+        if watch is None or (state.evaluations and state.evaluations[-1][0] == state.step):
             return {}
         began = time.monotonic()
         with nullcontext() if self._average is None else self._average.in_place():
             self._trainee.prepare()
-            with torch.no_grad():
-                value = self._team.same(self._watch.evaluate())
+            self._last = watch.evaluate()
+            value = self._team.same(self._last.mean)
             if math.isnan(value):
                 raise SmidgenError(
                     f"The evaluation after step {state.step} gives {value}. Train with a lower learning rate."
                 )
+            if not state.evaluations and watch.report is not None:
+                state.before = watch.report()
+            elif not state.evaluations and watch.keep == "last":
+                state.before = self._last
             state.evaluations.append((state.step, value))
-            if self._best.found is None or value < self._best.found[1]:
+            if watch.keep == "best" and (self._best.found is None or value < self._best.found[1]):
                 self._best.keep(self._whole_tensors(), state.step, value)
         self._pace.evaluated(time.monotonic() - began)
         return {"evaluation": value}
 
-    def _put_best_back(self) -> tuple[int, float] | None:
-        """Give the trainee its best tensors, if it has not got them, and make its decoder fit them."""
-        best = self._best.found
-        if best is not None and (best[0] != self._state.step or self._average is not None):
+    def _put_back_what_is_kept(self) -> tuple[int, float] | None:
+        """Give the trainee the tensors that are kept, if it has not got them, and make its decoder fit them."""
+        kept = self._best.found
+        if self._watch is not None and self._watch.keep == "last":
+            kept = self._state.evaluations[-1]
+            if self._average is not None:
+                self._average.take_their_place()
+        elif kept is not None and (kept[0] != self._state.step or self._average is not None):
             self._fill(self._best.tensors())
         self._trainee.prepare()
-        return best
+        return kept
+
+    @torch.no_grad()
+    def _change(self) -> Change | None:
+        """From the start to what is kept, on what chose nothing."""
+        watch, before = self._watch, self._state.before
+        if watch is None or before is None:
+            return None
+        if watch.report is not None:
+            return Change.between(before, watch.report())
+        # a training that was resumed at its end has not evaluated yet
+        return Change.between(before, self._last or watch.evaluate())
 
     def _open(self, resume: bool) -> None:
         """Find the checkpoint to go on from, if there is one."""

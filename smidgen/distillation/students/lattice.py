@@ -19,7 +19,8 @@ first.
 
 Of an embedding it can be enough to train the rows of the tokens that occur (`rows`); its gradient is then sparse.
 
-Memory, for each trained weight: 4 bytes each for place, decoder weight and gradient, 8 for Adam.
+Memory, for each trained weight: 4 bytes each for place, decoder weight and gradient, 8 for Adam. What is not trained
+stays in the file where it is large (`formats.frozen`).
 """
 
 import math
@@ -32,7 +33,7 @@ from torch import Tensor
 from smidgen.distillation.students.codewords import OnCodewords
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.derived import Changed, Packed, Part
-from smidgen.formats.parts import load_decoder
+from smidgen.formats.frozen import load_frozen
 from smidgen.model.decoder import Decoder
 from smidgen.model.parameters import is_matrix
 from smidgen.numerics import block_types as types
@@ -84,7 +85,7 @@ class LatticeStudent:
         relative_rate: float = RELATIVE_RATE,
     ) -> None:
         self._relative_rate = relative_rate
-        self._decoder = load_decoder(checkpoint)
+        self._decoder = load_frozen(checkpoint, learned=lambda name: trained is None or trained(name))
         self._learners: dict[str, _OnLattice | OnCodewords | _Relative] = {}
         some = rows or {}
         if "embedding.weight" in some:

@@ -6,7 +6,8 @@ the model starts as it was. Rank-stabilized (Kalajdzievski 2023, https://arxiv.o
 with which the size of the update does not fall as the rank grows.
 
 W gets no gradient, so of the three products of each layer (output, gradient of x, gradient of W) the third is never
-computed, and W may be decoded from any quantized file (QLoRA, Dettmers et al. 2023, https://arxiv.org/abs/2305.14314).
+computed, and W may stay in any quantized file and be decoded where it is used (`formats.frozen`; QLoRA, Dettmers et al.
+2023, https://arxiv.org/abs/2305.14314).
 Adapted are linear layers of the blocks; those of experts are not, since transformers has no names for them any more.
 """
 
@@ -23,7 +24,9 @@ from smidgen.errors import SmidgenError, Unsupported
 from smidgen.formats.adapters import Adapter, Pair
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.derived import Changed, Packed, Part
+from smidgen.formats.frozen import FrozenLinear
 from smidgen.model.decoder import Decoder
+from smidgen.model.linear import BlankLinear
 from smidgen.numerics.grids import GRIDS
 from smidgen.numerics.lattice import Lattice
 from smidgen.shapes import Float
@@ -76,13 +79,19 @@ def parse_targets(words: Sequence[str]) -> tuple[str, ...]:
 
 
 class AdaptedLinear(nn.Module):
-    """A linear layer that is kept as it is, and its two thin matrices. Weight and bias keep their names."""
+    """A linear layer that is kept as it is (`base`), and its two thin matrices."""
 
-    def __init__(self, base: nn.Linear, rank: int, scale: float, dropout: float, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        base: BlankLinear | FrozenLinear,
+        rank: int,
+        scale: float,
+        dropout: float,
+        generator: torch.Generator,
+    ) -> None:
         super().__init__()
-        self.weight, self.bias = base.weight, base.bias
-        self.scale, self.dropout = scale, dropout
-        rows, columns = base.weight.shape
+        self.base, self.scale, self.dropout = base, scale, dropout
+        rows, columns = base.out_features, base.in_features
         start = torch.empty(rank, columns).uniform_(-(columns**-0.5), columns**-0.5, generator=generator)
         self.lora_a = nn.Parameter(start)
         self.lora_b = nn.Parameter(torch.zeros(rows, rank))
@@ -91,11 +100,11 @@ class AdaptedLinear(nn.Module):
         """W·x + s·B(A·x), where A sees only part of x in training with dropout."""
         seen = functional.dropout(x, self.dropout, self.training)
         low = functional.linear(functional.linear(seen, self.lora_a), self.lora_b * self.scale)
-        return functional.linear(x, self.weight, self.bias) + low
+        return self.base(x) + low
 
     def whole(self) -> Float[Tensor, "outputs inputs"]:
         """W + s·B·A, with its graph: what a loss that is fused with the head multiplies with, so without dropout."""
-        return torch.addmm(self.weight, self.lora_b, self.lora_a, alpha=self.scale)
+        return torch.addmm(self.base.whole(), self.lora_b, self.lora_a, alpha=self.scale)
 
     def merged(self) -> Float[Tensor, "outputs inputs"]:
         """The same as a plain tensor."""
@@ -130,7 +139,7 @@ class Adapted:
         parent, _, attribute = layer.rpartition(".")
         owner = self.decoder.get_submodule(parent)
         base = getattr(owner, attribute)
-        assert isinstance(base, nn.Linear)
+        assert isinstance(base, BlankLinear | FrozenLinear)
         adapted = AdaptedLinear(base, rank, self._scale, self._dropout, generator)
         setattr(owner, attribute, adapted)
         self._layers[f"{layer}.weight"] = adapted

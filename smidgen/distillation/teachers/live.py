@@ -1,7 +1,8 @@
 """Who a student learns from: something that says, for a batch, what comes next at each position.
 
-A teacher in the same process (`LiveTeacher`) is the whole model in memory, quantized or not on disk. It reads a batch
-once and keeps what its head reads; logits are made by the loss, a run of positions at a time
+A teacher in the same process (`LiveTeacher`) is the whole model in memory, quantized or not on disk; of one that is
+large for this machine each matrix is decoded when it is used (`formats.frozen`). It reads a batch once and keeps what
+its head reads; logits are made by the loss, a run of positions at a time
 (`distillation.objectives.losses`), after the soft cap. Others are made of it: for students with fewer tokens
 (`distillation.teachers.restricted`), on disk (`distillation.teachers.cache`).
 """
@@ -15,14 +16,13 @@ from smidgen.distillation.objectives.losses import DenseTarget, Target
 from smidgen.distillation.text.batch import Batch
 from smidgen.errors import SmidgenError, printable
 from smidgen.formats.checkpoint import Checkpoint
-from smidgen.memory import total_memory
+from smidgen.formats.frozen import is_small, load_frozen
 from smidgen.model.decoder import Decoder
 from smidgen.numerics.precision import fast_product_dtype
 from smidgen.shapes import Float, Int
 
 _TOKENS_AT_ONCE = 4096  # through the model; bounds attention and feed-forward activations
 _ROWS_AT_ONCE = 16_384  # of a matrix, decoded at once
-_MEMORY_SHARE = 0.8  # of the machine's memory that the weights may take
 
 
 class Teacher(Protocol):
@@ -43,7 +43,7 @@ class LiveTeacher:
 
     quick: matrices are kept, and multiplied, in bfloat16 where that is quick, which rounds a logit by about 0.4%; norms
     and sums are float32 in any case.  device: where it computes, and where batches come from.
-    Raises SmidgenError where the machine has not the memory.
+    checkpoint: has to stay open.
     """
 
     def __init__(self, checkpoint: Checkpoint, *, quick: bool = True, device: torch.device | None = None) -> None:
@@ -51,13 +51,10 @@ class LiveTeacher:
         self._device = device or torch.device("cpu")
         quickest = fast_product_dtype() if self._device.type == "cpu" else torch.bfloat16
         self._dtype = quickest if quick else torch.float32
-        if self._device.type == "cpu":
-            _refuse_too_large(checkpoint, self._dtype)
-        with torch.device("meta"):  # no memory until the weights are there
-            self._decoder = Decoder(checkpoint.config)
-        weights = {name: _weight(checkpoint, name, self._dtype).to(self._device) for name in checkpoint.names()}
-        self._decoder.load_state_dict(weights, assign=True)
-        self._decoder.requires_grad_(False)
+        if self._device.type == "cpu" and not is_small(checkpoint):
+            self._decoder = load_frozen(checkpoint)
+        else:
+            self._decoder = _in_memory(checkpoint, self._dtype, self._device)
         self._decoder.embedding.register_forward_hook(_in_float32)
         checkpoint.release()
 
@@ -74,8 +71,7 @@ class LiveTeacher:
     @property
     def head(self) -> Float[Tensor, "vocab hidden"]:
         """The output head."""
-        head = self._decoder.head
-        return (self._decoder.embedding if head is None else head).weight
+        return self._decoder.head_weight()
 
     def targets(self, batch: Batch) -> Target:
         """Of a batch in the teacher's own tokens."""
@@ -102,6 +98,14 @@ class LiveTeacher:
             return self._decoder.hidden_states(ids, documents=documents).float()
 
 
+def _in_memory(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> Decoder:
+    with torch.device("meta"):  # no memory until the weights are there
+        decoder = Decoder(checkpoint.config)
+    weights = {name: _weight(checkpoint, name, dtype).to(device) for name in checkpoint.names()}
+    decoder.load_state_dict(weights, assign=True)
+    return decoder.requires_grad_(False)
+
+
 def _weight(checkpoint: Checkpoint, name: str, dtype: torch.dtype) -> Float[Tensor, "..."]:
     """A parameter; matrices in `dtype`, decoded a part at a time, all else in float32."""
     shape = checkpoint.shape(name)
@@ -117,15 +121,6 @@ def _weight(checkpoint: Checkpoint, name: str, dtype: torch.dtype) -> Float[Tens
 def _in_float32(_: nn.Module, __: object, embedded: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """What is added up along the residual stream is float32, whatever the matrices are."""
     return embedded.float()
-
-
-def _refuse_too_large(checkpoint: Checkpoint, dtype: torch.dtype) -> None:
-    needed = dtype.itemsize * checkpoint.parameters
-    if needed > _MEMORY_SHARE * total_memory():
-        raise SmidgenError(
-            f"{printable(checkpoint.path.name)} cannot teach here: its weights take {needed / 1e9:.0f} GB of memory, "
-            "more than this machine has to spare. Take a smaller teacher, or cache it on a larger machine."
-        )
 
 
 def _of(batch: Batch) -> str:

@@ -149,6 +149,7 @@ def _member(config: Job) -> None:
     if ray.get(mailbox.open.remote())[1] is not None:
         return
     os.environ["LOCAL_RANK"] = str(get_context().get_local_rank())
+    os.environ["LOCAL_WORLD_SIZE"] = str(get_context().get_local_world_size())
     with redirect_stderr(_ToMailbox(mailbox) if rank == 0 else sys.stderr):
         if again and rank == 0:
             say("A worker was lost; all start again from the last checkpoint.")

@@ -152,7 +152,7 @@ def _member(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that started us, and ends us
     set_quiet(quiet)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
-    os.environ["LOCAL_RANK"] = str(rank)
+    os.environ |= {"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(workers)}
     on_cpu = not torch.cuda.is_available()
     if on_cpu:
         torch.set_num_threads(max(1, torch.get_num_threads() // workers))

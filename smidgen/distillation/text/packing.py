@@ -10,6 +10,7 @@ Every epoch takes the rows in another order. Which rows a step gets depends on t
 For texts that fit in memory; `data.corpus` is for those that do not.
 """
 
+import hashlib
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -87,6 +88,14 @@ class PackedBatches:
         """Which row comes at a place in the endless run of epochs."""
         epoch, within = divmod(place, len(self._packed))
         return shuffled(within, len(self._packed), (self._seed << 32) + epoch)
+
+
+def documents_sha256(documents: Sequence[Document]) -> str:
+    """Of all that is learned from them."""
+    digest = hashlib.sha256()
+    for document in documents:
+        digest.update(repr((list(document.ids), document.weights)).encode())
+    return digest.hexdigest()
 
 
 def text_documents(sources: Sequence[TextSource], tokenizer: TextTokenizer, context: int) -> list[Document]:

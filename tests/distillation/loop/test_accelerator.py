@@ -55,7 +55,7 @@ def test_what_is_pretended(there: None) -> None:
 def test_a_student_learns_there(changed: dict[str, Any], there: None, tmp_path: Path) -> None:
     model = write_gemma3(tmp_path / "tiny.gguf")
     result = distill(str(model), None, tmp_path / "out", replace(OPTIONS, steps=4, **changed))
-    assert result.best is not None and result.best[1] <= result.evaluations[0][1] and result.steps == 4
+    assert result.kept is not None and result.kept[1] <= result.evaluations[0][1] and result.steps == 4
 
 
 @pytest.mark.parametrize("full", [True, False])

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from smidgen.distillation.loop.average import Average
-from smidgen.distillation.loop.trainer import Trainer, Watch
+from smidgen.distillation.loop.trainer import Trainer
+from smidgen.distillation.loop.watch import Losses, Watch
 from smidgen.distillation.students.trainee import Plain
 from smidgen.distillation.text.batch import Batch
-from tests.distillation.training import OPTIONS, RandomBatches, digest, plain, trainer
+from tests.distillation.training import OPTIONS, RandomBatches, digest, plain, said, trainer
 
 AVERAGED = replace(OPTIONS, average_over=4, checkpoint_every=3)
 
@@ -35,9 +36,9 @@ def test_it_is_what_is_evaluated_and_kept() -> None:
     trainee = plain()
     seen: list[dict[str, Tensor]] = []
 
-    def evaluate() -> float:
+    def evaluate() -> Losses:
         seen.append({name: value.detach().clone() for name, value in trainee.tensors().items()})
-        return -float(len(seen))  # the last is best
+        return said(-float(len(seen)))  # the last is best
 
     trainer(trainee, options=AVERAGED, watch=Watch(evaluate, 5)).run()
     other = plain()
@@ -56,7 +57,7 @@ def test_an_interruption_changes_nothing(tmp_path: Path) -> None:
 
     def training(trainee: Plain, values: list[float], folder: Path | None = None, **more: Any) -> Trainer:
         given = iter(values)
-        return trainer(trainee, folder, AVERAGED, watch=Watch(lambda: next(given), 20), **more)
+        return trainer(trainee, folder, AVERAGED, watch=Watch(lambda: said(next(given)), 20), **more)
 
     whole, resumed, begun = plain(), plain(), plain()
     training(whole, [3.0, 2.0]).run()

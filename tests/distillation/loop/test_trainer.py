@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from smidgen.distillation.loop.optimizer import schedule_factor
-from smidgen.distillation.loop.trainer import Reports, Watch
+from smidgen.distillation.loop.trainer import Reports, Trainer
+from smidgen.distillation.loop.watch import Losses, Watch
 from smidgen.distillation.students.trainee import Plain
 from smidgen.distillation.text.batch import Batch
 from smidgen.errors import SmidgenError
@@ -26,6 +27,7 @@ from tests.distillation.training import (
     cross_entropy,
     digest,
     plain,
+    said,
     trainer,
 )
 
@@ -47,7 +49,7 @@ def test_training_learns_and_reports_every_step(tmp_path: Path) -> None:
     assert all(line["tokens_per_s"] > 0 and line["grad_norm"] > 0 for line in lines)
     assert 0 < lines[0]["share_of_peak"] < 1
     assert (result.steps, result.tokens, result.stopped) == (60, 60 * ROWS * POSITIONS, "steps")
-    assert (result.best, result.evaluations) == (None, ())
+    assert (result.kept, result.evaluations) == (None, ())
 
 
 def test_one_step_equals_a_longhand_step() -> None:
@@ -164,28 +166,73 @@ def test_never_worse_than_at_the_start(tmp_path: Path, on_disk: bool) -> None:
     result = trainer(
         trainee, tmp_path / "work" if on_disk else None, options, watch=Watch(lambda: evaluation(trainee), 2)
     ).run()
-    assert result.best == result.evaluations[0]
+    assert result.kept == result.evaluations[0]
     assert min(value for _, value in result.evaluations[1:]) > result.evaluations[0][1]
     assert digest(trainee) == before
 
 
-def evaluation(trainee: Plain) -> float:
+@pytest.mark.parametrize("averaged", [0, 4])
+def test_the_last_is_kept_where_nothing_chooses(tmp_path: Path, averaged: int) -> None:
+    """However bad it has become; and what was measured first and last is what is reported."""
+    trainee, options = plain(), replace(OPTIONS, learning_rate=10.0, average_over=averaged)
+    result = trainer(
+        trainee, tmp_path / "work", options, watch=Watch(lambda: evaluation(trainee), 5, keep="last", why="so")
+    ).run()
+    first, last = result.evaluations[0][1], result.evaluations[-1][1]
+    assert result.kept == (10, last) and last > first and result.why == "so"
+    assert result.change is not None and (result.change.before, result.change.after) == (first, last)
+    assert result.change.is_worse and evaluation_now(trainee) == last
+
+
+def evaluation_now(trainee: Plain) -> float:
+    with torch.no_grad():
+        return evaluation(trainee).mean
+
+
+def test_what_chooses_does_not_report(tmp_path: Path) -> None:
+    """Asked once at the start and once of what is kept, also by a training that was interrupted between."""
+
+    class Interrupted(RandomBatches):
+        def batch(self, step: int) -> Batch:
+            if step == 7:
+                raise KeyboardInterrupt
+            return super().batch(step)
+
+    chosen, asked = iter([3.0, 2.0, *[2.5] * 5]), list[str]()
+
+    def training(trainee: Plain, batches: RandomBatches, value: float) -> Trainer:
+        def report() -> Losses:
+            asked.append(digest(trainee))
+            return said(value)
+
+        watch = Watch(lambda: said(next(chosen)), 2, report=report)
+        return trainer(trainee, tmp_path / "work", batches=batches, watch=watch)
+
+    with pytest.raises(KeyboardInterrupt):
+        training(plain(), Interrupted(), 7.0).run()
+    trainee = plain()
+    result = training(trainee, RandomBatches(), 6.0).run(resume=True)
+    assert result.change is not None and (result.change.before, result.change.after) == (7.0, 6.0)
+    assert asked == [digest(plain()), digest(trainee)] and result.kept == (2, 2.0)
+
+
+def evaluation(trainee: Plain) -> Losses:
     assert not torch.is_grad_enabled()
     batch = RandomBatches().batch(10**6)
-    return float(plain_loss(trainee.decoder, batch)[0]) / batch.weight()
+    return Losses((float(plain_loss(trainee.decoder, batch)[0]),), (batch.weight(),))
 
 
 def test_the_best_is_put_back_and_patience_ends() -> None:
     trainee, given = plain(), iter([5.0, 4.0, 4.5, 4.2, 1.0])
     seen = {}
 
-    def evaluate() -> float:
+    def evaluate() -> Losses:
         value = next(given)
         seen[value] = digest(trainee)
-        return value
+        return said(value)
 
     result = trainer(trainee, watch=Watch(evaluate, 2, patience=2)).run()
-    assert (result.stopped, result.steps, result.best) == ("patience", 6, (2, 4.0))
+    assert (result.stopped, result.steps, result.kept) == ("patience", 6, (2, 4.0))
     assert result.evaluations == ((0, 5.0), (2, 4.0), (4, 4.5), (6, 4.2))
     assert digest(trainee) == seen[4.0]
 
@@ -194,7 +241,7 @@ def test_a_resumed_training_knows_its_best(tmp_path: Path) -> None:
     whole, resumed = plain(), plain()
     values = [3.0, 2.0, 2.5, 2.7, 2.6, 2.4]
     given = iter(values)
-    expected = trainer(whole, watch=Watch(lambda: next(given), 2)).run()
+    expected = trainer(whole, watch=Watch(lambda: said(next(given)), 2)).run()
 
     class Interrupted(RandomBatches):
         def batch(self, step: int) -> Batch:
@@ -204,9 +251,9 @@ def test_a_resumed_training_knows_its_best(tmp_path: Path) -> None:
 
     first, rest = iter(values[:4]), iter(values[3:])
     with pytest.raises(KeyboardInterrupt):
-        trainer(plain(), tmp_path / "work", watch=Watch(lambda: next(first), 2), batches=Interrupted()).run()
-    result = trainer(resumed, tmp_path / "work", watch=Watch(lambda: next(rest), 2)).run(resume=True)
-    assert (result.best, result.evaluations) == (expected.best, expected.evaluations) == ((2, 2.0), result.evaluations)
+        trainer(plain(), tmp_path / "work", watch=Watch(lambda: said(next(first)), 2), batches=Interrupted()).run()
+    result = trainer(resumed, tmp_path / "work", watch=Watch(lambda: said(next(rest)), 2)).run(resume=True)
+    assert (result.kept, result.evaluations) == (expected.kept, expected.evaluations) == ((2, 2.0), result.evaluations)
     assert digest(resumed) == digest(whole)
 
 
@@ -216,7 +263,7 @@ def test_seconds_end_a_training_in_time() -> None:
     result = trainer(trainee, options=options, seconds=1.0, watch=Watch(lambda: evaluation(trainee))).run()
     assert result.stopped == "seconds"
     assert 0 < result.steps < 10**6
-    assert result.best is not None and result.best[1] < result.evaluations[0][1]
+    assert result.kept is not None and result.kept[1] < result.evaluations[0][1]
 
 
 def test_gradient_checkpointing_changes_no_gradient() -> None:

@@ -54,13 +54,16 @@ def test_documents_do_not_see_one_another(tmp_path: Path) -> None:
     assert (quick.hidden_states(given.ids, numbers) - together).abs().mean() < 0.1 * together.std()
 
 
-def test_what_does_not_fit_is_refused_before_it_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(teachers, "total_memory", lambda: 100_000)
-    with (
-        open_checkpoint(write_llama(tmp_path / "big.gguf")) as checkpoint,
-        pytest.raises(SmidgenError, match=r"big.gguf cannot teach here: its weights take .* Take a smaller teacher"),
-    ):
-        LiveTeacher(checkpoint)
+def test_one_that_is_large_for_this_machine_says_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stays in its file, decoded where it is used."""
+    given = batch(2)
+    with open_checkpoint(write_llama(tmp_path / "big.gguf")) as checkpoint:
+        whole = LiveTeacher(checkpoint, quick=False)
+        monkeypatch.setattr("smidgen.formats.frozen.usable_memory", lambda: 100_000)
+        frozen = LiveTeacher(checkpoint)
+        assert not [name for name, value in frozen.decoder.named_parameters() if value.dim() > 1]
+        assert torch.equal(frozen.hidden_states(given.ids), whole.hidden_states(given.ids))
+        assert torch.equal(frozen.head, whole.head)
 
 
 def test_batches_in_other_tokens_are_refused(tmp_path: Path) -> None:
