@@ -26,8 +26,8 @@ _TORCH = "torch==2.13.0"
 #: What pip installs for each quantizer; the versions decide what it makes.
 PACKAGES: dict[Runtime, tuple[str, ...]] = {
     "mlx": ("mlx-lm==0.32.2", "mlx[cpu]==0.32.4", "transformers==5.24.0"),
-    # onnxruntime-genai's builder does not know how transformers 5 states the positions of Gemma 3.
-    "onnx": (_TORCH, "onnxruntime-genai==0.18.0", "onnxruntime==1.32.0", "onnx-ir==1.1.0", "transformers==4.57.6"),
+    # From 0.16 on its builder wants transformers 5, and fails at how that states the positions of Gemma 3.
+    "onnx": (_TORCH, "onnxruntime-genai==0.15.2", "onnxruntime==1.32.0", "onnx-ir==1.1.0", "transformers==4.57.6"),
     "openvino": (_TORCH, "optimum-intel[openvino]==2.2.0", "nncf==3.4.0", "transformers==4.57.6"),
     # litert-torch does not say that its export needs TensorFlow.
     "litert": (_TORCH, "litert-torch==0.10.0", "tensorflow-cpu==2.21.0", "transformers==5.24.0"),

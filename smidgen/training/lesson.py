@@ -197,7 +197,7 @@ class Lesson:
     def fitted(self) -> Fitted:
         """How the training fits in memory, where that is the processor's."""
         options, config = self.options, self.config
-        rows = max(1, _TOKENS_AT_ONCE // self.context)
+        rows = min(options.batch, max(1, _TOKENS_AT_ONCE // self.context))
         if accelerator().type != "cpu":
             return Fitted(rows, options.gradient_checkpointing, needed=0)
         trained = sum(math.prod(shape) for shape in parameter_shapes(config).values())

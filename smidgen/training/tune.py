@@ -52,7 +52,7 @@ from smidgen.numerics.precision import is_quick
 from smidgen.owned import settle
 from smidgen.progress import say
 from smidgen.publishing.companions import WORK, claim_output, refuse_output, remove_others, write_tuning_notes
-from smidgen.shell import path_of
+from smidgen.shell import as_word, path_of
 from smidgen.stopping import resumable
 from smidgen.training.begun import begun
 from smidgen.training.examples import read_training_examples
@@ -135,7 +135,7 @@ class TuneResult:
         """What a person wants to know at the end, in a few lines."""
         lines = [f"{self.path}: {', '.join(self.written)}, in {self.seconds:.0f} s", *self.notes, *self.figures()]
         folder = model_word(self.path)
-        use = folder if "model.gguf" in self.written else f"{model_word(model)} --lora {folder}"
+        use = folder if "model.gguf" in self.written else f"{as_word(model)} --lora {folder}"
         return "\n".join([*lines, f"Try it: smidgen chat {use}"])
 
 
@@ -292,9 +292,10 @@ class _Tuning:
     def _fitted(self) -> Fitted:
         """How it fits in memory."""
         config, held = self._checkpoint.config, self._learner.held()
+        rows = min(self._rows_at_once(), self._batching[1])
         if self._team.device.type != "cpu":
-            return Fitted(self._rows_at_once(), checkpointing=False, needed=0)
-        return fitted(config, held, self._context, self._rows_at_once(), most=self._options.memory)
+            return Fitted(rows, checkpointing=False, needed=0)
+        return fitted(config, held, self._context, rows, most=self._options.memory)
 
     # -- training ----------------------------------------------------------------------------------------------------
 

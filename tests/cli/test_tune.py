@@ -33,7 +33,7 @@ from smidgen.formats.parts import load_decoder
 from smidgen.model.parameters import is_matrix
 from smidgen.numerics import block_types as types
 from smidgen.stopping import Stopped
-from smidgen.training.tune import tune_together
+from smidgen.training.tune import TuneResult, tune_together
 from tests.cli.test_errors import assert_one_line
 from tests.cli.tuning_together import tune_in_all_ways
 from tests.cutting.commands import kill_once_there
@@ -225,10 +225,74 @@ def test_examples_to_measure_on_may_be_given(model: Path, data: Path, tmp_path: 
     assert tune(str(model), [data], tmp_path / "out", wanted, valid=valid).held_out == 1
 
 
+def test_of_examples_to_measure_on_those_that_are_learned_are_left_out_and_that_is_said(
+    model: Path, data: Path, tmp_path: Path
+) -> None:
+    valid = tmp_path / "valid.jsonl"
+    valid.write_text(data.read_text() + '{"text": "a stone in the other hostel"}\n')
+    wanted = TuneOptions(steps=1, batch=1, context=48)
+    result = tune(str(model), [data], tmp_path / "out", wanted, valid=valid)
+    assert result.held_out == 1
+    assert any(
+        note.endswith("valid.jsonl are in --data, too, or nearly: they are not measured on.") for note in result.notes
+    )
+    with pytest.raises(SmidgenError, match="Every example of .* is in --data, too"):
+        tune(str(model), [data], tmp_path / "other", wanted, valid=data)
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_best_state_is_chosen_where_enough_is_held_out(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By some examples; what it is worth is said by others."""
+
+    def tuned(name: str, **more: Any) -> TuneResult:
+        return tune(str(model), [data], tmp_path / name, replace(QUICK, held_out=0.4, **more))
+
+    few = tuned("few")
+    assert "the last one: too little is held out to choose another" in few.describe("model")
+    assert few.describe("gemma-3-270m").endswith(f"smidgen chat gemma-3-270m --lora {tmp_path / 'few'}")
+    assert few.change is not None and few.change.before == few.evaluations[0][1]
+    monkeypatch.setattr("smidgen.distillation.text.held_out.FEWEST_TO_CHOOSE", 5)
+    best, last = tuned("best"), tuned("last", keep="last")
+    lowest = min(best.evaluations, key=lambda evaluation: evaluation[1])
+    assert best.kept == lowest[0] and "the best on other held-out text" in best.describe("model")
+    assert best.change is not None and best.change.before != best.evaluations[0][1]  # of other examples
+    assert "after 12 of 12 steps, the last one, as asked for" in last.describe("model") and last.kept == 12
+
+
+def test_some_blocks_alone_may_learn(quantized: Path, data: Path, tmp_path: Path) -> None:
+    wanted = TuneOptions(steps=6, learning_rate=0.05, batch=2, context=48, full=True, blocks=(1, 1), held_out=0.2)
+    tune(str(quantized), [data], tmp_path, wanted)
+    with open_checkpoint(quantized) as before, open_checkpoint(tmp_path / "model.gguf") as after:
+        changed = {name for name in before.names() if before.packed(name).tobytes() != after.packed(name).tobytes()}
+    assert changed and all(name.startswith("blocks.1.") for name in changed)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_model_that_is_large_for_the_machine_learns_the_same(
+    quantized: Path, data: Path, tmp_path: Path, full: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What does not learn stays in the file: to the same bytes."""
+    wanted = replace(QUICK, steps=4, full=full, merge=not full, blocks=(0, 1) if full else None)
+    tune(str(quantized), [data], tmp_path / "small", wanted)
+    monkeypatch.setattr("smidgen.formats.frozen.usable_memory", lambda: 100_000)
+    tune(str(quantized), [data], tmp_path / "large", wanted)
+    assert digests(tmp_path / "small") == digests(tmp_path / "large") != {}
+
+
+def test_what_does_not_fit_in_memory_is_refused_before_it_is_loaded(model: Path, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(SmidgenError, match=r"takes about .* of memory even a row of 48 tokens .* it has 500\.0 MB"):
+        tune(str(model), [data], tmp_path / "out", replace(QUICK, memory=500 * 10**6))
+    assert not (tmp_path / "out" / "model.gguf").exists()
+
+
 def test_bad_wishes(model: Path, data: Path, tmp_path: Path, quantized: Path) -> None:
     for options, files, reason in (
         (TuneOptions(), [], "--data FILE.jsonl"),
         (TuneOptions(full=True, merge=True), [data], "leave out --adapter and --merge"),
+        (TuneOptions(blocks=(0, 1)), [data], "Add --full"),
+        (TuneOptions(full=True, blocks=(1, 90)), [data], "--blocks ends at 90, and the model's are 0 to"),
         (TuneOptions(context=5000), [data], "--context 5000 is more than the 256"),
         (TuneOptions(context=48), [model], "line 1 is not"),
     ):
@@ -272,6 +336,9 @@ def test_the_command(run_smidgen, model: Path, data: Path, tmp_path: Path) -> No
         (["MODEL", "--data", "DATA", "-o", "out", "--steps", "3", "--epochs", "3"], "--epochs say the same"),
         (["MODEL", "--data", "DATA", "-o", "out", "--adapter", "x", "--rank", "3"], "what --rank would"),
         (["MODEL", "--data", "DATA", "-o", "out", "--targets", "q_proj"], "no layer 'q_proj'"),
+        (["MODEL", "--data", "DATA", "-o", "out", "--full", "--blocks", "last"], "--blocks takes the first"),
+        (["MODEL", "--data", "DATA", "-o", "out", "--full", "--blocks", "2-1"], "give the first and the last"),
+        (["MODEL", "--data", "DATA", "-o", "out", "--memory", "much"], "'much' is not a size"),
         (["MODEL", "--data", "MODEL", "-o", "out"], "line 1 is not"),
         (["nothing", "--data", "DATA", "-o", "out"], "nothing"),
     ],
@@ -387,6 +454,7 @@ def test_relative_paths_work_on_ray(model: Path, data: Path, tmp_path: Path, mon
     for file in (model, data):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "valid.jsonl").write_text('{"text": "another stone"}\n')
     monkeypatch.chdir(tmp_path)
 
     def elsewhere(work: Any, workers: int, address: str, resume: bool) -> Any:
@@ -398,7 +466,7 @@ def test_relative_paths_work_on_ray(model: Path, data: Path, tmp_path: Path, mon
     adapted = tune(model.name, [data.name], "adapter", replace(SHORT, steps=1))
     assert adapted.path == Path("adapter")
     wanted = replace(SHORT, steps=1, adapter=Path("adapter"))
-    result = tune_together(model.name, [Path(data.name)], Path("out"), wanted, 2, valid=Path(data.name), ray="auto")
+    result = tune_together(model.name, [Path(data.name)], Path("out"), wanted, 2, valid=Path("valid.jsonl"), ray="auto")
     assert result.path == Path("out") and (tmp_path / "out" / "adapter.gguf").exists()
     assert not list((tmp_path / "elsewhere").iterdir())
 
