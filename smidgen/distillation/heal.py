@@ -236,7 +236,7 @@ def _lesson(teacher: Checkpoint, student: Checkpoint, sources: Sequence[TextSour
 def _is_low_rank(student: Checkpoint, rows: Mapping[str, Tensor]) -> bool:
     """Whether only a low-rank change of the layers learns, since the memory is too small for all.
 
-    Raises SmidgenError where it is too small for that too, or the model is quantized.
+    Raises SmidgenError where the model is quantized.
     """
     weights = student.parameters - sum(
         (student.shape(name)[0] - len(chosen)) * student.shape(name)[1]
@@ -246,7 +246,7 @@ def _is_low_rank(student: Checkpoint, rows: Mapping[str, Tensor]) -> bool:
     whole, spare = _BYTES_EACH * weights, _MEMORY_SHARE * total_memory()
     if whole <= spare:
         return False
-    if 4 * student.parameters > spare or any(trains_on_lattice(student.kind(name)) for name in student.names()):
+    if any(trains_on_lattice(student.kind(name)) for name in student.names()):
         raise SmidgenError(
             f"Healing {printable(student.path.name)} takes about {whole / 1e9:.0f} GB of memory, more than this "
             "machine has to spare. Leave out --heal, or heal on a larger machine (smidgen distill)."
