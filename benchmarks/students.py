@@ -12,7 +12,8 @@ from benchmarks import options as shared
 from benchmarks import texts
 from smidgen.data.sources import TextSource
 from smidgen.data.text import cut_into_windows
-from smidgen.distillation.loop.trainer import Trainer, TrainingOptions, Watch
+from smidgen.distillation.loop.trainer import Trainer, TrainingOptions
+from smidgen.distillation.loop.watch import Losses, Watch
 from smidgen.distillation.objectives.losses import DistillObjective, Divergence, LanguageObjective
 from smidgen.distillation.students.trainee import Objective, Plain
 from smidgen.distillation.teachers.remembering import RememberingTeacher
@@ -71,9 +72,9 @@ class Study:
             objective = DistillObjective(self._teacher, Divergence(hard=hard), self._quick)
         points: list[dict[str, float]] = []
 
-        def evaluate() -> float:
+        def evaluate() -> Losses:
             points.append(self.measure(student))
-            return points[-1]["bits_per_byte"]
+            return Losses((points[-1]["bits_per_byte"],), (1.0,))
 
         training = TrainingOptions(
             self.steps, learning_rate=rate, weight_decay=0.1, rows_at_once=self.options.rows_at_once,

@@ -55,9 +55,9 @@ def our_step(options: argparse.Namespace) -> Callable[[], float]:
 
     quick = options.side == "smidgen"
     torch.set_num_threads(options.threads)
-    with open_checkpoint(options.gguf) as checkpoint:
-        teacher, decoder = LiveTeacher(checkpoint, quick=quick), load_decoder(checkpoint)
-        ids = _tokens(options, checkpoint.config.vocabulary)
+    checkpoint = open_checkpoint(options.gguf)  # until the process ends: a large teacher stays in it
+    teacher, decoder = LiveTeacher(checkpoint, quick=quick), load_decoder(checkpoint)
+    ids = _tokens(options, checkpoint.config.vocabulary)
     trainee = Plain(decoder)
     move(decoder)
     objective = DistillObjective(teacher, bf16=quick)

@@ -16,10 +16,14 @@ _INK, _LINE, _RULE = "#7d8590", "#3b82c4", "#9aa3ad"
 _MOST_STEPS = 5  # between the ticks of the vertical axis
 
 
-def curve_svg(title: str, points: Sequence[tuple[float, float]], x_name: str, y_name: str, from_zero: bool) -> str:
-    """The points joined, the lowest of them marked with its value.
+def curve_svg(
+    title: str, points: Sequence[tuple[float, float]], x_name: str, y_name: str, from_zero: bool,
+    marked: float | None = None,
+) -> str:  # fmt: skip
+    """The points joined, one of them marked with its value.
 
     title: read aloud, and shown when pointed at.  from_zero: the vertical axis begins at 0, not near the lowest point.
+    marked: where the marked point is across; None for the lowest point.
     Raises ValueError for no points at all, or one that is no finite number.
     """
     if not points or not all(math.isfinite(number) for point in points for number in point):
@@ -50,10 +54,10 @@ def curve_svg(title: str, points: Sequence[tuple[float, float]], x_name: str, y_
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{_LINE}">'
             f"<title>{point[1]:.4f} after {point[0]:,.0f}</title></circle>"
         )
-    lowest = min(points, key=lambda point: point[1])
-    x, y = place(lowest)
+    chosen = min(points, key=lambda point: point[1] if marked is None else abs(point[0] - marked))
+    x, y = place(chosen)
     lines.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="none" stroke="{_LINE}" stroke-width="1.5"/>')
-    lines.append(_text(min(x, _WIDTH - _RIGHT - 20), y - 10, f"{lowest[1]:.4f}", "middle"))
+    lines.append(_text(min(x, _WIDTH - _RIGHT - 20), y - 10, f"{chosen[1]:.4f}", "middle"))
     lines.append(_text(4, 12, y_name, "start"))
     below = _HEIGHT - _BOTTOM + 16
     lines += [_text(_LEFT, below, "0", "middle"), _text(_WIDTH - _RIGHT, below, f"{furthest:,.0f}", "end")]
@@ -62,10 +66,11 @@ def curve_svg(title: str, points: Sequence[tuple[float, float]], x_name: str, y_
 
 
 def write_curve(
-    path: Path, title: str, points: Sequence[tuple[float, float]], x_name: str, y_name: str, from_zero: bool
-) -> None:
+    path: Path, title: str, points: Sequence[tuple[float, float]], x_name: str, y_name: str, from_zero: bool,
+    marked: float | None = None,
+) -> None:  # fmt: skip
     """The same as a file."""
-    drawn = curve_svg(title, points, x_name, y_name, from_zero)
+    drawn = curve_svg(title, points, x_name, y_name, from_zero, marked)
     write_whole(path, drawn.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1))
 
 

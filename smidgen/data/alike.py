@@ -18,7 +18,7 @@ import numpy as np
 from smidgen.shapes import Int
 
 _GRAM, _BANDS, _HASHES = 5, 14, 8
-_FEW, _SHARE = 8, 0.02  # texts that may have a five, and share of all
+_FEW, _SHARE = 8, 0.2  # texts that may have a five, and share of all
 _AT_ONCE = 512  # fives of a text that are hashed together: half a megabyte
 _ODD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, as in SplitMix64
 

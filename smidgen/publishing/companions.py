@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,11 +136,11 @@ def write_tuning_notes(
     checkpoint: "Checkpoint",
     written: Sequence[str],
     done: Sequence[str],
-    evaluations: Sequence[tuple[int, float]],
+    losses: "LossCurve",
 ) -> None:
     """README.md, the curve of the loss, licence and notice files beside what `tune` wrote.
 
-    done: what was learned, in sentences.  evaluations: step, and loss on held-out examples before it.
+    done: what was learned, in sentences.
     """
     made = MODEL_FILE if MODEL_FILE in written else "adapter.gguf"
     licence = Licensed.beside(output, checkpoint, made)
@@ -157,7 +158,7 @@ def write_tuning_notes(
         write_modelfile(output, [licence])
     lines = [
         *front_matter(front), f"# {title(checkpoint)}, tuned", "", *_paragraph(done), "",
-        *_curve(output, evaluations, "examples"), "```", *uses, "```", "",
+        *losses.draw(output), "```", *uses, "```", "",
         "## Licence", "", licence.in_words(), "", licence.on_use(),
     ]  # fmt: skip
     write_whole(output / "README.md", "\n".join(lines) + "\n")
@@ -167,12 +168,12 @@ def write_distilling_notes(
     output: Path,
     models: Sequence["Checkpoint"],
     done: Sequence[str],
-    evaluations: Sequence[tuple[int, float]],
+    losses: "LossCurve",
 ) -> None:
     """README.md, the curve of the loss, licence and notice files beside what `distill` wrote.
 
     models: what the student was made of, and the teacher where that is another: the terms of both may bind it.
-    done: what was learned, in sentences.  evaluations: step, and loss on held-out text before it.
+    done: what was learned, in sentences.
     """
     licences = [Licensed.beside(output, checkpoint) for checkpoint in models]
     front = {**licences[0].in_front(), **base_model(models[0]), "tags": ["smidgen", "gguf"]}
@@ -182,7 +183,7 @@ def write_distilling_notes(
     ]
     lines = [
         *front_matter(front), f"# A student of {title(models[-1])}", "",
-        *_paragraph(done), "", *_curve(output, evaluations, "text"), "```",
+        *_paragraph(done), "", *losses.draw(output), "```",
         run_command(".", can_chat(output)),
         "llama-cli -m model.gguf", IN_OLLAMA, "```", "", "## Licence", "", "\n\n".join(of_each),
     ]  # fmt: skip
@@ -195,13 +196,26 @@ def _paragraph(lines: Sequence[str]) -> list[str]:
     return [f"{in_markdown(line, 1000)}  " for line in lines]
 
 
-def _curve(output: Path, evaluations: Sequence[tuple[int, float]], held_out: str) -> list[str]:
-    """Draw the loss over the steps, where it was measured; lines that show it."""
-    if len(evaluations) < 2:
-        return []
-    named = f"Loss on held-out {held_out}"
-    write_curve(output / CURVE, named, evaluations, "steps", f"{named}, nats per token", from_zero=False)
-    return [f"![{named} over the steps of training]({CURVE})", ""]
+@dataclass(frozen=True)
+class LossCurve:
+    """points: step, and the loss before it.  kept: step whose state was written.  what: it was measured on.
+
+    chosen: whether what it was measured on has chosen that state; something else has said how good it is then.
+    """
+
+    points: Sequence[tuple[int, float]]
+    kept: int | None
+    what: str
+    chosen: bool
+
+    def draw(self, output: Path) -> list[str]:
+        """Draw it, where there is something to see; lines that show it."""
+        if len(self.points) < 2:
+            return []
+        named = f"Loss on held-out {self.what}{', the half that chose' if self.chosen else ''}"
+        axis = f"{named}, nats per token"
+        write_curve(output / CURVE, named, self.points, "steps", axis, from_zero=False, marked=self.kept)
+        return [f"![{named} over the steps of training; the ring is what was written]({CURVE})", ""]
 
 
 def _toml(recipe: Mapping[str, Any]) -> str:

@@ -47,7 +47,14 @@ from smidgen.formats.opening import open_checkpoint
 from smidgen.formats.workspace import Workspace
 from smidgen.owned import settle
 from smidgen.progress import say
-from smidgen.publishing.companions import WORK, claim_output, refuse_output, remove_others, write_distilling_notes
+from smidgen.publishing.companions import (
+    WORK,
+    LossCurve,
+    claim_output,
+    refuse_output,
+    remove_others,
+    write_distilling_notes,
+)
 from smidgen.publishing.first_words import can_chat, try_it
 from smidgen.shell import path_of
 from smidgen.sizes import format_size
@@ -142,15 +149,16 @@ def distill(
         lesson = writer_first(team, lambda: Lesson.open(teacher, student, options, stack))
         for line in lesson.misfits:
             say(line)
-        warnings = [*refuse_idle_rate(_decide(lesson), _counted(lesson)), *warning_of_passes(_passes(lesson))]
+        warnings = [*refuse_idle_rate(_schedule(lesson), _counted(lesson)), *warning_of_passes(_passes(lesson))]
         workspace = writer_first(team, lambda: lesson.open_workspace(output, day, resume or not team.writes))
         effort = stack.enter_context(Effort(workspace, began=started, notes=team.writes))
         if team.writes:
             claim_output(output, lesson.begun_as.origin, lesson.taught_by.origin)
+        plan = _plan(lesson, workspace, team)
         trainee = lesson.student()
         for line in warnings:
             say(line)
-        trained = _train(lesson, trainee, workspace, stack, resume, team)
+        trained = _train(lesson, trainee, plan, workspace, stack, resume, team)
         path = output / MODEL_FILE
         summary = _summary(lesson, trained)
         if team.writes:
@@ -165,9 +173,11 @@ def distill(
             [*_notes(lesson, trained), *warnings], can_chat(path),
         )  # fmt: skip
         if team.writes:
-            models = [lesson.taught_by] if student is None else [lesson.begun_as, lesson.taught_by]
+            models = [lesson.taught_by] if lesson.is_its_own_teacher else [lesson.begun_as, lesson.taught_by]
             remove_others(output, [MODEL_FILE, "metrics.jsonl"])
-            write_distilling_notes(output, models, [f"{summary}.", *result.figures()], result.evaluations)
+            step = None if result.kept is None else result.kept[0]
+            losses = LossCurve(result.evaluations, step, "text", trained.chosen)
+            write_distilling_notes(output, models, [f"{summary}.", *result.figures()], losses)
             settle(output)
             effort.close()
             workspace.finish()
@@ -235,17 +245,16 @@ def _refuse_contradictions(options: DistillOptions, student: str | None) -> None
 
 
 def _train(
-    lesson: Lesson, student: Trainee, workspace: Workspace, stack: ExitStack, resume: bool, team: Team
-) -> TrainingResult:
+    lesson: Lesson, student: Trainee, plan: TrainingOptions, workspace: Workspace, stack: ExitStack, resume: bool,
+    team: Team,
+) -> TrainingResult:  # fmt: skip
     """All steps. stack: closes what the training needs open."""
     options, output = lesson.options, workspace.folder.parent
     device = team.device if student.movable else torch.device("cpu")
-    plan = writer_first(team, lambda: decided(workspace, lambda: _decide(lesson)))
-    plan = replace(plan, checkpoint_every=options.checkpoint_every or plan.checkpoint_every)  # changes no result
     say(f"{lesson.text.describe()}; {options.batch} rows of {lesson.context} tokens a step.")
     tell(plan, _counted(lesson))
-    if lesson.fitted.needed:
-        say(lesson.fitted.describe())
+    if device.type == "cpu":
+        say(lesson.memory(plan, team.size).describe())
     if team.writes:
         _room(lesson, student).refuse_full(workspace.folder)
     aims = writer_first(team, lambda: lesson.aims(workspace, device))
@@ -265,11 +274,23 @@ def _train(
     return trainer.run(resume)
 
 
-def _decide(lesson: Lesson) -> TrainingOptions:
-    """The plan of the training."""
+def _plan(lesson: Lesson, workspace: Workspace, team: Team) -> TrainingOptions:
+    """What the training will do, as it was decided when it began; but within the memory that is allowed now."""
+
+    def within_memory(plan: TrainingOptions) -> TrainingOptions:
+        fit = lesson.fitted(team.size)
+        return replace(plan, rows_at_once=fit.rows, gradient_checkpointing=fit.checkpointing)
+
+    options = lesson.options
+    plan = writer_first(team, lambda: decided(workspace, lambda: within_memory(_schedule(lesson))))
+    plan = plan if options.memory is None else within_memory(plan)
+    return replace(plan, checkpoint_every=options.checkpoint_every or plan.checkpoint_every)  # changes no result
+
+
+def _schedule(lesson: Lesson) -> TrainingOptions:
+    """The plan of the training, without what is decided by memory."""
     options = lesson.options
     fresh = lesson.plan is not None
-    fit = lesson.fitted
     rate = careful_rate(options.steps) if lesson.quantized else _RATES["fresh" if fresh else "trained"]
     return TrainingOptions(
         options.steps,
@@ -277,8 +298,6 @@ def _decide(lesson: Lesson) -> TrainingOptions:
         schedule=options.schedule,
         weight_decay=_FRESH_DECAY if fresh else 0.0,
         optimizer=options.optimizer,
-        rows_at_once=fit.rows,
-        gradient_checkpointing=fit.checkpointing,
         checkpoint_every=options.checkpoint_every or max(1, options.steps // _SAVES),
         seed=options.seed,
     )

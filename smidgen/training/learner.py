@@ -8,13 +8,12 @@ import math
 from dataclasses import replace
 from functools import cached_property
 
-import torch
-
-from smidgen.distillation.loop.memory import EACH
+from smidgen.distillation.loop.memory import EACH, divided
 from smidgen.distillation.loop.plan import Counted
 from smidgen.distillation.students.lattice import LatticeStudent, trains_on_lattice
 from smidgen.distillation.students.lora import Adapted
 from smidgen.distillation.students.trainee import Plain, Trainee
+from smidgen.distillation.team.team import Team
 from smidgen.errors import SmidgenError
 from smidgen.formats.adapters import read_adapter
 from smidgen.formats.checkpoint import Checkpoint
@@ -25,10 +24,10 @@ from smidgen.training.options import TuneOptions
 
 
 class Learner:
-    """For one model and the options of its tuning. device: where it is trained."""
+    """For one model and the options of its tuning. team: who trains it."""
 
-    def __init__(self, checkpoint: Checkpoint, options: TuneOptions, device: torch.device) -> None:
-        self._checkpoint, self._options, self._device = checkpoint, options, device
+    def __init__(self, checkpoint: Checkpoint, options: TuneOptions, team: Team) -> None:
+        self._checkpoint, self._options, self._team = checkpoint, options, team
         layers = len(checkpoint.config.layers)
         if options.blocks is not None and options.blocks[1] >= layers:
             raise SmidgenError(f"--blocks ends at {options.blocks[1]}, and the model's are 0 to {layers - 1}.")
@@ -48,7 +47,8 @@ class Learner:
             learned = set(self._learned())
             if self.counted == "codes":
                 return LatticeStudent(checkpoint, learned.__contains__)
-            return Plain(load_frozen(checkpoint, self._decoded, learned.__contains__), learned.__contains__)
+            decoded = True if self._team.size > 1 else self._decoded  # FSDP divides parameters alone
+            return Plain(load_frozen(checkpoint, decoded, learned.__contains__), learned.__contains__)
         if options.adapter is not None:
             adapter = read_adapter(options.adapter, checkpoint)
             return Adapted.continued(self.frozen(checkpoint), adapter, options.lora.dropout)
@@ -64,7 +64,9 @@ class Learner:
         if options.full:
             trained = sum(math.prod(checkpoint.shape(name)) for name in self._learned())
             rest = 0 if options.blocks is None else frozen_bytes(checkpoint)
-            return EACH[self.counted] * trained + rest
+            alone = EACH[self.counted] * trained
+            shared = divided(trained, self._team.size) if self.counted == "weights" else alone
+            return shared + rest + checkpoint.file.size  # which is written in the end, and read again
         targets = tuple(f"{target}.weight" for target in options.lora.targets)
         adapted = [name for name in checkpoint.names() if name.endswith(targets)]
         trained = sum(options.lora.rank * sum(checkpoint.shape(name)) for name in adapted)
@@ -81,4 +83,4 @@ class Learner:
     @property
     def _decoded(self) -> bool | None:
         """On an accelerator all weights have to be there."""
-        return None if self._device.type == "cpu" else True
+        return None if self._team.device.type == "cpu" else True

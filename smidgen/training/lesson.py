@@ -17,9 +17,10 @@ import torch
 from smidgen.bounds import MOST, MOST_MEMORY, MOST_THREADS, one_of, several, within
 from smidgen.data.sources import TextSource
 from smidgen.data.text import window_length
-from smidgen.distillation.loop.memory import EACH, Fitted, fitted
+from smidgen.distillation.loop.memory import EACH, Fitted, divided, fitted, planned
 from smidgen.distillation.loop.on_policy import OnPolicy, Writer
 from smidgen.distillation.loop.optimizer import OptimizerKind, Schedule
+from smidgen.distillation.loop.trainer import TrainingOptions
 from smidgen.distillation.loop.watch import Keep
 from smidgen.distillation.objectives.losses import DistillObjective, Divergence, LanguageObjective
 from smidgen.distillation.objectives.matching import (
@@ -37,7 +38,7 @@ from smidgen.distillation.teachers.cache import CachedTeacher, CacheOptions, cac
 from smidgen.distillation.teachers.live import LiveTeacher, Teacher
 from smidgen.distillation.teachers.other_tokenizer import Aligned, OtherTokenizerTeacher
 from smidgen.distillation.teachers.padded import PaddedTeacher
-from smidgen.distillation.teachers.remembering import RememberingTeacher
+from smidgen.distillation.teachers.remembering import MOST_REMEMBERED, RememberingTeacher
 from smidgen.distillation.teachers.restricted import RestrictedTeacher
 from smidgen.distillation.team.team import accelerator
 from smidgen.distillation.text.batch import Batch, Batches
@@ -193,20 +194,38 @@ class Lesson:
         student = "new" if self.plan else self.begun_as.sha256()
         return {"teacher": self.taught_by.sha256(), "student": student, "text": self.text.sha256, **settings}
 
-    @cached_property
-    def fitted(self) -> Fitted:
-        """How the training fits in memory, where that is the processor's."""
-        options, config = self.options, self.config
-        rows = min(options.batch, max(1, _TOKENS_AT_ONCE // self.context))
+    @property
+    def is_its_own_teacher(self) -> bool:
+        """Whether there is one model, not two."""
+        return self.plan is not None or self.begun_as.sha256() == self.taught_by.sha256()
+
+    def fitted(self, processes: int) -> Fitted:
+        """How the training by so many processes fits in memory, where that is the processor's."""
+        options = self.options
+        rows = min(-(-options.batch // processes), max(1, _TOKENS_AT_ONCE // self.context))
         if accelerator().type != "cpu":
             return Fitted(rows, options.gradient_checkpointing, needed=0)
-        trained = sum(math.prod(shape) for shape in parameter_shapes(config).values())
-        held = EACH["codes" if self.quantized else "weights"] * trained
-        if options.divergence.hard < 1:
-            held += frozen_bytes(self.taught_by)
-        return fitted(
-            config, held, self.context, rows, most=options.memory, checkpointing=options.gradient_checkpointing
-        )
+        held, again = self._held(processes), options.gradient_checkpointing
+        return fitted(self.config, held, self.context, rows, most=options.memory, checkpointing=again)
+
+    def memory(self, plan: TrainingOptions, processes: int) -> Fitted:
+        """What the training takes as it was decided."""
+        rows = plan.rows_at_once or self.options.batch
+        return planned(self.config, self._held(processes), self.context, rows, plan.gradient_checkpointing)
+
+    def _held(self, processes: int) -> int:
+        """Bytes of weights and what learns of them, and of the teacher with what it remembers."""
+        trained = sum(math.prod(shape) for shape in parameter_shapes(self.config).values())
+        held = EACH["codes"] * trained if self.quantized else divided(trained, processes)
+        if self.options.divergence.hard == 1 or self.options.cache_teacher:
+            return held
+        remembered = min(MOST_REMEMBERED, 2 * self.taught_by.config.hidden * self.text.rows * self.context)
+        return held + frozen_bytes(self.taught_by) + (remembered if self._reads_again else 0)
+
+    @property
+    def _reads_again(self) -> bool:
+        """Whether rows are seen more than once."""
+        return self.options.steps * self.options.batch > self.text.rows
 
     def student(self) -> Trainee:
         """As it is before training."""
@@ -235,7 +254,7 @@ class Lesson:
     def live_teacher(self, device: torch.device | None = None) -> LiveTeacher:
         """The teacher in memory; where rows are seen again, and only its predictions matter, it remembers them."""
         options = self.options
-        again = options.steps * options.batch > self.text.rows and not options.cache_teacher
+        again = self._reads_again and not options.cache_teacher
         watched = options.matching.wanted
         kind = RememberingTeacher if again and not watched else LiveTeacher
         return kind(self.taught_by, device=device)

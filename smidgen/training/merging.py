@@ -25,6 +25,7 @@ from smidgen.distillation.team.team import Team
 from smidgen.distillation.text.batch import Batches
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.derived import Derived, Part, write_derived
+from smidgen.formats.frozen import frozen_bytes
 from smidgen.formats.opening import open_checkpoint
 from smidgen.formats.workspace import Workspace
 from smidgen.memory import total_memory
@@ -33,7 +34,6 @@ from smidgen.numerics.precision import is_quick
 
 _EVALUATIONS, _SAVES = 4, 10
 _MEMORY_SHARE = 0.7  # of the machine's memory that training may take
-_BYTES_MORE = 6  # for any weight, in the student and its teacher
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class MergeOptions:
     steps: int
     rows_at_once: int
     seed: int
+    gradient_checkpointing: bool = False
 
 
 def is_on_lattice(checkpoint: Checkpoint, adapted: Adapted) -> bool:
@@ -50,10 +51,18 @@ def is_on_lattice(checkpoint: Checkpoint, adapted: Adapted) -> bool:
     return any(checkpoint.kind(name) in GRIDS for name in adapted.names)
 
 
+def merging_bytes(checkpoint: Checkpoint, adapted: Adapted) -> int:
+    """Memory that the weights take while an adapter is trained into a lattice, and all that learns of them; about.
+
+    The adapter, what learns, the student's other matrices, and its teacher.
+    """
+    trained = sum(rows * columns for rows, columns in map(checkpoint.shape, adapted.names))
+    return EACH["codes"] * trained + 3 * frozen_bytes(checkpoint)
+
+
 def fits_in_memory(checkpoint: Checkpoint, adapted: Adapted) -> bool:
     """Whether this machine can train an adapter into a lattice."""
-    trained = sum(rows * columns for rows, columns in map(checkpoint.shape, adapted.names))
-    return EACH["codes"] * trained + _BYTES_MORE * checkpoint.parameters <= _MEMORY_SHARE * total_memory()
+    return merging_bytes(checkpoint, adapted) <= _MEMORY_SHARE * total_memory()
 
 
 def disk_needed(checkpoint: Checkpoint, adapted: Adapted) -> int:
@@ -87,6 +96,7 @@ def trained_in(
         objective = DistillObjective(RememberingTeacher(whole), bf16=is_quick(torch.device("cpu")))
         training = TrainingOptions(
             options.steps, careful_rate(options.steps), rows_at_once=options.rows_at_once,
+            gradient_checkpointing=options.gradient_checkpointing,
             checkpoint_every=max(1, options.steps // _SAVES), seed=options.seed,
         )  # fmt: skip
         every = max(1, options.steps // _EVALUATIONS)

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from smidgen.bounds import MOST_WORKERS, several, within
-from smidgen.distillation.loop.memory import Fitted, fitted
+from smidgen.distillation.loop.memory import Fitted, fitted, planned
 from smidgen.distillation.loop.plan import (
     Counted,
     Room,
@@ -51,13 +51,20 @@ from smidgen.formats.workspace import Workspace
 from smidgen.numerics.precision import is_quick
 from smidgen.owned import settle
 from smidgen.progress import say
-from smidgen.publishing.companions import WORK, claim_output, refuse_output, remove_others, write_tuning_notes
+from smidgen.publishing.companions import (
+    WORK,
+    LossCurve,
+    claim_output,
+    refuse_output,
+    remove_others,
+    write_tuning_notes,
+)
 from smidgen.shell import as_word, path_of
 from smidgen.stopping import resumable
 from smidgen.training.begun import begun
 from smidgen.training.examples import read_training_examples
 from smidgen.training.learner import Learner
-from smidgen.training.merging import MergeOptions, disk_needed, fits_in_memory, is_on_lattice, trained_in
+from smidgen.training.merging import MergeOptions, disk_needed, fits_in_memory, is_on_lattice, merging_bytes, trained_in
 from smidgen.training.options import TuneOptions
 from smidgen.training.together import run_together
 
@@ -75,7 +82,8 @@ class TuneResult:
     """What came of it. Losses are nats per token of answer, on the held-out examples; None where there are none.
 
     written: names of files in `path`.  change: to the state that was written, which is that after `kept` steps, for a
-    reason (`why`).  merged: of model.gguf, opened again.  evaluations: step, and the loss before it on what chose.
+    reason (`why`), `chosen` as the best or not.  passes: over the examples.  merged: of model.gguf, opened again.
+    evaluations: step, and the loss before it.
     """
 
     path: Path
@@ -87,6 +95,8 @@ class TuneResult:
     change: Change | None = None
     kept: int | None = None
     why: str = ""
+    chosen: bool = False
+    passes: float = 0.0
     merged: float | None = None
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
@@ -172,8 +182,9 @@ def tune(
             result = tuning.run(workspace, output, resume)
         if team.writes:
             result.seconds = effort.seconds
-            done = [_summary(options, result), *result.figures()]
-            write_tuning_notes(output, checkpoint, result.written, done, result.evaluations)
+            done = [_summary(options, result), *result.notes, *result.figures(), _settings(options)]
+            losses = LossCurve(result.evaluations, result.kept, "examples", result.chosen)
+            write_tuning_notes(output, checkpoint, result.written, done, losses)
             result.written.append("README.md")
             settle(output)
             workspace.finish()
@@ -232,10 +243,10 @@ class _Tuning:
             checkpoint, data, valid, context=self._context, on_prompts=options.on_prompts, raw=options.raw,
             skip_bad=options.skip_bad, held_out=options.held_out, seed=options.seed,
         )  # fmt: skip
-        self._learner = Learner(checkpoint, options, team.device)
+        self._learner = Learner(checkpoint, options, team)
         self._objective = LanguageObjective(is_quick(team.device))
         self._measured = Measured(self._examples.held_out, self._objective, options.keep)
-        self._warnings = refuse_idle_rate(self._decide(), self._learner.counted) if self._examples.learned else []
+        self._warnings = refuse_idle_rate(self._schedule(), self._learner.counted) if self._examples.learned else []
 
     @cached_property
     def _batching(self) -> tuple[PackedBatches, int]:
@@ -252,10 +263,11 @@ class _Tuning:
         examples, options, writes = self._examples, self._options, self._team.writes
         if writes:
             claim_output(output, self._checkpoint.origin)
+        plan = self._plan(workspace) if examples.learned else None
         trainee = self._learner.make()
         result = TuneResult(output, [], len(examples.learned), examples.measured, notes=[*examples.notes])
-        if examples.learned:
-            self._train(trainee, workspace, result, resume)
+        if plan is not None:
+            self._train(trainee, plan, workspace, result, resume)
         if writes:
             (output / MODEL_FILE).unlink(missing_ok=True)  # an older one, which would seem to hold what is new
         if isinstance(trainee, Adapted) and writes:
@@ -275,15 +287,24 @@ class _Tuning:
         adapter = None if options.adapter is None else str(options.adapter)
         return {"model": self._checkpoint.sha256(), "data": self._examples.sha256(), **settings, "adapter": adapter}
 
+    def _plan(self, workspace: Workspace) -> TrainingOptions:
+        """What the training will do, as it was decided when it began; but within the memory that is allowed now."""
+        plan = writer_first(self._team, partial(decided, workspace, self._decide))
+        return plan if self._options.memory is None else self._within_memory(plan)
+
     def _decide(self) -> TrainingOptions:
-        """The plan of the training."""
+        return self._within_memory(self._schedule())
+
+    def _within_memory(self, plan: TrainingOptions) -> TrainingOptions:
+        return replace(plan, rows_at_once=self._fitted.rows, gradient_checkpointing=self._fitted.checkpointing)
+
+    def _schedule(self) -> TrainingOptions:
+        """The plan of the training, without what is decided by memory."""
         (batches, rows), options, counted = self._batching, self._options, self._learner.counted
         steps = options.steps or math.ceil(len(batches) * options.epochs / rows)
         return TrainingOptions(
             steps,
             learning_rate=options.learning_rate or _RATES.get(counted) or careful_rate(steps),
-            rows_at_once=self._fitted.rows,
-            gradient_checkpointing=self._fitted.checkpointing,
             checkpoint_every=max(1, steps // _SAVES),
             seed=options.seed,
         )
@@ -292,27 +313,31 @@ class _Tuning:
     def _fitted(self) -> Fitted:
         """How it fits in memory."""
         config, held = self._checkpoint.config, self._learner.held()
-        rows = min(self._rows_at_once(), self._batching[1])
+        rows = min(self._rows_at_once(), -(-self._batching[1] // self._team.size))
         if self._team.device.type != "cpu":
             return Fitted(rows, checkpointing=False, needed=0)
         return fitted(config, held, self._context, rows, most=self._options.memory)
 
     # -- training ----------------------------------------------------------------------------------------------------
 
-    def _train(self, trainee: Trainee, workspace: Workspace, result: TuneResult, resume: bool) -> None:
+    def _train(
+        self, trainee: Trainee, plan: TrainingOptions, workspace: Workspace, result: TuneResult, resume: bool
+    ) -> None:
         """Train, and note in `result` how that went."""
         examples, (batches, rows) = self._examples, self._batching
-        plan = writer_first(self._team, partial(decided, workspace, self._decide))
         say(
             f"{len(examples.learned)} examples in {len(batches)} rows of {self._context} tokens, {rows} a step. "
             f"{examples.measured} examples are held out."
         )
         tell(plan, self._learner.counted)
-        if self._fitted.needed:
-            say(self._fitted.describe())
-        result.notes += [*self._warnings, *warning_of_passes(plan.steps * rows / len(batches))]
-        for warning in result.notes[len(examples.notes) :]:
-            say(warning)
+        if self._team.device.type == "cpu":
+            rows_at_once = plan.rows_at_once or rows
+            config, held, again = self._checkpoint.config, self._learner.held(), plan.gradient_checkpointing
+            say(planned(config, held, self._context, rows_at_once, again).describe())
+        result.passes = plan.steps * rows / len(batches)
+        result.notes += [*self._warnings, *warning_of_passes(result.passes)]
+        for note in result.notes:
+            say(note)
         if self._team.writes:
             self._room(trainee).refuse_full(workspace.folder)
         trained = Trainer(
@@ -365,7 +390,9 @@ class _Tuning:
                 "has learned. Use it beside the model."
             )
             return trainee.parts_in(checkpoint)
-        wanted = MergeOptions(result.steps, self._rows_at_once(), options.seed)
+        config, held, rows = checkpoint.config, merging_bytes(checkpoint, trainee), self._batching[1]
+        fit = fitted(config, held, self._context, min(rows, self._rows_at_once()), most=options.memory)
+        wanted = MergeOptions(result.steps, fit.rows, options.seed, fit.checkpointing)
         folder = workspace.step("merging")
         return trained_in(trainee, checkpoint, self._batching[0], self._measured, wanted, folder, self._team, resume)
 
@@ -388,15 +415,30 @@ def _note(trained: TrainingResult, result: TuneResult) -> None:
     if trained.kept is None:
         return
     result.change, result.evaluations = trained.change, trained.evaluations
-    result.kept, result.why = trained.kept[0], trained.why
+    result.kept, result.why, result.chosen = trained.kept[0], trained.why, trained.chosen
     result.notes += what_did_not_help(trained, "model")
 
 
 def _parameters(options: TuneOptions, result: TuneResult) -> dict[str, Any]:
     lora = {} if options.full else {"rank": options.lora.rank, "targets": list(options.lora.targets)}
-    return {"full": options.full, "steps": result.steps, "tokens": result.tokens, "seed": options.seed, **lora}
+    blocks = {} if options.blocks is None else {"blocks": list(options.blocks)}
+    done = {"steps": result.steps, "tokens": result.tokens}
+    return {"full": options.full, **blocks, **done, "seed": options.seed, **lora}
 
 
 def _summary(options: TuneOptions, result: TuneResult) -> str:
     how = "All weights tuned" if options.full else "Tuned with low-rank adapters (LoRA)"
-    return f"{how} on {result.examples} examples, {result.tokens} tokens of answers in {result.steps} steps."
+    if options.blocks is not None:
+        first, last = options.blocks
+        how = f"Blocks {first} to {last} tuned" if first < last else f"Block {first} tuned"
+    of = f"{result.examples} examples"
+    if 0 < result.passes < 1:
+        of = f"about {max(1, round(result.passes * result.examples))} of {of}"
+    return f"{how} on {of}, {result.tokens} tokens of answers in {result.steps} steps."
+
+
+def _settings(options: TuneOptions) -> str:
+    """What it takes to do it again."""
+    lora = f"rank {options.lora.rank}, alpha {options.lora.scale * options.lora.rank:g}, " if not options.full else ""
+    rate = "usual learning rate" if options.learning_rate is None else f"learning rate {options.learning_rate:g}"
+    return f"Settings: {lora}{rate}, context {options.context}, seed {options.seed}."

@@ -250,7 +250,7 @@ def test_the_best_state_is_chosen_where_enough_is_held_out(
         return tune(str(model), [data], tmp_path / name, replace(QUICK, held_out=0.4, **more))
 
     few = tuned("few")
-    assert "the last one: too little is held out to choose another" in few.describe("model")
+    assert "held-out tokens would choose another" in few.describe("model")
     assert few.describe("gemma-3-270m").endswith(f"smidgen chat gemma-3-270m --lora {tmp_path / 'few'}")
     assert few.change is not None and few.change.before == few.evaluations[0][1]
     monkeypatch.setattr("smidgen.distillation.text.held_out.FEWEST_TO_CHOOSE", 5)
@@ -282,7 +282,7 @@ def test_a_model_that_is_large_for_the_machine_learns_the_same(
 
 
 def test_what_does_not_fit_in_memory_is_refused_before_it_is_loaded(model: Path, data: Path, tmp_path: Path) -> None:
-    with pytest.raises(SmidgenError, match=r"takes about .* of memory even a row of 48 tokens .* it has 500\.0 MB"):
+    with pytest.raises(SmidgenError, match=r"takes .* with 48 tokens at a time .* --memory allows 500\.0 MB"):
         tune(str(model), [data], tmp_path / "out", replace(QUICK, memory=500 * 10**6))
     assert not (tmp_path / "out" / "model.gguf").exists()
 

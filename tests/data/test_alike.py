@@ -48,6 +48,15 @@ def test_a_chain_is_one_group_and_the_order_does_not_matter() -> None:
     assert groups_of_alike([*chain[::2], *chain[1::2]]) == [0] * 5
 
 
+@pytest.mark.parametrize("copies", [3, 9, 20, 60])
+def test_many_copies_are_found(copies: int) -> None:
+    original = text(200)
+    others = [text(200) for _ in range(6 * copies)]
+    near = [changed(original, 1) for _ in range(copies)]
+    groups = groups_of_alike([*others, *near])
+    assert groups[: len(others)] == list(range(len(others))) and len(set(groups[len(others) :])) <= 2
+
+
 def test_what_all_have_in_common_makes_none_alike() -> None:
     """A long system prompt before short questions, some of them asked twice with another word at the end."""
     system = text(300)

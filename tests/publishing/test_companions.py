@@ -20,6 +20,8 @@ EVIL = (
     "x\n---\n# Heading <script>alert(1)</script> [x](javascript:alert(1)) `rm -rf ~`\n```\nsh evil\n```\n\u202e\x1b[2J"
 )
 
+NO_CURVE = companions.LossCurve([], None, "text", chosen=False)
+
 
 def stranger(tmp_path: Path, **more: str) -> Any:
     """A checkpoint whose every text is hostile."""
@@ -60,8 +62,10 @@ def readmes(tmp_path: Path, checkpoint: Any) -> dict[str, str]:
     writers = {
         "cut": lambda: companions.write_companions(output, checkpoint, recipe, [{"summary": EVIL}], card),
         "export": lambda: companions.write_export_notes(output, checkpoint),
-        "tune": lambda: companions.write_tuning_notes(output, checkpoint, ["adapter.gguf", "model.gguf"], [EVIL], []),
-        "distill": lambda: companions.write_distilling_notes(output, [checkpoint, checkpoint], [EVIL], []),
+        "tune": lambda: companions.write_tuning_notes(
+            output, checkpoint, ["adapter.gguf", "model.gguf"], [EVIL], NO_CURVE
+        ),
+        "distill": lambda: companions.write_distilling_notes(output, [checkpoint, checkpoint], [EVIL], NO_CURVE),
     }
     texts = {}
     for verb, write in writers.items():

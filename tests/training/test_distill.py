@@ -167,7 +167,7 @@ def test_too_little_text_chooses_nothing_and_that_is_said(teacher: Path, tmp_pat
     result = distill(str(teacher), str(teacher), tmp_path / "out", ruinous)
     assert result.kept is not None and result.kept[0] == KEPT.steps
     assert result.change is not None and result.change.is_worse and result.change.after == result.kept[1]
-    assert "too little is held out to choose another" in result.describe()
+    assert "held-out tokens would choose another" in result.describe()
     assert any("got worse on held-out text" in note for note in result.notes)
 
 

@@ -41,7 +41,7 @@ class Fitted:
 
     def describe(self) -> str:
         """In a line."""
-        again = ", each block computed again for its slopes (gradient checkpointing)" if self.checkpointing else ""
+        again = ", each block computed again for its gradients (gradient checkpointing)" if self.checkpointing else ""
         rows = "1 row at a time" if self.rows == 1 else f"{self.rows} rows at a time"
         return f"Memory: about {format_size(self.needed)}, {rows}{again}."
 
@@ -55,19 +55,23 @@ def fitted(
     that several processes of this training share a part of it.  checkpointing: wanted in any case.
     Raises SmidgenError where even one row at a time is too much.
     """
-    limit = most or int(_MOST * available_memory()) // _sharing()
+    limit = (most or int(_MOST * available_memory())) // _sharing()
     found = Fitted(1, True, held)
     for again in (True,) if checkpointing else (False, True):
         for together in _halves(rows):
-            found = Fitted(together, again, held + _beside(config, together * context, context, again))
+            found = planned(config, held, context, together, again)
             if found.needed <= limit:
                 return found
     if most is None and found.needed <= int(_MOST * usable_memory()) // _sharing():
         return found  # what else runs may end
+    least = f"This takes about {format_size(found.needed)} of memory with {context} tokens at a time and checkpointing"
+    if most is not None:
+        raise SmidgenError(
+            f"{least}, and --memory allows {format_size(most // _sharing())}. Allow more, or take a shorter --context."
+        )
+    has = format_size(usable_memory() // _sharing())
     raise SmidgenError(
-        f"This takes about {format_size(found.needed)} of memory even a row of {context} tokens at a time, and it has "
-        f"{format_size(most or usable_memory() // _sharing())}. Take a shorter --context, a smaller model, or a larger "
-        "machine."
+        f"{least}, and this machine has {has}. Take a shorter --context, a smaller model, or a larger machine."
     )
 
 
@@ -77,6 +81,11 @@ def _halves(rows: int) -> list[int]:
     while found[-1] > 1:
         found.append(found[-1] // 2)
     return found
+
+
+def planned(config: ModelConfig, held: int, context: int, rows: int, checkpointing: bool) -> Fitted:
+    """What a training takes that was decided so."""
+    return Fitted(rows, checkpointing, held + _beside(config, rows * context, context, checkpointing))
 
 
 def _beside(config: ModelConfig, tokens: int, context: int, checkpointing: bool) -> int:
@@ -90,12 +99,19 @@ def _beside(config: ModelConfig, tokens: int, context: int, checkpointing: bool)
     return _FLOAT * tokens * numbers + _LOGITS + _PROGRAM
 
 
+def divided(trained: int, processes: int) -> int:
+    """Bytes of a plain decoder's weights and what learns of them, shared by processes; each has the whole weights for a
+    while."""
+    return max(_FLOAT * trained, EACH["weights"] * trained // processes)
+
+
 def kept_by_block(layer: LayerConfig, hidden: int, context: int) -> int:
     """Numbers that a block keeps of each token for its backward pass, at most."""
     queries, keys = layer.heads * layer.head_dim, layer.kv_heads * layer.head_dim
     networks = layer.experts_used if layer.experts else 1
+    gathered = 2 * hidden * layer.experts_used if layer.experts else 0  # what each reads and writes
     scores = 2 * layer.heads * context if layer.attention_cap is not None else 0
-    return 12 * hidden + 4 * networks * layer.ffn_width + 5 * queries + 4 * keys + scores
+    return 12 * hidden + 4 * networks * layer.ffn_width + 5 * queries + 4 * keys + scores + gathered
 
 
 def _sharing() -> int:

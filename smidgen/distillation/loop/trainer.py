@@ -33,8 +33,9 @@ from smidgen.errors import SmidgenError, printable
 from smidgen.progress import Task, track
 from smidgen.stopping import Stopped, Wish, between_steps
 
-# Of the options, those that a resumed training may have otherwise: they do not change what comes out.
-_FREE = ("checkpoint_every",)
+# Of the options, those that a resumed training may have otherwise: they do not change what comes out, but for the order
+# in which numbers are added up.
+_FREE = ("checkpoint_every", "rows_at_once", "gradient_checkpointing")
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ class TrainingResult:
 
     steps: that were done.  tokens: positions that were learned from.  loss: of the last step; None without a step.
     evaluations: step before which, and what came out; the lower the better.  kept: the one of them whose tensors the
-    trainee has now (`why`).  change: on what chose nothing, from the start to what was kept; None where nobody asks.
+    trainee has now, for a reason (`why`), `chosen` as the best or not.  change: on what chose nothing, from the start
+    to what was kept; None where nobody asks.
     stopped: "steps" where all were done, "seconds" or "patience".
     """
 
@@ -83,6 +85,7 @@ class TrainingResult:
     stopped: str
     change: Change | None = None
     why: str = ""
+    chosen: bool = False
 
 
 def what_did_not_help(trained: TrainingResult, trainee: str) -> list[str]:
@@ -202,6 +205,7 @@ class Trainer:
         return TrainingResult(
             state.step, state.tokens, seconds, state.loss, tuple(state.evaluations), kept, stopped, change,
             "" if self._watch is None else self._watch.why,
+            self._watch is not None and self._watch.keep == "best",
         )  # fmt: skip
 
     def _loop(self, task: Task, writers: Sequence[Writer], wish: Wish) -> str:
@@ -420,5 +424,6 @@ def _named(batch: Batch) -> str:
 
 def _in_words(line: Mapping[str, Any]) -> str:
     """The few numbers that somebody watches."""
-    peak = f", {100 * line['share_of_peak']:.0f}% peak" if line["share_of_peak"] is not None else ""
+    share = line["share_of_peak"]  # above 1 where the machine was busy while its peak was measured
+    peak = f", {100 * share:.0f}% of the processor's peak" if share is not None and share <= 1 else ""
     return f"loss {line['loss']:.3f}, {line['tokens_per_s']:.0f} tokens/s{peak}"

@@ -25,7 +25,9 @@ from smidgen.model.decoder import Decoder
 #: Which state of a training is kept: the best of those measured, or the last.
 Keep = Literal["best", "last"]
 
-_SURE = 2.0  # standard errors
+#: Standard errors that 19 of 20 differences lie within, by degrees of freedom (Student 1908).
+_SURE = {1: 12.7, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26, 10: 2.23, 11: 2.20, 12: 2.18}
+_SURE_OF_MANY = 2.1
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,11 @@ class Measured:
             return "the last one, as asked for"
         if self.chooses:
             return "the best on other held-out text"
-        return f"the last one: too little is held out to choose another (less than {FEWEST_TO_CHOOSE} tokens)"
+        tokens = round(sum(batch.weight() for batch in self.held_out.choose))
+        return (
+            f"the last one: {tokens} held-out tokens would choose another, and fewer than {FEWEST_TO_CHOOSE} choose by "
+            "chance"
+        )
 
     def watch(self, trainee: Trainee, every: int, patience: int = 0) -> Watch | None:
         """For a training; None where nothing is held out."""
@@ -123,28 +129,37 @@ class Measured:
 class Change:
     """What a training has changed on rows that chose nothing.
 
-    before, after: nats per token.  noise: standard error of their difference; None where it cannot be told.
+    before, after: nats per token.  noise: standard error of their difference, over so many `rows`; None where it cannot
+    be told.
     """
 
     before: float
     after: float
     noise: float | None
+    rows: int = 0
 
     @classmethod
     def between(cls, before: Losses, after: Losses) -> "Change":
         """Of the same rows."""
-        return cls(before.mean, after.mean, after.noise(before))
+        return cls(before.mean, after.mean, after.noise(before), len(after.sums))
 
     @property
     def is_worse(self) -> bool:
         """By more than chance, as far as that can be told."""
-        return self.after - self.before > _SURE * (self.noise or 0.0)
+        return self.after - self.before > self._chance
 
     def __str__(self) -> str:
         """`2.3131 before, 2.2010 after (0.1121 ± 0.0034 lower)`."""
         told, difference = f"{self.before:.4f} before, {self.after:.4f} after", abs(self.after - self.before)
         if self.noise is None:
             return told
+        if not difference:
+            return f"{told} (no difference)"
         where = "lower" if self.after < self.before else "higher"
-        unsure = ", which may be chance" if difference < _SURE * self.noise else ""
-        return f"{told} ({difference:.4f} ± {self.noise:.4f} {where}{unsure})"
+        unsure = ", which may be chance" if difference <= self._chance else ""
+        return f"{told} ({difference:.4f} ± {self.noise:.4f} {where} over {self.rows} rows{unsure})"
+
+    @property
+    def _chance(self) -> float:
+        """What the difference may be by chance, in one of twenty cases: Student's t, which few rows make large."""
+        return _SURE.get(self.rows - 1, _SURE_OF_MANY) * (self.noise or 0.0)

@@ -159,7 +159,7 @@ class Matching:
             generator = torch.Generator().manual_seed(seed)
             for own in self._layers:
                 weight = nn.init.orthogonal_(torch.empty(teacher.config.hidden, student.hidden), generator=generator)
-                self._projections[own] = weight.to(teacher.embedding.weight.device).requires_grad_()
+                self._projections[own] = weight.to(next(teacher.parameters()).device).requires_grad_()
 
     def tensors(self) -> dict[str, Tensor]:
         """The matrices W, by name; none where both models are equally wide."""

@@ -12,7 +12,7 @@ from smidgen.distillation.teachers.live import LiveTeacher
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.shapes import Float, Int
 
-_MOST_BYTES = 2**31  # of what is remembered; rows beyond are read again every time
+MOST_REMEMBERED = 2**31  # bytes; rows beyond are read again every time
 
 
 class RememberingTeacher(LiveTeacher):
@@ -38,7 +38,7 @@ class RememberingTeacher(LiveTeacher):
             fresh = {keys[place]: states for place, states in zip(new, read, strict=True)}
         found = torch.stack([fresh[key] if key in fresh else self._known[key] for key in keys]).float()
         for key, states in fresh.items():
-            if self._bytes < _MOST_BYTES:
+            if self._bytes < MOST_REMEMBERED:
                 self._known[key] = states.clone()
                 self._bytes += states.nbytes
         return found

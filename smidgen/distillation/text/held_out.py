@@ -65,7 +65,7 @@ class Split:
         together = _together(documents, groups_of_alike([document.ids for document in documents]))
         groups = len(set(together))
         count = min(max(fewest, round(wanted * groups)), groups - 1)
-        return cls._on_sides(documents, together, _spread(_eligible(together, wanted), count, seed))
+        return cls._on_sides(documents, together, _spread(_eligible(documents, together, wanted), count, seed))
 
     @classmethod
     def apart(cls, documents: Sequence[Document], seed: int) -> "Split":
@@ -117,10 +117,16 @@ def _together(documents: Sequence[Document], groups: Sequence[int]) -> list[int]
     return [root(group) for group in groups]
 
 
-def _eligible(together: Sequence[int], wanted: float) -> list[int]:
+def _eligible(documents: Sequence[Document], together: Sequence[int], wanted: float) -> list[int]:
     """Groups that can be held out and not much more is than is wanted; in the order of their beginnings."""
     most = max(1.0, _MOST_OF_ALL * wanted * len(together))
-    return [group for group, size in Counter(together).items() if size <= most]
+    empty = {group for document, group in zip(documents, together, strict=True) if not _can_be_measured(document)}
+    return [group for group, size in Counter(together).items() if size <= most and group not in empty]
+
+
+def _can_be_measured(document: Document) -> bool:
+    """Whether it has a token that can be predicted, and counts."""
+    return len(document.ids) > 1 and (document.weights is None or any(document.weights[1:]))
 
 
 def _spread(groups: Sequence[int], count: int, seed: int) -> list[int]:

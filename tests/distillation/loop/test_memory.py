@@ -18,6 +18,7 @@ LAYERS = {
     "capped": replace(PLAIN, attention_cap=50.0, post_norms=True, activation="gelu"),
     "grouped": replace(PLAIN, heads=8, kv_heads=1, ffn_width=512),
     "experts": replace(PLAIN, experts=4, experts_used=2),
+    "many experts": replace(PLAIN, experts=16, experts_used=8, ffn_width=32),
 }
 TOKENS = 128
 
@@ -64,7 +65,9 @@ def test_fewer_rows_and_then_checkpointing_make_it_fit() -> None:
     assert kinds[:4] == [(8, False), (4, False), (2, False), (1, False)]
     assert kinds[4:] and all(again for _, again in kinds[4:])
     assert all(fit.needed <= size * 10**6 for fit, size in zip(chosen, sizes, strict=False))
-    with pytest.raises(SmidgenError, match=r"takes about .* even a row of 1024 tokens at a time, and it has 500.0 MB"):
+    with pytest.raises(
+        SmidgenError, match=r"takes .* with 1024 tokens at a time and checkpointing, .* allows 500.0"
+    ):
         fitted(shape, 0, 1024, 8, most=500 * 10**6)
 
 

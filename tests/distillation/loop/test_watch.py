@@ -27,17 +27,18 @@ def test_the_noise_is_how_much_the_difference_varies() -> None:
 
 def test_one_row_tells_nothing_of_its_noise() -> None:
     change = Change.between(Losses((6.0,), (3.0,)), Losses((3.0,), (3.0,)))
-    assert change == Change(2.0, 1.0, None) and str(change) == "2.0000 before, 1.0000 after"
+    assert change == Change(2.0, 1.0, None, 1) and str(change) == "2.0000 before, 1.0000 after"
 
 
 @pytest.mark.parametrize(
     ("change", "said", "worse"),
     [
-        (Change(2.0, 1.5, 0.1), "2.0000 before, 1.5000 after (0.5000 ± 0.1000 lower)", False),
-        (Change(2.0, 1.9, 0.1), "2.0000 before, 1.9000 after (0.1000 ± 0.1000 lower, which may be chance)", False),
-        (Change(2.0, 2.1, 0.1), "2.0000 before, 2.1000 after (0.1000 ± 0.1000 higher, which may be chance)", False),
-        (Change(2.0, 2.5, 0.1), "2.0000 before, 2.5000 after (0.5000 ± 0.1000 higher)", True),
+        (Change(2.0, 1.5, 0.1, 20), "1.5000 after (0.5000 ± 0.1000 lower over 20 rows)", False),
+        (Change(2.0, 1.9, 0.1, 20), "1.9000 after (0.1000 ± 0.1000 lower over 20 rows, which may be chance)", False),
+        (Change(2.0, 2.4, 0.1, 3), "2.4000 after (0.4000 ± 0.1000 higher over 3 rows, which may be chance)", False),
+        (Change(2.0, 2.0, 0.0, 20), "2.0000 after (no difference)", False),
+        (Change(2.0, 2.4, 0.1, 20), "2.4000 after (0.4000 ± 0.1000 higher over 20 rows)", True),
     ],
 )
 def test_words(change: Change, said: str, worse: bool) -> None:
-    assert (str(change), change.is_worse) == (said, worse)
+    assert (str(change), change.is_worse) == (f"2.0000 before, {said}", worse)
