@@ -162,6 +162,8 @@ class Lesson:
         self.tokenizer = Tokenizer.from_gguf(student.tokenizer_metadata)
         self._teachers_tokenizer = Tokenizer.from_gguf(teacher.tokenizer_metadata)
         self.misfits = [] if plan is None else misfits(plan, teacher.config)
+        if plan is None and options.divergence.hard == 0 and student.sha256() == teacher.sha256():
+            self.misfits.append("Student and teacher are the same model: there is nothing to learn from it.")
         self._pairing = _pairing(self._teachers_tokenizer, self.tokenizer, options)
         _refuse_unmatchable(options.matching, self._pairing)
         contexts = teacher.config.context_length, student.config.context_length

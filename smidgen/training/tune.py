@@ -326,8 +326,8 @@ class _Tuning:
         """Train, and note in `result` how that went."""
         examples, (batches, rows) = self._examples, self._batching
         say(
-            f"{len(examples.learned)} examples in {len(batches)} rows of {self._context} tokens, {rows} a step. "
-            f"{examples.measured} examples are held out."
+            f"{len(examples.learned)} examples in {len(batches)} rows of {self._context} tokens, {rows} a step: "
+            f"{plan.steps * rows / len(batches):.1f} passes. {examples.measured} examples are held out."
         )
         tell(plan, self._learner.counted)
         if self._team.device.type == "cpu":
