@@ -68,7 +68,7 @@ def command(runtime: Runtime, python: Path, original: Path, folder: Path) -> lis
                  "-c", folder.with_name("cache"), "--extra_options", "int4_block_size=32"],
         "openvino": ["-m", "optimum.commands.optimum_cli", "export", "openvino", "-m", original, "--task",
                      "text-generation-with-past", "--weight-format", "int4", "--group-size", "32", "--ratio", "1.0",
-                     folder],
+                     "--all-layers", folder],  # without that word the embedding has 8 bits
         "litert": ["-m", "litert_torch.generative.export_hf", "--model", original, "--output_dir", folder,
                    "--quantization_recipe", "dynamic_wi4b32_afp32", "--cache_length", "2048", "--externalize_embedder",
                    "False"],

@@ -100,7 +100,8 @@ def test_every_scale_is_one_that_all_formats_hold(write: Callable[[Path], Path],
 @pytest.mark.parametrize("write", [write_gemma3, write_llama])
 def test_they_still_are_after_healing(write: Callable[[Path], Path], folder: Path) -> None:
     model = write(folder / "tiny.gguf")
-    done = run(model, "--fit", fit_of(model), "--heal", "20000", "-o", "out", "--json", "--no-measure")
+    # Few passes over the short text: of more the last state, which is kept where little is held out, is no better.
+    done = run(model, "--fit", fit_of(model), "--heal", "4000", "-o", "out", "--json", "--no-measure")
     assert done.code == 0, done.err
     healing = json.loads(done.out)["steps"][-1]
     assert healing["step"] == "heal" and healing["watched_kl_after"] < healing["watched_kl_before"]

@@ -73,4 +73,4 @@ def _prepares_a_distillation(folder: Path, model: str) -> None:
     with ExitStack() as stack:
         lesson = Lesson.open(model, None, options, stack)
         workspace = lesson.open_workspace(folder / "out", day_of(folder / "out", resume).isoformat(), resume)
-        assert steps_cached(lesson.cache_folder(workspace)) == lesson.asked()[1] == 2 + len(lesson.held_out())
+        assert steps_cached(lesson.cache_folder(workspace)) == lesson.asked()[1] == 2 + len(lesson.held_out().rows)
