@@ -193,8 +193,9 @@ def compared(chosen: argparse.Namespace) -> dict[str, Any]:
             raise SmidgenError(f"{chosen.again} is of another original, or of other articles.")
         failed: dict[Runtime, str] = {}
         everyone = list(folders(chosen, cut_path, tools, failed))
+        known_before = taken_earlier(everyone, earlier["folders"])
         for folder in everyone:
-            if take_earlier(folder, earlier["folders"]):
+            if folder.runtime in known_before:
                 continue
             with engine_of(folder, chosen.threads) as engine:
                 folder.made_by["runtime"] = engine.runtime
@@ -208,8 +209,17 @@ def compared(chosen: argparse.Namespace) -> dict[str, Any]:
         litert_lm = framework_tools.python_in((chosen.tools or chosen.work) / "litert-lm", [framework_tools.LITERT_LM])
         speeds(everyone, chosen.threads, chosen.rounds, prompt, litert_lm)
         [known["cut"]["speed"]] = measure_speed([cut_path], chosen.threads, chosen.rounds, contexts=())
-    found = {**earlier.get("ratios", {}), **ratios([folder for folder in everyone if folder.articles])}
+    kept = {runtime: ratio for runtime, ratio in earlier.get("ratios", {}).items() if runtime in known_before}
+    found = {**kept, **ratios([folder for folder in everyone if folder.articles])}
     return {**known, "folders": [folder.result() for folder in everyone], "ratios": found, "failed": failed}
+
+
+def taken_earlier(everyone: Sequence[Folder], earlier: Sequence[dict[str, Any]]) -> set[str]:
+    """Frameworks all of whose folders have the figures of an earlier session. A ratio takes both sides, article by
+    article, so where one is new both are measured."""
+    runtimes = {folder.runtime for folder in everyone}
+    taken = {folder.path: take_earlier(folder, earlier) for folder in everyone}
+    return {one for one in runtimes if all(taken[folder.path] for folder in everyone if folder.runtime == one)}
 
 
 def take_earlier(folder: Folder, earlier: Sequence[dict[str, Any]]) -> bool:
