@@ -29,6 +29,15 @@ def test_lower_values_are_drawn_lower_and_the_lowest_is_marked() -> None:
     assert "3.0500" in svg and "300" in svg and "3.0500 after 200" in svg
 
 
+def test_the_marked_point_is_the_lowest_or_the_one_that_is_named() -> None:
+    points = [(0, 3.0), (5, 1.0), (10, 2.0)]
+
+    def ringed(marked: float | None) -> str:
+        return re.findall(r'text-anchor="middle"[^>]*>(\d\.\d{4})<', curve_svg("t", points, "x", "y", False, marked))[0]
+
+    assert (ringed(None), ringed(10), ringed(0)) == ("1.0000", "2.0000", "3.0000")
+
+
 def test_from_zero() -> None:
     labels = re.findall(r'text-anchor="end"[^>]*>([^<]*)<', curve_svg("kl", [(0, 0.06), (9, 0.05)], "s", "n", True))
     assert labels[0] == "0" and float(labels[-2]) >= 0.06

@@ -23,17 +23,35 @@ _AT_ONCE = 512  # fives of a text that are hashed together: half a megabyte
 _ODD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, as in SplitMix64
 
 
-def groups_of_alike(texts: Sequence[Sequence[int]]) -> list[int]:
-    """For each text the number of the first one that it is nearly the same as, or equal to; its own where it is new.
+class Groups:
+    """Which of some things, by their numbers, belong together: sets that are joined (Galler and Fischer 1964)."""
 
-    texts: tokens.  What is like a text that is like a third belongs to that, too.
+    def __init__(self, count: int) -> None:
+        self._first = list(range(count))
+
+    def join(self, one: int, other: int) -> None:
+        """These two belong together, with all that belongs to either."""
+        one, other = self.first(one), self.first(other)
+        self._first[max(one, other)] = min(one, other)
+
+    def first(self, number: int) -> int:
+        """The first of those that one belongs to."""
+        while self._first[number] != number:
+            self._first[number] = self._first[self._first[number]]
+            number = self._first[number]
+        return number
+
+
+def groups_of_alike(texts: Sequence[Sequence[int]]) -> Groups:
+    """The texts that are equal or nearly the same. texts: tokens.
+
+    What is like a text that is like a third belongs to that, too.
     """
-    first = list(range(len(texts)))
-    seen: dict[tuple[int, bytes], int] = {}
+    groups, seen = Groups(len(texts)), dict[tuple[int, bytes], int]()
     for number, fives in enumerate(_own([_fives(np.asarray(text, np.uint64)) for text in texts])):
         for band, key in enumerate(_signature(fives)):
-            _join(first, seen.setdefault((band, key.tobytes()), number), number)
-    return [_root(first, number) for number in first]
+            groups.join(seen.setdefault((band, key.tobytes()), number), number)
+    return groups
 
 
 def _own(texts: list[Int[np.ndarray, " five"]]) -> Iterator[Int[np.ndarray, " five"]]:
@@ -75,16 +93,3 @@ def _mixed(values: Int[np.ndarray, "..."]) -> Int[np.ndarray, "..."]:
 
 _COUNTED = np.arange(1, 1 + _BANDS * _HASHES, dtype=np.uint64)
 _FACTORS, _SUMMANDS = _mixed(_COUNTED) | np.uint64(1), _mixed(_COUNTED * _ODD)  # Dietzfelbinger et al. 1997, section 2
-
-
-def _root(first: list[int], number: int) -> int:
-    """The first text of those that one belongs to."""
-    while first[number] != number:
-        first[number] = first[first[number]]
-        number = first[number]
-    return number
-
-
-def _join(first: list[int], one: int, other: int) -> None:
-    one, other = _root(first, one), _root(first, other)
-    first[max(one, other)] = min(one, other)

@@ -181,7 +181,7 @@ def _train(
         trainee, lesson.objective, lesson.batches, plan, workspace.step("training").folder,
         fingerprint={"student": student.sha256()},
         watch=measured.watch(trainee, max(1, plan.steps // _EVALUATIONS), _PATIENCE),
-        seconds=budget.seconds, reports=Reports("Healing", workspace.folder / "metrics.jsonl"),
+        reports=Reports("Healing", workspace.folder / "metrics.jsonl"),
     ).run(resume=True)  # fmt: skip
     change, parts = training.change, trainee.parts()
     assert change is not None  # something is held out
@@ -198,7 +198,7 @@ def _decide(student: Checkpoint, rows: Mapping[str, Tensor], budget: HealBudget,
     rate = _LOW_RANK_RATE if _is_low_rank(student, rows) else careful_rate(steps)
     return TrainingOptions(
         steps, rate, floor=0.05, checkpoint_every=max(1, steps // _EVALUATIONS),
-        average_over=max(1, steps // _AVERAGED), seed=seed,
+        average_over=max(1, steps // _AVERAGED), seed=seed, seconds=budget.seconds,
     )  # fmt: skip
 
 

@@ -89,7 +89,7 @@ def read_training_text(
 
 def _split(documents: Sequence[Document], context: int, seed: int) -> Split:
     """One document in so many, and no more than fill so many rows."""
-    rows = sum(len(document.ids) for document in documents) / context
+    rows = max(1, sum(len(document.ids) for document in documents) / context)
     return Split.of(documents, min(1 / _HELD_OUT, _MOST_HELD_OUT / rows), seed, fewest=0)
 
 

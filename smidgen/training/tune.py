@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 
@@ -82,8 +82,8 @@ class TuneResult:
     """What came of it. Losses are nats per token of answer, on the held-out examples; None where there are none.
 
     written: names of files in `path`.  change: to the state that was written, which is that after `kept` steps, for a
-    reason (`why`), `chosen` as the best or not.  passes: over the examples.  merged: of model.gguf, opened again.
-    evaluations: step, and the loss before it.
+    reason (`why`), `chosen` as the best or not.  passes: over the examples.  learning_rate: at its highest.  rows: of a
+    step.  merged: of model.gguf, opened again.  evaluations: step, and the loss before it.
     """
 
     path: Path
@@ -97,6 +97,8 @@ class TuneResult:
     why: str = ""
     chosen: bool = False
     passes: float = 0.0
+    learning_rate: float | None = None
+    rows: int = 0
     merged: float | None = None
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
@@ -182,7 +184,7 @@ def tune(
             result = tuning.run(workspace, output, resume)
         if team.writes:
             result.seconds = effort.seconds
-            done = [_summary(options, result), *result.notes, *result.figures(), _settings(options)]
+            done = [_summary(options, result), *result.notes, *result.figures(), *_settings(options, result)]
             losses = LossCurve(result.evaluations, result.kept, "examples", result.chosen)
             write_tuning_notes(output, checkpoint, result.written, done, losses)
             result.written.append("README.md")
@@ -265,6 +267,8 @@ class _Tuning:
             claim_output(output, self._checkpoint.origin)
         plan = self._plan(workspace) if examples.learned else None
         trainee = self._learner.make()
+        if plan is not None and self._merges_by_training(trainee):
+            self._merging(trainee)  # which may be refused, better now than after the training
         result = TuneResult(output, [], len(examples.learned), examples.measured, notes=[*examples.notes])
         if plan is not None:
             self._train(trainee, plan, workspace, result, resume)
@@ -334,7 +338,7 @@ class _Tuning:
             rows_at_once = plan.rows_at_once or rows
             config, held, again = self._checkpoint.config, self._learner.held(), plan.gradient_checkpointing
             say(planned(config, held, self._context, rows_at_once, again).describe())
-        result.passes = plan.steps * rows / len(batches)
+        result.passes, result.learning_rate, result.rows = plan.steps * rows / len(batches), plan.learning_rate, rows
         result.notes += [*self._warnings, *warning_of_passes(result.passes)]
         for note in result.notes:
             say(note)
@@ -380,21 +384,30 @@ class _Tuning:
         """What model.gguf has otherwise than the model."""
         if not isinstance(trainee, Adapted):
             return trainee.parts()
-        checkpoint, examples, options = self._checkpoint, self._examples, self._options
-        if not is_on_lattice(checkpoint, trainee):
-            return trainee.parts_in(checkpoint)
-        if not examples.learned or not fits_in_memory(checkpoint, trainee):
+        checkpoint, examples = self._checkpoint, self._examples
+        if self._merges_by_training(trainee):
+            fit = self._merging(trainee)
+            wanted = MergeOptions(result.steps, fit.rows, self._options.seed, fit.checkpointing)
+            folder, batches = workspace.step("merging"), self._batching[0]
+            return trained_in(trainee, checkpoint, batches, self._measured, wanted, folder, self._team, resume)
+        if is_on_lattice(checkpoint, trainee):
             why = "this machine has not the memory" if examples.learned else "that takes examples (--data)"
             result.notes.append(
                 f"Rounded onto the model's types, not trained into them ({why}): that loses most of what an adapter "
                 "has learned. Use it beside the model."
             )
-            return trainee.parts_in(checkpoint)
-        config, held, rows = checkpoint.config, merging_bytes(checkpoint, trainee), self._batching[1]
-        fit = fitted(config, held, self._context, min(rows, self._rows_at_once()), most=options.memory)
-        wanted = MergeOptions(result.steps, fit.rows, options.seed, fit.checkpointing)
-        folder = workspace.step("merging")
-        return trained_in(trainee, checkpoint, self._batching[0], self._measured, wanted, folder, self._team, resume)
+        return trainee.parts_in(checkpoint)
+
+    def _merges_by_training(self, trainee: Trainee) -> TypeGuard[Adapted]:
+        """Whether an adapter is trained into the lattice of a model, not just added or rounded."""
+        if not (self._options.merge and isinstance(trainee, Adapted) and self._examples.learned):
+            return False
+        return is_on_lattice(self._checkpoint, trainee) and fits_in_memory(self._checkpoint, trainee)
+
+    def _merging(self, trainee: Adapted) -> Fitted:
+        """How that fits in memory."""
+        rows, held = min(self._batching[1], self._rows_at_once()), merging_bytes(self._checkpoint, trainee)
+        return fitted(self._checkpoint.config, held, self._context, rows, most=self._options.memory)
 
     def _write_model(self, parts: Mapping[str, Part], result: TuneResult) -> None:
         """model.gguf, measured as it was written."""
@@ -437,8 +450,16 @@ def _summary(options: TuneOptions, result: TuneResult) -> str:
     return f"{how} on {of}, {result.tokens} tokens of answers in {result.steps} steps."
 
 
-def _settings(options: TuneOptions) -> str:
-    """What it takes to do it again."""
-    lora = f"rank {options.lora.rank}, alpha {options.lora.scale * options.lora.rank:g}, " if not options.full else ""
-    rate = "usual learning rate" if options.learning_rate is None else f"learning rate {options.learning_rate:g}"
-    return f"Settings: {lora}{rate}, context {options.context}, seed {options.seed}."
+def _settings(options: TuneOptions, result: TuneResult) -> list[str]:
+    """What it takes to do it again, where something was learned."""
+    if result.learning_rate is None:
+        return []
+    how = ""
+    if options.adapter is not None:
+        how = f"gone on from {options.adapter.name}, "
+    elif not options.full:
+        lora = options.lora
+        how = f"rank {lora.rank}, alpha {2.0 * lora.rank if lora.alpha is None else lora.alpha:g}, "
+        how += "rank-stabilized, " if lora.stabilized else ""
+    step = f"{result.rows} rows of {options.context} tokens a step"
+    return [f"Settings: {how}learning rate {result.learning_rate:g}, {step}, seed {options.seed}."]

@@ -259,6 +259,11 @@ def test_the_best_state_is_chosen_where_enough_is_held_out(
     assert best.kept == lowest[0] and "the best on other held-out text" in best.describe("model")
     assert best.change is not None and best.change.before != best.evaluations[0][1]  # of other examples
     assert "after 12 of 12 steps, the last one, as asked for" in last.describe("model") and last.kept == 12
+    for result, value in ((best, lowest[1]), (last, last.evaluations[-1][1])):  # the ring is on what was written
+        assert f'"middle" fill="#7d8590">{value:.4f}<' in (result.path / "loss.svg").read_text()
+    readme = (best.path / "README.md").read_text()
+    assert "the half that chose" in readme and "rank 4, alpha 8, learning rate 0.02, 2 rows of 48 tokens" in readme
+    assert "the half that chose" not in (last.path / "README.md").read_text()
 
 
 def test_some_blocks_alone_may_learn(quantized: Path, data: Path, tmp_path: Path) -> None:
@@ -267,6 +272,7 @@ def test_some_blocks_alone_may_learn(quantized: Path, data: Path, tmp_path: Path
     with open_checkpoint(quantized) as before, open_checkpoint(tmp_path / "model.gguf") as after:
         changed = {name for name in before.names() if before.packed(name).tobytes() != after.packed(name).tobytes()}
     assert changed and all(name.startswith("blocks.1.") for name in changed)
+    assert "Block 1 tuned on" in (tmp_path / "README.md").read_text()
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -279,6 +285,15 @@ def test_a_model_that_is_large_for_the_machine_learns_the_same(
     monkeypatch.setattr("smidgen.formats.frozen.usable_memory", lambda: 100_000)
     tune(str(quantized), [data], tmp_path / "large", wanted)
     assert digests(tmp_path / "small") == digests(tmp_path / "large") != {}
+
+
+def test_merging_that_does_not_fit_is_refused_before_the_tuning(
+    quantized: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smidgen.training.tune.merging_bytes", lambda *_: 10**10)
+    with pytest.raises(SmidgenError, match="--memory allows 3 GB"):
+        tune(str(quantized), [data], tmp_path / "out", replace(QUICK, merge=True, memory=3 * 10**9))
+    assert not (tmp_path / "out" / "metrics.jsonl").exists()
 
 
 def test_what_does_not_fit_in_memory_is_refused_before_it_is_loaded(model: Path, data: Path, tmp_path: Path) -> None:

@@ -4,9 +4,15 @@ import random
 
 import pytest
 
-from smidgen.data.alike import groups_of_alike
+from smidgen.data.alike import groups_of_alike as groups_found
 
 CHANCE = random.Random(1)
+
+
+def groups_of_alike(texts: list[list[int]]) -> list[int]:
+    """For each text the first that it belongs to."""
+    groups = groups_found(texts)
+    return [groups.first(number) for number in range(len(texts))]
 
 
 def text(length: int) -> list[int]:

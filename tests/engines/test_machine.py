@@ -7,7 +7,7 @@ import pytest
 
 from smidgen.engines import machine
 from smidgen.engines.bandwidth import BandwidthMeter
-from smidgen.memory import total_memory, usable_memory
+from smidgen.memory import available_memory, total_memory, usable_memory
 
 
 def test_threads_that_wait_for_a_processor_are_counted(tmp_path: Path) -> None:
@@ -58,6 +58,16 @@ def test_a_container_may_allow_less_memory(tmp_path: Path) -> None:
     assert usable_memory(limit) == total_memory()
     limit.write_text("100000000\n")
     assert usable_memory(limit) == 100_000_000
+
+
+def test_what_is_free_is_what_linux_says(tmp_path: Path) -> None:
+    told = tmp_path / "meminfo"
+    assert available_memory(told) == usable_memory()  # nobody says
+    told.write_text("MemTotal:       24000000 kB\nMemAvailable:     1000 kB\n")
+    assert available_memory(told) == 1_024_000
+    told.write_text("MemAvailable: much\n")
+    assert available_memory(told) == usable_memory()
+    assert 0 < available_memory() <= usable_memory()
 
 
 def test_bandwidth_and_threads_are_positive() -> None:

@@ -46,6 +46,7 @@ class TrainingOptions:
     schedule, floor: how it falls afterwards, and to which share of the highest.  clip: largest norm of the gradient.
     rows_at_once: rows of a batch that are computed together; None for all.  checkpoint_every: steps; 0 for never.
     average_over: steps of whose tensors the average is what is evaluated and kept; 0 for the tensors as they are.
+    seconds: stop before they are used up; the schedule of the learning rate then ends with the time.
     bf16: for whoever makes the objective: compute layers in bfloat16; None where that is quick.
     """
 
@@ -63,6 +64,7 @@ class TrainingOptions:
     checkpoint_every: int = 0
     average_over: int = 0
     seed: int = 0
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ class _State:
     @classmethod
     def of(cls, progress: Mapping[str, Any]) -> "_State":
         """From a checkpoint's JSON."""
-        evaluations, before = [(step, value) for step, value in progress["evaluations"]], progress["before"]
+        evaluations, before = [(step, value) for step, value in progress["evaluations"]], progress.get("before")
         before = None if before is None else Losses(**{name: tuple(values) for name, values in before.items()})
         return cls(**{**progress, "evaluations": evaluations, "before": before})
 
@@ -143,8 +145,7 @@ class Trainer:
     """Trains a trainee. With `rates` (`Rated`) it can slow down or speed up single tensors.
 
     folder: for checkpoints; None to keep none.  fingerprint: what the training depends on beside the options, to refuse
-    the checkpoints of another.  watch: None where nobody asks how good it is.  seconds: stop before they are used up;
-    the schedule of the learning rate then ends with the time.  team: the processes that train together.
+    the checkpoints of another.  watch: None where nobody asks how good it is.  team: the processes that train together.
     """
 
     def __init__(
@@ -157,7 +158,6 @@ class Trainer:
         *,
         fingerprint: Mapping[str, Any] | None = None,
         watch: Watch | None = None,
-        seconds: float | None = None,
         reports: Reports | None = None,
         team: Team | None = None,
     ) -> None:
@@ -171,7 +171,7 @@ class Trainer:
         rates = trainee.rates() if isinstance(trainee, Rated) else {}
         self._optimizer = Optimizer(self._tensors, options.optimizer, options.weight_decay, rates)
         self._average = Average(self._tensors, options.average_over) if options.average_over else None
-        self._state, self._pace = _State(), Pace(seconds)
+        self._state, self._pace = _State(), Pace(options.seconds)
         self._checkpoints: Checkpoints | None = None
         self._best: Best = BestInMemory()
         self._last: Losses | None = None  # evaluation

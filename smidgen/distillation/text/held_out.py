@@ -62,7 +62,7 @@ class Split:
         """
         if not wanted:
             return cls([*documents], [], [])
-        together = _together(documents, groups_of_alike([document.ids for document in documents]))
+        together = _together(documents)
         groups = len(set(together))
         count = min(max(fewest, round(wanted * groups)), groups - 1)
         return cls._on_sides(documents, together, _spread(_eligible(documents, together, wanted), count, seed))
@@ -70,7 +70,7 @@ class Split:
     @classmethod
     def apart(cls, documents: Sequence[Document], seed: int) -> "Split":
         """All of some documents held out, half of them to choose."""
-        together = _together(documents, groups_of_alike([document.ids for document in documents]))
+        together = _together(documents)
         groups = list(dict.fromkeys(together))
         random.Random(seed).shuffle(groups)
         return cls._on_sides(documents, together, groups)
@@ -97,24 +97,16 @@ class Split:
 
 def is_in(documents: Sequence[Document], learned: Sequence[Document]) -> list[bool]:
     """Whether each of some documents is among those that are learned from, or nearly."""
-    first = groups_of_alike([document.ids for document in [*learned, *documents]])
-    return [number < len(learned) for number in first[len(learned) :]]
+    groups = groups_of_alike([document.ids for document in [*learned, *documents]])
+    return [groups.first(len(learned) + place) < len(learned) for place in range(len(documents))]
 
 
-def _together(documents: Sequence[Document], groups: Sequence[int]) -> list[int]:
+def _together(documents: Sequence[Document]) -> list[int]:
     """For each document the first place of those that it belongs to: alike, or of one conversation."""
-    named: dict[str, int] = {}
-    joined = {group: group for group in groups}
-
-    def root(group: int) -> int:
-        while joined[group] != group:
-            group = joined[group]
-        return group
-
-    for document, group in zip(documents, groups, strict=True):
-        one, other = root(named.setdefault(document.name, group)), root(group)
-        joined[max(one, other)] = min(one, other)
-    return [root(group) for group in groups]
+    groups, named = groups_of_alike([document.ids for document in documents]), dict[str, int]()
+    for place, document in enumerate(documents):
+        groups.join(named.setdefault(document.name, place), place)
+    return [groups.first(place) for place in range(len(documents))]
 
 
 def _eligible(documents: Sequence[Document], together: Sequence[int], wanted: float) -> list[int]:

@@ -65,9 +65,7 @@ def test_fewer_rows_and_then_checkpointing_make_it_fit() -> None:
     assert kinds[:4] == [(8, False), (4, False), (2, False), (1, False)]
     assert kinds[4:] and all(again for _, again in kinds[4:])
     assert all(fit.needed <= size * 10**6 for fit, size in zip(chosen, sizes, strict=False))
-    with pytest.raises(
-        SmidgenError, match=r"takes .* with 1024 tokens at a time and checkpointing, .* allows 500.0"
-    ):
+    with pytest.raises(SmidgenError, match=r"takes .* with 1024 tokens at a time and checkpointing, .* allows 500.0"):
         fitted(shape, 0, 1024, 8, most=500 * 10**6)
 
 

@@ -259,8 +259,8 @@ def test_a_resumed_training_knows_its_best(tmp_path: Path) -> None:
 
 def test_seconds_end_a_training_in_time() -> None:
     trainee = plain()
-    options = replace(OPTIONS, steps=10**6)
-    result = trainer(trainee, options=options, seconds=1.0, watch=Watch(lambda: evaluation(trainee))).run()
+    options = replace(OPTIONS, steps=10**6, seconds=1.0)
+    result = trainer(trainee, options=options, watch=Watch(lambda: evaluation(trainee))).run()
     assert result.stopped == "seconds"
     assert 0 < result.steps < 10**6
     assert result.kept is not None and result.kept[1] < result.evaluations[0][1]
