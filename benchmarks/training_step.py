@@ -62,7 +62,8 @@ def our_step(options: argparse.Namespace) -> Callable[[], float]:
     move(decoder)
     objective = DistillObjective(teacher, bf16=quick)
     optimizer = Optimizer(trainee.tensors(), "adamw", weight_decay=0.0, rates={})
-    batch = Batch(ids[:, :-1], ids[:, 1:], torch.ones(options.rows, options.length))
+    shape = options.rows, options.length
+    batch = Batch(ids[:, :-1], ids[:, 1:], torch.ones(shape), torch.zeros(shape, dtype=torch.long))
 
     def step() -> float:
         trainee.prepare()

@@ -100,7 +100,13 @@ def _of_corpus(folder: Path, student: Checkpoint, rows: int, context: int, seed:
     batches = ShardedBatches(folder, rows, context, seed, tokenizer=hashed, held_out=aside)
     held_out = [batches.held_out().rows(slice(row, row + 1)) for row in range(aside)]
     sets = HeldOut(choose=held_out[1::2], report=held_out[::2])
-    return TrainingText(batches, batches.count, sets, batches.corpus.index.sha256())
+    notes = []
+    if batches.divided:
+        notes = [
+            "The corpus's documents are long, so parts of those that are measured on are learned from: take its losses "
+            "for a little too low."
+        ]
+    return TrainingText(batches, batches.count, sets, batches.corpus.index.sha256(), notes)
 
 
 def _of_json_lines(

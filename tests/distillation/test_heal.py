@@ -22,7 +22,7 @@ from tests.tiny_models import VOCABULARY, write_gemma3
 
 def batch(rows: int = 2, length: int = 24) -> Batch:
     ids = torch.randint(4, VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(0))
-    return Batch(ids, torch.full_like(ids, NO_TARGET), torch.ones(ids.shape))
+    return Batch(ids, torch.full_like(ids, NO_TARGET), torch.ones(ids.shape), torch.zeros_like(ids))
 
 
 @pytest.fixture(scope="module")

@@ -38,12 +38,13 @@ class RandomBatches:
         generator = torch.Generator().manual_seed(step)
         ids = torch.randint(60, (ROWS, 1), generator=generator) + torch.arange(POSITIONS + 1) * 7
         weights = torch.rand(ROWS, POSITIONS, generator=generator)
-        return Batch(ids[:, :-1] % 60, ids[:, 1:] % 60, weights, name=f"random tokens {step}")
+        documents = torch.zeros(ROWS, POSITIONS, dtype=torch.long)
+        return Batch(ids[:, :-1] % 60, ids[:, 1:] % 60, weights, documents, f"random tokens {step}")
 
 
 def cross_entropy(decoder: Decoder, batch: Batch) -> tuple[Tensor, dict[str, float]]:
     """An objective, with noise from the global generator so that its state matters."""
-    logits = decoder.logits(decoder.hidden_states(batch.ids, documents=batch.documents))
+    logits = decoder.logits(decoder.hidden_states(batch.ids, documents=batch.apart))
     logits = logits + 0.01 * torch.randn(logits.shape)
     losses = functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="none")
     loss = (losses * batch.weights.flatten()).sum()

@@ -117,7 +117,7 @@ def test_an_adapter_of_the_head_is_measured_trained_and_merged(tmp_path: Path) -
     with open_checkpoint(tmp_path / "model") as checkpoint:
         adapter = read_adapter(tmp_path / "adapter", checkpoint)
         adapted = Adapted.continued(load_decoder(checkpoint), adapter)
-        batch = Batch(IDS[:, :-1], IDS[:, 1:], torch.ones(2, 23))
+        batch = Batch(IDS[:, :-1], IDS[:, 1:], torch.ones(2, 23), torch.zeros(2, 23, dtype=torch.long))
         loss, _ = LanguageObjective()(adapted.decoder, batch)
         loss.backward()
         assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)

@@ -57,6 +57,13 @@ class Rows:
             follows, documents = np.append(False, follows), np.append(0, documents)
         return self._padded(ids, targets, follows, documents)
 
+    def beside(self, number: int) -> range:
+        """Row `number`, and those around it that hold a part of one of its documents."""
+        first, last = number * self._room, min((number + 1) * self._room, self._corpus.tokens) - 1
+        start, _ = self._corpus.document_at(first)
+        _, stop = self._corpus.document_at(last)
+        return range(start // self._room, (stop - 1) // self._room + 1)
+
     def _padded(self, ids: np.ndarray, targets: np.ndarray, known: np.ndarray, documents: np.ndarray) -> Row:
         missing = self._context - len(ids)
         after = int(documents[-1]) + 1

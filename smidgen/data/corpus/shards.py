@@ -148,6 +148,15 @@ class Corpus:
             return np.empty(0, np.int64), np.empty(0, np.int64)
         return np.concatenate(pieces), np.concatenate(begins)
 
+    def document_at(self, place: int) -> tuple[int, int]:
+        """Where the document begins and ends that a token belongs to."""
+        shard = int(np.searchsorted(self._first, place, "right")) - 1
+        offset = int(self._first[shard])
+        _, starts = self._open(shard)
+        after = int(np.searchsorted(starts, place - offset, "right"))
+        end = int(starts[after]) + offset if after < len(starts) else int(self._first[shard + 1])
+        return int(starts[after - 1]) + offset, end
+
     def verify(self) -> None:
         """Hold every shard against its checksum. Raises BadFile for the first that is damaged."""
         for number in range(len(self.index.shards)):

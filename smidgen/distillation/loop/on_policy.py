@@ -85,12 +85,9 @@ class OnPolicy:
         counts = batch.weights[row].nonzero()[:, 0]
         if not len(counts):
             return []
-        first, last = int(counts[0]), int(counts[-1])
-        if batch.documents is not None:  # up to the end of the first document that counts
-            inside = (batch.documents[row] == batch.documents[row, first]).nonzero()[:, 0]
-            start, last = int(inside[0]), min(last, int(inside[-1]))
-        else:
-            start = 0
+        first = int(counts[0])
+        inside = (batch.documents[row] == batch.documents[row, first]).nonzero()[:, 0]
+        start, last = int(inside[0]), min(int(counts[-1]), int(inside[-1]))  # to the end of the document that counts
         stop = max(first + 1, start + self._opening)
         return batch.ids[row, start : min(stop, last + 1)].tolist()
 
@@ -99,15 +96,14 @@ def _with_rows(batch: Batch, prompts: dict[int, list[int]], written: list[list[i
     """The batch with prompts and what follows them in place of these rows."""
     width = batch.ids.shape[1]
     ids, targets, weights = batch.ids.clone(), batch.targets.clone(), batch.weights.clone()
-    documents = None if batch.documents is None else batch.documents.clone()
+    documents = batch.documents.clone()
     for (row, prompt), answer in zip(prompts.items(), written, strict=True):
         text = torch.tensor([*prompt, *answer])[: width + 1].to(ids)
         ids[row], targets[row], weights[row] = 0, NO_TARGET, 0
         ids[row, : min(len(text), width)] = text[:width]
         targets[row, : len(text) - 1] = text[1:]
         weights[row, len(prompt) - 1 : len(text) - 1] = 1
-        if documents is not None:
-            documents[row] = 0
+        documents[row] = 0
     return replace(batch, ids=ids, targets=targets, weights=weights, documents=documents)
 
 

@@ -298,7 +298,7 @@ def _loss_of(
     decoder: Decoder, batch: Batch, target: Target | None, divergence: Divergence, bf16: bool
 ) -> tuple[Float[Tensor, ""], dict[str, float]]:
     with quick_layers(batch.ids.device) if bf16 else nullcontext():
-        hidden = decoder.hidden_states(batch.ids, documents=batch.documents)
+        hidden = decoder.hidden_states(batch.ids, documents=batch.apart)
     return head_loss(
         hidden.flatten(0, 1), decoder.head_weight(), decoder.config.logit_cap, target,
         batch.targets.flatten(), batch.weights.flatten(), divergence, bf16,

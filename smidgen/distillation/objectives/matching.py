@@ -219,14 +219,14 @@ class Matching:
                 "Relations between positions can be matched only where student and teacher read the same tokens: "
                 "match hidden states alone."
             )
-        length, device = batch.ids.shape[1], batch.ids.device
+        length, device, apart = batch.ids.shape[1], batch.ids.device, batch.apart
         total = torch.zeros((), device=device)
         for part in _RELATED:
             own, other = torch.cat(student.related[part]), torch.cat(teacher.related[part])
             for row in range(len(own)):
                 seen = visible(length, length, None, device)
-                if batch.documents is not None:
-                    seen = visible_within(batch.documents[row : row + 1], None)[0, 0]
+                if apart is not None:
+                    seen = visible_within(apart[row : row + 1], None)[0, 0]
                 each = checkpoint(_relation_divergence, own[row], other[row], seen, self._heads, use_reentrant=False)
                 total = total + (each * batch.weights[row]).sum()
         return total / len(_RELATED)

@@ -103,10 +103,10 @@ class SampledHeadObjective:
         """The sum of weight · KL, and "kl"."""
         columns, offsets = self._columns(batch)
         cap = decoder.config.logit_cap
-        states = self._teacher.hidden_states(batch.ids, batch.documents)
+        states = self._teacher.hidden_states(batch.ids, batch.apart)
         target = DenseTarget(states.flatten(0, 1), self._teacher.head[columns], cap, offsets=offsets)
         with quick_layers():
-            hidden = decoder.hidden_states(batch.ids, documents=batch.documents)
+            hidden = decoder.hidden_states(batch.ids, documents=batch.apart)
         head = _RowsOf.apply(decoder.head_weight(), columns)
         no_text = torch.full((batch.targets.numel(),), NO_TARGET)
         loss, sums = head_loss(

@@ -331,8 +331,7 @@ def _row_keys(batch: Batch) -> list[bytes]:
     counts = (batch.weights != 0).cpu()
     lengths = (counts * torch.arange(1, counts.shape[1] + 1)).amax(1).tolist()
     begins = torch.zeros_like(counts)
-    if batch.documents is not None:
-        begins[:, 1:] = (batch.documents[:, 1:] != batch.documents[:, :-1]).cpu()
+    begins[:, 1:] = (batch.documents[:, 1:] != batch.documents[:, :-1]).cpu()
     fields = batch.ids.cpu(), counts, batch.targets.cpu().where(counts, NO_TARGET), begins
     arrays = [np.ascontiguousarray(field.numpy().astype("<i8")) for field in fields]
     return [

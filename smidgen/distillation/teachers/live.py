@@ -77,7 +77,7 @@ class LiveTeacher:
         """Of a batch in the teacher's own tokens."""
         if batch.teacher_ids is not None:
             raise SmidgenError(f"the student reads other tokens than the teacher{_of(batch)}: pair their vocabularies")
-        hidden = self.hidden_states(batch.ids, batch.documents)
+        hidden = self.hidden_states(batch.ids, batch.apart)
         return DenseTarget(hidden.flatten(0, 1), self.head, self.config.logit_cap)
 
     @torch.no_grad()

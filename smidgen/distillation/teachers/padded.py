@@ -35,7 +35,7 @@ class PaddedTeacher:
 
     def targets(self, batch: Batch) -> "PaddedTarget":
         """Of a batch in tokens that both have."""
-        hidden = self._teacher.hidden_states(self._read[batch.ids], batch.documents)
+        hidden = self._teacher.hidden_states(self._read[batch.ids], batch.apart)
         known = DenseTarget(hidden.flatten(0, 1), self._head, self._teacher.config.logit_cap)
         return PaddedTarget(known, self._tokens, self.vocabulary)
 

@@ -96,7 +96,7 @@ def teacher_documents(batch: Batch) -> Int[Tensor, "rows teacher_position"] | No
 
     Documents end with the same byte for both. What comes after the last shared position (padding) is in its document.
     """
-    if batch.documents is None or batch.teacher_ids is None or batch.teacher_positions is None:
+    if batch.apart is None or batch.teacher_ids is None or batch.teacher_positions is None:
         return None
     shared = batch.teacher_positions
     latest = int(batch.documents.max())
@@ -150,10 +150,10 @@ def _spelled(batch: Batch, respelling: Respelling) -> Iterator[tuple[int, int, r
     inside = (batch.teacher_positions == NO_POSITION) & (batch.weights != 0)
     width, teacher_width = batch.ids.shape[1], batch.teacher_ids.shape[1]
     ids, shared, taught = (part.tolist() for part in (batch.ids, batch.teacher_positions, batch.teacher_ids))
-    documents = None if batch.documents is None else batch.documents.tolist()
+    documents = batch.documents.tolist()
     for row, place in inside.nonzero().tolist():
         before = next((earlier for earlier in range(place - 1, -1, -1) if shared[row][earlier] != NO_POSITION), None)
-        if before is None or (documents is not None and documents[row][before] != documents[row][place]):
+        if before is None or documents[row][before] != documents[row][place]:
             continue
         position = shared[row][before]
         rank = int(respelling.ranks[taught[row][position + 1]]) if position + 1 < teacher_width else NOT_KEPT

@@ -18,7 +18,7 @@ class Batch:
     """Rows of tokens.
 
     targets: the token after each position, or NO_TARGET.  weights: of the prediction made at each position, 0 for none.
-    documents: number of the document that each position belongs to, where a row holds several; attention stays within.
+    documents: number of the document that each position belongs to, from left to right; below 0 for padding.
     name: which texts these are, for error messages.
     teacher_ids: where the teacher has other tokens, its own of the same text (any length).  teacher_positions: at which
     of its positions the teacher has read exactly what the student has, −1 for none.
@@ -27,10 +27,18 @@ class Batch:
     ids: Int[Tensor, "rows position"]
     targets: Int[Tensor, "rows position"]
     weights: Float[Tensor, "rows position"]
-    documents: Int[Tensor, "rows position"] | None = None
+    documents: Int[Tensor, "rows position"]
     name: str = ""
     teacher_ids: Int[Tensor, "rows teacher_position"] | None = None
     teacher_positions: Int[Tensor, "rows position"] | None = None
+
+    @property
+    def apart(self) -> Int[Tensor, "rows position"] | None:
+        """`documents` where a row holds several, whose tokens must not see each other. Else None, for then causal
+        attention needs no mask, which is quicker.
+        """
+        others = (self.documents != self.documents[:, :1]) & (self.documents >= 0)
+        return self.documents if bool(others.any()) else None
 
     def weight(self) -> float:
         """Sum of all weights: what the loss of the whole step is divided by."""

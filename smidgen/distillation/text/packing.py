@@ -81,8 +81,7 @@ class PackedBatches:
                 weights[row, start : stop - 1] = 1.0 if piece.weights is None else torch.tensor(piece.weights[1:])
                 names[piece.name] = None
                 start = stop
-        alone = all(len(self._packed[number]) == 1 for number in numbers)  # then causal attention needs no mask
-        return Batch(ids, targets, weights, None if alone else documents, ", ".join(names))
+        return Batch(ids, targets, weights, documents, ", ".join(names))
 
     def _at(self, place: int) -> int:
         """Which row comes at a place in the endless run of epochs."""

@@ -54,11 +54,10 @@ class Paired:
 
     def pair(self, batch: Batch) -> Batch:
         """A batch of the student's tokens with the teacher's."""
-        documents = batch.documents if batch.documents is not None else torch.zeros_like(batch.ids)
         rows = [
             self._row(ids[:last], targets[last - 1] if last else NO_TARGET, numbers[:last], batch.name)
             for ids, targets, numbers, last in zip(
-                batch.ids.tolist(), batch.targets.tolist(), documents.tolist(), _lengths(batch), strict=True
+                batch.ids.tolist(), batch.targets.tolist(), batch.documents.tolist(), _lengths(batch), strict=True
             )
         ]
         teacher_ids, _ = padded([ids for ids, _ in rows], max(1, *(len(ids) for ids, _ in rows)))

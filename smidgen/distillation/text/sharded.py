@@ -2,6 +2,9 @@
 
 Every epoch goes through all rows once, in an order of its own; which rows make up a step depends on the seed alone, not
 on how far a training came before it was interrupted, nor on how many processes made the corpus.
+
+What is held out are rows spread over the corpus. Documents go on from row to row, so the rows around these that hold a
+part of the same documents are left out, too, as long as that costs little.
 """
 
 from pathlib import Path
@@ -14,11 +17,14 @@ from smidgen.data.corpus.shards import Corpus
 from smidgen.distillation.text.batch import NO_TARGET, Batch
 from smidgen.errors import SmidgenError, printable
 
+_MOST_LEFT_OUT = 5  # one row in so many, to keep documents on one side
+
 
 class ShardedBatches:
     """Batches of `rows` rows of `context` tokens.
 
-    tokenizer: `tokenizer_hash` of the model that is trained.  held_out: so many rows that no step sees.
+    tokenizer: `tokenizer_hash` of the model that is trained.  held_out: so many rows to measure on.
+    divided: whether parts of documents that are measured on may be learned from, since they are too long to leave out.
     Raises as `Corpus.open`, and SmidgenError where nothing is left to train on.
     """
 
@@ -30,8 +36,11 @@ class ShardedBatches:
         if context < 2:
             raise SmidgenError(f"a context of {context} token has nothing to predict; take at least 2.")
         self._rows = Rows(self.corpus, context)
-        self.count = len(self._rows) - held_out
         self._aside = [(2 * place + 1) * len(self._rows) // (2 * held_out) for place in range(held_out)]
+        whole = sorted({row for aside in self._aside for row in self._rows.beside(aside)})
+        self.divided = len(whole) > max(held_out, len(self._rows) // _MOST_LEFT_OUT)
+        self._left_out = self._aside if self.divided else whole
+        self.count = len(self._rows) - len(self._left_out)
         if self.count < 1:
             raise SmidgenError(
                 f"the corpus {printable(folder)} has {len(self._rows)} rows of {context} tokens, {held_out} of them "
@@ -49,14 +58,14 @@ class ShardedBatches:
         return self._of([self._at(place) for place in places])
 
     def held_out(self) -> Batch:
-        """The rows that no step sees, as one batch."""
+        """The rows to measure on, which no step sees, as one batch."""
         return self._of(self._aside)
 
     def _at(self, place: int) -> int:
         """The row that comes at a place in the endless run of epochs."""
         epoch, within = divmod(place, self.count)
         row = shuffled(within, self.count, (self._seed << 32) + epoch)
-        for aside in self._aside:  # from first to last: each of them before it moves it on by one
+        for aside in self._left_out:  # from first to last: each of them before it moves it on by one
             row += row >= aside
         return row
 

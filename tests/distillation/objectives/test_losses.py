@@ -191,7 +191,7 @@ class Model:
         self.decoder = decoder
 
     def targets(self, batch: Batch) -> DenseTarget:
-        hidden = self.decoder.hidden_states(batch.ids, documents=batch.documents)
+        hidden = self.decoder.hidden_states(batch.ids, documents=batch.apart)
         return DenseTarget(hidden.flatten(0, 1), self.decoder.embedding.weight, self.decoder.config.logit_cap)
 
 
@@ -199,7 +199,7 @@ def batch_of(rows: int, length: int) -> Batch:
     ids = torch.randint(VOCABULARY, (rows, length + 1), generator=torch.Generator().manual_seed(0))
     weights = torch.ones(rows, length)
     weights[:, :3] = 0
-    return Batch(ids[:, :-1], ids[:, 1:], weights, name="random")
+    return Batch(ids[:, :-1], ids[:, 1:], weights, torch.zeros(rows, length, dtype=torch.long), "random")
 
 
 def test_objectives_are_the_models_own_losses() -> None:

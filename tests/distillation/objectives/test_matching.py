@@ -43,7 +43,7 @@ def batch_of(rows: int, length: int) -> Batch:
     ids = torch.randint(VOCABULARY, (rows, length + 1), generator=torch.Generator().manual_seed(0))
     weights = torch.rand(rows, length, generator=torch.Generator().manual_seed(1))
     weights[:, 0] = 0
-    return Batch(ids[:, :-1], ids[:, 1:], weights)
+    return Batch(ids[:, :-1], ids[:, 1:], weights, torch.zeros(rows, length, dtype=torch.long))
 
 
 def test_layer_maps() -> None:
@@ -135,13 +135,13 @@ def longhand_relations(own: Tensor, other: Tensor, heads: int, documents: Tensor
 def test_relations_are_compared_in_the_last_pair_of_layers(packed: bool) -> None:
     student, teacher, batch = random_decoder(NARROW, 1), random_decoder(GEMMA3_CONFIG), batch_of(2, 7)
     documents = torch.tensor([[0, 0, 0, 0, 1, 1, 1], [0, 1, 1, 1, 1, 1, 1]]) if packed else torch.zeros(2, 7).long()
-    batch = replace(batch, documents=documents if packed else None)
+    batch = replace(batch, documents=documents)
     heads = 4
     matching = Matching(NARROW, teacher, {0: 1, 2: 4}, hidden=0, relations=1, heads=heads)
     with matching.watching(student) as (seen, taught):
-        student.hidden_states(batch.ids, documents=batch.documents)
+        student.hidden_states(batch.ids, documents=batch.apart)
         with torch.no_grad():
-            teacher.hidden_states(batch.ids, documents=batch.documents)
+            teacher.hidden_states(batch.ids, documents=batch.apart)
     loss, sums = matching.loss(seen, taught, batch)
 
     expected = torch.zeros(())

@@ -55,7 +55,7 @@ class RandomBatches:
         ids = torch.randint(VOCABULARY, (3, WIDTH), generator=generator)
         targets = torch.cat([ids[:, 1:], torch.full((3, 1), NO_TARGET)], dim=1)
         weights = (torch.rand(ids.shape, generator=generator) < 0.7).float() * (targets != NO_TARGET)
-        return Batch(ids, targets, weights, name=f"step {step}")
+        return Batch(ids, targets, weights, torch.zeros_like(ids), f"step {step}")
 
 
 def cache(folder: Path, steps: int = 6, options: CacheOptions = CacheOptions(5, 4), sha256: str = "aa") -> TableTeacher:  # noqa: B008

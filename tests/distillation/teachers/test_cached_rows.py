@@ -35,9 +35,7 @@ class Sums:
         sums = torch.zeros_like(batch.ids)
         for row, ids in enumerate(batch.ids.tolist()):
             for place, token in enumerate(ids):
-                begins = place == 0 or (
-                    batch.documents is not None and batch.documents[row, place] != batch.documents[row, place - 1]
-                )
+                begins = place == 0 or batch.documents[row, place] != batch.documents[row, place - 1]
                 sums[row, place] = token + (0 if begins else int(sums[row, place - 1]))
         return Dense(self._table[sums % 97].flatten(0, 1))
 
@@ -81,7 +79,7 @@ def test_epochs_of_mixed_lengths_are_learned_from(model: Checkpoint, tmp_path: P
     """A row of one document beside rows of one document, and then beside a row of several."""
     text = read(model, [60, 60, 60, 20, 20, 20], 2, 64, 1, tmp_path)
     batches = [text.batches.batch(step) for step in range(12)]
-    assert {batch.documents is None for batch in batches} == {True, False}
+    assert {batch.apart is None for batch in batches} == {True, False}
     cache_teacher(Sums(), text.batches, math.ceil(text.rows / 2), tmp_path, teacher_sha256="a", fingerprint={},
                   options=CacheOptions(VOCABULARY, 0))  # fmt: skip
     for batch in batches:

@@ -18,7 +18,7 @@ from tests.tiny_models import VOCABULARY, write_gemma3, write_llama
 def batch(rows: int = 5, length: int = 20) -> Batch:
     ids = torch.randint(VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(0))
     targets = torch.cat([ids[:, 1:], torch.full((rows, 1), NO_TARGET)], dim=1)
-    return Batch(ids, targets, (targets != NO_TARGET).float())
+    return Batch(ids, targets, (targets != NO_TARGET).float(), torch.zeros_like(ids))
 
 
 @pytest.mark.parametrize("write", [write_gemma3, write_llama])
@@ -70,6 +70,6 @@ def test_batches_in_other_tokens_are_refused(tmp_path: Path) -> None:
     with open_checkpoint(write_llama(tmp_path / "model.gguf")) as checkpoint:
         live = LiveTeacher(checkpoint)
     given = batch()
-    other = Batch(given.ids, given.targets, given.weights, None, "a text", given.ids, given.ids)
+    other = Batch(given.ids, given.targets, given.weights, given.documents, "a text", given.ids, given.ids)
     with pytest.raises(SmidgenError, match="other tokens than the teacher in a text"):
         live.targets(other)

@@ -45,7 +45,7 @@ def batch_of(rows: list[list[int]], documents: list[list[int]] | None = None) ->
         ids,
         torch.full_like(ids, NO_TARGET),
         weights,
-        None if documents is None else torch.tensor(documents),
+        torch.zeros_like(ids) if documents is None else torch.tensor(documents),
         "notes.txt",
     )
 
@@ -100,7 +100,8 @@ def test_what_cannot_be_aligned_is_refused(tokenizers: tuple[Tokenizer, Tokenize
         Aligned(OneBatch(batch_of([chat])), student, teacher).batch(0)
     whole = (teacher.token_text(token) for token in range(1000, len(teacher)))
     begun = next(ids for word in whole if word.isalpha() and word.isascii() and len(ids := student.encode(word)) == 2)
-    batch = Batch(torch.tensor([begun[:1]]), torch.tensor([begun[1:2]]), torch.ones(1, 1), name="notes.txt")
+    ids, targets = torch.tensor([begun[:1]]), torch.tensor([begun[1:2]])
+    batch = Batch(ids, targets, torch.ones(1, 1), torch.zeros_like(ids), "notes.txt")
     with pytest.raises(SmidgenError, match=r"never stop at the same byte of notes\.txt"):
         Aligned(OneBatch(batch), student, teacher).batch(0)
 
@@ -129,7 +130,7 @@ def test_the_loss_is_that_of_the_paper(teacher_tokens: int, monkeypatch: pytest.
     ids = torch.randint(VOCABULARY, (2, 9), generator=generator)
     positions = torch.tensor([[0, -1, 2, 3, -1, 5, 6, 9], [-1, 1, 2, -1, 4, 7, -1, 8]])
     batch = Batch(
-        ids[:, :-1], ids[:, 1:], torch.rand(2, 8, generator=generator),
+        ids[:, :-1], ids[:, 1:], torch.rand(2, 8, generator=generator), torch.zeros(2, 8, dtype=torch.long),
         teacher_ids=torch.randint(teacher_tokens, (2, 10), generator=generator), teacher_positions=positions,
     )  # fmt: skip
     objective = DistillObjective(OtherTokenizerTeacher(Live(teacher), VOCABULARY), Divergence(hard=0.4))
@@ -156,7 +157,7 @@ def test_the_loss_is_that_of_the_paper(teacher_tokens: int, monkeypatch: pytest.
 
 def test_ranks_alone_are_refused() -> None:
     student, teacher, ids = random_decoder(LLAMA_CONFIG), random_decoder(GEMMA3_CONFIG, 1), torch.arange(4)[None]
-    batch = Batch(ids, ids, torch.ones(1, 4))
+    batch = Batch(ids, ids, torch.ones(1, 4), torch.zeros_like(ids))
     objective = DistillObjective(OtherTokenizerTeacher(Live(teacher), VOCABULARY))
     with pytest.raises(SmidgenError, match="align"):
         objective(student, batch)

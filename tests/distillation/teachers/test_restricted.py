@@ -51,7 +51,7 @@ def as_batch(rows: list[list[int]], documents: list[list[int]] | None = None) ->
     width = max(map(len, rows))
     ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
     targets = torch.tensor([row[1:] + [NO_TARGET] * (width - len(row) + 1) for row in rows])
-    numbers = None if documents is None else torch.tensor(documents)
+    numbers = torch.zeros_like(ids) if documents is None else torch.tensor(documents)
     return Batch(ids, targets, (targets != NO_TARGET).float(), numbers, "a text")
 
 

@@ -34,7 +34,7 @@ def test_every_token_is_in_one_row_and_targets_stay_within(lengths: list[int], c
     lengths = [*lengths, 5]
     batches = PackedBatches(documents(*lengths), bos, 2, context, 0)
     batch = batches.rows(range(len(batches)))
-    groups = torch.zeros_like(batch.ids) if batch.documents is None else batch.documents
+    groups = batch.documents
     seen, predicted = Counter[int](), Counter[int]()
     for ids, targets, weights, group in zip(batch.ids, batch.targets, batch.weights, groups, strict=True):
         for position in range(context):
@@ -73,8 +73,8 @@ def test_a_step_is_a_function_of_its_number() -> None:
 
 def test_rows_of_one_document_need_no_mask_and_names_say_where() -> None:
     alone = PackedBatches(documents(7, 7), BOS, 2, 8, 0).batch(0)
-    assert alone.documents is None and set(alone.name.split(", ")) == {"document 0", "document 1"}
-    assert PackedBatches(documents(3, 3), BOS, 1, 8, 0).batch(0).documents is not None
+    assert alone.apart is None and set(alone.name.split(", ")) == {"document 0", "document 1"}
+    assert PackedBatches(documents(3, 3), BOS, 1, 8, 0).batch(0).apart is not None
 
 
 def test_weights_are_those_of_the_predicted_tokens() -> None:

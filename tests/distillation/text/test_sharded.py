@@ -32,7 +32,7 @@ def test_a_step_is_the_same_whenever_it_is_asked_for(corpus: Path) -> None:
 def test_every_row_once_an_epoch_and_never_those_held_out(corpus: Path) -> None:
     batches = ShardedBatches(corpus, 1, 8, seed=0, held_out=2)
     epoch = batches.count
-    assert batches.steps_per_epoch == epoch
+    assert batches.steps_per_epoch == epoch and batches.divided
     first, second = ([batches.batch(step).name for step in range(start, start + epoch)] for start in (0, epoch))
     assert len(set(first)) == epoch and set(first) == set(second) and first != second
     assert batches.held_out().ids.shape == (2, 8)
@@ -46,6 +46,21 @@ def test_what_is_held_out_is_from_every_part_of_the_corpus(corpus: Path) -> None
     assert [4 * number // rows for number in aside] == [0, 1, 2, 3]
     learned = {int(batches.batch(step).name.split()[-1]) for step in range(batches.count)}
     assert learned == set(range(rows)) - set(aside)
+
+
+def test_documents_that_are_measured_on_are_not_learned_from(tmp_path: Path) -> None:
+    documents = [[0, *[10 * number + place for place in range(9)], 1] for number in range(100)]  # 11 tokens each
+    shards = [write_shard(tmp_path / f"{n}.safetensors", documents[n * 50 : n * 50 + 50], 1000) for n in range(2)]
+    Index("abc", 1000, 0, shards).write(tmp_path)
+    batches = ShardedBatches(tmp_path, 1, 8, seed=0, held_out=5)
+
+    def numbers(ids: torch.Tensor) -> set[int]:
+        return {int(token) // 10 for token in ids[ids > 1]}
+
+    measured = numbers(batches.held_out().ids)
+    learned = set[int]().union(*(numbers(batches.batch(step).ids) for step in range(batches.count)))
+    assert not batches.divided and not measured & learned
+    assert len(measured | learned) >= 90  # of 100: little else is lost
 
 
 def test_weights_count_predictions_within_documents(corpus: Path) -> None:
