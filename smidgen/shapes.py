@@ -15,6 +15,6 @@ on, the product never pays for them. One letter or word means one thing everywhe
 A leading underscore leaves a size free: parts of one tensor may differ in it.
 """
 
-from jaxtyping import Bool, Float, Int, Integer, UInt8
+from jaxtyping import Bool, Float, Int, Integer, Shaped, UInt8
 
-__all__ = ["Bool", "Float", "Int", "Integer", "UInt8"]
+__all__ = ["Bool", "Float", "Int", "Integer", "Shaped", "UInt8"]

@@ -80,7 +80,9 @@ class FamilyModel:
     longest: int = 97
 
 
-def _of(config: str, model: str, **settings: Any) -> Callable[[], nn.Module]:
+def of_transformers(config: str, model: str, **settings: Any) -> Callable[[], nn.Module]:
+    """How to make a model of transformers: its classes by name, and settings."""
+
     def make() -> nn.Module:
         torch.manual_seed(0)
         return getattr(transformers, model)(getattr(transformers, config)(**(_COMMON | settings)))
@@ -89,10 +91,10 @@ def _of(config: str, model: str, **settings: Any) -> Callable[[], nn.Module]:
 
 
 FAMILY_MODELS = {
-    "gemma": FamilyModel("Gemma 2B, 7B", _of("GemmaConfig", "GemmaForCausalLM", **_GEMMA)),
+    "gemma": FamilyModel("Gemma 2B, 7B", of_transformers("GemmaConfig", "GemmaForCausalLM", **_GEMMA)),
     "gemma2": FamilyModel(
         "Gemma 2 2B, 9B, 27B",
-        _of(
+        of_transformers(
             "Gemma2Config",
             "Gemma2ForCausalLM",
             **_GEMMA,
@@ -104,7 +106,7 @@ FAMILY_MODELS = {
     ),
     "gemma3": FamilyModel(
         "Gemma 3 270M, 1B, and the text of 4B-27B",
-        _of(
+        of_transformers(
             "Gemma3TextConfig",
             "Gemma3ForCausalLM",
             **_GEMMA,
@@ -119,7 +121,7 @@ FAMILY_MODELS = {
     ),
     "llama2": FamilyModel(
         "Llama 2",
-        _of(
+        of_transformers(
             "LlamaConfig",
             "LlamaForCausalLM",
             num_key_value_heads=4,
@@ -129,24 +131,28 @@ FAMILY_MODELS = {
     ),
     "llama3": FamilyModel(
         "Llama 3, 3.1, 3.2",
-        _of("LlamaConfig", "LlamaForCausalLM", tie_word_embeddings=False, rope_parameters=_LLAMA3_ROPE),
+        of_transformers("LlamaConfig", "LlamaForCausalLM", tie_word_embeddings=False, rope_parameters=_LLAMA3_ROPE),
     ),
     "smollm2": FamilyModel(
         "SmolLM2",
-        _of("LlamaConfig", "LlamaForCausalLM", tie_word_embeddings=True, attention_bias=True, rms_norm_eps=1e-5),
+        of_transformers(
+            "LlamaConfig", "LlamaForCausalLM", tie_word_embeddings=True, attention_bias=True, rms_norm_eps=1e-5
+        ),
     ),
     "smollm3": FamilyModel(
         "SmolLM3",
-        _of("SmolLM3Config", "SmolLM3ForCausalLM", tie_word_embeddings=True, no_rope_layers=[1, 1, 1, 0]),
+        of_transformers("SmolLM3Config", "SmolLM3ForCausalLM", tie_word_embeddings=True, no_rope_layers=[1, 1, 1, 0]),
     ),
     "mistral": FamilyModel(
         "Mistral 7B",
-        _of("MistralConfig", "MistralForCausalLM", head_dim=24, sliding_window=WINDOW, tie_word_embeddings=False),
+        of_transformers(
+            "MistralConfig", "MistralForCausalLM", head_dim=24, sliding_window=WINDOW, tie_word_embeddings=False
+        ),
         longest=WINDOW,
     ),
     "mixtral": FamilyModel(
         "Mixtral 8x7B",
-        _of(
+        of_transformers(
             "MixtralConfig",
             "MixtralForCausalLM",
             num_local_experts=4,
@@ -157,12 +163,14 @@ FAMILY_MODELS = {
     ),
     "qwen2": FamilyModel(
         "Qwen2, Qwen2.5",
-        _of("Qwen2Config", "Qwen2ForCausalLM", tie_word_embeddings=False, rope_parameters=_YARN_ROPE),
+        of_transformers("Qwen2Config", "Qwen2ForCausalLM", tie_word_embeddings=False, rope_parameters=_YARN_ROPE),
     ),
-    "qwen3": FamilyModel("Qwen3", _of("Qwen3Config", "Qwen3ForCausalLM", head_dim=24, tie_word_embeddings=True)),
+    "qwen3": FamilyModel(
+        "Qwen3", of_transformers("Qwen3Config", "Qwen3ForCausalLM", head_dim=24, tie_word_embeddings=True)
+    ),
     "phi3": FamilyModel(
         "Phi-3 mini",
-        _of(
+        of_transformers(
             "Phi3Config",
             "Phi3ForCausalLM",
             num_key_value_heads=4,
@@ -176,7 +184,7 @@ FAMILY_MODELS = {
     ),
     "phi4": FamilyModel(
         "Phi-4 mini",
-        _of(
+        of_transformers(
             "Phi3Config",
             "Phi3ForCausalLM",
             tie_word_embeddings=True,

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from smidgen.calibration.gradients import scored_positions
-from smidgen.calibration.walk import States, advance
+from smidgen.calibration.walk import States, Walk
 from smidgen.formats.checkpoint import Checkpoint
-from smidgen.formats.parts import embed, head_name, load_block, load_final_norm
+from smidgen.formats.parts import head_name, load_block, load_exit
 from smidgen.model.attention import soft_cap
 from smidgen.numerics.precision import fast_product_dtype, quick_products
 from smidgen.shapes import Float, Int
@@ -44,14 +44,14 @@ class Effect:
     ) -> None:
         """Runs the original once."""
         self._checkpoint = checkpoint
-        self._norm = load_final_norm(checkpoint)
+        self._leaving = load_exit(checkpoint)
         self._chosen = _scored_positions(checkpoint, windows, most)
         self._kept: list[Float[Tensor, "rows hidden"]] = []
-        states = embed(checkpoint, windows)
+        walk = Walk(checkpoint, windows)
         for index in range(len(checkpoint.config.layers)):
-            advance(load_block(checkpoint, index), states)
+            walk.advance(load_block(checkpoint, index), index)
             checkpoint.release()
-        self._hidden = self._read(states)
+        self._hidden = self._read(walk.states)
         self._remember()
 
     @property
@@ -101,7 +101,7 @@ class Effect:
 
     def _read(self, states: States) -> Float[Tensor, "chosen hidden"]:
         """What the head reads at the positions looked at, rounded once as the products round it anyway."""
-        return self._norm(states.flatten(0, 1)[self._chosen]).to(fast_product_dtype()).float()
+        return self._leaving(states.flatten(0, 1)[self._chosen]).to(fast_product_dtype()).float()
 
     def _logits(
         self, hidden: Float[Tensor, "position hidden"], rows: Float[Tensor, "rows hidden"]

@@ -21,7 +21,7 @@ is computed again when its gradient is due.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -35,12 +35,12 @@ from smidgen.calibration.moments import linear_of
 from smidgen.calibration.outputs import OutputGathering, OutputMoment
 from smidgen.calibration.row_gradients import RowGradients
 from smidgen.calibration.sample import Gathering, judging
-from smidgen.calibration.walk import States, StateShelf, advance, in_batches
+from smidgen.calibration.walk import States, StateShelf, Walk, in_batches
 from smidgen.formats.checkpoint import Checkpoint
-from smidgen.formats.parts import embed, head_name, load_block, load_final_norm
-from smidgen.model.attention import soft_cap
+from smidgen.formats.parts import Passage, embed_once, entering, head_name, load_block, load_exit
+from smidgen.model.attention import Lent, soft_cap
 from smidgen.model.config import LayerConfig
-from smidgen.model.decoder import Block
+from smidgen.model.decoder import Beside, Block
 from smidgen.model.feed_forward import Experts
 from smidgen.model.operations import layer_operations
 from smidgen.model.parameters import block_linears
@@ -121,13 +121,27 @@ class BlockSurvey:
     index: int
     block: Block
     linears: dict[str, LinearSurvey]
+    looked_up: "LookedUp | None" = None
+
+
+@dataclass(frozen=True)
+class LookedUp:
+    """What a block looks up for each token, by how much the prediction depends on it (BOS is left out).
+
+    table: g at what comes out of the table.  projected: E[gᵣ²] of each number that is projected beside it.
+    judging: which rows of `table` only judge.
+    """
+
+    table: Float[Tensor, "entered width"]
+    projected: Float[Tensor, " width"]
+    judging: Bool[Tensor, " entered"]
 
 
 @dataclass(frozen=True)
 class EndSurvey:
     """What they saw of the two ends of the model.
 
-    embedded: g at what enters the first block, a row for each position but BOS.
+    embedded: g at the scaled embedding, a row for each position but BOS.
     head_input: √c·x for what enters the output head at each position, with c the curvature that its distribution leaves
     (a position that is certain of its token is hurt by nothing): Σ pᵥ(1 − pᵥ) over the vocabulary, each term times the
     square of the slope of the soft cap at that logit.
@@ -154,26 +168,43 @@ def survey_blocks(
     Memory: one block, the head in chunks of rows, and the states of `windows` three times.
     """
     layers = checkpoint.config.layers
-    states = embed(checkpoint, windows)
+    walk = Walk(checkpoint, windows)
     for index in range(len(layers)):
-        shelf.put(states)
-        advance(load_block(checkpoint, index), states)
+        shelf.put(walk.states)
+        walk.advance(load_block(checkpoint, index), index)
         checkpoint.release()
         task.advance()
-    gradient, head_input = _head_gradient(checkpoint, states, torch.Generator().manual_seed(seed), task)
+    gradient, head_input = _head_gradient(checkpoint, walk.states, torch.Generator().manual_seed(seed), task)
+    entered, owed = scored_positions(checkpoint, windows), _Owed()
     for index in reversed(range(len(layers))):
-        visit(_backward(index, load_block(checkpoint, index), layers[index], shelf.take(), gradient))
+        walk.states = shelf.take()
+        visit(_backward(index, load_block(checkpoint, index), layers[index], walk, gradient, entered, owed))
         checkpoint.release()
         task.advance()
-    judges, entered = judging(*windows.shape), scored_positions(checkpoint, windows)
-    return EndSurvey(gradient[entered], head_input, (judges[entered], judges[:, :-1].flatten()))
+    judges, embedded = judging(*windows.shape), _at_embedding(checkpoint, windows, gradient, owed)
+    return EndSurvey(embedded[entered], head_input, (judges[entered], judges[:, :-1].flatten()))
+
+
+def _at_embedding(
+    checkpoint: Checkpoint, windows: Int[Tensor, "windows position"], gradient: States, owed: "_Owed"
+) -> Float[Tensor, "windows position hidden"]:
+    """From the gradient at what enters the first block, and what the blocks look up beside it."""
+    if checkpoint.config.streams == 1:
+        found = gradient
+    else:
+        parts = []
+        for ids, part in zip(in_batches(windows), in_batches(gradient), strict=True):
+            embedded = embed_once(checkpoint, ids).requires_grad_()
+            parts.append(torch.autograd.grad(entering(checkpoint, embedded), embedded, part)[0])
+        found = torch.cat(parts)
+    return found if owed.embedding is None else found + owed.embedding
 
 
 def scored_positions(
     checkpoint: Checkpoint, windows: Int[Tensor, "windows position"]
 ) -> Bool[Tensor, "windows position"]:
     """All but a BOS at the beginning of a window, which is the same in every text."""
-    bos = checkpoint.file.metadata.get("tokenizer.ggml.bos_token_id")
+    bos = checkpoint.tokenizer_metadata.get("tokenizer.ggml.bos_token_id")
     scored = torch.ones(windows.shape, dtype=torch.bool)
     scored[:, 0] = windows[:, 0] != (-1 if bos is None else bos)
     return scored
@@ -188,26 +219,97 @@ def costs(checkpoint: Checkpoint, windows: Int[Tensor, "windows position"]) -> l
     return [*forward, *head, *(_BACKWARD * cost for cost in reversed(forward))]
 
 
-def _backward(index: int, block: Block, layer: LayerConfig, inputs: States, gradient: States) -> BlockSurvey:
-    """Turn `gradient`, in place, from the block's output to its input, watching the linear layers."""
+class _Owed:
+    """Gradients at keys and values that later blocks have read, until the backward pass comes to their lender.
+
+    embedding: those at the embedding from all that blocks have projected of it; None where they project nothing.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[int, int], list[Tensor]] = {}
+        self.embedding: Float[Tensor, "windows position hidden"] | None = None
+
+    def add_projected(
+        self, gradient: Float[Tensor, "windows position width"], projection: Float[Tensor, "width hidden"]
+    ) -> None:
+        """Of one block, at what it has projected."""
+        at_embedding = gradient @ projection
+        self.embedding = at_embedding if self.embedding is None else self.embedding.add_(at_embedding)
+
+    def add(self, lender: int, part: int, gradients: Sequence[Tensor]) -> None:
+        """Of keys and values."""
+        sums = self._sums.setdefault((lender, part), [torch.zeros_like(one) for one in gradients])
+        for total, one in zip(sums, gradients, strict=True):
+            total += one
+
+    def take(self, lender: int, part: int) -> list[Tensor]:
+        """Of keys and values."""
+        return self._sums.pop((lender, part))
+
+
+def _backward(
+    index: int, block: Block, layer: LayerConfig, walk: Walk, gradient: States,
+    entered: Bool[Tensor, "windows position"], owed: _Owed,
+) -> BlockSurvey:  # fmt: skip
+    """Turn `gradient`, in place, from the block's output to its input, watching the linear layers.
+
+    walk: its states are what entered the block.  entered: tokens that count for what the block looks up.
+    """
     for parameter in block.parameters():
         parameter.requires_grad_(False)
     linears = {
         name: LinearSurvey(linear_of(block, name), shared=not name.startswith("experts."))
         for name in block_linears(layer)
     }
-    judges = judging(*inputs.shape[:2])
+    judges, inputs = judging(*walk.states.shape[:2]), walk.states
+    looked: list[tuple[Tensor, ...]] = []
     parts, gradients = in_batches(inputs), in_batches(gradient)
-    for x, g, aside in zip(parts, gradients, judges.split(len(parts[0])), strict=True):
-        x = x.detach().requires_grad_()
+    for number, (x, g, aside) in enumerate(zip(parts, gradients, in_batches(judges), strict=True)):
+        leaves = _Leaves(walk.passage, layer, index, number, x)
         for seen in linears.values():
             seen.begin(aside)
         with _watch(block, linears), quick_layers():
-            (at_input,) = torch.autograd.grad(block(x), x, g)
-        g.copy_(at_input)
+            outputs, at_outputs = [block(leaves.x, beside=leaves.beside)], [g]
+            if layer.lends is not None:
+                outputs += leaves.lent[layer.lends]
+                at_outputs += owed.take(index, number)
+            found = torch.autograd.grad(outputs, leaves.all, at_outputs)
+        g.copy_(found[0])
+        if layer.borrows is not None:
+            owed.add(layer.borrows, number, found[1:3])
+        if layer.layer_input:
+            looked.append(found[-2:])
     for seen in linears.values():
         seen.importance /= inputs.shape[0] * inputs.shape[1]
-    return BlockSurvey(index, block, linears)
+    if not looked:
+        return BlockSurvey(index, block, linears)
+    table, projected = (torch.cat(parts) for parts in zip(*looked, strict=True))
+    owed.add_projected(projected, walk.passage.projection(index))
+    importance = projected[entered].square().mean(0)
+    return BlockSurvey(index, block, linears, LookedUp(table[entered], importance, judges[entered]))
+
+
+class _Leaves:
+    """What a block reads of one part, each of it with a gradient of its own.
+
+    x, beside: to call the block with.  lent: filled by a block that lends.  all: what gradients are taken of: x, then
+    keys and values that are read of an earlier block, then what is looked up, from the table and projected.
+    """
+
+    def __init__(self, passage: Passage, layer: LayerConfig, index: int, part: int, x: States) -> None:
+        self.x = x.detach().requires_grad_()
+        self.all: list[Tensor] = [self.x]
+        self.lent: Lent = {}
+        if layer.borrows is not None:
+            keys, values = (one.detach().requires_grad_() for one in passage.lent[part][layer.borrows])
+            self.lent[layer.borrows] = keys, values
+            self.all += [keys, values]
+        found = None
+        if layer.layer_input:
+            looked_up, projected = (one.detach().requires_grad_() for one in passage.looked_up(index, part))
+            found = passage.combined(looked_up, projected)
+            self.all += [looked_up, projected]
+        self.beside = Beside(found, self.lent)
 
 
 #: Tokens that an expert has seen, by its name in the block.
@@ -220,7 +322,7 @@ def _watch(block: Block, linears: Mapping[str, LinearSurvey]) -> Iterator[None]:
     handles: list[RemovableHandle] = []
     routed: _Routed = {}
     if block.experts is not None:
-        handles.append(block.experts.register_forward_pre_hook(partial(_note_routes, routed)))
+        handles.append(block.experts.register_forward_pre_hook(partial(_note_routes, routed), with_kwargs=True))
     for name, survey in linears.items():
         note = partial(_note, survey, routed, name.rpartition(".")[0])
         handles.append(linear_of(block, name).register_forward_hook(note))
@@ -231,10 +333,12 @@ def _watch(block: Block, linears: Mapping[str, LinearSurvey]) -> Iterator[None]:
             handle.remove()
 
 
-def _note_routes(routed: _Routed, experts: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+def _note_routes(
+    routed: _Routed, experts: nn.Module, inputs: tuple[Tensor, ...], named: Mapping[str, Tensor]
+) -> None:  # fmt: skip
     """A hook: which tokens go to which expert."""
     assert isinstance(experts, Experts)
-    _, chosen = experts.route(inputs[0].detach().flatten(0, -2))
+    _, chosen = experts.route(named.get("routed", inputs[0]).detach().flatten(0, -2))
     for number in range(len(experts.networks)):
         routed[f"experts.{number}"] = (chosen == number).nonzero(as_tuple=True)[0]
 
@@ -254,12 +358,12 @@ def _head_gradient(
 
     The last position of each window predicts nothing that anyone sees, and has gradient 0.
     """
-    norm = load_final_norm(checkpoint)
+    leaving = load_exit(checkpoint)
     gradient = torch.zeros_like(states)
     flat, flat_gradient, curved = states[:, :-1].flatten(0, 1), [], []
     for x in flat.split(_POSITIONS):
         x = x.detach().requires_grad_()
-        hidden = norm(x)
+        hidden = leaving(x)
         at_hidden, curvature = _softmax_gradient(checkpoint, hidden.detach(), generator)
         flat_gradient.append(torch.autograd.grad(hidden, x, at_hidden)[0])
         curved.append(hidden.detach() * curvature.sqrt()[:, None])

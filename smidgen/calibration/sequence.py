@@ -7,14 +7,16 @@ arXiv:2210.17323, section 4, does so from block to block.)
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import sqrt
 
 import torch
 from torch import Tensor
 
 from smidgen.calibration.sample import Gathering, Sample, judging
 from smidgen.calibration.walk import TOKENS_AT_ONCE, States, in_batches
-from smidgen.model.decoder import Block
+from smidgen.model.decoder import Beside, Block
 from smidgen.model.feed_forward import Experts, FeedForward
+from smidgen.model.streams import AlternatingUpdates
 from smidgen.numerics.precision import quick_layers
 from smidgen.shapes import Bool, Float, Int
 
@@ -68,37 +70,126 @@ Replace = Callable[[tuple[str, ...], Inputs], None]
 
 
 @torch.no_grad()
-def advance_replacing(block: Block, states: States, replace: Replace) -> None:
+def advance_replacing(block: Block, states: States, besides: Sequence[Beside], replace: Replace) -> None:
     """Send all windows through a block, in place, each matrix replaced just before the data goes through it.
 
+    besides: what the block reads beside each part of the states (`walk.in_batches`).
     Memory: what enters the last matrix of the block for all tokens, beside the states.
     """
     judges = judging(*states.shape[:2]).flatten()
-    _attend(block, states, judges, replace)
-    x = block.feed_forward_norm(states).flatten(0, 1)
-    if block.experts is None:
-        assert block.feed_forward is not None
-        fed = _feed("feed_forward", block.feed_forward, Inputs(x.split(TOKENS_AT_ONCE), judges), replace)
+    if block.streams is None:
+        _compute(block, states, besides, judges, replace)
+        if block.layer_input is not None:
+            states += _look_up(block, states, besides, judges, replace)
     else:
-        fed = _mix(block.experts, x, judges, replace)
+        _on_streams(block, block.streams, states, besides, judges, replace)
+    if block.output_scale is not None:
+        states *= block.output_scale.weight
+
+
+def _compute(
+    block: Block, states: Float[Tensor, "windows position hidden"], besides: Sequence[Beside],
+    judges: Bool[Tensor, " tokens"], replace: Replace,
+) -> None:  # fmt: skip
+    """Attention and feed-forward network on one stream, in place."""
+    _attend(block, states, besides, judges, replace)
+    fed = _fed(block, states.flatten(0, 1), judges, replace)
     if block.feed_forward_post_norm is not None:
         fed = block.feed_forward_post_norm(fed)
     states += fed.view(states.shape)
 
 
-def _attend(block: Block, states: States, judges: Bool[Tensor, " tokens"], replace: Replace) -> None:
+def _fed(
+    block: Block, x: Float[Tensor, "tokens hidden"], judges: Bool[Tensor, " tokens"], replace: Replace
+) -> Float[Tensor, "tokens hidden"]:
+    """What the feed-forward network, or the experts, or both make of the tokens."""
+    normed = block.feed_forward_norm(x)
+    if block.feed_forward is None:
+        assert block.experts is not None
+        return _mix(block.experts, normed, normed, judges, replace)
+    fed = _feed("feed_forward", block.feed_forward, Inputs(normed.split(TOKENS_AT_ONCE), judges), replace)
+    if block.experts is None:
+        return fed
+    assert block.feed_forward_own_norm and block.experts_norm and block.experts_post_norm
+    mixed = _mix(block.experts, block.experts_norm(x), x, judges, replace)
+    return block.feed_forward_own_norm(fed) + block.experts_post_norm(mixed)
+
+
+def _on_streams(
+    block: Block, streams: AlternatingUpdates, states: Float[Tensor, "windows position streams hidden"],
+    besides: Sequence[Beside], judges: Bool[Tensor, " tokens"], replace: Replace,
+) -> None:  # fmt: skip
+    """The block on the active stream; the small matrices that mix streams stay as they are."""
+    for part in in_batches(states):
+        part.copy_(streams.predicted(part))
+    computed = states[:, :, streams.active].clone()
+    _compute(block, computed, besides, judges, replace)
+    for part, news in zip(in_batches(states), in_batches(computed), strict=True):
+        part.copy_(streams.corrected(part, news))
+    if block.layer_input is not None:
+        first = streams.output_scale(states[:, :, streams.active])
+        states[:, :, 1:] += _look_up(block, first, besides, judges, replace)[:, :, None]
+
+
+def _look_up(
+    block: Block, states: Float[Tensor, "windows position hidden"], besides: Sequence[Beside],
+    judges: Bool[Tensor, " tokens"], replace: Replace,
+) -> Float[Tensor, "windows position hidden"]:  # fmt: skip
+    """What the block adds of what it looks up."""
+    layer_input, norm = block.layer_input, block.layer_input_norm
+    assert layer_input is not None and norm is not None
+    parts = in_batches(states)
+    replace(("layer_input.gate",), Inputs(parts, judges))
+    taken = []
+    for part, beside in zip(parts, besides, strict=True):
+        assert beside.layer_input is not None
+        with quick_layers():
+            taken.append(layer_input.taken(part, beside.layer_input))
+    replace(("layer_input.output",), Inputs(taken, judges))
+    with quick_layers():
+        return torch.cat([norm(layer_input.output(part).float()) for part in taken])
+
+
+def _attend(
+    block: Block, states: Float[Tensor, "windows position hidden"], besides: Sequence[Beside],
+    judges: Bool[Tensor, " tokens"], replace: Replace,
+) -> None:  # fmt: skip
     """The attention and its residual sum."""
     parts = in_batches(states)
     normed = [block.attention_norm(part) for part in parts]
-    replace(("attention.query", "attention.key", "attention.value"), Inputs(normed, judges))
+    own = [name for name in ("query", "key", "value") if getattr(block.attention, name) is not None]
+    replace(tuple(f"attention.{name}" for name in own), Inputs(normed, judges))
     with quick_layers():
-        heads = [block.attention.heads(part) for part in normed]
-    del normed
+        heads = [block.attention.heads(part, lent=beside.lent) for part, beside in zip(normed, besides, strict=True)]
     replace(("attention.output",), Inputs(heads, judges))
-    for part, mixed in zip(parts, heads, strict=True):
+    with quick_layers():
+        attended = [block.attention.output(mixed).float() for mixed in heads]
+    if block.attention_post_norm is not None:
+        attended = [block.attention_post_norm(part) for part in attended]
+    if block.low_rank is not None:
+        attended = _with_low_rank(block, normed, attended, judges, replace)
+    for part, more in zip(parts, attended, strict=True):
+        part += more
+        if block.low_rank is not None:
+            part /= sqrt(2)
+
+
+def _with_low_rank(
+    block: Block, normed: Sequence[Float[Tensor, "_batch position hidden"]],
+    attended: Sequence[Float[Tensor, "_batch position hidden"]], judges: Bool[Tensor, " tokens"], replace: Replace,
+) -> list[Float[Tensor, "_batch position hidden"]]:  # fmt: skip
+    """Attention's output with the low-rank residual beside it."""
+    assert block.low_rank is not None and block.low_rank_norm is not None
+    replace(("low_rank.left",), Inputs(normed, judges))
+    with quick_layers():
+        inner = [block.low_rank.left(part) for part in normed]
+    replace(("low_rank.right",), Inputs(inner, judges))
+    found = []
+    for part, own, more in zip(normed, inner, attended, strict=True):
         with quick_layers():
-            attended = block.attention.output(mixed).float()
-        part += attended if block.attention_post_norm is None else block.attention_post_norm(attended)
+            outer = block.low_rank.right(own).float()
+        found.append(more + part + block.low_rank_norm(outer))
+    return found
 
 
 def _feed(name: str, network: FeedForward, inputs: Inputs, replace: Replace) -> Float[Tensor, "tokens hidden"]:
@@ -112,11 +203,15 @@ def _feed(name: str, network: FeedForward, inputs: Inputs, replace: Replace) -> 
 
 
 def _mix(
-    experts: Experts, x: Float[Tensor, "tokens hidden"], judges: Bool[Tensor, " tokens"], replace: Replace
-) -> Float[Tensor, "tokens hidden"]:
-    """What a mixture of experts makes of the tokens, each expert fitted to those that it is given."""
+    experts: Experts, x: Float[Tensor, "tokens hidden"], routed: Float[Tensor, "tokens hidden"],
+    judges: Bool[Tensor, " tokens"], replace: Replace,
+) -> Float[Tensor, "tokens hidden"]:  # fmt: skip
+    """What a mixture of experts makes of the tokens, each expert fitted to those that it is given.
+
+    routed: what the router reads.
+    """
     with quick_layers():
-        shares, chosen = experts.route(x)
+        shares, chosen = experts.route(routed)
     mixed = torch.zeros_like(x)
     for number, network in enumerate(experts.networks):
         tokens, place = (chosen == number).nonzero(as_tuple=True)

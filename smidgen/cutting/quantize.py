@@ -201,16 +201,23 @@ def surveyed_model(
     return surveyed
 
 
-def _save_ends(workspace: QuantWorkspace, ends: Mapping[str, Sample]) -> None:
-    tensors = {f"{name}:{part}": getattr(sample, part) for name, sample in ends.items() for part in _TENSORS}
-    notes = {name: json.dumps([sample.tokens, sample.effective]) for name, sample in ends.items()}
+def _save_ends(workspace: QuantWorkspace, ends: Mapping[str, Sequence[Sample]]) -> None:
+    tensors = {
+        f"{name}:{place}:{part}": getattr(sample, part)
+        for name, samples in ends.items()
+        for place, sample in enumerate(samples)
+        for part in _TENSORS
+    }
+    notes = {name: json.dumps([[one.tokens, one.effective] for one in samples]) for name, samples in ends.items()}
     workspace.save_tensors("ends", tensors, notes)
 
 
-def _load_ends(workspace: QuantWorkspace) -> dict[str, Sample]:
+def _load_ends(workspace: QuantWorkspace) -> dict[str, tuple[Sample, ...]]:
     tensors, notes = workspace.load_tensors("ends"), workspace.notes("ends")
-    ends: dict[str, Sample] = {}
+    ends: dict[str, tuple[Sample, ...]] = {}
     for name, note in notes.items():
-        moment, judges = (tensors[f"{name}:{part}"] for part in _TENSORS)
-        ends[name] = Sample(moment, judges, *json.loads(note))
+        runs = enumerate(json.loads(note))
+        ends[name] = tuple(
+            Sample(*(tensors[f"{name}:{place}:{part}"] for part in _TENSORS), *figures) for place, figures in runs
+        )
     return ends

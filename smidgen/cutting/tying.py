@@ -18,7 +18,7 @@ from smidgen.cutting.recipe import CutOptions
 from smidgen.data.held_out import CalibrationText
 from smidgen.data.text import beginning, window_length
 from smidgen.formats.checkpoint import Checkpoint
-from smidgen.formats.parts import embed, head_name, load_block, load_final_norm
+from smidgen.formats.parts import Passage, embed, head_name, load_block, load_exit
 from smidgen.formats.stored_twice import stored_once, stored_twice
 from smidgen.model.tokenizer import Tokenizer
 from smidgen.numerics.divergence import NO_TARGET, StreamedDivergence, soft_cap_
@@ -72,11 +72,12 @@ def _read_by_the_head(
     original: Checkpoint, tied: Checkpoint, ids: Int[Tensor, "one position"]
 ) -> Float[Tensor, "two position hidden"]:
     """What the heads of both models read. The blocks are the same, and decoded once."""
-    states = torch.cat([embed(original, ids), embed(tied, ids)])
+    both = torch.cat([ids, ids])
+    states, passage = torch.cat([embed(original, ids), embed(tied, ids)]), Passage(original, [both])
     layers = range(len(original.config.layers))
     with track("Measuring what tying the head costs", len(layers)) as task:
         for index in layers:
-            states = load_block(original, index)(states)
+            states = load_block(original, index)(states, beside=passage.beside(index, 0))
             original.release()
             task.advance()
-    return load_final_norm(original)(states)
+    return load_exit(original)(states)

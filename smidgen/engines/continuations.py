@@ -7,17 +7,15 @@ some thousand tokens, one block, and the keys and values of one layer, however m
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from smidgen.engines.base import Ids, Score
-from smidgen.engines.torch import TorchEngine, tokens_at_once
-from smidgen.formats.parts import embed, load_final_norm
-from smidgen.model.attention import LayerCache
+from smidgen.engines.torch import KeptByLenders, TorchEngine, tokens_at_once
+from smidgen.formats.parts import Passage, embed, load_exit
 from smidgen.model.decoder import Block
 from smidgen.numerics.divergence import StreamedSoftmax, soft_cap_
 from smidgen.numerics.products import product
@@ -40,10 +38,16 @@ class Group:
 
 @dataclass
 class States:
-    """Hidden states of a group: of what its texts share, and of the rests, padded on the right."""
+    """Hidden states of a group: of what its texts share, and of the rests, padded on the right.
 
-    shared: Float[Tensor, "1 shared hidden"]
-    rests: list[Float[Tensor, "batch rest hidden"]]
+    passage: what blocks read beside them, of parts of what is shared and then of the rests.
+    kept: keys and values of what is shared (part 0) and of the rests (from 1 on).
+    """
+
+    shared: Float[Tensor, "1 shared *streams hidden"]
+    rests: list[Float[Tensor, "batch rest *streams hidden"]]
+    passage: Passage
+    kept: KeptByLenders
 
 
 @torch.no_grad()
@@ -144,13 +148,13 @@ def _hidden_states(
 ) -> dict[int, Float[Tensor, "position hidden"]]:
     """What the head reads in each text of these groups, from the position in `wanted` on."""
     inputs = _group_states(engine, texts, groups)
-    norm = load_final_norm(engine.checkpoint)
+    leaving = load_exit(engine.checkpoint)
     found = {}
     for group, states in zip(groups, inputs, strict=True):
         rows = [row for rest in states.rests for row in rest]
         for member, row in zip(group.members, rows, strict=True):
             own = row[max(0, wanted[member] - group.shared) : len(texts[member]) - group.shared]
-            found[member] = norm(torch.cat([states.shared[0, wanted[member] :], own]))
+            found[member] = leaving(torch.cat([states.shared[0, wanted[member] :], own]))
     return found
 
 
@@ -158,9 +162,9 @@ def _group_states(engine: TorchEngine, texts: Sequence[Ids], groups: Sequence[Gr
     inputs = [_embedded(engine, texts, group) for group in groups]
     at_once = tokens_at_once(engine.config)
     for index in range(len(engine.config.layers)):
-        block, cache = engine.block(index), partial(engine.layer_cache, index)
+        block = engine.block(index)
         for group, states in zip(groups, inputs, strict=True):
-            _through(block, cache, group.shared, states, at_once)
+            _through(block, index, group.shared, states, at_once)
         del block  # before the next is decoded beside it
     return inputs
 
@@ -171,28 +175,32 @@ def _embedded(engine: TorchEngine, texts: Sequence[Ids], group: Group) -> States
     padded = torch.tensor([[*rest, *[0] * (longest - len(rest))] for rest in rests])  # nothing before sees the padding
     at_once = max(1, min(tokens_at_once(engine.config) // longest, _KEYS_AT_ONCE // (longest + group.shared)))
     shared = torch.tensor([texts[group.members[0]][: group.shared]], dtype=torch.long)
-    states = engine.config.hidden
+    rests_apart = padded.split(at_once)
+    states = [embed(engine.checkpoint, part) for part in rests_apart]
     return States(
-        embed(engine.checkpoint, shared) if group.shared else torch.empty(1, 0, states),
-        [embed(engine.checkpoint, part) for part in padded.split(at_once)],
+        embed(engine.checkpoint, shared) if group.shared else states[0].new_empty(1, 0, *states[0].shape[2:]),
+        states,
+        Passage(engine.checkpoint, [*_pieces(shared, tokens_at_once(engine.config)), *rests_apart]),
+        KeptByLenders(engine),
     )
 
 
-def _through(
-    block: Block, new_cache: Callable[[int, int], LayerCache], shared: int, states: States, at_once: int
-) -> None:
-    """One block: what is shared first, then the rests against its keys and values.
+def _through(block: Block, index: int, shared: int, states: States, at_once: int) -> None:
+    """One block: what is shared first, then the rests against its keys and values."""
+    first = states.kept.cache(index, 0, 1, shared)
+    parts = _pieces(states.shared, at_once)
+    for number, part in enumerate(parts):
+        part.copy_(block(part, number * at_once, first, beside=states.passage.beside(index, number)))
+    for number, rest in enumerate(states.rests):
+        cache = states.kept.cache(index, number + 1, len(rest), shared + rest.shape[1])
+        if block.attention.layer.borrows is None:  # else the lender has done it
+            cache.keys[:, :, :shared], cache.values[:, :, :shared] = first.keys, first.values
+        rest.copy_(block(rest, shared, cache, beside=states.passage.beside(index, len(parts) + number)))
 
-    new_cache: makes one for so many rows and positions.
-    """
-    first = new_cache(1, shared)
-    for start in range(0, shared, at_once):
-        part = states.shared[:, start : start + at_once]
-        part.copy_(block(part, start, first))
-    for rest in states.rests:
-        cache = new_cache(len(rest), shared + rest.shape[1])
-        cache.keys[:, :, :shared], cache.values[:, :, :shared] = first.keys, first.values
-        rest.copy_(block(rest, shared, cache))
+
+def _pieces(x: Tensor, at_once: int) -> Sequence[Tensor]:
+    """So many positions at a time; nothing of nothing."""
+    return x.split(at_once, dim=1) if x.shape[1] else ()
 
 
 def _scores(

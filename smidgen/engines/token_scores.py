@@ -13,7 +13,7 @@ from torch import Tensor
 from smidgen.engines.base import Ids
 from smidgen.engines.continuations import Group, States, read_in_groups
 from smidgen.engines.torch import TorchEngine
-from smidgen.formats.parts import load_final_norm
+from smidgen.formats.parts import load_exit
 from smidgen.numerics.divergence import NO_TARGET, StreamedSoftmax, soft_cap_
 from smidgen.numerics.products import product
 from smidgen.shapes import Float, Int
@@ -76,7 +76,7 @@ def _stretches(texts: Sequence[Ids], group: Group, states: States) -> Iterator[_
 
 def _scored(engine: TorchEngine, stretches: Sequence[_Stretch], alternatives: int) -> Iterator[TokenScores]:
     """The scores of each stretch, place by place; `own` has a NaN for NO_TARGET."""
-    states = load_final_norm(engine.checkpoint)(torch.cat([one.states for one in stretches]))
+    states = load_exit(engine.checkpoint)(torch.cat([one.states for one in stretches]))
     targets = torch.cat([one.targets for one in stretches])
     stream = StreamedSoftmax(targets)
     alternatives = min(alternatives, engine.config.vocabulary)

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from smidgen.errors import SmidgenError, printable
 from smidgen.formats.checkpoint import Checkpoint
-from smidgen.formats.parts import embed, head_name, load_block, load_final_norm
+from smidgen.formats.parts import Passage, embed, head_name, load_block, load_exit
 from smidgen.memory import total_memory
 from smidgen.model.attention import LayerCache, soft_cap
 from smidgen.model.config import ModelConfig
@@ -78,15 +78,16 @@ class TorchEngine:
         """
         states = embed(self.checkpoint, windows)
         at_once = max(1, tokens_at_once(self.config) // windows.shape[1])
+        passage, lenders = Passage(self.checkpoint, windows.split(at_once)), KeptByLenders(self)
         for index in range(len(self.config.layers)):
             block = self.block(index)
-            for part in states.split(at_once):
-                kept = None if self._kv == AS_USUAL else self.layer_cache(index, *part.shape[:2])
-                part.copy_(self._rounded(block(part, 0, kept)))
+            for number, part in enumerate(states.split(at_once)):
+                kept = None if self._kv == AS_USUAL else lenders.cache(index, number, *part.shape[:2])
+                part.copy_(self._rounded(block(part, 0, kept, beside=passage.beside(index, number))))
             del block  # before the next is decoded beside it
             if progress is not None:
                 progress.advance()
-        return load_final_norm(self.checkpoint)(states)
+        return load_exit(self.checkpoint)(states)
 
     def block(self, index: int) -> Block:
         """A block with its weights in float32; the pages of the file that they came from are given back."""
@@ -103,7 +104,9 @@ class TorchEngine:
         order = None if moved is None else torch.from_numpy(moved[: layer.head_dim])
         return RoundedCache(layer, batch, capacity, self._kv, order)
 
-    def _rounded(self, states: Float[Tensor, "batch position hidden"]) -> Float[Tensor, "batch position hidden"]:
+    def _rounded(
+        self, states: Float[Tensor, "batch position *streams hidden"]
+    ) -> Float[Tensor, "batch position *streams hidden"]:
         return states if self._rounding is None else states.to(self._rounding)
 
     def head_rows(self, start: int, stop: int) -> Float[Tensor, "rows hidden"]:
@@ -139,16 +142,16 @@ class TorchEngine:
         self.prepare(len(prompts), prompts.shape[1] + tokens)
         generator = torch.Generator().manual_seed(seed)
         blocks = [self.block(index) for index in range(len(self.config.layers))]
-        final_norm, head = load_final_norm(self.checkpoint), self._head()
+        leaving, head = load_exit(self.checkpoint), self._head()
         cache = Cache(self.config, len(prompts), prompts.shape[1] + tokens)
         written = torch.empty(len(prompts), tokens, dtype=torch.long)
         ends, step = torch.tensor(sorted(end_ids), dtype=torch.long), prompts
         for place in range(tokens):
-            hidden = embed(self.checkpoint, step)
-            for block, layer_cache in zip(blocks, cache.layers, strict=True):
-                hidden = block(hidden, cache.length, layer_cache)
+            hidden, passage = embed(self.checkpoint, step), Passage(self.checkpoint, [step])
+            for index, (block, layer_cache) in enumerate(zip(blocks, cache.layers, strict=True)):
+                hidden = block(hidden, cache.length, layer_cache, beside=passage.beside(index, 0))
             cache.length += step.shape[1]
-            scores = functional.linear(final_norm(hidden[:, -1]).to(head.dtype), head).float()
+            scores = functional.linear(leaving(hidden[:, -1]).to(head.dtype), head).float()
             ids = draw(
                 soft_cap(scores, self.config.logit_cap), float(temperature), generator, banned=banned, top_k=top_k
             )
@@ -178,3 +181,21 @@ class TorchEngine:
             stop = min(start + _HEAD_ROWS, len(head))
             head[start:stop] = self.head_rows(start, stop)
         return head
+
+
+class KeptByLenders:
+    """Caches of the layers, part by part: a layer that borrows keys and values gets that of its lender."""
+
+    def __init__(self, engine: TorchEngine) -> None:
+        self._engine = engine
+        self._kept: dict[tuple[int, int], LayerCache] = {}
+
+    def cache(self, index: int, part: int, batch: int, capacity: int) -> LayerCache:
+        """For one layer and one part, which is so many rows and positions."""
+        layer = self._engine.config.layers[index]
+        if layer.borrows is not None:
+            return self._kept[layer.borrows, part]
+        cache = self._engine.layer_cache(index, batch, capacity)
+        if layer.lends is not None:
+            self._kept[index, part] = cache
+        return cache

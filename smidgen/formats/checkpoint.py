@@ -178,28 +178,46 @@ class Checkpoint(Closing):
         for start in range(0, shape[0], step):
             yield self.rows(name, start, min(start + step, shape[0]))
 
-    def gather(self, name: str, ids: Int[Tensor, "..."]) -> Float[Tensor, "... cols"]:
-        """The rows with these numbers, decoded to float32; each distinct row is decoded once."""
+    def gather(
+        self, name: str, ids: Int[Tensor, "..."], columns: tuple[int, int] | None = None
+    ) -> Float[Tensor, "... cols"]:
+        """The rows with these numbers, decoded to float32; each distinct row is decoded once.
+
+        columns: the first of those that are wanted, and the first that is not; of others nothing is read where blocks
+        end there, too.
+        """
         distinct, places = ids.unique(return_inverse=True)
         wanted = distinct.numpy()
         order = self.transform(name).order
-        return self._decoded(name, wanted if order is None else order[wanted])[places]
+        rows = wanted if order is None else order[wanted]
+        if columns is None:
+            return self._decoded(name, rows)[places]
+        if any(column % self.kind(name).block for column in columns):
+            return self._decoded(name, rows)[places][..., slice(*columns)]
+        return self._decoded(name, rows, columns)[places]
 
     def block(self, index: int) -> dict[str, Float[Tensor, "..."]]:
         """State dict of one `Block`, decoded to float32."""
         prefix = f"blocks.{index}."
         return {name.removeprefix(prefix): self.tensor(name) for name in self._shapes if name.startswith(prefix)}
 
-    def _packed_rows(self, name: str, numbers: np.ndarray) -> np.ndarray:
-        """Rows by their place on disk, of the type `kind`. A copy out of the read-only map, which torch warns about."""
-        return self.packed(name)[numbers]
+    def _packed_rows(self, name: str, numbers: np.ndarray, columns: tuple[int, int]) -> np.ndarray:
+        """Rows by their place on disk, of the type `kind`. A copy out of the read-only map, which torch warns about.
 
-    def _decoded(self, name: str, numbers: np.ndarray) -> Float[Tensor, "rows cols"]:
+        columns: from one to another, at the ends of blocks.
+        """
+        kind = self.kind(name)
+        return self.packed(name)[:, kind.row_bytes(columns[0]) : kind.row_bytes(columns[1])][numbers]
+
+    def _decoded(
+        self, name: str, numbers: np.ndarray, columns: tuple[int, int] | None = None
+    ) -> Float[Tensor, "rows cols"]:
         """Rows by their place on disk, decoded in chunks."""
         kind, offset = self.kind(name), self.transform(name).offset
-        result = torch.empty(len(numbers), self.shape(name)[-1])
-        for part in _parts(len(numbers), max(1, _CHUNK_BYTES // kind.row_bytes(self.shape(name)[-1]))):
-            result[part] = decode(torch.from_numpy(self._packed_rows(name, numbers[part])), kind)
+        first, end = (0, self.shape(name)[-1]) if columns is None else columns
+        result = torch.empty(len(numbers), end - first)
+        for part in _parts(len(numbers), max(1, _CHUNK_BYTES // kind.row_bytes(end - first))):
+            result[part] = decode(torch.from_numpy(self._packed_rows(name, numbers[part], (first, end))), kind)
             if not math.isfinite(result[part].sum()):
                 self._refuse_unfinite(name, result[part], numbers[part])
         return result.add_(offset) if offset else result

@@ -117,15 +117,15 @@ class Workspace:
         with self._opened(part) as file:
             return file.metadata() or {}
 
-    def save_states(self, next_block: int, states: Tensor) -> None:
-        """Keep the hidden states that enter block `next_block`. Written after that block's predecessor is."""
-        self.save_tensors("states", {"states": states}, {"next_block": str(next_block)})
+    def save_states(self, next_block: int, states: Mapping[str, Tensor]) -> None:
+        """Keep what enters block `next_block`. Written after that block's predecessor is."""
+        self.save_tensors("states", states, {"next_block": str(next_block)})
 
-    def load_states(self) -> tuple[int, Tensor | None]:
-        """The block to go on with, and what enters it; (0, None) at the beginning."""
+    def load_states(self) -> tuple[int, dict[str, Tensor]]:
+        """The block to go on with, and what enters it; 0 and nothing at the beginning."""
         if not self.has("states"):
-            return 0, None
-        return int(self.notes("states")["next_block"]), self.load_tensor("states", "states")
+            return 0, {}
+        return int(self.notes("states")["next_block"]), self.load_tensors("states")
 
     def save_json(self, part: str, value: Any) -> None:
         """Keep plain data."""

@@ -5,18 +5,24 @@ t-window+1 … t, as in transformers and llama.cpp. Soft caps (cap·tanh(score/c
 and Gemma 3 reports, https://arxiv.org/abs/2408.00118 and https://arxiv.org/abs/2503.19786.
 """
 
+from typing import TypeAlias
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from smidgen.model.config import LayerConfig
 from smidgen.model.linear import BlankLinear
-from smidgen.model.norms import RMSNorm
+from smidgen.model.norms import RMSNorm, divided_by_rms
 from smidgen.model.rope import rotary_tables, rotate
 from smidgen.shapes import Bool, Float, Int
 
 #: Where rows hold several documents: the number of the one that each position belongs to. None: a row is one document.
 Documents = Int[Tensor, "batch position"] | None
+_Kept = Float[Tensor, "batch kv position head"]
+#: Number of a layer → its keys and values of the whole text, for later layers that read them in place of their own
+#: (cross-layer attention, Brandon et al. 2024, https://arxiv.org/abs/2405.12981). Only where there is no cache.
+Lent: TypeAlias = dict[int, tuple[_Kept, _Kept]]
 
 
 class LayerCache:
@@ -36,6 +42,10 @@ class LayerCache:
             raise ValueError(f"the cache holds {self.keys.shape[2]} positions, {end} are needed")
         self.keys[:, :, start:end] = keys
         self.values[:, :, start:end] = values
+        return self.held(end)
+
+    def held(self, end: int) -> tuple[_Kept, _Kept]:
+        """Keys and values of positions 0 … end-1 (views)."""
         return self.keys[:, :, :end], self.values[:, :, :end]
 
     def meeting(self, queries: Float[Tensor, "batch heads new head"]) -> Float[Tensor, "batch heads new head"]:
@@ -65,48 +75,77 @@ def visible_within(
     return same & visible(length, length, window, documents.device)
 
 
+_Tables: TypeAlias = tuple[Float[Tensor, "position turning"], Float[Tensor, "position turning"]] | None
+
+
 class Attention(nn.Module):
     """Causal self-attention of one layer. Parameters are created uninitialised: load a state dict before use."""
 
     def __init__(self, layer: LayerConfig, hidden: int, epsilon: float) -> None:
         super().__init__()
         self.layer = layer
+        width, own = layer.kv_heads * layer.head_dim, layer.borrows is None
         self.query = BlankLinear(hidden, layer.heads * layer.head_dim, layer.qkv_bias)
-        self.key = BlankLinear(hidden, layer.kv_heads * layer.head_dim, layer.qkv_bias)
-        self.value = BlankLinear(hidden, layer.kv_heads * layer.head_dim, layer.qkv_bias)
+        self.key = BlankLinear(hidden, width, layer.qkv_bias) if own else None
+        self.value = BlankLinear(hidden, width, layer.qkv_bias) if own and not layer.keys_are_values else None
         self.output = BlankLinear(layer.heads * layer.head_dim, hidden, layer.output_bias)
         self.query_norm = RMSNorm(layer.head_dim, epsilon) if layer.qk_norm else None
-        self.key_norm = RMSNorm(layer.head_dim, epsilon) if layer.qk_norm else None
+        self.key_norm = RMSNorm(layer.head_dim, epsilon) if layer.qk_norm and own else None
+        self.epsilon = epsilon
 
     def forward(
         self, x: Float[Tensor, "batch position hidden"], start: int = 0, cache: LayerCache | None = None,
-        documents: Documents = None,
+        documents: Documents = None, lent: Lent | None = None,
     ) -> Float[Tensor, "batch position hidden"]:  # fmt: skip
-        """`x` stands at positions start, start+1, …; what came before is taken from `cache`."""
-        return self.output(self.heads(x, start, cache, documents))
+        """`x` stands at positions start, start+1, …; what came before is taken from `cache`.
+
+        lent: where the layer lends or borrows and there is no cache. With one, a borrower is given the lender's, which
+        has read these positions already.
+        """
+        return self.output(self.heads(x, start, cache, documents, lent))
 
     def heads(
         self, x: Float[Tensor, "batch position hidden"], start: int = 0, cache: LayerCache | None = None,
-        documents: Documents = None,
+        documents: Documents = None, lent: Lent | None = None,
     ) -> Float[Tensor, "batch position heads_width"]:  # fmt: skip
         """What all heads together give to the output layer."""
         batch, length, _ = x.shape
         layer = self.layer
-        queries = self.query(x).view(batch, length, layer.heads, layer.head_dim).transpose(1, 2)
-        keys = self.key(x).view(batch, length, layer.kv_heads, layer.head_dim).transpose(1, 2)
-        values = self.value(x).view(batch, length, layer.kv_heads, layer.head_dim).transpose(1, 2)
-        if self.query_norm is not None and self.key_norm is not None:
-            queries, keys = self.query_norm(queries), self.key_norm(keys)
-        if layer.rotary is not None:
-            cosines, sines = rotary_tables(layer.rotary, start, length, x.device)
-            queries, keys = rotate(queries, cosines, sines), rotate(keys, cosines, sines)
+        tables = None if layer.rotary is None else rotary_tables(layer.rotary, start, length, x.device)
+        queries = self._positioned(self._split(self.query(x)), self.query_norm, tables)
         if cache is not None:
-            keys, values = cache.extend(start, keys, values)
+            keys, values = (
+                cache.held(start + length) if self.key is None else cache.extend(start, *self._own(x, self.key, tables))
+            )
             queries = cache.meeting(queries)
+        elif self.key is not None:
+            keys, values = self._own(x, self.key, tables)
+            if layer.lends is not None and lent is not None:
+                lent[layer.lends] = keys, values
+        else:
+            assert layer.borrows is not None and lent is not None
+            keys, values = lent[layer.borrows]
         if layer.window is not None:  # keys that no query can see any more
             keys, values = (part[:, :, max(0, part.shape[2] - length - layer.window + 1) :] for part in (keys, values))
         mixed = attend(queries, keys, values, layer, documents)
         return mixed.transpose(1, 2).reshape(batch, length, -1)
+
+    def _own(self, x: Float[Tensor, "batch position hidden"], key: BlankLinear, tables: _Tables) -> tuple[_Kept, _Kept]:
+        """The keys and values of these positions."""
+        made = self._split(key(x))
+        values = made if self.value is None else self._split(self.value(x))
+        if self.layer.value_norm:
+            values = divided_by_rms(values, self.epsilon)
+        return self._positioned(made, self.key_norm, tables), values
+
+    def _split(self, x: Float[Tensor, "batch position width"]) -> Float[Tensor, "batch heads position head"]:
+        return x.unflatten(2, (-1, self.layer.head_dim)).transpose(1, 2)
+
+    def _positioned(
+        self, heads: Float[Tensor, "batch heads position head"], norm: RMSNorm | None, tables: _Tables
+    ) -> Float[Tensor, "batch heads position head"]:
+        normed = heads if norm is None else norm(heads)
+        return normed if tables is None else rotate(normed, *tables)
 
 
 def attend(

@@ -7,6 +7,11 @@ from torch.nn import functional
 from smidgen.shapes import Float
 
 
+def divided_by_rms(x: Float[Tensor, "... width"], epsilon: float) -> Float[Tensor, "... width"]:
+    """`x` over the root mean square of its last dimension, computed in float32: the norm without a weight."""
+    return functional.rms_norm(x.float(), x.shape[-1:], None, epsilon).to(x.dtype)
+
+
 class RMSNorm(nn.Module):
     """Divides by the root mean square of the last dimension, then multiplies by `weight`, in float32.
 

@@ -8,6 +8,9 @@ full turn. The kinds are kept with the parameters that files give them, so that 
 import math
 from dataclasses import dataclass
 
+#: What GGUF files have for infinity: a pair turns by nothing within any text.
+STANDING_STILL = 1e30
+
 
 def _frequencies(base: float, width: int) -> list[float]:
     """Radians per position of each pair, unscaled."""
@@ -133,6 +136,33 @@ class GivenDivisors:
         return self.values
 
 
+@dataclass(frozen=True)
+class ProportionalScaling:
+    """Only the quickest pairs turn, this share of all; the others stand still (Gemma 4's layers that see everything).
+
+    Unlike a narrower `Rotary.width`, pairs keep the frequencies that they have in the whole head.
+    """
+
+    share: float
+
+    @property
+    def magnitude(self) -> float:
+        """Factor on cosines and sines."""
+        return 1.0
+
+    def divisors(self, base: float, width: int, length: int) -> tuple[float, ...]:
+        """One divisor for each pair; infinity for those that stand still."""
+        turning = int(self.share * width // 2)
+        return (1.0,) * turning + (math.inf,) * (width // 2 - turning)
+
+
+def recognise_proportional(divisors: tuple[float, ...]) -> ProportionalScaling | None:
+    """The share of the divisors in a GGUF file, where they are 1 for the first pairs and huge for the rest."""
+    turning = sum(divisor == 1 for divisor in divisors)
+    still = all(divisor >= STANDING_STILL for divisor in divisors[turning:])
+    return ProportionalScaling(turning / len(divisors)) if still and 0 < turning < len(divisors) else None
+
+
 def recognise_llama3(divisors: tuple[float, ...], base: float, width: int) -> Llama3Scaling | None:
     """The parameters of the divisors in a GGUF file, where they are those with which all Llama 3.x models came."""
     candidate = Llama3Scaling(round(max(divisors), 4), 1.0, 4.0, 8192)
@@ -141,4 +171,4 @@ def recognise_llama3(divisors: tuple[float, ...], base: float, width: int) -> Ll
     return candidate if alike and candidate.factor > 1 else None
 
 
-RopeScaling = LinearScaling | Llama3Scaling | YarnScaling | LongRopeScaling | GivenDivisors
+RopeScaling = LinearScaling | Llama3Scaling | YarnScaling | LongRopeScaling | GivenDivisors | ProportionalScaling

@@ -25,10 +25,11 @@ from torch import Tensor
 from smidgen.calibration.moments import linear_of
 from smidgen.calibration.sample import DAMPING, SHRINKAGES, Sample
 from smidgen.calibration.sequence import Inputs, advance_replacing
+from smidgen.calibration.walk import Walk
 from smidgen.errors import SmidgenError
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.derived import Changed, Derived
-from smidgen.formats.parts import embed, load_block
+from smidgen.formats.parts import load_block
 from smidgen.formats.workspace import Workspace
 from smidgen.model.config import ModelConfig
 from smidgen.model.decoder import Block
@@ -104,17 +105,18 @@ def _thin_blocks(
     stored = torch.float32 if checkpoint.kind("embedding.weight") is F32 else torch.float16  # as `write_derived` does
     with track(f"Thinning weights to {pattern}", layers) as task:
         done, states = workspace.load_states()
-        if states is None:
-            states = embed(checkpoint, windows)
+        walk = Walk(checkpoint, windows)
+        if states:
+            walk.take_up(states)
         task.skip(done)
         for index in range(done, layers):
             block = load_block(checkpoint, index)
             checkpoint.release()
             thinner = _Thinner(block, pattern, method, torch.ones(windows.numel()), stored)
-            advance_replacing(block, states, thinner.replace)
+            advance_replacing(block, walk.states, walk.besides(index), thinner.replace)
             thinned = {f"blocks.{index}.{name}.weight": weight for name, weight in thinner.done.items()}
             workspace.save_tensors(f"block-{index}", thinned)
-            workspace.save_states(index + 1, states)
+            workspace.save_states(index + 1, walk.kept())
             task.advance()
 
 

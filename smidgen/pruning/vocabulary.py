@@ -34,14 +34,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from smidgen.calibration.walk import advance
+from smidgen.calibration.walk import Walk
 from smidgen.data.languages import Language, scripts_of
 from smidgen.data.sources import TextSource
 from smidgen.data.text import Windows, cut_into_windows, spread, window_length
 from smidgen.errors import SmidgenError
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.derived import Derived, Kept, Tokens
-from smidgen.formats.parts import embed, head_name, load_block, load_final_norm
+from smidgen.formats.parts import head_name, load_block, load_exit
 from smidgen.model.attention import soft_cap
 from smidgen.model.tokenizer import Tokenizer
 from smidgen.model.tokenizers.subset import Pieces, subset
@@ -291,14 +291,14 @@ def _prior(
 def _hidden_states(checkpoint: Checkpoint, windows: Windows) -> Float[torch.Tensor, "position hidden"]:
     """What the head reads at every position of the text, but for that of BOS, which foretells no text in particular."""
     windows = windows.trimmed()
-    states = embed(checkpoint, windows.ids)
+    walk = Walk(checkpoint, windows.ids)
     for index in range(len(checkpoint.config.layers)):
-        advance(load_block(checkpoint, index), states)
+        walk.advance(load_block(checkpoint, index), index)
         checkpoint.release()
     inside = windows.real()
     if windows.has_bos:
         inside[:, 0] = False
-    return load_final_norm(checkpoint)(states[inside])
+    return load_exit(checkpoint)(walk.states[inside])
 
 
 @torch.no_grad()

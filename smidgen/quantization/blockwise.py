@@ -19,20 +19,20 @@ from torch import Tensor
 from smidgen.calibration.moments import linear_of
 from smidgen.calibration.outputs import OutputMoment
 from smidgen.calibration.sequence import Inputs, advance_replacing
-from smidgen.calibration.walk import States
+from smidgen.calibration.walk import States, Walk
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.parts import embed, load_block
-from smidgen.model.decoder import Block
+from smidgen.model.decoder import Beside, Block
 from smidgen.model.parameters import block_linears, block_shapes
 from smidgen.numerics.block_types import BlockType
 from smidgen.numerics.decode import decode
 from smidgen.progress import Task, track
-from smidgen.quantization.encode import Encoded, Metric, encode
+from smidgen.quantization.encode import Encoded, Metric, encode, encode_runs
 from smidgen.quantization.survey import Survey
 from smidgen.quantization.workspace import QuantWorkspace
 from smidgen.shapes import Float, Int
 
-_EMBEDDING_ROWS = 16_384
+_VALUES_AT_ONCE = 2**25  # of a matrix outside of the blocks
 _BOTH_WAYS = 4  # weights of embedding or head that take as long as one of a block, with all that belongs to it
 
 
@@ -69,15 +69,17 @@ def quantize(
                 task.skip(len(runs))
                 continue
             rows = _rows(checkpoint, name, runs, task)
-            workspace.save(name, {name: encode(rows, kinds[name], Metric(surveyed.ends[name]))})
-        done, states = workspace.load_states()
-        if states is None:
-            states = _embed(checkpoint, workspace, windows, "embedding.weight" in kinds)
+            metrics = [Metric(sample) for sample in surveyed.ends[name]]
+            workspace.save(name, {name: encode_runs(rows, kinds[name], metrics)})
+        done, kept = workspace.load_states()
+        walk = Walk(checkpoint, windows, _embed(checkpoint, workspace, windows, "embedding.weight" in kinds))
+        if kept:
+            walk.take_up(kept)
         task.skip(sum(map(len, inside[:done])))
         for index in range(done, len(inside)):
             known = _Known(surveyed.token_weights, partial(workspace.outputs, index))
-            workspace.save(f"block-{index}", _quantize_block(checkpoint, index, kinds, known, states, task))
-            workspace.save_states(index + 1, states)
+            workspace.save(f"block-{index}", _quantize_block(checkpoint, index, kinds, known, walk, task))
+            workspace.save_states(index + 1, walk.kept())
             workspace.drop_outputs(index)
 
 
@@ -95,8 +97,9 @@ def _costs_outside(checkpoint: Checkpoint, outside: Mapping[str, Sequence[range]
 
 def _runs(checkpoint: Checkpoint, name: str) -> list[range]:
     """The rows that are decoded at once."""
-    total = checkpoint.shape(name)[0]
-    return [range(start, min(start + _EMBEDDING_ROWS, total)) for start in range(0, total, _EMBEDDING_ROWS)]
+    total, width = checkpoint.shape(name)
+    at_once = max(1, _VALUES_AT_ONCE // width)
+    return [range(start, min(start + at_once, total)) for start in range(0, total, at_once)]
 
 
 def _rows(checkpoint: Checkpoint, name: str, runs: Sequence[range], task: Task) -> Iterator[Float[Tensor, "_rows in"]]:
@@ -120,12 +123,12 @@ def _embed(
 
 
 def _quantize_block(
-    checkpoint: Checkpoint, index: int, kinds: Mapping[str, BlockType], known: _Known, states: States, task: Task
+    checkpoint: Checkpoint, index: int, kinds: Mapping[str, BlockType], known: _Known, walk: Walk, task: Task
 ) -> dict[str, Encoded]:
-    """Encode one block's matrices; `states` advance through the quantized block, `task` with each matrix."""
+    """Encode one block's matrices; the states advance through the quantized block, `task` with each matrix."""
     fit = _BlockFit(load_block(checkpoint, index), index, kinds, known, task)
     checkpoint.release()
-    fit.advance(states)
+    fit.advance(walk.states, walk.besides(index))
     return fit.encoded
 
 
@@ -136,19 +139,19 @@ class _BlockFit:
     """
 
     def __init__(self, block: Block, index: int, kinds: Mapping[str, BlockType], known: _Known, task: Task) -> None:
-        self._block, self._prefix, self._kinds, self._known = block, f"blocks.{index}.", kinds, known
+        self._block, self._index, self._kinds, self._known = block, index, kinds, known
         self._task = task
         self.encoded: dict[str, Encoded] = {}
 
     @torch.no_grad()
-    def advance(self, states: States) -> None:
-        """Encode the matrices in the order in which data meets them; `states` pass through each as it was encoded."""
-        advance_replacing(self._block, states, self._encode)
+    def advance(self, states: States, besides: Sequence[Beside]) -> None:
+        """Encode the matrices in the order in which data meets them; the states pass through each as it was encoded."""
+        advance_replacing(self._block, states, besides, self._encode)
 
     def _encode(self, names: tuple[str, ...], inputs: Inputs) -> None:
         """Encode layers, and put the result in their place. Experts that hardly a token chose are only rounded."""
         for name in names:
-            full_name = f"{self._prefix}{name}.weight"
+            full_name = f"blocks.{self._index}.{name}.weight"
             if full_name in self._kinds:
                 kind, sample = self._kinds[full_name], inputs.sample(self._known.token_weights[full_name])
                 weight = linear_of(self._block, name).weight.detach()

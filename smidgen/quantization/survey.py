@@ -32,15 +32,22 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from smidgen.calibration.gradients import BlockSurvey, EndSurvey, costs, survey_blocks
+from smidgen.calibration.gradients import (
+    BlockSurvey,
+    EndSurvey,
+    LookedUp,
+    costs,
+    scored_positions,
+    survey_blocks,
+)
 from smidgen.calibration.moments import SecondMoment, linear_of
 from smidgen.calibration.outputs import OutputMoment
 from smidgen.calibration.row_gradients import RowGradients, draw_rows
-from smidgen.calibration.sample import Sample
+from smidgen.calibration.sample import Sample, judging
 from smidgen.calibration.walk import StateShelf
 from smidgen.formats.checkpoint import Checkpoint
-from smidgen.formats.parts import head_name
-from smidgen.model.parameters import block_linears, block_shapes
+from smidgen.formats.parts import embed_once, head_name
+from smidgen.model.parameters import LAYER_EMBEDDING, PROJECTION, block_linears, block_shapes
 from smidgen.numerics import block_types as types
 from smidgen.numerics.block_types import BlockType
 from smidgen.numerics.cores import on_all_cores
@@ -74,12 +81,12 @@ class Survey:
 
     damage: canonical name → type name → nats per token.
     token_weights: canonical name → weight of every calibration token, for matrices inside blocks.
-    ends: canonical name → what their errors meet, for embedding and head.
+    ends: canonical name → what their errors meet, for matrices outside of the blocks, in equal runs of columns.
     """
 
     damage: dict[str, dict[str, float]]
     token_weights: dict[str, Float[Tensor, " tokens"]]
-    ends: dict[str, Sample]
+    ends: dict[str, tuple[Sample, ...]]
 
 
 def survey(
@@ -98,8 +105,11 @@ def survey(
     generator = torch.Generator().manual_seed(seed)
     damages: dict[str, dict[str, float]] = {}
     token_weights: dict[str, Tensor] = {}
+    tables: list[LookedUp] = []
 
     def visit(seen: BlockSurvey) -> None:
+        if seen.looked_up is not None:
+            tables.insert(0, seen.looked_up)  # blocks come last to first
         if keep is not None:
             moments = {f"blocks.{seen.index}.{name}.weight": linear.outputs() for name, linear in seen.linears.items()}
             keep(seen.index, {name: moment for name, moment in moments.items() if moment is not None})
@@ -112,13 +122,33 @@ def survey(
             damages[full_name] = _damages(rows, importance, linear.inputs.samples(), kinds, linear.rows)
 
     with track("Measuring what each type would cost", _costs(checkpoint, windows, kinds)) as task:
-        ends = end_metrics(checkpoint, survey_blocks(checkpoint, windows, visit, shelf, task, seed))
+        seen = survey_blocks(checkpoint, windows, visit, shelf, task, seed)
+        ends = {name: (sample,) for name, sample in end_metrics(checkpoint, seen).items()}
+    if tables:
+        ends |= _looked_up(checkpoint, windows, tables)
     tokens = windows[:, 1:].flatten()
-    for name, sample in ends.items():
+    for name, samples in ends.items():
+        if name == PROJECTION:
+            importance = torch.cat([table.projected for table in tables])
+            chosen, share = draw_rows(importance)
+            damages[name] = _damages(checkpoint.gather(name, chosen), importance[chosen] * share, samples, kinds)
+            continue
         ids = tokens[torch.randint(len(tokens), (_SAMPLED_TOKENS,), generator=generator)]
-        importance = torch.full((len(ids),), 1 / len(ids))
-        damages[name] = _damages(checkpoint.gather(name, ids), importance, [sample], kinds)
+        ids = ids.where(ids < checkpoint.shape(name)[0], 0)
+        damages[name] = _damages(checkpoint.gather(name, ids), torch.full((len(ids),), 1 / len(ids)), samples, kinds)
     return Survey(damages, token_weights, ends)
+
+
+def _looked_up(
+    checkpoint: Checkpoint, windows: Int[Tensor, "windows position"], tables: Sequence[LookedUp]
+) -> dict[str, tuple[Sample, ...]]:
+    """What errors of the table of the layers meet, a run of columns for each layer, and those of the projection."""
+    judges, entered = judging(*windows.shape), scored_positions(checkpoint, windows)
+    embedded = embed_once(checkpoint, windows[entered])
+    return {
+        LAYER_EMBEDDING: tuple(_of_sums((table.table, table.judging)) for table in tables),
+        PROJECTION: (_of_sums((embedded, judges[entered])),),
+    }
 
 
 def _costs(checkpoint: Checkpoint, windows: Int[Tensor, "windows position"], kinds: Sequence[BlockType]) -> list[float]:
@@ -143,8 +173,8 @@ def end_metrics(checkpoint: Checkpoint, ends: EndSurvey) -> dict[str, Sample]:
 def _of_sums(*terms: tuple[Float[Tensor, "_rows hidden"], Bool[Tensor, " _rows"]]) -> Sample:
     """Of the sum of E[x xᵀ] over `terms`, each with its own number of rows."""
     moment, judges, tokens = 0, [], 0
-    for rows, judging in terms:
-        fitting, aside = rows[~judging], rows[judging]
+    for rows, judge in terms:
+        fitting, aside = rows[~judge], rows[judge]
         of_these = SecondMoment(rows.shape[1])
         of_these.add(fitting, fitting.new_ones(len(fitting)))
         moment = moment + of_these.mean()
@@ -166,7 +196,7 @@ def _damages(
     runs: the inputs, in runs of columns. The tokens that judge say what connects them, and what compensation gains.
     gradients: of these rows, for κ; without them it is 1.
     """
-    fitting = fitting_types(rows.shape[1], kinds)
+    fitting = fitting_types(len(runs[0].moment), fitting_types(rows.shape[1], kinds))
     if not fitting:
         return {}
     rounded = dict.fromkeys(fitting, 0.0)

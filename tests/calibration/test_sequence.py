@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from smidgen.calibration.sequence import Inputs, advance_replacing
-from smidgen.calibration.walk import advance
-from smidgen.model.decoder import Block
+from smidgen.calibration.walk import advance, in_batches
+from smidgen.model.decoder import Beside, Block
 from smidgen.model.parameters import block_linears
 from tests.tiny_models import GEMMA3_CONFIG, LLAMA_CONFIG
 
@@ -38,7 +38,7 @@ def test_every_matrix_meets_inputs_that_carry_what_was_replaced(layer) -> None:
             block.get_submodule(name).get_parameter("weight").data.mul_(0.5)
 
     after = states.clone()
-    advance_replacing(block, after, replace_all)
+    advance_replacing(block, after, [Beside()] * len(in_batches(after)), replace_all)
     assert list(met) == list(block_linears(layer))
     seen: dict[str, Tensor] = {}
     for name in met:

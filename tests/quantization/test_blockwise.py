@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from smidgen.calibration.walk import advance
-from smidgen.model.decoder import Block
+from smidgen.calibration.walk import advance, in_batches
+from smidgen.model.decoder import Beside, Block
 from smidgen.model.parameters import block_linears
 from smidgen.numerics import block_types as types
 from smidgen.numerics.decode import decode
@@ -43,7 +43,7 @@ def fit(layer, kind: types.BlockType | None) -> tuple[_BlockFit, Block, Tensor, 
     task = Task("Quantizing", len(list(block_linears(layer))))
     fit = _BlockFit(block, 2, {} if kind is None else dict.fromkeys(names, kind), known, task)
     after = states.clone()
-    fit.advance(after)
+    fit.advance(after, [Beside()] * len(in_batches(after)))
     return fit, block, states, after
 
 

@@ -16,9 +16,9 @@ MATRIX = Encoded(types.Q4_0, torch.arange(36, dtype=torch.uint8).view(2, 18), 0.
 
 def test_parts_come_back(tmp_path: Path) -> None:
     workspace = QuantWorkspace.start(tmp_path / "work", {"fit": 1})
-    assert not workspace.has("block-0") and workspace.load_states() == (0, None)
+    assert not workspace.has("block-0") and workspace.load_states() == (0, {})
     workspace.save("block-0", {"blocks.0.attention.query.weight": MATRIX})
-    workspace.save_states(1, torch.ones(2, 3, 4))
+    workspace.save_states(1, {"states": torch.ones(2, 3, 4)})
     again = QuantWorkspace.resume(tmp_path / "work", {"fit": 1})
     kind, packed = again.packed("blocks.0.attention.query.weight")
     assert kind is types.Q4_0 and torch.equal(packed, MATRIX.packed)
@@ -26,7 +26,7 @@ def test_parts_come_back(tmp_path: Path) -> None:
     assert outcome.compensated and (outcome.loss, outcome.rounding_loss) == (3.0, 4.0)
     assert (outcome.shrinkage, outcome.tokens, outcome.effective_tokens) == (0.5, 900, 90.5)
     place, states = again.load_states()
-    assert place == 1 and states is not None and torch.equal(states, torch.ones(2, 3, 4))
+    assert place == 1 and torch.equal(states["states"], torch.ones(2, 3, 4))
     again.finish()
     assert not (tmp_path / "work").exists()
 

@@ -91,9 +91,10 @@ class FolderCheckpoint(Checkpoint):
         rows = super().packed(name)
         return narrowed(rows) if self._is_wide(name) else rows
 
-    def _packed_rows(self, name: str, numbers: np.ndarray) -> np.ndarray:
-        rows = super().packed(name)[numbers]
-        return narrowed(rows) if self._is_wide(name) else rows
+    def _packed_rows(self, name: str, numbers: np.ndarray, columns: tuple[int, int]) -> np.ndarray:
+        if not self._is_wide(name):
+            return super()._packed_rows(name, numbers, columns)
+        return narrowed(super().packed(name)[:, F64.row_bytes(columns[0]) : F64.row_bytes(columns[1])][numbers])
 
     def _is_wide(self, name: str) -> bool:
         return self._stored(self.layout.places[name].tensor).kind is F64

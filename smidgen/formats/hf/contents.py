@@ -20,7 +20,18 @@ from smidgen.progress import say_once
 _BLOCK = re.compile(r".*?\.\d+\.")  # the name of a tensor up to the number of its layer, "model.layers.3."
 #: Where a model that sees pictures too keeps its language model, old and new spelling; the rest of it is left out.
 _TEXT_PREFIXES = ("language_model.model.", "model.language_model.")
-_OTHER_PARTS = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
+_OTHER_PARTS = tuple(
+    f"{outer}{part}."
+    for outer in ("", "model.")
+    for part in (
+        "vision_tower",
+        "multi_modal_projector",
+        "audio_tower",
+        "embed_vision",
+        "embed_audio",
+        "vision_embedder",
+    )
+)
 _COMPARED_BYTES = 2**24
 _LOOKED_FOR = 16  # parameters under another prefix: in layers that an adapter changes some have other names altogether
 _OF_PEFT = "base_model.model."
@@ -65,7 +76,11 @@ def describe_folder(folder: HFFolder) -> FolderContents:
             config = replace(config, tied_head=False)
             notes.append("the settings tie the head to the embedding, but another head is stored, and used")
         layout = Layout(config, written.names)
+        if any(name.startswith(_OTHER_PARTS) for name in folder.weights):
+            notes.append("its parts for pictures and sounds are left out, the language model alone is read")
         _refuse_wrapped(stored, layout, written)
+        if unread := _take_unread(stored, config, written):
+            notes.append(f"{len(unread)} layers read keys and values of earlier ones; their own are passed over")
         if unused := _take_unused(stored, layout, written):
             more = f" (and {len(unused) - 1} more)" if len(unused) > 1 else ""
             notes.append(f"the model has no use for {printable(unused[0], 80)}{more}; passed over")
@@ -100,6 +115,20 @@ def _refuse_wrapped(stored: Mapping[str, str], layout: Layout, written: HFMap) -
             f"the names of its tensors begin with {printable(found, 60)!r} instead of {name.removesuffix(bare)!r}: "
             f"the model was saved inside a wrapper; {first}save the model alone, or rename its tensors"
         )
+
+
+def _take_unread(stored: dict[str, str], config: ModelConfig, written: HFMap) -> list[int]:
+    """Takes the matrices and norms of keys and values out of `stored` in layers that read those of earlier ones:
+    published files have them, and nothing reads them. Returns which layers had some.
+    """
+    parts = ("key.weight", "value.weight", "key_norm.weight", "key.bias", "value.bias")
+    patterns = [written.names.get(f"blocks.{{i}}.attention.{part}") for part in parts]
+    found = []
+    for index in (index for index, layer in enumerate(config.layers) if layer.borrows is not None):
+        names = [pattern.replace("{i}", str(index)) for pattern in patterns if pattern is not None]
+        if any([stored.pop(name, None) for name in names]):
+            found.append(index)
+    return found
 
 
 def _take_unused(stored: dict[str, str], layout: Layout, written: HFMap) -> list[str]:

@@ -82,7 +82,7 @@ def write_hf(
 
 def token_ids(checkpoint: Checkpoint) -> dict[str, Any]:
     """The ids that config.json states; null where there is none, since the classes have defaults of their own."""
-    vocabulary = Vocabulary.from_gguf(checkpoint.file.metadata)
+    vocabulary = Vocabulary.from_gguf(checkpoint.tokenizer_metadata)
     begin, padding = vocabulary.roles.get("bos_token"), vocabulary.roles.get("pad_token")
     return dict(zip(_TOKEN_IDS, (begin, sorted(vocabulary.end_ids) or None, padding), strict=True))
 
@@ -90,7 +90,7 @@ def token_ids(checkpoint: Checkpoint) -> dict[str, Any]:
 def write_tokenizer_files(checkpoint: Checkpoint, folder: Path) -> None:
     """The folder's own files where the model came from one, else new ones from the metadata."""
     if not isinstance(checkpoint, FolderCheckpoint):
-        write_tokenizer(folder, checkpoint.file.metadata)
+        write_tokenizer(folder, checkpoint.tokenizer_metadata)
         return
     for name in (*TOKENIZER_FILES, *template_files(checkpoint.path), GENERATION_CONFIG):
         if (source := member(checkpoint.path, name)) is not None:

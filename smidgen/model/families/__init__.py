@@ -6,6 +6,7 @@ from typing import Any
 from smidgen.errors import BadFile, Unsupported
 from smidgen.model.families.family import Family, Transform
 from smidgen.model.families.gemma import GEMMA, GEMMA2, GEMMA3
+from smidgen.model.families.gemma_nano import GEMMA3N, GEMMA4
 from smidgen.model.families.gguf_map import SCALING_TENSORS, Tensors
 from smidgen.model.families.hf_map import HFMap
 from smidgen.model.families.llama import LLAMA, SMOLLM3
@@ -26,13 +27,13 @@ __all__ = [
     "family_of_gguf",
 ]
 
-FAMILIES = {family.name: family for family in (GEMMA, GEMMA2, GEMMA3, LLAMA, SMOLLM3, QWEN2, QWEN3, PHI3, OPENELM)}
+FAMILIES = {
+    family.name: family
+    for family in (GEMMA, GEMMA2, GEMMA3, GEMMA3N, GEMMA4, LLAMA, SMOLLM3, QWEN2, QWEN3, PHI3, OPENELM)
+}
 
 #: What newer or larger relatives have that the decoder lacks, by the name that files give them.
 _MISSING = {
-    "gemma3n": "per-layer embeddings, AltUp and LAuReL layers",
-    "gemma4": "per-layer embeddings, shared keys and values, and heads of two widths",
-    "gemma4_text": "per-layer embeddings, shared keys and values, and heads of two widths",
     "llama4": "chunked attention and its own kind of experts",
     "llama4_text": "chunked attention and its own kind of experts",
     "qwen2moe": "shared experts",

@@ -12,18 +12,22 @@ import numpy as np
 
 from smidgen.errors import BadFile, Unsupported
 from smidgen.model.config import LayerConfig
+from smidgen.model.families import gguf_features
 from smidgen.model.families.facts import Facts, Traits
 from smidgen.model.families.keys import LARGEST_INT32, Keys
 from smidgen.model.families.spelling import Spelling
 from smidgen.model.parameters import Shape
 from smidgen.model.rope_scaling import (
+    STANDING_STILL,
     GivenDivisors,
     LinearScaling,
     Llama3Scaling,
     LongRopeScaling,
+    ProportionalScaling,
     RopeScaling,
     YarnScaling,
     recognise_llama3,
+    recognise_proportional,
 )
 
 ROPE_FREQS, ROPE_SHORT, ROPE_LONG = "rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight"
@@ -106,7 +110,7 @@ class GGUFMap:
     features: optional parts that the architecture knows: "window", "pattern" (which layers have the window can be
     given), "attention_cap", "logit_cap", "experts", "partial_rotary"; "layer_widths" and "layer_heads" (each layer has
     its own: elsewhere llama.cpp takes those of the first for all, though it reads arrays); "square_queries" (llama.cpp
-    wants all heads together to be as wide as the hidden states).
+    wants all heads together to be as wide as the hidden states); and those of `gguf_features`.
     defaults: what holds where a file does not have a key.  local_rope_base: the same, of layers with a window.
     layers_with_wide_query: the number of layers of the one model whose scores are scaled by hidden / heads.
     row_orders: canonical pattern → layer → model row r is file row order[r].
@@ -156,6 +160,7 @@ class GGUFMap:
             experts=keys.integer("expert_count", 0, least=0, most=1024) if experts else 0,
             experts_used=keys.integer("expert_used_count", 0, least=0, most=1024) if experts else 0,
         )
+        facts = gguf_features.completed(keys, self.features, facts, tensors.shapes)
         neutral = {"attention.causal": True, "rope.scaling.yarn_attn_factor": 1.0, **self.neutral}
         if not isinstance(facts.rope_scaling, YarnScaling | LongRopeScaling):
             neutral[_ATTENTION_FACTOR] = 1.0
@@ -228,6 +233,7 @@ class GGUFMap:
         values |= {key: value for key, value in optional.items() if value is not None}
         if facts.experts:
             values |= {"expert_count": facts.experts, "expert_used_count": facts.experts_used}
+        values |= gguf_features.written(self.features, facts)
         return {f"{self.architecture}.{key}": value for key, value in values.items()}
 
     def _refuse_layers_not_read(self, facts: Facts) -> None:
@@ -254,9 +260,9 @@ class GGUFMap:
         match facts.rope_scaling:
             case LongRopeScaling(short, long):
                 return {ROPE_LONG: np.array(long, np.float32), ROPE_SHORT: np.array(short, np.float32)}
-            case Llama3Scaling() | GivenDivisors():
+            case Llama3Scaling() | GivenDivisors() | ProportionalScaling():
                 divisors = facts.rope_scaling.divisors(facts.rope_base, facts.rotary_width, 0)
-                return {ROPE_FREQS: np.array(divisors, np.float32)}
+                return {ROPE_FREQS: np.array(divisors, np.float32).clip(max=STANDING_STILL)}
         return {}
 
 
@@ -267,7 +273,9 @@ def _one_or_all(values: tuple[int, ...]) -> int | list[int]:
 def _read_scaling(keys: Keys, tensors: Tensors, width: int, context: int) -> RopeScaling | None:
     if ROPE_FREQS in tensors.shapes:
         divisors = _divisors(tensors, ROPE_FREQS, width)
-        return recognise_llama3(divisors, keys.number("rope.freq_base", 10_000.0), width) or GivenDivisors(divisors)
+        base = keys.number("rope.freq_base", 10_000.0)
+        known = recognise_proportional(divisors) or recognise_llama3(divisors, base, width)
+        return known or GivenDivisors(divisors)
     kind = keys.text("rope.scaling.type", "linear")
     original = keys.integer("rope.scaling.original_context_length", context, most=LARGEST_INT32)
     if ROPE_SHORT in tensors.shapes or ROPE_LONG in tensors.shapes:

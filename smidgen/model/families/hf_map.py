@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from smidgen.errors import BadFile, Unsupported
+from smidgen.model.families import hf_features
 from smidgen.model.families.facts import Facts, Traits, every_layer
 from smidgen.model.families.keys import LARGEST_INT32, Keys, short
 from smidgen.model.families.spelling import Spelling
@@ -21,6 +22,7 @@ from smidgen.model.rope_scaling import (
     LinearScaling,
     Llama3Scaling,
     LongRopeScaling,
+    ProportionalScaling,
     RopeScaling,
     YarnScaling,
 )
@@ -106,6 +108,7 @@ _NEUTRAL = {
     "full_attn_mod": 1,
     "interpolate_factor": 1,
 }
+_CAPS = ("attn_logit_softcapping", "final_logit_softcapping")
 _ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
@@ -120,7 +123,8 @@ class HFMap:
 
     model_type, architecture: what config.json says.  names: canonical pattern → tensor pattern (`families.names`).
     features: optional parts that its configuration class knows: "window" (all or some layers), "switched_window"
-    (only with use_sliding_window), "caps", "query_width", "experts", "partial_rotary", "attention_bias", "nope".
+    (only with use_sliding_window), "caps" or "logit_cap" alone, "query_width", "experts", "partial_rotary",
+    "attention_bias", "nope", "rope_kinds" (rotary settings by kind of layer), and those of `hf_features`.
     defaults: what the configuration class takes for keys that a file leaves out.
     qkv_bias: whether queries, keys and values always have a bias.
     norm_offset: what the model adds to the stored weights of its norms (Gemma's are stored around 0).
@@ -139,7 +143,7 @@ class HFMap:
 
     def fits(self, facts: Facts) -> bool:
         """Whether this model type has all the optional parts that a model needs."""
-        needs = {"experts": facts.experts > 0, "window": facts.window is not None}
+        needs = {"experts": facts.experts > 0 and not facts.expert_width, "window": facts.window is not None}
         return all(not needed or feature in self.features for feature, needed in needs.items())
 
     # -- config.json → facts -----------------------------------------------------------------------------------------
@@ -173,11 +177,12 @@ class HFMap:
             experts_used=keys.integer("num_experts_per_tok", most=1024) if experts else 0,
             **rope,
         )
+        facts = hf_features.completed(keys, self.features, facts)
         keys.refuse_others({**_NEUTRAL, **self.neutral})
         if "attention_bias" not in self.features:
             keys.refuse_others({"attention_bias": False})
-        if "caps" not in self.features:
-            keys.refuse_others({"attn_logit_softcapping": 0, "final_logit_softcapping": 0})
+        for key in (key for key in _CAPS if not self._caps(key)):
+            keys.refuse_others({key: 0})
         keys.refuse_unread(IGNORED | _OF_LIBRARIES)
         return facts
 
@@ -231,7 +236,10 @@ class HFMap:
         return traits.rotates(layers) if period is None else tuple((i + 1) % period != 0 for i in range(layers))
 
     def _cap(self, keys: Keys, key: str) -> float | None:
-        return (keys.optional_number(key, zero=True) or None) if "caps" in self.features else None
+        return (keys.optional_number(key, zero=True) or None) if self._caps(key) else None
+
+    def _caps(self, key: str) -> bool:
+        return "caps" in self.features or ("logit_cap" in self.features and key == _CAPS[1])
 
     # -- facts → config.json -----------------------------------------------------------------------------------------
 
@@ -246,7 +254,7 @@ class HFMap:
             "tie_word_embeddings": facts.tied_head,
             self.activation_key: "gelu_pytorch_tanh" if traits.activation == "gelu_tanh" else traits.activation,
         }
-        values |= _write_rope(facts)
+        values |= _write_rope_kinds(facts) if "rope_kinds" in self.features else _write_rope(facts)
         if self.features & {"window", "switched_window"}:
             switched = "switched_window" in self.features
             alternates = not switched and traits.local is not every_layer
@@ -257,9 +265,9 @@ class HFMap:
             if switched or alternates or facts.local != every_layer(facts.layers):
                 names = {True: "sliding_attention", False: "full_attention"}
                 values["layer_types"] = [names[local] for local in facts.local]
-        if "caps" in self.features:
-            values["attn_logit_softcapping"] = facts.attention_cap
-            values["final_logit_softcapping"] = facts.logit_cap
+        values |= {
+            key: cap for key, cap in zip(_CAPS, (facts.attention_cap, facts.logit_cap), strict=True) if self._caps(key)
+        }
         if "query_width" in self.features:
             whole = facts.query_width == int(facts.query_width)
             values["query_pre_attn_scalar"] = int(facts.query_width) if whole else facts.query_width
@@ -269,6 +277,7 @@ class HFMap:
             values["no_rope_layers"] = [int(rotates) for rotates in facts.rotates]
         if "experts" in self.features:
             values |= {"num_local_experts": facts.experts, "num_experts_per_tok": facts.experts_used}
+        values |= hf_features.written(self.features, facts)
         return {key: _tidy(value) for key, value in values.items()}
 
 
@@ -313,18 +322,19 @@ def _read_rope(keys: Keys, head_dim: int, context: int, partial: bool) -> dict[s
     width = int(head_dim * (share or 1.0)) if partial else head_dim
     if not 0 < width <= head_dim:
         raise BadFile(f"config.json: partial_rotary_factor is {share}, no share of a head; the file is damaged")
-    if not partial and share not in (None, 1.0):
+    proportional = settings is not None and settings.value("rope_type") == "proportional"
+    if not partial and not proportional and share not in (None, 1.0):
         raise Unsupported(f"config.json: partial_rotary_factor is {share}; models of this type turn whole heads")
     base = 10_000.0 if base is None else base
     return {
         "rope_base": base,
         "rotary_width": width,
-        "rope_scaling": None if settings is None else _read_scaling(keys, settings, width, context),
+        "rope_scaling": None if settings is None else _read_scaling(keys, settings, width, context, share),
         "local_rope_base": local_base if local_base != base else None,
     }
 
 
-def _read_scaling(keys: Keys, settings: Keys, width: int, context: int) -> RopeScaling | None:
+def _read_scaling(keys: Keys, settings: Keys, width: int, context: int, share: float | None) -> RopeScaling | None:
     kind = settings.text("rope_type", settings.value("type") or "default")
     settings.value("type")
     inner = settings.optional_integer("original_max_position_embeddings")
@@ -332,6 +342,8 @@ def _read_scaling(keys: Keys, settings: Keys, width: int, context: int) -> RopeS
     match kind:
         case "default":
             scaling = None
+        case "proportional":
+            scaling = ProportionalScaling(share) if share not in (None, 1.0) else None
         case "linear":
             factor = settings.number("factor")
             scaling = LinearScaling(factor) if factor != 1 else None
@@ -378,9 +390,22 @@ def _write_rope(facts: Facts) -> dict[str, Any]:
     return values
 
 
+def _write_rope_kinds(facts: Facts) -> dict[str, Any]:
+    """In the spelling of transformers 5, where layers with a window and others have settings of their own."""
+    wide: dict[str, Any] = {"rope_type": "default"}
+    if isinstance(facts.rope_scaling, ProportionalScaling):
+        wide = {"rope_type": "proportional", "partial_rotary_factor": facts.rope_scaling.share}
+    elif (scaling := _scaling_table(facts.rope_scaling)) is not None:
+        wide = scaling
+    near = {"rope_type": "default", "rope_theta": facts.local_rope_base or facts.rope_base}
+    return {
+        "rope_parameters": {"full_attention": wide | {"rope_theta": facts.rope_base}, "sliding_attention": near},
+    }
+
+
 def _scaling_table(scaling: RopeScaling | None) -> dict[str, Any] | None:
     match scaling:
-        case None:
+        case None | ProportionalScaling():
             return None
         case LinearScaling(factor):
             return {"rope_type": "linear", "factor": factor}

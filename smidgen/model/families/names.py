@@ -2,8 +2,8 @@
 
 Most parameters are a tensor of their own. Some files stack several: Phi-3's queries, keys and values are the rows of
 one tensor, and GGUF keeps all experts' matrices in one with three dimensions. A map lists canonical patterns → tensor
-patterns ({i} the layer, {e} the expert); parameters that go to the same tensor are stacked in the order in which data
-meets them. Everything else, sizes and the reverse included, follows from that.
+patterns ({i} the layer, {e} the expert or residual stream); parameters that go to the same tensor are stacked in the
+order in which data meets them. Everything else, sizes and the reverse included, follows from that.
 """
 
 from collections.abc import Mapping
@@ -47,9 +47,8 @@ class Layout:
 
     def _stacked_shape(self, names: list[str], rows: int) -> Shape:
         first = self._parameters[names[0]]
-        if len(names) > 1 and all(".experts." in name for name in names):
-            return (len(names), *first)
-        return (rows, *first[1:])
+        numbered = len({pattern_of(name)[2] for name in names})
+        return (numbered, rows // numbered, *first[1:]) if numbered > 1 else (rows, *first[1:])
 
     @cached_property
     def stacked(self) -> set[str]:
@@ -64,10 +63,14 @@ def tensor_name(name: str, patterns: Mapping[str, str]) -> str:
 
 
 def pattern_of(name: str) -> tuple[str, int, int]:
-    """`"blocks.3.experts.2.gate.weight"` → `("blocks.{i}.experts.{e}.gate.weight", 3, 2)`; 0 for no number."""
+    """`"blocks.3.experts.2.gate.weight"` → `("blocks.{i}.experts.{e}.gate.weight", 3, 2)`; 0 for no number.
+
+    The second number is an expert's, or that of a residual stream.
+    """
     split = split_block_name(name)
     if split is None:
-        return name, 0, 0
+        module, number, rest = (*name.split(".", 2), "")[:3]
+        return (f"{module}.{{e}}.{rest}", 0, int(number)) if number.isdigit() else (name, 0, 0)
     layer, inner = split
     parts = inner.split(".")
     if parts[0] == "experts" and parts[1].isdigit():

@@ -1,0 +1,170 @@
+"""Gemma 3n and Gemma 4 beside transformers and llama.cpp: read, run, and written again."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from smidgen.errors import Unsupported
+from smidgen.formats.convert import write_as_gguf
+from smidgen.formats.hf.writer import write_hf
+from smidgen.formats.opening import open_checkpoint
+from smidgen.model.decoder import Cache
+from smidgen.model.families.family import refuse_misreading
+from tests.family_models import VOCABULARY
+from tests.nano_models import NANO_MODELS, save_nano
+from tests.parity.test_decoder_llama_cpp import LlamaCpp, log_probabilities
+from tests.parity.test_families import LENGTHS, LOGIT_BOUND, assert_same_weights, decoder_of
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, nn.Module]]:
+    """A model's folder as transformers writes it, and the model; made once."""
+    made: dict[str, tuple[Path, nn.Module]] = {}
+
+    def get(name: str) -> tuple[Path, nn.Module]:
+        if name not in made:
+            folder = tmp_path_factory.mktemp("nano")
+            made[name] = folder, save_nano(name, folder)
+        return made[name]
+
+    return get
+
+
+@pytest.fixture(params=NANO_MODELS)
+def model(request: pytest.FixtureRequest, saved: Callable) -> tuple[Path, nn.Module]:
+    return saved(request.param)
+
+
+def some_ids(rows: int, length: int) -> torch.Tensor:
+    return torch.randint(0, VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def test_hugging_face_in(model: tuple[Path, nn.Module]) -> None:
+    """The same logits in float32, shorter and longer than the window."""
+    folder, theirs = model
+    ids = some_ids(3, max(LENGTHS))
+    with open_checkpoint(folder) as checkpoint:
+        ours = decoder_of(checkpoint)
+    for length in LENGTHS:
+        wanted = theirs(input_ids=ids[:, :length]).logits
+        assert wanted.std() > 0.3
+        assert (ours(ids[:, :length]) - wanted).abs().max() < LOGIT_BOUND, length
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("steps", [[1] * 41, [11, 1, 1, 9, 19]], ids=["one by one", "in pieces"])
+def test_cached_equals_uncached(model: tuple[Path, nn.Module], steps: list[int]) -> None:
+    """Layers that borrow read their lender's cache."""
+    with open_checkpoint(model[0]) as checkpoint:
+        decoder = decoder_of(checkpoint)
+    ids = some_ids(3, 41)
+    cache = Cache(decoder.config, len(ids), 41)
+    pieces = [decoder(piece, cache) for piece in ids.split(steps, dim=1)]
+    assert (torch.cat(pieces, dim=1) - decoder(ids)).abs().max() < LOGIT_BOUND
+
+
+def test_gradients_with_checkpointing(model: tuple[Path, nn.Module]) -> None:
+    """What later layers read of earlier ones carries gradients, also where blocks are computed again for them."""
+    with open_checkpoint(model[0]) as checkpoint:
+        decoder = decoder_of(checkpoint)
+    ids, found = some_ids(2, 20), []
+    for checkpointing in (False, True):
+        decoder.checkpointing = checkpointing
+        decoder.zero_grad()
+        decoder(ids).log_softmax(-1)[..., 0].sum().backward()
+        found.append({name: one.grad for name, one in decoder.named_parameters()})
+    assert all(one is not None and one.any() for name, one in found[0].items() if ".correct." not in name)
+    for name, one in found[0].items():
+        assert torch.allclose(one, found[1][name], rtol=1e-3, atol=1e-5), name
+
+
+@torch.no_grad()
+def test_hugging_face_out(model: tuple[Path, nn.Module], tmp_path: Path) -> None:
+    """What we write loads in transformers, nothing missing and nothing more, and comes back to us bit for bit."""
+    folder, theirs = model
+    with open_checkpoint(folder) as before:
+        write_hf(before, tmp_path / "again")
+        with open_checkpoint(tmp_path / "again") as after:
+            assert after.config == before.config
+            assert_same_weights(before, after)
+    loaded, info = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "again", output_loading_info=True, dtype=torch.float32, attn_implementation="eager"
+    )
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert not info["mismatched_keys"]
+    ids = some_ids(2, 50)
+    assert (loaded(input_ids=ids).logits - theirs(input_ids=ids).logits).abs().max() < LOGIT_BOUND
+
+
+def published(bare: Path, folder: Path) -> Path:
+    """A bare folder as models are published: inside one that sees and hears, with matrices that nobody reads."""
+    folder.mkdir()
+    config = json.loads((bare / "config.json").read_text())
+    kind = config["model_type"].removesuffix("_text")
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": kind, "text_config": config, "vision_config": {"hidden_size": 8}})
+    )
+    weights = load_file(bare / "model.safetensors")
+    unread = {}
+    for layer in range(
+        config["num_hidden_layers"] - config.get("num_kv_shared_layers", 0), config["num_hidden_layers"]
+    ):
+        names = (f"model.layers.{layer}.self_attn.{part}.weight" for part in ("k_proj", "v_proj", "k_norm"))
+        unread |= {name: torch.ones(8, 8) for name in names if name not in weights}
+    stored = {name.replace("model.", "model.language_model.", 1): one for name, one in (weights | unread).items()}
+    towers = ("model.vision_tower.encoder.weight", "model.audio_tower.weight", "model.embed_vision.weight")
+    save_file(stored | {name: torch.ones(8, 8) for name in towers}, folder / "model.safetensors")
+    for path in bare.glob("tokenizer*"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def test_published_folders(model: tuple[Path, nn.Module], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The language model inside a larger one; what is left out is said."""
+    folder = published(model[0], tmp_path / "published")
+    with open_checkpoint(model[0]) as bare, open_checkpoint(folder) as whole:
+        assert whole.config == bare.config
+        assert_same_weights(bare, whole)
+        shared = sum(layer.borrows is not None for layer in bare.config.layers)
+    said = capsys.readouterr().err
+    assert "its parts for pictures and sounds are left out" in said
+    assert (f"{shared} layers read keys and values of earlier ones" in said) == (shared > 0)
+
+
+def test_gguf_there_and_back(model: tuple[Path, nn.Module], tmp_path: Path) -> None:
+    """Folder → GGUF → ours: the same weights, and what is computed of them."""
+    folder, _ = model
+    if "gemma3n" in json.loads((folder / "config.json").read_text())["model_type"]:
+        with open_checkpoint(folder) as before, pytest.raises(Unsupported, match="llama.cpp"):
+            write_as_gguf(before, tmp_path / "model.gguf")
+        return
+    with open_checkpoint(folder) as before:
+        write_as_gguf(before, tmp_path / "model.gguf")
+        with open_checkpoint(tmp_path / "model.gguf") as after:
+            assert_same_weights(before, after)
+            refuse_misreading(before.config, after.config, "GGUF")
+
+
+def test_gguf_in_llama_cpp(model: tuple[Path, nn.Module], tmp_path: Path, llama_cpp_gelu: None) -> None:
+    """llama.cpp loads the GGUF that we write and predicts as our decoder does."""
+    folder, _ = model
+    if "gemma3n" in json.loads((folder / "config.json").read_text())["model_type"]:
+        pytest.skip("llama.cpp has the numbers of the published models built in")
+    with open_checkpoint(folder) as before:
+        write_as_gguf(before, tmp_path / "model.gguf")
+    generator = torch.Generator().manual_seed(3)
+    prompts = [torch.randint(4, 250, (length,), generator=generator).tolist() for length in LENGTHS]
+    expected = log_probabilities(tmp_path / "model.gguf", prompts)
+    theirs = LlamaCpp(tmp_path / "model.gguf", context=128)
+    for ids, ours in zip(prompts, expected, strict=True):
+        tokens, scores = theirs.likeliest(ids, VOCABULARY)
+        assert scores.std() > 0.3
+        assert (ours[tokens] - scores).abs().max() < 2e-3, len(ids)
