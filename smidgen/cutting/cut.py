@@ -44,6 +44,7 @@ from smidgen.measuring.facts import Making
 from smidgen.measuring.measure import measure
 from smidgen.measuring.options import JustCut
 from smidgen.memory import give_back_unused
+from smidgen.model.features import refuse_features
 from smidgen.model.kept import AS_USUAL, keeping_of, refuse_kv
 from smidgen.model.tokenizer import Tokenizer
 from smidgen.owned import settle
@@ -54,6 +55,8 @@ from smidgen.quantization.workspace import QuantWorkspace
 from smidgen.shell import path_of
 from smidgen.stopping import resumable
 
+#: Steps that only know the plain decoder, as people ask for them.
+_NOT_FOR_ALL = {"experts": "--experts", "depth": "--layers", "width": "pruning of widths"}
 #: Languages whose cost is reported when the vocabulary is trimmed, asked for or not.
 _REPORTED = ("en", "de", "fr", "es", "ru", "ar", "hi", "zh", "ja", "code")
 
@@ -81,6 +84,7 @@ def cut(
         refuse_output(output, checkpoint.origin)
         refuse_kv(options.kv, keeping_of(checkpoint.config))
         _refuse_other_original(checkpoint, options)
+        _refuse_unprunable(checkpoint, options)
         begun = with_one_matrix(checkpoint, options)
         if options.portable:
             refuse_unportable(begun)
@@ -159,6 +163,12 @@ def _refuse_other_original(checkpoint: Checkpoint, options: CutOptions) -> None:
             f"{printable(checkpoint.path)} is not the model that the recipe was made with: its sha256 begins with "
             f"{checkpoint.sha256()[:12]}, the recipe's with {options.original[:12]}. Give that one, or cut with --fit."
         )
+
+
+def _refuse_unprunable(checkpoint: Checkpoint, options: CutOptions) -> None:
+    for step, option in _NOT_FOR_ALL.items():
+        if step in options.chain:
+            refuse_features(checkpoint.config, option, "cut it by its vocabulary and by types alone")
 
 
 def _remembered_limits(

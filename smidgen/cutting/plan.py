@@ -24,7 +24,7 @@ from smidgen.formats.gguf.reader import MetadataValue
 from smidgen.formats.gguf.traffic import shares_read
 from smidgen.formats.gguf.writer import STRING_TYPES, TensorPlan, file_size
 from smidgen.formats.history import HISTORY, with_step
-from smidgen.model.parameters import is_matrix, split_block_name
+from smidgen.model.parameters import BY_TOKEN, is_matrix
 from smidgen.numerics.block_types import BY_NAME, F16, PORTABLE, BlockType
 from smidgen.pruning.vocabulary import Ranking
 from smidgen.quantization.allocate import Option, allocate, quickest
@@ -305,8 +305,7 @@ def _options(checkpoint: Checkpoint, allowed: _Allowed, vocabulary: int, pace: P
     found, shares = [], shares_read(checkpoint.file)
     for tensor, names in matrices(checkpoint).items():
         info = checkpoint.file.tensors[tensor]
-        is_end = all(split_block_name(name) is None for name in names)
-        shape = (vocabulary, *info.shape[1:]) if is_end else info.shape
+        shape = (vocabulary, *info.shape[1:]) if set(names) <= BY_TOKEN else info.shape
         costs = _total([allowed.damage[name] for name in names])
         ways = [(_KEEP, info.kind, 0.0)] if tensor in allowed.stay else []  # first: of equals it is preferred
         ways += [(name, BY_NAME[name], cost) for name, cost in costs.items()]

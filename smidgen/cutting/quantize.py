@@ -216,8 +216,9 @@ def _load_ends(workspace: QuantWorkspace) -> dict[str, tuple[Sample, ...]]:
     tensors, notes = workspace.load_tensors("ends"), workspace.notes("ends")
     ends: dict[str, tuple[Sample, ...]] = {}
     for name, note in notes.items():
-        runs = enumerate(json.loads(note))
-        ends[name] = tuple(
-            Sample(*(tensors[f"{name}:{place}:{part}"] for part in _TENSORS), *figures) for place, figures in runs
-        )
+        runs = []
+        for place, figures in enumerate(json.loads(note)):
+            moment, judges = (tensors[f"{name}:{place}:{part}"] for part in _TENSORS)
+            runs.append(Sample(moment, judges, *figures))
+        ends[name] = tuple(runs)
     return ends

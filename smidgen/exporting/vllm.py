@@ -39,6 +39,7 @@ from smidgen.exporting.packed import (
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.hf.safetensors_writer import Stored
 from smidgen.formats.hf.writer import hf_layout, write_hf
+from smidgen.model.features import refuse_features
 from smidgen.model.parameters import is_matrix
 from smidgen.numerics import block_types as types
 from smidgen.shapes import Float, Int
@@ -78,6 +79,7 @@ def refuse_vllm(checkpoint: Checkpoint, dtype: str | None = None) -> None:
 
 
 def _refuse_model(checkpoint: Checkpoint) -> None:
+    refuse_features(checkpoint.config, "smidgen's packing for vLLM", "write it in 16 bits with --to hf")
     if checkpoint.family.name == "openelm":
         raise Unsupported("vLLM has no class for OpenELM; write the model with --to gguf or mlx.")
     if any(layer.experts for layer in checkpoint.config.layers):

@@ -21,7 +21,7 @@ from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.parts import load_decoder
 from smidgen.memory import usable_memory
 from smidgen.model.decoder import Decoder
-from smidgen.model.parameters import is_matrix
+from smidgen.model.parameters import LAYER_EMBEDDING, is_matrix
 from smidgen.numerics.products import product
 from smidgen.shapes import Float, Int
 
@@ -38,7 +38,7 @@ def frozen_bytes(checkpoint: Checkpoint) -> int:
     """Memory that `load_frozen` takes, beside what is computed."""
     if is_small(checkpoint):
         return 4 * checkpoint.parameters
-    largest = max(math.prod(checkpoint.shape(name)) for name in checkpoint.names())
+    largest = max(math.prod(checkpoint.shape(name)) for name in checkpoint.names() if name != LAYER_EMBEDDING)
     return 4 * largest + min(_MOST_MAPPED, checkpoint.file.size)
 
 

@@ -296,6 +296,14 @@ def _shares(tensors: Iterable[tuple[str, TensorInfo | StoredTensor]]) -> tuple[d
     return _largest_first(parts), _largest_first(types)
 
 
+#: Modules whose own names would not say it → what people call them. The first is looked up, a row for each token.
+_ROLES = {"layer_embedding": "layer tables", "layer_projection": "layer inputs", "layer_input": "layer inputs"}
+_ROLES |= {"streams_in": "streams", "streams_out": "streams", "low_rank": "low rank", "output_scale": "scales"}
+_GGUF_ROLES = {"token_embd.": "embedding", "output.": "head", "per_layer_token_embd.": "layer tables"}
+_GGUF_ROLES |= {"per_layer_model_proj.": "layer inputs", "inp_gate.": "layer inputs", "proj.": "layer inputs"}
+_GGUF_ROLES |= {"altup_": "streams", "laurel_": "low rank", "layer_output_scale.": "scales"}
+
+
 def part_of(tensor_name: str) -> str:
     """The role of a tensor, from its GGUF name."""
     inner = tensor_name.removeprefix("blk.").partition(".")[2] if tensor_name.startswith("blk.") else tensor_name
@@ -305,7 +313,7 @@ def part_of(tensor_name: str) -> str:
         return "attention"
     if inner.startswith("ffn_"):
         return "experts" if "_exps" in inner or inner.startswith("ffn_gate_inp") else "feed-forward"
-    return {"token_embd.weight": "embedding", "output.weight": "head"}.get(inner, "other")
+    return next((role for name, role in _GGUF_ROLES.items() if inner.startswith(name)), "other")
 
 
 def canonical_part(name: str) -> str:
@@ -313,7 +321,8 @@ def canonical_part(name: str) -> str:
     if "norm" in name:
         return "norms"
     inner = name.split(".", 2)[2] if name.startswith("blocks.") else name
-    return inner.split(".")[0].replace("_", "-")
+    module = inner.split(".")[0]
+    return _ROLES.get(module, module.replace("_", "-"))
 
 
 def _largest_first(shares: dict[str, Share]) -> dict[str, Share]:

@@ -7,6 +7,7 @@ BESIDE = "beside_tensors"
 #: Key in card.json → what people call it, in the order in which text passes through; vocabulary and metadata last.
 PARTS = {
     "embedding": "Embedding",
+    "layer_embedding": "Embeddings of the layers",
     "attention": "Attention",
     "feed_forward": "Feed-forward",
     "experts": "Experts",
@@ -36,6 +37,10 @@ def part_of(tensor: Tensor) -> str:
     roles = set((tensor.role or "").split("+"))
     if roles & {"embedding", "head"}:
         return "embedding" if "embedding" in roles else "head"
+    if "layer_embedding" in roles:
+        return "layer_embedding"
+    if any(".layer_input." in member for member in tensor.members):
+        return "others"
     if roles & _ATTENTION:
         return "attention"
     return "feed_forward" if roles & _FEED_FORWARD else "others"

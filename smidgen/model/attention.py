@@ -130,7 +130,7 @@ class Attention(nn.Module):
         mixed = attend(queries, keys, values, layer, documents)
         return mixed.transpose(1, 2).reshape(batch, length, -1)
 
-    def _own(self, x: Float[Tensor, "batch position hidden"], key: BlankLinear, tables: _Tables) -> tuple[_Kept, _Kept]:
+    def _own(self, x: Float[Tensor, "batch position hidden"], key: nn.Module, tables: _Tables) -> tuple[_Kept, _Kept]:
         """The keys and values of these positions."""
         made = self._split(key(x))
         values = made if self.value is None else self._split(self.value(x))

@@ -40,7 +40,8 @@ class KeptLayer:
 
 def keeping_of(config: ModelConfig) -> tuple[KeptLayer, ...]:
     """What the layers of a model keep."""
-    return tuple(KeptLayer(layer.kv_heads, layer.head_dim, layer.head_dim, layer.window) for layer in config.layers)
+    own = (layer for layer in config.layers if layer.borrows is None)
+    return tuple(KeptLayer(layer.kv_heads, layer.head_dim, layer.head_dim, layer.window) for layer in own)
 
 
 def bytes_per_token(layers: Iterable[KeptLayer], kv: KVType) -> int:

@@ -13,7 +13,7 @@ from math import sqrt
 
 from torch import Tensor, nn
 
-from smidgen.model.config import LayerConfig
+from smidgen.model.config import Activation, LayerConfig
 from smidgen.model.feed_forward import activated
 from smidgen.model.linear import BlankLinear
 from smidgen.model.norms import RMSNorm
@@ -27,7 +27,7 @@ class LayerInput(nn.Module):
         super().__init__()
         self.gate = BlankLinear(hidden, layer.layer_input)
         self.output = BlankLinear(layer.layer_input, hidden)
-        self.activation = layer.activation
+        self.activation: Activation = layer.activation
 
     def forward(
         self, x: Float[Tensor, "batch position hidden"], found: Float[Tensor, "batch position width"]

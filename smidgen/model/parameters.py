@@ -10,6 +10,8 @@ Shape = tuple[int, ...]
 
 #: The table in which layers look up tokens, and what is projected beside it (`model.layer_inputs`).
 LAYER_EMBEDDING, PROJECTION = "layer_embedding.weight", "layer_projection.weight"
+#: Matrices with a row for each token.
+BY_TOKEN = frozenset({"embedding.weight", "head.weight", LAYER_EMBEDDING})
 #: Modules whose weights are vectors, or matrices so small and so sensitive that they stay as they are.
 _NOT_COMPRESSED = ("norm", "router", "scale", "streams.predict", "streams.correct")
 

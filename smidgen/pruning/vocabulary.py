@@ -43,6 +43,7 @@ from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.derived import Derived, Kept, Tokens
 from smidgen.formats.parts import head_name, load_block, load_exit
 from smidgen.model.attention import soft_cap
+from smidgen.model.parameters import LAYER_EMBEDDING
 from smidgen.model.tokenizer import Tokenizer
 from smidgen.model.tokenizers.subset import Pieces, subset
 from smidgen.numerics.precision import fast_product_dtype, quick_products
@@ -196,12 +197,16 @@ def plan(ranking: Ranking, size: int) -> VocabularyPlan:
 
 
 def apply(checkpoint: Checkpoint, plan: VocabularyPlan) -> Derived:
-    """The model with the kept rows of embedding and head, and with the tokenizer to match."""
+    """The model with the kept rows of embedding, head and the table of the layers, and the tokenizer to match."""
     file = checkpoint.file
     tokens = Tokens(*subset(file.metadata, file.metadata_types, plan.kept))
     names = {"embedding.weight", head_name(checkpoint.config)}
     config = replace(checkpoint.config, vocabulary=len(plan.kept))
-    return Derived(config, {name: Kept(name, plan.kept) for name in names}, tokens)
+    parts = {name: Kept(name, plan.kept) for name in names}
+    if rows := config.layer_input_rows:  # each token gets the row that it reads today
+        config = replace(config, layer_input_rows=len(plan.kept))
+        parts[LAYER_EMBEDDING] = Kept(LAYER_EMBEDDING, np.where(plan.kept < rows, plan.kept, 0))
+    return Derived(config, parts, tokens)
 
 
 # -- what a size costs -----------------------------------------------------------------------------------------------

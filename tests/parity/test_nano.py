@@ -1,6 +1,8 @@
 """Gemma 3n and Gemma 4 beside transformers and llama.cpp: read, run, and written again."""
 
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,12 +12,16 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from smidgen.errors import Unsupported
+from smidgen.cutting.cut import cut
+from smidgen.cutting.recipe import CutOptions, Pruning
+from smidgen.errors import SmidgenError, Unsupported
+from smidgen.exporting.export import Format, export
 from smidgen.formats.convert import write_as_gguf
 from smidgen.formats.hf.writer import write_hf
 from smidgen.formats.opening import open_checkpoint
 from smidgen.model.decoder import Cache
 from smidgen.model.families.family import refuse_misreading
+from smidgen.model.parameters import BY_TOKEN
 from tests.family_models import VOCABULARY
 from tests.nano_models import NANO_MODELS, save_nano
 from tests.parity.test_decoder_llama_cpp import LlamaCpp, log_probabilities
@@ -168,3 +174,81 @@ def test_gguf_in_llama_cpp(model: tuple[Path, nn.Module], tmp_path: Path, llama_
         tokens, scores = theirs.likeliest(ids, VOCABULARY)
         assert scores.std() > 0.3
         assert (ours[tokens] - scores).abs().max() < 2e-3, len(ids)
+
+
+@pytest.mark.parametrize("name", ["gemma4", "gemma4 experts"])
+def test_cut(name: str, saved: Callable, tmp_path: Path, llama_cpp_gelu: None) -> None:
+    """By vocabulary and types, from the folder to a file that llama.cpp runs, and its card."""
+    text = tmp_path / "text.txt"
+    text.write_text("the rain in the other hostel then treats her on the train " * 200)
+    options = CutOptions(280_000, (str(text),), tokens=1024, pruning=Pruning(vocabulary=300))
+    result = cut(str(saved(name)[0]), tmp_path / "small", options)
+    assert result.path is not None
+    assert result.path.stat().st_size <= 280_000
+    with open_checkpoint(result.path) as after:
+        rows = {tensor: after.shape(tensor)[0] for tensor in BY_TOKEN & set(after.names())}
+        assert after.config.vocabulary < VOCABULARY
+        assert set(rows.values()) == {after.config.vocabulary}
+        vocabulary = after.config.vocabulary
+    prompt = [5, 9, 40, 7, 120, 33, 8, 61, 200]
+    (ours,) = log_probabilities(result.path, [prompt])
+    tokens, scores = LlamaCpp(result.path, context=128).likeliest(prompt, vocabulary)
+    assert (ours[tokens] - scores).abs().max() < 0.3  # llama.cpp rounds activations for packed weights
+    card = (tmp_path / "small" / "card.html").read_text()
+    assert ("Embeddings of the layers" in card) == (name == "gemma4")
+
+
+@pytest.mark.parametrize("wish", [Pruning(layers=4), Pruning(ffn=48)], ids=["depth", "width"])
+def test_what_cannot_be_pruned_is_refused_before_work(wish: Pruning, saved: Callable, tmp_path: Path) -> None:
+    with pytest.raises(Unsupported, match="does not know embeddings per layer"):
+        cut(str(saved("gemma4")[0]), tmp_path / "small", CutOptions(280_000, pruning=wish))
+    assert not (tmp_path / "small").exists()
+
+
+@pytest.mark.parametrize("target", ["mlx", "onnx", "openvino", "litert", "vllm"])
+def test_frameworks_refuse_what_their_graphs_lack(target: Format, saved: Callable, tmp_path: Path) -> None:
+    with pytest.raises(Unsupported, match="embeddings per layer|no class for gemma4_text"):
+        export(str(saved("gemma4")[0]), target, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+BAD = {
+    "rows": ({"vocab_size_per_layer_input": 400}, "400 rows for a vocabulary of 320"),
+    "lender": ({"num_kv_shared_layers": 6}, "reads the keys and values of an earlier layer"),
+    "all shared": ({"num_kv_shared_layers": 9}, "9 of 7 layers share"),
+    "sparsity": ({"activation_sparsity_pattern": [0.5]}, "7 shares, one for each layer"),
+    "one stream": ({"altup_num_inputs": 1}, "altup_num_inputs is 1"),
+    "active stream": ({"altup_active_idx": 3}, "stream 3 of 3"),
+    "no scale": ({"altup_correct_scale": False}, "altup_correct_scale is False"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_settings_that_contradict_each_other(case: str, saved: Callable, tmp_path: Path) -> None:
+    changes, message = BAD[case]
+    assert_refused(changed_settings(saved("gemma3n")[0], tmp_path / "bad", **changes), message)
+
+
+def test_two_spellings_of_rotary_settings_at_odds(saved: Callable, tmp_path: Path) -> None:
+    folder = changed_settings(saved("gemma4")[0], tmp_path / "bad", rope_scaling={"rope_type": "linear", "factor": 2.0})
+    assert_refused(folder, "rope_scaling")
+
+
+def test_a_tower_without_its_decoder(saved: Callable, tmp_path: Path) -> None:
+    folder = published(saved("gemma4")[0], tmp_path / "published")
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: one for name, one in weights.items() if "language" not in name}, folder / "model.safetensors")
+    assert_refused(folder, "missing")
+
+
+def changed_settings(bare: Path, folder: Path, **changes: object) -> Path:
+    shutil.copytree(bare, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    return folder
+
+
+def assert_refused(folder: Path, message: str) -> None:
+    with pytest.raises(SmidgenError, match=re.escape(message)) as refusal:
+        open_checkpoint(folder)
+    assert "\n" not in str(refusal.value)

@@ -25,6 +25,7 @@ from smidgen.formats.checkpoint import Checkpoint
 from smidgen.model.config import LayerConfig, ModelConfig
 from smidgen.model.decoder import Decoder
 from smidgen.model.families import Family
+from smidgen.model.features import refuse_features
 from smidgen.model.parameters import parameter_shapes, split_block_name
 from smidgen.numerics.block_types import Q4_0, Q4_K
 from smidgen.shapes import Float, Int
@@ -72,6 +73,7 @@ def plan_fresh(teacher: ModelConfig, family: Family, shape: FreshShape) -> Fresh
     those have a window or positions, each layer is chosen from those that have what its place demands.
     Raises SmidgenError for a shape that cannot be, Unsupported for one that a GGUF file cannot hold.
     """
+    refuse_features(teacher, "a new student of another shape", "teach a cut of the model instead")
     count = len(teacher.layers) if shape.layers is None else shape.layers
     chosen = _evenly(range(len(teacher.layers)), count)
     evenly = FreshPlan(_configured(teacher, family, shape, chosen), tuple(chosen))

@@ -27,6 +27,7 @@ from smidgen.formats.derived import Changed, Packed, Part
 from smidgen.formats.frozen import FrozenLinear
 from smidgen.model.decoder import Decoder
 from smidgen.model.linear import BlankLinear
+from smidgen.model.parameters import block_linears
 from smidgen.numerics.grids import GRIDS
 from smidgen.numerics.lattice import Lattice
 from smidgen.shapes import Float
@@ -132,7 +133,8 @@ class Adapted:
                 raise Unsupported(
                     "the feed-forward networks of a mixture of experts cannot have adapters; use --targets attention."
                 )
-            for target in options.targets:
+            own = set(block_linears(layer))  # a layer that reads another's keys and values has no matrices for them
+            for target in (target for target in options.targets if target in own):
                 self._adapt(f"blocks.{index}.{target}", options.rank, generator)
 
     def _adapt(self, layer: str, rank: int, generator: torch.Generator) -> None:

@@ -17,10 +17,12 @@ from smidgen.exporting.litert.rotary import Rotations
 from smidgen.exporting.litert.sizes import AT_ONCE, most_tokens
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.model.config import LayerConfig, ModelConfig
+from smidgen.model.features import refuse_features
 
 
 def refuse_model(config: ModelConfig) -> None:
     """Raises Unsupported for a model that the graph cannot express."""
+    refuse_features(config, "smidgen's graph for LiteRT", "write it with --to hf or --to gguf")
     if any(layer.experts for layer in config.layers):
         raise Unsupported(
             "smidgen writes no mixtures of experts for LiteRT; write this model with --to hf or --to gguf."

@@ -16,10 +16,12 @@ from smidgen.exporting.onnx.layers import Layers
 from smidgen.exporting.onnx.matrices import Matrices
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.model.config import LayerConfig, ModelConfig
+from smidgen.model.features import refuse_features
 
 
 def refuse_model(config: ModelConfig) -> None:
     """Raises Unsupported for a model that the graph cannot express."""
+    refuse_features(config, "smidgen's graph for ONNX Runtime", "write it with --to hf or --to gguf")
     for index, layer in enumerate(config.layers):
         if layer.experts:
             raise Unsupported(

@@ -17,6 +17,7 @@ from smidgen.exporting.openvino.matrices import Matrices
 from smidgen.exporting.openvino.rotary import Rotations
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.model.config import LayerConfig, ModelConfig
+from smidgen.model.features import refuse_features
 from smidgen.numerics import block_types as types
 from smidgen.progress import track
 
@@ -26,6 +27,7 @@ _EXACT = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "0", "KV_CACHE_PRECISION": "f16"}
 
 def refuse_model(config: ModelConfig) -> None:
     """Raises Unsupported for a model that the graph cannot express."""
+    refuse_features(config, "smidgen's graph for OpenVINO", "write it with --to hf or --to gguf")
     if any(layer.experts for layer in config.layers):
         raise Unsupported(
             "smidgen writes no mixtures of experts for OpenVINO; write this model with --to hf or --to gguf."

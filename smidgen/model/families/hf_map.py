@@ -181,6 +181,8 @@ class HFMap:
         keys.refuse_others({**_NEUTRAL, **self.neutral})
         if "attention_bias" not in self.features:
             keys.refuse_others({"attention_bias": False})
+        if "rope_kinds" in self.features:  # transformers would not look at these
+            keys.refuse_others({"rope_scaling": {}, "rope_theta": None, "rope_local_base_freq": None})
         for key in (key for key in _CAPS if not self._caps(key)):
             keys.refuse_others({key: 0})
         keys.refuse_unread(IGNORED | _OF_LIBRARIES)
