@@ -11,7 +11,7 @@ model of few blocks would write that one for ever. What it writes is spread over
 The vocabulary is SentencePiece's kind: bytes, letters, some Chinese characters, syllables, and words that are merged
 from earlier tokens, with and without the space before them. The text is random too, of frequent and rare tokens.
 
-One tensor is in memory at a time.
+Some rows of one tensor are in memory at a time.
 """
 
 import argparse
@@ -28,7 +28,11 @@ import numpy as np
 from gguf import GGMLQuantizationType
 from gguf.quants import quantize
 
-from smidgen.formats.gguf.writer import TensorPlan, write_gguf
+from smidgen.formats.gguf.writer import TensorPlan, gguf_types, write_gguf
+from smidgen.model.config import ModelConfig
+from smidgen.model.families import FAMILIES
+from smidgen.model.families.facts import Facts, all_but_each, configure
+from smidgen.model.rope_scaling import ProportionalScaling
 from smidgen.numerics.block_types import F16, F32, Q4_0, Q8_0, BlockType
 from smidgen.progress import track
 
@@ -46,7 +50,10 @@ _TYPES = {kind.name: kind for kind in (F16, Q4_0, Q8_0)}
 
 @dataclass(frozen=True)
 class Shape:
-    """What the file says of the model. more: further keys of the architecture, floats and whole numbers."""
+    """What the file says of the model. more: further keys of the architecture, floats and whole numbers.
+
+    Of Gemma 4, `more` has the fields of `Facts` that the others leave out (`_gemma4`).
+    """
 
     architecture: str
     hidden: int
@@ -74,11 +81,40 @@ SHAPES = {
         "llama", 4096, 32, 32, 8, 128, 14336, 32_000, 8192, 1e-5, tied=False, post_norms=False,
         more={"rope.dimension_count": 128, "rope.freq_base": 10_000.0},
     ),
+    "gemma-4-e2b": Shape(
+        "gemma4", 1536, 35, 8, 1, 512, 6144, 262_144, 131_072, 1e-6, tied=True, post_norms=True,
+        more={"local_head_dim": 256, "window": 512, "shared": 20, "layer_input": 256, "logit_cap": 30.0},
+    ),
 }  # fmt: skip
+_WIDE_EVERY = 5  # layers of Gemma 4 E2B
+
+
+def _gemma4(shape: Shape) -> ModelConfig:
+    """The configuration as published: layers that share keys and values have feed-forward networks twice as wide."""
+    more: dict[str, Any] = dict(shape.more)
+    first = shape.blocks - more["shared"]
+    widths = tuple(shape.ffn_width * (2 if layer >= first else 1) for layer in range(shape.blocks))
+    facts = Facts(
+        layers=shape.blocks, hidden=shape.hidden, vocabulary=shape.vocabulary, heads=(shape.heads,) * shape.blocks,
+        kv_heads=(shape.kv_heads,) * shape.blocks, head_dim=shape.head_dim, ffn_widths=widths, epsilon=shape.epsilon,
+        context_length=shape.context, tied_head=shape.tied, rope_base=1e6, rotary_width=shape.head_dim,
+        rope_scaling=ProportionalScaling(0.25), query_width=1.0, local=all_but_each(_WIDE_EVERY)(shape.blocks),
+        rotates=(True,) * shape.blocks, local_rope_base=1e4, layer_input_rows=shape.vocabulary, **more,
+    )  # fmt: skip
+    return configure("gemma4", FAMILIES["gemma4"].traits, facts)
+
+
+def _given(shape: Shape) -> dict[str, np.ndarray]:
+    """Vectors that belong to the configuration, by tensor."""
+    return FAMILIES["gemma4"].to_gguf(_gemma4(shape))[1] if shape.architecture == "gemma4" else {}
 
 
 def tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Names and (rows, columns) in llama.cpp's order; vectors are norms."""
+    if shape.architecture == "gemma4":
+        yield from ((name, vector.shape) for name, vector in _given(shape).items())
+        yield from FAMILIES["gemma4"].gguf_layout(_gemma4(shape)).shapes.items()
+        return
     yield "token_embd.weight", (shape.vocabulary, shape.hidden)
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     for index in range(shape.blocks):
@@ -135,39 +171,43 @@ def metadata(shape: Shape) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
     }  # fmt: skip
     tokens, kinds = vocabulary(shape.vocabulary)
     values: dict[str, Any] = {"general.architecture": shape.architecture, "general.name": "random weights"}
-    values |= {f"{shape.architecture}.{key}": value for key, value in own.items()}
+    if shape.architecture == "gemma4":
+        values |= FAMILIES["gemma4"].to_gguf(_gemma4(shape))[0]
+    else:
+        values |= {f"{shape.architecture}.{key}": value for key, value in own.items()}
     values |= {
         "tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.scores": -np.arange(len(tokens), dtype=np.float32), "tokenizer.ggml.token_type": kinds,
         "tokenizer.ggml.bos_token_id": 2, "tokenizer.ggml.eos_token_id": 1, "tokenizer.ggml.unknown_token_id": 3,
     }  # fmt: skip
-    simple = {str: (_STRING,), int: (_UINT32,), float: (_FLOAT32,), list: (_ARRAY, _STRING)}
-    types = {key: simple[type(value)] for key, value in values.items() if not isinstance(value, np.ndarray)}
-    types |= {"tokenizer.ggml.scores": (_ARRAY, _FLOAT32), "tokenizer.ggml.token_type": (_ARRAY, _INT32)}
+    types = {key: gguf_types(value) for key, value in values.items() if not isinstance(value, np.ndarray)}
+    types |= {
+        "tokenizer.ggml.tokens": (_ARRAY, _STRING),
+        "tokenizer.ggml.scores": (_ARRAY, _FLOAT32),
+        "tokenizer.ggml.token_type": (_ARRAY, _INT32),
+    }
     return values, types
 
 
 def write(shape: Shape, destination: Path, seed: int = 0, kind: BlockType = F16) -> None:
     """The file. kind: of its matrices."""
     plans = [TensorPlan(name, size, F32 if len(size) == 1 else kind) for name, size in tensors(shape)]
-    sizes = {plan.name: plan.shape for plan in plans}
+    sizes, given = {plan.name: plan.shape for plan in plans}, _given(shape)
     with track("random weights", len(plans)) as task:
 
-        def packed(name: str) -> np.ndarray:
+        def packed(name: str) -> Iterator[np.ndarray]:
             task.advance()
             size = sizes[name]
             if len(size) == 1:
-                norm = np.ones((1, *size), dtype=np.float32)
+                norm = given.get(name, np.ones(size, dtype=np.float32)).reshape(1, -1).copy()
                 if name == "output_norm.weight":
                     norm[:, ::2] = -1
-                return norm.view(np.uint8)
+                yield norm.view(np.uint8)
+                return
             generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
-            found = np.empty((size[0], kind.row_bytes(size[1])), dtype=np.uint8)
             for start in range(0, size[0], _ROWS_AT_ONCE):
-                rows = found[start : start + _ROWS_AT_ONCE]
-                drawn = generator.standard_normal((len(rows), size[1]), dtype=np.float32)
-                rows[:] = _stored(drawn * np.float32(size[1] ** -0.5), kind)
-            return found
+                drawn = generator.standard_normal((min(_ROWS_AT_ONCE, size[0] - start), size[1]), dtype=np.float32)
+                yield _stored(drawn * np.float32(size[1] ** -0.5), kind)
 
         write_gguf(destination, *metadata(shape), plans, packed)
 

@@ -6,7 +6,7 @@ is finished.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -68,17 +68,16 @@ class Quantization:
         quantize(checkpoint, kinds, self.surveyed, self.windows, workspace)
         encoded = {choice.name: choice.members for choice in self.choices if not choice.keep}
 
-        def packed(tensor: str) -> np.ndarray:
+        def packed(tensor: str) -> Iterator[np.ndarray]:
             checkpoint.release()
             if tensor not in encoded:
-                return checkpoint.file.packed(tensor)
-            rows = [
-                checkpoint.family.gguf_transform(name, checkpoint.config).rows_to_file(
-                    workspace.packed(name)[1].numpy()
-                )
-                for name in encoded[tensor]
-            ]
-            return rows[0] if len(rows) == 1 else np.concatenate(rows)
+                yield checkpoint.file.packed(tensor)
+            for name in encoded.get(tensor, ()):
+                move = checkpoint.family.gguf_transform(name, checkpoint.config)
+                if move.order is None:
+                    yield from (rows.numpy() for rows in workspace.runs(name))
+                else:
+                    yield move.rows_to_file(workspace.packed(name)[1].numpy())
 
         plan = layout(checkpoint, {choice.name: choice.kind for choice in self.choices})
         write_gguf(path, plan.metadata, plan.metadata_types, plan.tensors, packed)

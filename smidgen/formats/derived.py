@@ -5,7 +5,7 @@ original has them). The result is a GGUF file like any other, so the next step, 
 metadata say what was done to it, step by step (`formats.history`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from smidgen.progress import track
 from smidgen.shapes import Float, UInt8
 
 _LARGEST_FLOAT16 = 65504.0
+_PIECE_BYTES = 2**26  # of a matrix, written at once
 _FLOATS = (types.F32, types.F16, types.BF16)
 
 
@@ -115,11 +116,11 @@ def write_derived(checkpoint: Checkpoint, derived: Derived, path: Path, step: Ma
     size = sum(plan.nbytes for plan in plans)
     with track(f"Writing after {step['step']}", size, in_bytes=True) as task:
 
-        def packed(tensor: str) -> np.ndarray:
-            checkpoint.release()
-            found = writer.packed(tensor)
-            task.advance(found.nbytes)
-            return found
+        def packed(tensor: str) -> Iterator[np.ndarray]:
+            for piece in writer.pieces(tensor):
+                yield piece
+                task.advance(piece.nbytes)
+                checkpoint.release()
 
         write_gguf(path, *as_ours(metadata, metadata_types, plans), plans, packed)
 
@@ -170,13 +171,34 @@ class _Writer:
             return part.kind or self._wide
         return part.kind if isinstance(part, Packed) else self._checkpoint.kind(part.name)
 
-    def packed(self, tensor: str) -> np.ndarray:
-        """A tensor's bytes, uint8 [rows, row bytes]."""
+    def pieces(self, tensor: str) -> Iterator[np.ndarray]:
+        """A tensor's bytes, uint8 [rows, row bytes], some rows at a time where they are kept as they are."""
         if tensor in self._vectors:
-            return self._vectors[tensor].reshape(1, -1).view(np.uint8)
+            yield self._vectors[tensor].reshape(1, -1).view(np.uint8)
+            return
         kind = self.kind(tensor)
-        rows = [self._rows(name, kind) for name in self._layout.members[tensor]]
-        return rows[0] if len(rows) == 1 else np.concatenate(rows)
+        for name in self._layout.members[tensor]:
+            part = self._part(name)
+            if isinstance(part, Kept) and self._is_as_it_was(name, part, kind):
+                yield from self._kept_pieces(name, part)
+            else:
+                yield self._rows(name, kind)
+
+    def _is_as_it_was(self, name: str, part: Part, kind: BlockType) -> bool:
+        """Whether a matrix's packed rows can be taken as they are."""
+        return not isinstance(part, Changed) and len(self._shapes[name]) > 1 and self._part_kind(part) is kind
+
+    def _kept_pieces(self, name: str, part: Kept) -> Iterator[np.ndarray]:
+        """Packed rows in the file's order."""
+        rows, order = self._checkpoint.packed(part.name), self._checkpoint.transform(part.name).order
+        chosen = np.arange(len(rows)) if part.rows is None else part.rows
+        chosen = chosen if order is None else order[chosen]
+        if len(chosen) != self._shapes[name][0]:
+            raise ValueError(f"{name} has {len(chosen)} rows, {self._shapes[name][0]} are needed")
+        chosen = self._checkpoint.family.gguf_transform(name, self._derived.config).rows_to_file(chosen)
+        at_once = max(1, _PIECE_BYTES // rows.shape[1])
+        for start in range(0, len(chosen), at_once):
+            yield rows[chosen[start : start + at_once]]
 
     def _part(self, name: str) -> Part:
         return self._derived.parts.get(name, Kept(name))
@@ -184,21 +206,14 @@ class _Writer:
     def _rows(self, name: str, kind: BlockType) -> np.ndarray:
         """One parameter's bytes as `kind`, rows as GGUF files have them."""
         part, move = self._part(name), self._checkpoint.family.gguf_transform(name, self._derived.config)
-        if not isinstance(part, Changed) and len(self._shapes[name]) > 1 and self._part_kind(part) is kind:
-            rows = part.rows().numpy() if isinstance(part, Packed) else self._kept_rows(part)
+        if isinstance(part, Packed) and self._is_as_it_was(name, part, kind):
+            rows = part.rows().numpy()
             if rows.shape[0] != self._shapes[name][0]:
                 raise ValueError(f"{name} has {rows.shape[0]} rows, {self._shapes[name][0]} are needed")
             return move.rows_to_file(rows)
         values = self._values(part)
         _refuse_other_shape(name, tuple(values.shape), self._shapes[name])
         return _stored(name, move.rows_to_file(values.numpy()), kind)
-
-    def _kept_rows(self, part: Kept) -> np.ndarray:
-        """Packed rows in the model's order."""
-        rows, order = self._checkpoint.packed(part.name), self._checkpoint.transform(part.name).order
-        if order is not None:
-            return rows[order if part.rows is None else order[part.rows]]
-        return rows if part.rows is None else rows[part.rows]
 
     def _values(self, part: Part) -> Float[Tensor, "..."]:
         if isinstance(part, Changed):

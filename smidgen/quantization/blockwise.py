@@ -65,12 +65,11 @@ def quantize(
     inside = [_costs(checkpoint, index) for index in range(len(checkpoint.config.layers))]
     with track("Quantizing", [*_costs_outside(checkpoint, outside), *chain.from_iterable(inside)]) as task:
         for name, runs in outside.items():
-            if workspace.has(name):
-                task.skip(len(runs))
-                continue
-            rows = _rows(checkpoint, name, runs, task)
-            metrics = [Metric(sample) for sample in surveyed.ends[name]]
-            workspace.save(name, {name: encode_runs(rows, kinds[name], metrics)})
+            done = sum(workspace.has_run(name, number) for number in range(len(runs)))
+            task.skip(done)
+            metrics = [Metric(sample) for sample in surveyed.ends[name]] if done < len(runs) else []
+            for number, rows in enumerate(_rows(checkpoint, name, runs[done:], task), done):
+                workspace.save_run(name, number, encode_runs(rows, kinds[name], metrics))
         done, kept = workspace.load_states()
         walk = Walk(checkpoint, windows, _embed(checkpoint, workspace, windows, "embedding.weight" in kinds))
         if kept:

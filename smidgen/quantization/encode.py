@@ -135,17 +135,13 @@ def encode(chunks: Iterable[Float[Tensor, "_rows in"]], kind: BlockType, metric:
     return _joined([_encode_chunk(rows, kind, metric) for rows in chunks])
 
 
-def encode_runs(chunks: Iterable[Float[Tensor, "_rows in"]], kind: BlockType, metrics: Sequence[Metric]) -> Encoded:
+def encode_runs(rows: Float[Tensor, "rows in"], kind: BlockType, metrics: Sequence[Metric]) -> Encoded:
     """The same where errors meet different things in equal runs of columns, which hold whole blocks of the type.
 
     metrics: one for each run of columns.
     """
     if len(metrics) == 1:
-        return encode(chunks, kind, metrics[0])
-    return _joined([_encode_side_by_side(rows, kind, metrics) for rows in chunks])
-
-
-def _encode_side_by_side(rows: Float[Tensor, "rows in"], kind: BlockType, metrics: Sequence[Metric]) -> Encoded:
+        return encode([rows], kind, metrics[0])
     runs = rows.split(rows.shape[1] // len(metrics), dim=1)
     parts = [_encode_chunk(run.contiguous(), kind, metric) for run, metric in zip(runs, metrics, strict=True)]
     shrinkages = [part.shrinkage for part in parts if part.shrinkage is not None]

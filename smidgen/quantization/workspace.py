@@ -4,10 +4,12 @@ A part is one safetensors file with the packed bytes of its matrices; figures ab
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count, takewhile
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from smidgen.calibration.outputs import OutputMoment
@@ -39,6 +41,26 @@ class Outcome:
 class QuantWorkspace(Workspace):
     """A workspace that knows quantized matrices."""
 
+    def save_run(self, name: str, number: int, encoded: Encoded) -> None:
+        """Keep some rows of a matrix outside of the blocks, runs in order from 0."""
+        self.save(_run(name, number), {name: encoded})
+
+    def has_run(self, name: str, number: int) -> bool:
+        """Whether these are there."""
+        return self.has(_run(name, number))
+
+    def runs(self, name: str) -> Iterator[UInt8[Tensor, "_rows bytes"]]:
+        """The bytes of a matrix, some rows at a time, by canonical name."""
+        for part in self._parts(name):
+            yield self.load_tensor(part, name)
+
+    def _parts(self, name: str) -> list[str]:
+        """The parts that hold a matrix: its block, or the runs of its rows."""
+        pieces = name.split(".")
+        if pieces[0] == "blocks":
+            return [f"block-{pieces[1]}"]
+        return list(takewhile(self.has, (_run(name, number) for number in count())))
+
     def save(self, part: str, encoded: Mapping[str, Encoded]) -> None:
         """Keep the matrices of one part."""
         notes = {name: json.dumps(_figures(matrix)) for name, matrix in encoded.items()}
@@ -68,17 +90,29 @@ class QuantWorkspace(Workspace):
 
     def packed(self, name: str) -> tuple[BlockType, UInt8[Tensor, "rows bytes"]]:
         """Type and bytes of one matrix, by canonical name."""
-        return self.outcome(name).kind, self.load_tensor(_part_of(name), name)
+        runs = list(self.runs(name))
+        return self.outcome(name).kind, runs[0] if len(runs) == 1 else torch.cat(runs)
 
     def outcome(self, name: str) -> Outcome:
         """What is reported of one matrix."""
-        return _outcome(self.notes(_part_of(name))[name])
+        found = [_outcome(self.notes(part)[name]) for part in self._parts(name)]
+        return found[0] if len(found) == 1 else _together(found)
 
 
-def _part_of(name: str) -> str:
-    """The part that holds a matrix: its block, or itself."""
-    pieces = name.split(".")
-    return f"block-{pieces[1]}" if pieces[0] == "blocks" else name
+def _run(name: str, number: int) -> str:
+    return f"{name}-{number}"
+
+
+def _together(runs: Sequence[Outcome]) -> Outcome:
+    """What is reported of a matrix whose rows were encoded in runs."""
+    shrinkages = [run.shrinkage for run in runs if run.shrinkage is not None]
+    return replace(
+        runs[0],
+        shrinkage=max(shrinkages, default=None),
+        rounded_rows=sum(run.rounded_rows for run in runs),
+        loss=sum(run.loss for run in runs),
+        rounding_loss=sum(run.rounding_loss for run in runs),
+    )
 
 
 _FIGURES = ("shrinkage", "rounded_rows", "loss", "rounding_loss", "tokens", "effective_tokens")

@@ -106,7 +106,7 @@ def never_killed(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.parametrize(
-    "moment", ["survey.json", "embedding.weight.safetensors", "block-0.safetensors", "block-3.safetensors"]
+    "moment", ["survey.json", "embedding.weight-0.safetensors", "block-0.safetensors", "block-3.safetensors"]
 )
 def test_killed_and_resumed_is_the_same_file(moment: str, folder: Path, never_killed: str) -> None:
     model = write_gemma3(folder / "tiny.gguf")

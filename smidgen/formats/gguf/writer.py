@@ -8,7 +8,7 @@ Torch-free.
 
 import os
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -85,13 +85,14 @@ def write_gguf(
     metadata: Metadata,
     metadata_types: MetadataTypes,
     tensors: Sequence[TensorPlan],
-    packed: Callable[[str], np.ndarray],
+    packed: Callable[[str], np.ndarray | Iterable[np.ndarray]],
 ) -> None:
     """Write a GGUF file, version 3, little-endian.
 
     metadata, metadata_types: as `GGUFFile` has them; every key needs its types.
     tensors: in the order they are to have in the file.  packed: gives a tensor's stored bytes (uint8, any shape of the
-    right size) by name; called once for each, in order, so that one tensor is in memory at a time.
+    right size) by name; called once for each, in order, so that one tensor is in memory at a time. Or pieces of them,
+    one after the other, of a tensor that is too large for that.
 
     Atomic: `path` is replaced when the whole file is on disk, and untouched otherwise. Raises SmidgenError when it
     cannot be written (no folder, no permission, no space), ValueError when the plan or the bytes do not fit the format.
@@ -110,7 +111,11 @@ def write_gguf(
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for plan in tensors:
-            writer.write_tensor_data(_checked_bytes(plan, packed(plan.name)))
+            found = packed(plan.name)
+            if isinstance(found, np.ndarray):
+                writer.write_tensor_data(_checked_bytes(plan, found))
+            else:
+                writer.write_in_pieces(plan, found)
 
 
 class _StreamWriter(GGUFWriter):
@@ -132,6 +137,20 @@ class _StreamWriter(GGUFWriter):
     def open_output_file(self, path: Path | None = None) -> None:
         self.fout = [self._file]  # pyright: ignore[reportAttributeAccessIssue] # any buffered binary file will do
         self.state = WriterState.EMPTY
+
+    def write_in_pieces(self, plan: TensorPlan, pieces: Iterable[np.ndarray]) -> None:
+        """The next tensor, as `write_tensor_data`. Raises ValueError where the pieces together have another size."""
+        written = 0
+        self.write_padding(self._file, self._file.tell())
+        for piece in pieces:
+            written += piece.nbytes
+            if piece.dtype == np.uint8 and written <= plan.nbytes:
+                self._file.write(np.ascontiguousarray(piece).data)
+        if written != plan.nbytes:
+            raise ValueError(f"{plan.name} as {plan.kind.name} needs {plan.nbytes} bytes as uint8, got {written}")
+        self.write_padding(self._file, written)
+        self.tensors[0].pop(plan.name)
+        self.state = WriterState.WEIGHTS
 
     def write_kv_data_to_file(self) -> None:
         self._file.write(self._pairs)

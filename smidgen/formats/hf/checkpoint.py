@@ -163,7 +163,8 @@ class FolderAsGGUF:
         """A tensor's bytes, uint8 [rows, row bytes]."""
         if name in self._vectors:
             return self._vectors[name].reshape(1, -1).view(np.uint8)
-        return np.concatenate([self._part(member) for member in self._layout.members[name]])
+        parts = [self._part(member) for member in self._layout.members[name]]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _kind(self, name: str) -> BlockType:
         return self._checkpoint.kind(name) if is_matrix(name) else types.F32

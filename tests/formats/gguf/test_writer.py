@@ -6,7 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -374,3 +374,17 @@ def test_alignments_that_the_reader_would_refuse(alignment: int) -> None:
 def test_metadata_without_its_type() -> None:
     with pytest.raises(ValueError, match=r"toy\.more"):
         file_size({**METADATA, "toy.more": 1}, TYPES, PLANS)
+
+
+def test_tensors_in_pieces_are_the_same_file(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "whole.gguf", METADATA, TYPES, PLANS, data_of)
+
+    def pieces(name: str) -> Iterator[np.ndarray]:
+        flat = data_of(name).reshape(-1)
+        yield from (flat[:3], flat[3:3], flat[3:])
+
+    write_gguf(tmp_path / "pieces.gguf", METADATA, TYPES, PLANS, pieces)
+    assert (tmp_path / "pieces.gguf").read_bytes() == (tmp_path / "whole.gguf").read_bytes()
+    for wrong in (lambda name: iter([data_of(name).reshape(-1)[:-1]]), lambda name: iter([data_of(name)] * 2)):
+        with pytest.raises(ValueError, match="bytes as uint8, got"):
+            write_gguf(tmp_path / "pieces.gguf", METADATA, TYPES, PLANS, wrong)
