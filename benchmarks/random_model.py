@@ -83,23 +83,24 @@ SHAPES = {
     ),
     "gemma-4-e2b": Shape(
         "gemma4", 1536, 35, 8, 1, 512, 6144, 262_144, 131_072, 1e-6, tied=True, post_norms=True,
-        more={"local_head_dim": 256, "window": 512, "shared": 20, "layer_input": 256, "logit_cap": 30.0},
+        more={"local_head_dim": 256, "window": 512, "layer_input": 256, "logit_cap": 30.0},
     ),
 }  # fmt: skip
-_WIDE_EVERY = 5  # layers of Gemma 4 E2B
+_WIDE_EVERY, _SHARING = 5, 20 / 35  # of the layers of Gemma 4 E2B
 
 
 def _gemma4(shape: Shape) -> ModelConfig:
     """The configuration as published: layers that share keys and values have feed-forward networks twice as wide."""
     more: dict[str, Any] = dict(shape.more)
-    first = shape.blocks - more["shared"]
+    shared = round(shape.blocks * _SHARING / _WIDE_EVERY) * _WIDE_EVERY
+    first = shape.blocks - shared
     widths = tuple(shape.ffn_width * (2 if layer >= first else 1) for layer in range(shape.blocks))
     facts = Facts(
         layers=shape.blocks, hidden=shape.hidden, vocabulary=shape.vocabulary, heads=(shape.heads,) * shape.blocks,
         kv_heads=(shape.kv_heads,) * shape.blocks, head_dim=shape.head_dim, ffn_widths=widths, epsilon=shape.epsilon,
         context_length=shape.context, tied_head=shape.tied, rope_base=1e6, rotary_width=shape.head_dim,
         rope_scaling=ProportionalScaling(0.25), query_width=1.0, local=all_but_each(_WIDE_EVERY)(shape.blocks),
-        rotates=(True,) * shape.blocks, local_rope_base=1e4, layer_input_rows=shape.vocabulary, **more,
+        rotates=(True,) * shape.blocks, local_rope_base=1e4, layer_input_rows=shape.vocabulary, shared=shared, **more,
     )  # fmt: skip
     return configure("gemma4", FAMILIES["gemma4"].traits, facts)
 

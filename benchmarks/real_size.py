@@ -14,7 +14,7 @@ llama.cpp's tools do not make. The model file is read once before the first turn
 With `--layout hf` the model is a folder in Hugging Face layout, its weights in shards; llama.cpp's tools, which cannot
 read that, take no turn, and what counts is memory.
 
-    python -m benchmarks.real_size gemma-2-2b --card --work DIR [--fit 1GB] [--instructions AVX2]
+    python -m benchmarks.real_size gemma-2-2b --card --work DIR [--fit 1GB] [--langs en] [--instructions AVX2]
 
 is another measurement (whole_cut.py): the cut as people call it, without a text, from the start to the report card.
 
@@ -39,7 +39,7 @@ from smidgen.progress import track
 from smidgen.sizes import parse_size
 
 #: Shape → size to cut to, about 4.6 bits a weight.
-_FITS = {"gemma-2-2b": "1.5GB", "mistral-7b": "4.2GB"}
+_FITS = {"gemma-2-2b": "1.5GB", "mistral-7b": "4.2GB", "gemma-4-e2b": "2.7GB"}
 _CARD_FIT = "1GB"
 _READ_BYTES = 2**24
 
@@ -106,6 +106,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     shared.add_llama_cpp_types(parser)
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--card", action="store_true", help="the cut without a text, up to its report card")
+    parser.add_argument("--langs", help="with --card: of the cut")
     parser.add_argument("--cut-alone", action="store_true", help="with --card: nothing beside it")
     parser.add_argument("--repeats", type=int, default=5, help="with --card: turns of llama-bench")
     shared.add_seed(parser)
@@ -118,6 +119,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options.fit = options.fit or parse_size(_CARD_FIT if options.card else _FITS[options.shape])
     options.tokens = options.tokens if options.card else options.tokens or 4096
     name = f"real_size_{options.shape}_{'card' if options.card else options.layout}"
+    name += f"_{options.langs.replace(',', '-')}" if options.langs else ""
     options.output = options.output or shared.result_with(options.instructions, name)
     return options
 

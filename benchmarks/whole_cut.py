@@ -35,6 +35,7 @@ def cut(options: argparse.Namespace) -> dict[str, Any]:
     command = record.smidgen("cut", options.original, "--fit", str(options.fit), "-o", folder, "--threads",
                              str(options.threads), "--seed", str(options.seed))  # fmt: skip
     command += ["--tokens", str(options.tokens)] if options.tokens else []
+    command += ["--langs", options.langs] if options.langs else []
     environment = environment_of(options.instructions)
     say(f"{record.shown(command)} ({log})")
     taken = staged.run(command, log, {**environment, "SMIDGEN_HOME": str(home)})
