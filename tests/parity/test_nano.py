@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -17,11 +18,14 @@ from smidgen.cutting.recipe import CutOptions, Pruning
 from smidgen.errors import SmidgenError, Unsupported
 from smidgen.exporting.export import Format, export
 from smidgen.formats.convert import write_as_gguf
+from smidgen.formats.gguf.reader import GGUFFile
+from smidgen.formats.gguf.writer import TensorPlan, write_gguf
 from smidgen.formats.hf.writer import write_hf
 from smidgen.formats.opening import open_checkpoint
 from smidgen.model.decoder import Cache
 from smidgen.model.families.family import refuse_misreading
 from smidgen.model.parameters import BY_TOKEN
+from smidgen.numerics.block_types import F32
 from tests.family_models import VOCABULARY
 from tests.nano_models import NANO_MODELS, save_nano
 from tests.parity.test_decoder_llama_cpp import LlamaCpp, log_probabilities
@@ -157,6 +161,24 @@ def test_gguf_there_and_back(model: tuple[Path, nn.Module], tmp_path: Path) -> N
         with open_checkpoint(tmp_path / "model.gguf") as after:
             assert_same_weights(before, after)
             refuse_misreading(before.config, after.config, "GGUF")
+
+
+def test_gguf_with_matrices_that_nobody_reads(saved: Callable, tmp_path: Path) -> None:
+    """Converted from published folders: keys and values of layers that take those of others. A cut has none of it."""
+    with open_checkpoint(saved("gemma4")[0]) as before:
+        write_as_gguf(before, tmp_path / "model.gguf")
+    with GGUFFile.open(tmp_path / "model.gguf") as file:
+        plans = [TensorPlan(one.name, one.shape, one.kind) for one in file.tensors.values()]
+        plans += [TensorPlan(f"blk.6.attn_{part}.weight", (64, 64), F32) for part in ("k", "v")]
+        zeros = np.zeros((64, 256), np.uint8)
+        write_gguf(
+            tmp_path / "more.gguf", file.metadata, file.metadata_types, plans,
+            lambda name: file.packed(name) if name in file.tensors else zeros,
+        )  # fmt: skip
+    with open_checkpoint(tmp_path / "model.gguf") as bare, open_checkpoint(tmp_path / "more.gguf") as more:
+        assert more.config == bare.config
+        assert_same_weights(bare, more)
+        assert list(more.file.tensors) == list(bare.file.tensors)
 
 
 def test_gguf_in_llama_cpp(model: tuple[Path, nn.Module], tmp_path: Path, llama_cpp_gelu: None) -> None:

@@ -21,18 +21,21 @@ from smidgen.calibration.gradients import survey_blocks
 from smidgen.calibration.moments import linear_of
 from smidgen.calibration.sample import Sample
 from smidgen.calibration.sequence import Inputs, advance_replacing
-from smidgen.calibration.walk import StateShelf
+from smidgen.calibration.walk import StateShelf, Walk
 from smidgen.formats.checkpoint import Checkpoint
 from smidgen.formats.opening import open_checkpoint
-from smidgen.formats.parts import embed, load_block, load_decoder
+from smidgen.formats.parts import load_block, load_decoder
 from smidgen.model.decoder import Block, Decoder
 from smidgen.model.feed_forward import Experts
 from smidgen.numerics.block_types import Q5_0
 from smidgen.numerics.decode import decode
 from smidgen.progress import Task
-from smidgen.quantization.encode import Metric, encode
+from smidgen.quantization.encode import Metric, encode, encode_runs
 from smidgen.quantization.survey import Survey, survey
 from tests.family_models import FAMILY_MODELS, VOCABULARY, save_folder, save_tokenizer, strengthen
+from tests.nano_models import save_nano
+
+NANO = ("gemma4", "gemma4 keys")
 
 DRAWS = 4
 WINDOWS = torch.randint(0, VOCABULARY, (32, 24), generator=torch.Generator().manual_seed(1))
@@ -46,7 +49,7 @@ def shelf(folder: Path) -> StateShelf:
 def encoded(checkpoint: Checkpoint, found: Survey) -> dict[str, Tensor]:
     """Every matrix as Q5_0 would leave it, each with the inputs that it has in the original."""
     changed: dict[str, Tensor] = {}
-    states = embed(checkpoint, WINDOWS)
+    walk = Walk(checkpoint, WINDOWS)
     for index in range(len(checkpoint.config.layers)):
         block = load_block(checkpoint, index)
 
@@ -56,9 +59,9 @@ def encoded(checkpoint: Checkpoint, found: Survey) -> dict[str, Tensor]:
                 metric = Metric(inputs.sample(found.token_weights[full]))
                 changed[full] = decode(encode([linear_of(block, name).weight], Q5_0, metric).packed, Q5_0)
 
-        advance_replacing(block, states, keep)
-    for name, sample in found.ends.items():
-        changed[name] = decode(encode([checkpoint.tensor(name)], Q5_0, Metric(sample)).packed, Q5_0)
+        advance_replacing(block, walk.states, walk.besides(index), keep)
+    for name, samples in found.ends.items():
+        changed[name] = decode(encode_runs(checkpoint.tensor(name), Q5_0, list(map(Metric, samples))).packed, Q5_0)
     return changed
 
 
@@ -107,11 +110,11 @@ def pinned(experts: Experts) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     return route
 
 
-@pytest.mark.parametrize("family", FAMILY_MODELS)
+@pytest.mark.parametrize("family", [*FAMILY_MODELS, *NANO])
 def test_what_was_expected_is_what_is_measured(family: str, tmp_path: Path) -> None:
     """Of each family all in all, of each role over its layers, and of every single matrix."""
     (tmp_path / "model").mkdir()
-    save_folder(family, tmp_path / "model")
+    (save_nano if family in NANO else save_folder)(family, tmp_path / "model")
     with open_checkpoint(tmp_path / "model") as checkpoint:
 
         def drawn(seed: int) -> Survey:

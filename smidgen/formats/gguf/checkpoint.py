@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 
 from smidgen.formats.checkpoint import Checkpoint
-from smidgen.formats.gguf.contents import describe, tensors_for
+from smidgen.formats.gguf.contents import describe, tensors_for, without_unread
 from smidgen.formats.gguf.reader import GGUFFile, MetadataValue
 from smidgen.model.config import ModelConfig
 from smidgen.model.families import Family, Transform
@@ -38,7 +38,8 @@ class GGUFCheckpoint(Checkpoint):
         except BaseException:
             file.close()
             raise
-        return cls(replace(file, tensors=dict(tensors_for(family, file))), family, config)
+        tensors = without_unread(family, config, tensors_for(family, file))
+        return cls(replace(file, tensors=tensors), family, config)
 
     @property
     def file(self) -> GGUFFile:

@@ -18,7 +18,7 @@ from smidgen.formats.gguf.reader import GGUFFile, TensorInfo, said_of
 from smidgen.formats.gguf.split import may_be_part
 from smidgen.formats.gguf.vocabulary import check_vocabulary
 from smidgen.model.config import ModelConfig
-from smidgen.model.families import FAMILIES, SCALING_TENSORS, Family, Tensors, family_of_gguf
+from smidgen.model.families import FAMILIES, SCALING_TENSORS, Family, Tensors, family_of_gguf, unread_tensors
 from smidgen.numerics.block_types import F32, READABLE
 
 _LARGEST_VECTOR = 2**16  # bytes; the longest that belong to a configuration have some hundred numbers
@@ -47,6 +47,16 @@ def tensors_for(family: Family, file: GGUFFile) -> Mapping[str, TensorInfo]:
     """The tensors of a file under the names of the family's map: fused ones as three where the map has three."""
     fused = any(f".{FUSED}." in name for name in family.gguf.names.values())
     return file.tensors if fused else separated(file.tensors)
+
+
+def without_unread(family: Family, config: ModelConfig, tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """The tensors of a file but for those that nobody reads: keys and values of layers that take those of others."""
+    unread = _unread(family, config)
+    return {name: tensor for name, tensor in tensors.items() if name not in unread}
+
+
+def _unread(family: Family, config: ModelConfig) -> set[str]:
+    return {name for names in unread_tensors(config, family.gguf.names).values() for name in names}
 
 
 def refuse_damaged(file: GGUFFile) -> None:
@@ -88,7 +98,8 @@ def _describe(file: GGUFFile) -> tuple[Family, ModelConfig]:
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     config = family.config_from_gguf(file.metadata, Tensors(shapes, partial(_vector, file)))
     expected = family.gguf_layout(config).shapes
-    known = {name: shape for name, shape in shapes.items() if name not in SCALING_TENSORS}
+    passed_over = SCALING_TENSORS | _unread(family, config)
+    known = {name: shape for name, shape in shapes.items() if name not in passed_over}
     compare_shapes(expected, known, family.name)
     for tensor in tensors.values():
         if tensor.kind not in READABLE:

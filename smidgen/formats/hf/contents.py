@@ -14,7 +14,7 @@ from smidgen.formats.expected import compare_shapes
 from smidgen.formats.hf.folder import HFFolder
 from smidgen.formats.hf.safetensors_reader import refuse_unread
 from smidgen.model.config import ModelConfig
-from smidgen.model.families import Family, HFMap, Layout, family_of_config
+from smidgen.model.families import Family, HFMap, Layout, family_of_config, unread_tensors
 from smidgen.progress import say_once
 
 _BLOCK = re.compile(r".*?\.\d+\.")  # the name of a tensor up to the number of its layer, "model.layers.3."
@@ -121,14 +121,8 @@ def _take_unread(stored: dict[str, str], config: ModelConfig, written: HFMap) ->
     """Takes the matrices and norms of keys and values out of `stored` in layers that read those of earlier ones:
     published files have them, and nothing reads them. Returns which layers had some.
     """
-    parts = ("key.weight", "value.weight", "key_norm.weight", "key.bias", "value.bias")
-    patterns = [written.names.get(f"blocks.{{i}}.attention.{part}") for part in parts]
-    found = []
-    for index in (index for index, layer in enumerate(config.layers) if layer.borrows is not None):
-        names = [pattern.replace("{i}", str(index)) for pattern in patterns if pattern is not None]
-        if any([stored.pop(name, None) for name in names]):
-            found.append(index)
-    return found
+    unread = unread_tensors(config, written.names)
+    return [layer for layer, names in unread.items() if any([stored.pop(name, None) for name in names])]
 
 
 def _take_unused(stored: dict[str, str], layout: Layout, written: HFMap) -> list[str]:

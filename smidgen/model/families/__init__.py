@@ -10,7 +10,7 @@ from smidgen.model.families.gemma_nano import GEMMA3N, GEMMA4
 from smidgen.model.families.gguf_map import SCALING_TENSORS, Tensors
 from smidgen.model.families.hf_map import HFMap
 from smidgen.model.families.llama import LLAMA, SMOLLM3
-from smidgen.model.families.names import Layout
+from smidgen.model.families.names import Layout, unread_tensors
 from smidgen.model.families.openelm import OPENELM
 from smidgen.model.families.phi3 import PHI3
 from smidgen.model.families.qwen import QWEN2, QWEN3
@@ -25,6 +25,7 @@ __all__ = [
     "Transform",
     "family_of_config",
     "family_of_gguf",
+    "unread_tensors",
 ]
 
 FAMILIES = {

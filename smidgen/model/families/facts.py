@@ -25,6 +25,7 @@ class Facts:
     local_head_dim: width of a head in layers with a window, where it is another; all of it turns there.
     keys_are_values: in layers that see everything.
     shared: layers at the end that read keys and values of earlier ones.
+    output_scale: whether the layers have one, in families that know it.
     sparsity: of each layer's feed-forward network, nothing for none.
     The rest is as in `LayerConfig` and `ModelConfig`.
     """
@@ -62,6 +63,7 @@ class Facts:
     streams: int = 1
     active_stream: int = 0
     low_rank: int = 0
+    output_scale: bool = True
     sparsity: tuple[float, ...] = ()
 
 
@@ -201,7 +203,7 @@ def _layer(traits: Traits, facts: Facts, lenders: Mapping[int, int], index: int)
         borrows=lenders.get(index),
         low_rank=facts.low_rank,
         layer_input=facts.layer_input,
-        output_scale=traits.output_scale,
+        output_scale=traits.output_scale and facts.output_scale,
         streams=facts.streams,
         active_stream=facts.active_stream,
     )
@@ -255,6 +257,7 @@ def facts_of(config: ModelConfig) -> Facts:
         streams=first.streams,
         active_stream=first.active_stream,
         low_rank=first.low_rank,
+        output_scale=first.output_scale,
         sparsity=tuple(layer.sparsity for layer in layers) if any(layer.sparsity for layer in layers) else (),
     )
 

@@ -23,6 +23,7 @@ EXPERTS_BESIDE = "experts_beside"  # experts beside a feed-forward network
 STREAMS = "streams"  # alternating updates, low-rank residuals and sparse activations
 
 LAYER_EMBEDDING = "per_layer_token_embd.weight"
+_SCALE, _EXPERTS_APART = "blk.0.layer_output_scale.weight", "blk.0.ffn_gate_exps.weight"
 _VALUES, _LOW_RANK = "blk.{i}.attn_v.weight", "blk.0.laurel_l.weight"
 _WIDTH_NEAR = ("attention.key_length_swa", "attention.value_length_swa", "rope.dimension_count_swa")
 
@@ -86,6 +87,7 @@ def _read_wide_heads(keys: Keys, facts: Facts, shapes: Shapes) -> Facts:
     return replace(
         facts,
         local_head_dim=near[0] if near[0] != facts.head_dim else None,
+        output_scale=_SCALE in shapes,
         keys_are_values=missing == {True},
     )
 
@@ -95,6 +97,10 @@ def _write_wide_heads(facts: Facts) -> dict[str, Any]:
 
 
 def _read_experts(keys: Keys, facts: Facts, shapes: Shapes) -> Facts:
+    if _EXPERTS_APART in shapes:
+        raise Unsupported(
+            "gate and up of its experts are tensors of their own, which smidgen does not read; convert it again"
+        )
     experts = keys.integer("expert_count", 0, least=0, most=1024)
     used = keys.integer("expert_used_count", 0, least=0, most=1024)
     width = keys.integer("expert_feed_forward_length", 0, least=0)
@@ -123,6 +129,11 @@ def _read_streams(keys: Keys, facts: Facts, shapes: Shapes) -> Facts:
 
 
 def _write_streams(facts: Facts) -> dict[str, Any]:
+    if facts.shared:
+        raise Unsupported(
+            "llama.cpp wants matrices for keys and values in all layers of Gemma 3n, also in those that read keys and "
+            "values of others, which smidgen does not write yet. Write a folder"
+        )
     if facts.streams != 4 or facts.active_stream != 0:
         raise Unsupported("llama.cpp knows four residual streams, of which the first is active; write a folder")
     if facts.sparsity != (0.95,) * 10 + (0.0,) * (facts.layers - 10):

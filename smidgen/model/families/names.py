@@ -56,6 +56,14 @@ class Layout:
         return {name for names in self.members.values() if len(names) > 1 for name in names}
 
 
+def unread_tensors(config: ModelConfig, patterns: Mapping[str, str]) -> dict[int, list[str]]:
+    """Layer that reads keys and values of an earlier one → its own, which files may carry and nobody reads."""
+    parts = ("key.weight", "value.weight", "key_norm.weight", "key.bias", "value.bias")
+    names = [patterns[pattern] for part in parts if (pattern := f"blocks.{{i}}.attention.{part}") in patterns]
+    borrowers = [index for index, layer in enumerate(config.layers) if layer.borrows is not None]
+    return {index: [name.replace("{i}", str(index)) for name in names] for index in borrowers}
+
+
 def tensor_name(name: str, patterns: Mapping[str, str]) -> str:
     """Canonical name → tensor. Raises KeyError for names that the map does not have."""
     pattern, layer, expert = pattern_of(name)
