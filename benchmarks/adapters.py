@@ -81,7 +81,7 @@ class Comparison:
             return self._answered(decoder)
 
     def _answered(self, decoder: Decoder) -> dict[str, Any]:
-        return self._questions.ask(decoder).described()
+        return self._questions.ask(functools.partial(_logits, decoder)).described()
 
     # -- smidgen -----------------------------------------------------------------------------------------------------
 
@@ -148,6 +148,11 @@ class Comparison:
 
 def _with_adapter(checkpoint: Checkpoint, folder: Path) -> Adapted:
     return Adapted.continued(load_decoder(checkpoint), read_adapter(folder, checkpoint))
+
+
+def _logits(decoder: Decoder, ids: torch.Tensor, rows: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """As `labelling.Logits` says."""
+    return decoder.logits(decoder.hidden_states(ids)[rows, places])
 
 
 def _requantized(weight: torch.Tensor, kind: str) -> torch.Tensor:
@@ -224,11 +229,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--examples", type=int, default=200, help="to learn from, of all kinds")
     parser.add_argument("--questions", type=int, default=300, help="that are held out, at most")
     parser.add_argument("--longest", type=int, default=150, help="characters of a text")
-    parser.add_argument("--epochs", type=float, default=2.0)
-    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--epochs", type=float, default=1.0)
+    parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--context", type=int, default=128)
     parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--lr", type=float, default=5e-4)
+    parser.add_argument("--lr", type=float, default=1e-3)
     shared.add_seed(parser)
     shared.add_work(parser, "folder for files in between, 1.5 GB")
     options = parser.parse_args(arguments)

@@ -17,7 +17,7 @@ import argparse
 import csv
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,8 @@ from smidgen.model.tokenizer import Tokenizer
 from smidgen.training.examples import read_training_examples
 
 _AT_ONCE = 16  # questions that go through a model together
-Logits = Callable[[Tensor], Tensor]  # of [rows, positions] tokens, [rows, positions, vocabulary]
+#: A model: of tokens [rows, positions], the logits [places, vocabulary] at these places, by row and position.
+Logits = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -165,23 +166,29 @@ class Questions:
     @torch.no_grad()
     def ask(self, logits: Logits) -> Scores:
         """All questions of a model."""
-        found = Scores([], [], [], [])
-        for start in range(0, len(self._documents), _AT_ONCE):
-            documents = self._documents[start : start + _AT_ONCE]
-            ids = torch.zeros(len(documents), max(len(one.ids) for one in documents), dtype=torch.long)
-            for row, document in enumerate(documents):
-                ids[row, : len(document.ids)] = torch.tensor(document.ids)  # what is behind it changes nothing
-            for document, row in zip(documents, logits(ids), strict=True):
-                self._note(document, row, found)
-        return found
+        order = sorted(range(len(self._documents)), key=lambda number: len(self._documents[number].ids))
+        found: dict[int, tuple[bool, bool, float, int]] = {}
+        for start in range(0, len(order), _AT_ONCE):
+            numbers = order[start : start + _AT_ONCE]
+            found |= zip(numbers, self._answered([self._documents[number] for number in numbers], logits), strict=True)
+        exact, chosen, nats, tokens = zip(*(found[number] for number in range(len(order))), strict=True)
+        return Scores(list(exact), list(chosen), list(nats), list(tokens))
 
-    def _note(self, document: Document, logits: Tensor, found: Scores) -> None:
-        """The scores of one question. logits: at all its positions."""
-        places = [place for place, weight in enumerate(document.weights or ()) if weight]
-        wanted = torch.tensor([document.ids[place] for place in places])
-        said = logits[[place - 1 for place in places]].float()
-        best = self._firsts[int(said[0, self._firsts].argmax())]
-        found.exact.append(bool((said.argmax(-1) == wanted).all()))
-        found.chosen.append(best == int(wanted[0]))
-        found.nats.append(float(-said.log_softmax(-1).gather(1, wanted[:, None]).sum()))
-        found.tokens.append(len(places))
+    def _answered(self, documents: Sequence[Document], logits: Logits) -> Iterator[tuple[bool, bool, float, int]]:
+        """The scores of some questions, which go through the model together."""
+        ids = torch.zeros(len(documents), max(len(one.ids) for one in documents), dtype=torch.long)
+        answers = [[place for place, weight in enumerate(one.weights or ()) if weight] for one in documents]
+        for row, document in enumerate(documents):
+            ids[row, : len(document.ids)] = torch.tensor(document.ids)  # what is behind it changes nothing
+        rows = torch.tensor([row for row, answer in enumerate(answers) for _ in answer])
+        places = torch.tensor([place for answer in answers for place in answer])
+        said = logits(ids, rows, places - 1).float()
+        for row, answer in enumerate(answers):
+            yield self._scored(ids[row, answer], said[rows == row])
+
+    def _scored(self, wanted: Tensor, said: Tensor) -> tuple[bool, bool, float, int]:
+        """Of one question: the tokens of the right answer, and the logits in their places."""
+        exact = bool((said.argmax(-1) == wanted).all())
+        first = self._firsts[int(said[0, self._firsts].argmax())]
+        nats = float(-said.log_softmax(-1).gather(1, wanted[:, None]).sum())
+        return exact, first == int(wanted[0]), nats, len(wanted)

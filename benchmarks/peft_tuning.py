@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
@@ -51,7 +51,7 @@ def loss_of(model: torch.nn.Module, batch: Batch) -> Tensor:
     return functional.cross_entropy(logits[counts], batch.targets[counts])
 
 
-def tuned(options: argparse.Namespace) -> tuple[torch.nn.Module, list[float]]:
+def tuned(options: argparse.Namespace) -> tuple[PeftModel, list[float]]:
     """The model with its trained adapter, and the losses of all steps."""
     torch.manual_seed(options.seed)
     model = AutoModelForCausalLM.from_pretrained(options.folder, dtype=torch.float32)
@@ -100,7 +100,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model.save_pretrained(options.output)
     with open_checkpoint(options.original) as checkpoint:
         questions = Questions(checkpoint, options.questions, options.kinds.split(","))
-    scores = questions.ask(lambda ids: model(input_ids=ids, use_cache=False).logits)
+    inner, head = model.get_base_model().model, model.get_output_embeddings()
+    scores = questions.ask(
+        lambda ids, rows, places: head(inner(input_ids=ids, use_cache=False).last_hidden_state[rows, places])
+    )
     print(json.dumps({**scores.described(), "tuning_seconds": seconds, "last_loss": losses[-1]}))
 
 
