@@ -24,13 +24,14 @@ All answers are drawn at temperature 1 by llama.cpp. Each figure is a mean over 
 import argparse
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks import options as shared
 from benchmarks import record
@@ -49,7 +50,7 @@ from smidgen.model.tokenizer import Tokenizer
 from smidgen.progress import say
 from smidgen.training.text import read_training_text
 
-_LONGEST_QUESTION = 40  # tokens
+_LONGEST_QUESTION, _SHORTEST_ANSWER = 40, 40  # tokens; of shorter answers a step would hardly learn anything
 _UNTRAINED, _GIVEN, _OWN = "untrained", "given answers", "half its own"
 _FIGURES = ("kl", "reverse_kl", "teachers_nats")
 
@@ -66,25 +67,26 @@ class Chat:
         return json.dumps({"prompt": self.question, "completion": self.answer}, ensure_ascii=False) + "\n"
 
 
-def read_chats(path: Path, tokenizer: Tokenizer, longest: int) -> list[Chat]:
-    """Those of a file in Alpaca's form with short questions, and answers of at most so many tokens."""
+def read_chats(path: Path, tokenizer: Tokenizer) -> list[Chat]:
+    """Those of a file in Alpaca's form with short questions."""
     found = []
     for one in json.loads(read_text(path).text):
         chat = Chat("\n\n".join(part for part in (one["instruction"], one["input"]) if part), one["output"].strip())
-        short = len(tokenizer.encode(chat.question)) <= _LONGEST_QUESTION
-        if short and chat.answer and len(tokenizer.encode(chat.answer)) <= longest:
+        if chat.answer and len(tokenizer.encode(chat.question)) <= _LONGEST_QUESTION:
             found.append(chat)
     return found
 
 
-def apart(chats: Sequence[Chat], examples: int, prompts: int, tokenizer: Tokenizer, seed: int) -> list[list[Chat]]:
-    """Chats to learn from, and others to ask, whose questions are not nearly the same as a learned one."""
-    drawn = random.Random(seed).sample(list(chats), len(chats))
-    learned, rest = drawn[:examples], drawn[examples:]
+def apart(chats: Sequence[Chat], tokenizer: Tokenizer, options: argparse.Namespace) -> list[list[Chat]]:
+    """Chats to learn from, whose answers fit, and others to ask, with questions that are not nearly a learned one."""
+    drawn = random.Random(options.seed).sample(list(chats), len(chats))
+    lengths = range(_SHORTEST_ANSWER, options.context - 2 * _LONGEST_QUESTION)
+    learned = [chat for chat in drawn if len(tokenizer.encode(chat.answer)) in lengths][: options.examples]
+    rest = [chat for chat in drawn if chat not in learned]
     questions = [[Document(tokenizer.encode(chat.question), "") for chat in some] for some in (rest, learned)]
-    asked = [chat for chat, known in zip(rest, is_in(*questions), strict=True) if not known][:prompts]
-    if len(learned) < examples or len(asked) < prompts:
-        raise SmidgenError(f"There are {len(chats)} short chats, too few for {examples} to learn from and {prompts}.")
+    asked = [chat for chat, known in zip(rest, is_in(*questions), strict=True) if not known][: options.prompts]
+    if len(learned) < options.examples or len(asked) < options.prompts:
+        raise SmidgenError(f"There are {len(learned)} chats to learn from and {len(asked)} others; ask for fewer.")
     return [learned, asked]
 
 
@@ -97,16 +99,20 @@ class Answer:
 
 
 @torch.no_grad()
-def compared(teacher: Decoder, student: Decoder, answers: Sequence[Answer]) -> dict[str, list[float]]:
-    """Means over the tokens of each answer, in nats."""
+def said(decoder: Decoder, answer: Answer) -> Tensor:
+    """A model's log probabilities in the places of an answer, [tokens, vocabulary]."""
+    ids = torch.tensor([[*answer.prompt, *answer.written]])
+    places = slice(len(answer.prompt) - 1, ids.shape[1] - 1)
+    return decoder.logits(decoder.hidden_states(ids)[0, places]).float().log_softmax(-1)
+
+
+def compared(theirs: Iterable[Tensor], own: Iterable[Tensor], answers: Sequence[Answer]) -> dict[str, list[float]]:
+    """Means over the tokens of each answer, in nats. theirs, own: what teacher and student say there."""
     found: dict[str, list[float]] = {name: [] for name in _FIGURES}
-    for answer in answers:
-        ids = torch.tensor([[*answer.prompt, *answer.written]])
-        places = slice(len(answer.prompt) - 1, ids.shape[1] - 1)
-        theirs, own = (decoder(ids)[0, places].float().log_softmax(-1) for decoder in (teacher, student))
-        found["kl"].append(float((theirs.exp() * (theirs - own)).sum(-1).mean()))
-        found["reverse_kl"].append(float((own.exp() * (own - theirs)).sum(-1).mean()))
-        found["teachers_nats"].append(float(-theirs.gather(1, torch.tensor(answer.written)[:, None]).mean()))
+    for answer, teacher, student in zip(answers, theirs, own, strict=True):
+        found["kl"].append(float((teacher.exp() * (teacher - student)).sum(-1).mean()))
+        found["reverse_kl"].append(float((student.exp() * (student - teacher)).sum(-1).mean()))
+        found["teachers_nats"].append(float(-teacher.gather(1, torch.tensor(answer.written)[:, None]).mean()))
     return found
 
 
@@ -118,8 +124,7 @@ class Study:
         with open_checkpoint(options.teacher) as teacher:
             self._teacher = load_decoder(teacher)
             tokenizer = Tokenizer.from_gguf(teacher.tokenizer_metadata)
-            chats = read_chats(options.chats, tokenizer, options.context - 2 * _LONGEST_QUESTION)
-            self.learned, asked = apart(chats, options.examples, options.prompts, tokenizer, options.seed)
+            self.learned, asked = apart(read_chats(options.chats, tokenizer), tokenizer, options)
             self._prompts = [_asked(teacher, tokenizer, chat.question) for chat in asked]
         self._data = folder / "chats.jsonl"
         self._data.write_text("".join(chat.line() for chat in self.learned), encoding="utf-8")
@@ -159,9 +164,12 @@ class Study:
         own = self._answers(path)
         with open_checkpoint(path) as checkpoint:
             decoder = load_decoder(checkpoint)
+        answers, taught = self._by_teacher
         values = {
-            "teachers_answers": compared(self._teacher, decoder, self._by_teacher),
-            "own_answers": compared(self._teacher, decoder, own),
+            "teachers_answers": compared(taught, (said(decoder, one) for one in answers), answers),
+            "own_answers": compared(
+                (said(self._teacher, one) for one in own), (said(decoder, one) for one in own), own
+            ),
         }
         return {
             kind: {name: {**mean_of_values(numbers), "values": _short(numbers)} for name, numbers in found.items()}
@@ -169,8 +177,10 @@ class Study:
         } | {"tokens_of_own_answers": sum(len(answer.written) for answer in own) / len(own)}  # fmt: skip
 
     @cached_property
-    def _by_teacher(self) -> list[Answer]:
-        return self._answers(self._options.teacher)
+    def _by_teacher(self) -> tuple[list[Answer], list[Tensor]]:
+        """The teacher's answers, and what it says in their places."""
+        answers = self._answers(self._options.teacher)
+        return answers, [said(self._teacher, answer) for answer in answers]
 
     def _answers(self, path: Path) -> list[Answer]:
         """A model's answers to all prompts."""
@@ -255,14 +265,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("teacher", type=Path)
     parser.add_argument("student", type=Path, help="pruned or quantized; it keeps its types")
     parser.add_argument("--chats", type=Path, required=True, help="in Alpaca's form: instruction, input, output")
-    parser.add_argument("--examples", type=int, default=200, help="chats to learn from")
+    parser.add_argument("--examples", type=int, default=100, help="chats to learn from")
     parser.add_argument("--prompts", type=int, default=64, help="held-out ones that are answered")
     parser.add_argument("--answer-tokens", type=int, default=48, help="of an answer that is measured, at most")
     parser.add_argument("--share", type=float, default=0.5, help="of the rows that the student writes")
     parser.add_argument("--loss", choices=["forward", "reverse", "jsd"], default="forward")
-    parser.add_argument("--steps", type=int, default=24, help="of the training with its own answers")
+    parser.add_argument("--steps", type=int, default=48, help="of the training with its own answers")
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--context", type=int, default=160)
+    parser.add_argument("--context", type=int, default=192)
     parser.add_argument("--lr", type=float, default=2e-4)
     shared.add_seed(parser)
     shared.add_work(parser, "folder for files in between, 2 GB")
