@@ -135,8 +135,8 @@ class Study:
         command = record.smidgen(
             "distill", options.teacher, options.student, "--data", self._data, "--on", "answers", "--steps",
             str(steps), "--batch", str(options.batch), "--context", str(options.context), "--lr", str(options.lr),
-            "--loss", options.loss, "--keep", "last", "--seed", str(options.seed), "--threads", str(options.threads),
-            *more, "-o", output,
+            "--loss", options.loss, "--keep", "last", "--checkpoint-every", str(steps), "--seed", str(options.seed),
+            "--threads", str(options.threads), *more, "-o", output,
         )  # fmt: skip
         cost = record.run(command, self._folder / "commands.log")
         lines = map(json.loads, (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
