@@ -49,6 +49,17 @@ def ratio_interval(ours: Sequence[Article], theirs: Sequence[Article], seed: int
     return _bounds(our_nats[chosen].sum(1) / their_nats[chosen].sum(1))
 
 
+def mean_of_values(values: Sequence[float] | np.ndarray) -> dict[str, float | list[float]]:
+    """The mean of one number an item, such as 1 for a right answer, and where it would be for other items."""
+    found = np.asarray(values, dtype=float)
+    return {"mean": float(found.mean()), "interval": list(_bounds(found[_drawn(len(found), 0)].mean(1)))}
+
+
+def difference_of_values(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float | list[float]]:
+    """The same of the difference of ours to theirs, paired: of the same items, in the same order."""
+    return mean_of_values(np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float))
+
+
 def _of(articles: Sequence[Article]) -> tuple[np.ndarray, np.ndarray]:
     """Tokens and nats of each."""
     weights = np.array([one.tokens for one in articles], dtype=float)

@@ -241,6 +241,31 @@ def student() -> str:
                    "distilled, begun with slices of the teacher"], rows, left=0)  # fmt: skip
 
 
+def adapters() -> str:
+    """What an adapter learned, and what merging keeps of it."""
+    labels = {
+        "16 bits, untuned": "16 bits, untuned",
+        "quantized, untuned": "four bits, untuned",
+        "PEFT, 16 bits": "PEFT's adapter on 16 bits",
+        "smidgen, beside": "smidgen's adapter beside four bits",
+        "smidgen, merged": "**merged by `smidgen tune --merge`**",
+        "rounded, own scales": "merged by rounding, the file's scales",
+        "quantized anew": "merged and quantized anew (gguf's Q4_0)",
+    }
+    sides = result("adapters")["sides"]
+    rows = [
+        [label, _within(sides[side]["exact"]), _within(sides[side]["chosen"]), f"{sides[side]['loss']['mean']:.3f}"]
+        for side, label in labels.items()
+    ]
+    return _table(["model", "right, word for word", "right of the five names", "loss of the answer, nats"], rows)
+
+
+def _within(found: dict[str, Any]) -> str:
+    """A share with its interval."""
+    low, high = (100 * bound for bound in found["interval"])
+    return f"{_percent(found['mean'])} [{low:.1f}, {high:.1f}]"
+
+
 def training_step() -> str:
     """A step of distillation against plain loops."""
     sides = result("training_step")["sides"]
@@ -330,6 +355,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "healing": healing,
     "recovery": recovery,
     "student": student,
+    "adapters": adapters,
     "training-step": training_step,
     "real-card": real_card,
     "vllm-cpu": vllm_cpu,

@@ -333,7 +333,8 @@ def _students_writer(lesson: Lesson, student: Trainee, workspace: Workspace, sta
     """Writes for the student: llama.cpp where it can read the student's file, our decoder for a fresh one."""
     if lesson.plan is not None:
         return DecoderWriter(student, lesson.tokenizer.eos_ids)
-    return stack.enter_context(EngineWriter(lesson.begun_as, student, workspace.folder))
+    threads = lesson.options.threads
+    return stack.enter_context(EngineWriter(lesson.begun_as, student, workspace.folder, threads=threads))
 
 
 def _writers(lesson: Lesson, output: Path) -> list[Writer]:

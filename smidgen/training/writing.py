@@ -20,13 +20,15 @@ class EngineWriter(Closing):
     """A `distillation.loop.on_policy.Writer`. Close it, best with a `with` statement.
 
     checkpoint: what the trainee was made of.  folder: where its file is written.  every: calls for which one file does.
+    threads: that write; None for the physical cores.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, trainee: Trainee, folder: Path, every: int = 16, temperature: float = 1.0
-    ) -> None:
+        self, checkpoint: Checkpoint, trainee: Trainee, folder: Path, every: int = 16, temperature: float = 1.0,
+        threads: int | None = None,
+    ) -> None:  # fmt: skip
         self._checkpoint, self._trainee, self._path = checkpoint, trainee, folder / _NAME
-        self._every, self._temperature = every, temperature
+        self._every, self._temperature, self._threads = every, temperature, threads
         self._calls, self._room = 0, 0
         self._engine: LlamaCppWriter | None = None
 
@@ -40,7 +42,7 @@ class EngineWriter(Closing):
             if stale:
                 self._write_file()
             self._room = max(needed, self._room)
-            self._engine = LlamaCppWriter(self._path, self._room)
+            self._engine = LlamaCppWriter(self._path, self._room, self._threads)
         return self._engine.write(prompts, tokens, seed, self._temperature)
 
     def _write_file(self) -> None:
