@@ -108,10 +108,23 @@ def divided(trained: int, processes: int) -> int:
 def kept_by_block(layer: LayerConfig, hidden: int, context: int) -> int:
     """Numbers that a block keeps of each token for its backward pass, at most."""
     queries, keys = layer.heads * layer.head_dim, layer.kv_heads * layer.head_dim
-    networks = layer.experts_used if layer.experts else 1
+    chosen = layer.experts_used * (layer.expert_width or layer.ffn_width) if layer.experts else 0
+    dense = layer.ffn_width if layer.expert_width or not layer.experts else 0
     gathered = 2 * hidden * layer.experts_used if layer.experts else 0  # what each reads and writes
     scores = 2 * layer.heads * context if layer.attention_cap is not None else 0
-    return 12 * hidden + 4 * networks * layer.ffn_width + 5 * queries + 4 * keys + scores + gathered
+    plain = 12 * hidden + 4 * (chosen + dense) + 5 * queries + 4 * keys + scores + gathered
+    return plain + _kept_beyond_plain(layer, hidden, keys)
+
+
+def _kept_beyond_plain(layer: LayerConfig, hidden: int, keys: int) -> int:
+    """The same of what Gemma 3n and 4 have beside."""
+    more = 8 * hidden if layer.expert_width else 0
+    more += 2 * keys if layer.value_norm else 0
+    more += hidden if layer.output_scale else 0
+    more += 3 * layer.ffn_width if layer.sparsity else 0
+    more += 4 * hidden + layer.low_rank if layer.low_rank else 0
+    more += 4 * hidden + 8 * layer.layer_input if layer.layer_input else 0
+    return more + (4 * layer.streams * hidden + 8 * hidden if layer.streams > 1 else 0)
 
 
 def _sharing() -> int:

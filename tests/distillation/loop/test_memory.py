@@ -12,19 +12,26 @@ from smidgen.model.config import LayerConfig, ModelConfig, Rotary
 from tests.tiny_models import random_decoder
 
 PLAIN = LayerConfig(4, 2, 32, 256, Rotary(1e4, 32), 32**-0.5, "silu")
+GEMMA4 = replace(PLAIN, post_norms=True, qk_norm=True, activation="gelu_tanh", value_norm=True, output_scale=True)
 LAYERS = {
     "plain": PLAIN,
-    "norms": replace(PLAIN, post_norms=True, qk_norm=True, activation="gelu"),
-    "capped": replace(PLAIN, attention_cap=50.0, post_norms=True, activation="gelu"),
+    "norms": replace(PLAIN, post_norms=True, qk_norm=True, activation="gelu_tanh"),
+    "capped": replace(PLAIN, attention_cap=50.0, post_norms=True, activation="gelu_tanh"),
     "grouped": replace(PLAIN, heads=8, kv_heads=1, ffn_width=512),
     "experts": replace(PLAIN, experts=4, experts_used=2),
     "many experts": replace(PLAIN, experts=16, experts_used=8, ffn_width=32),
+    "gemma 4": replace(GEMMA4, layer_input=32),
+    "gemma 4 with experts": replace(GEMMA4, experts=4, experts_used=2, expert_width=64),
+    "gemma 3n": replace(
+        GEMMA4, output_scale=False, layer_input=32, streams=4, low_rank=16, sparsity=0.9, activation="gelu_tanh"
+    ),
 }
 TOKENS = 128
 
 
 def config(layer: LayerConfig, layers: int, hidden: int = 64) -> ModelConfig:
-    return ModelConfig("llama", 60, hidden, (layer,) * layers, 1e-5, 4096, True)
+    rows = 60 if layer.layer_input else 0
+    return ModelConfig("llama", 60, hidden, (layer,) * layers, 1e-5, 4096, True, layer_input_rows=rows)
 
 
 def kept(layer: LayerConfig, layers: int, adapted: bool) -> int:
