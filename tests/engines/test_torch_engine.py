@@ -46,9 +46,9 @@ def test_no_more_of_the_file_than_a_block_stays_resident(engine: TorchEngine, mo
     checkpoint, read = engine.checkpoint, [0]
     packed, most = checkpoint._packed_rows, 0
 
-    def counted(name: str, numbers: np.ndarray) -> np.ndarray:
+    def counted(name: str, numbers: np.ndarray, columns: tuple[int, int]) -> np.ndarray:
         nonlocal most
-        rows = packed(name, numbers)
+        rows = packed(name, numbers, columns)
         read[0] += rows.nbytes
         most = max(most, read[0])
         return rows
