@@ -94,12 +94,42 @@ NANO_MODELS = {
             num_global_key_value_heads=1,
         ),
     ),
+    "gemma4 unified": FamilyModel(
+        "Gemma 4, pictures and sounds in one stream",
+        of_transformers(
+            "Gemma4UnifiedTextConfig",
+            "Gemma4UnifiedForCausalLM",
+            **{key: value for key, value in _GEMMA4.items() if key != "vocab_size_per_layer_input"},
+            **_kinds("sfssfsf"),
+            num_kv_shared_layers=2,
+            use_double_wide_mlp=True,
+        ),
+    ),
 }
+
+
+#: Heads that blocks of a rounded cache fit, multiples of 64 as the published ones.
+WIDE = FamilyModel(
+    "Gemma 4 E2B, E4B",
+    of_transformers(
+        "Gemma4TextConfig",
+        "Gemma4ForCausalLM",
+        **_GEMMA4 | {"head_dim": 64, "global_head_dim": 128},
+        **_kinds("sfssfsf"),
+        hidden_size_per_layer_input=32,
+        num_kv_shared_layers=2,
+    ),
+)
 
 
 def save_nano(name: str, folder: Path) -> nn.Module:
     """Write a model and a tokenizer into `folder` as transformers does. Returns the model."""
-    model = NANO_MODELS[name].make().eval()
+    return save(NANO_MODELS[name], folder)
+
+
+def save(chosen: FamilyModel, folder: Path) -> nn.Module:
+    """The same of a model that has no name here."""
+    model = chosen.make().eval()
     strengthen(model)
     with torch.no_grad():
         for part, buffer in model.named_buffers():

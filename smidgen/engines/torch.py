@@ -167,7 +167,8 @@ class TorchEngine:
         """Raises SmidgenError where sampling would not fit into memory: every step needs every weight."""
         config = self.config
         head = config.vocabulary * config.hidden
-        needed = 4 * (self.checkpoint.parameters - head) + fast_product_dtype().itemsize * head
+        table = config.layer_input_rows * config.layer_input * len(config.layers)  # of which only rows are decoded
+        needed = 4 * (self.checkpoint.parameters - head - table) + fast_product_dtype().itemsize * head
         if needed > _MEMORY_SHARE * total_memory():
             raise SmidgenError(
                 f"{printable(self.checkpoint.path.name)} cannot write text for its own calibration here: that takes "

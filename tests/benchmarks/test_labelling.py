@@ -8,6 +8,7 @@ import torch
 
 from benchmarks.bootstrap import difference_of_values, mean_of_values
 from benchmarks.labelling import against, read_task
+from benchmarks.peft_tuning import places, seen
 from smidgen.distillation.text.batch import NO_TARGET, Batch
 from smidgen.errors import SmidgenError
 
@@ -58,9 +59,6 @@ def test_a_difference_is_paired() -> None:
 
 
 def test_documents_of_a_row_do_not_see_each_other() -> None:
-    pytest.importorskip("peft")
-    from benchmarks.peft_tuning import places, seen
-
     documents = torch.tensor([[0, 0, 1, 1, 1, -1]])
     ids = torch.zeros_like(documents)
     batch = Batch(ids, torch.full_like(ids, NO_TARGET), torch.zeros(1, 6), documents)

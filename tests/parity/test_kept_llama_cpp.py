@@ -15,6 +15,7 @@ import torch
 
 from smidgen.engines.torch import TorchEngine
 from smidgen.formats.opening import open_checkpoint
+from smidgen.model.attention import soft_cap
 from smidgen.model.kept import KVType
 from smidgen.model.tokenizer import Tokenizer
 from tests.parity.test_decoder_llama_cpp import LONG_TEXT, LlamaCpp, xllamacpp
@@ -42,7 +43,8 @@ def ours(path: Path, ids: list[int], kv: KVType) -> torch.Tensor:
     with open_checkpoint(path) as checkpoint:
         engine = TorchEngine(checkpoint, kv=kv)
         hidden = engine.hidden_states(torch.tensor([ids]))[0, -1]
-        return (engine.head_rows(0, engine.config.vocabulary) @ hidden).log_softmax(0)
+        logits = engine.head_rows(0, engine.config.vocabulary) @ hidden
+        return soft_cap(logits, engine.config.logit_cap).log_softmax(0)
 
 
 def tiny(path: Path, head: int) -> Path:

@@ -34,7 +34,7 @@ from torch.utils.checkpoint import checkpoint
 from smidgen.bounds import within
 from smidgen.distillation.students.trainee import Trainee
 from smidgen.distillation.text.batch import Batch
-from smidgen.errors import SmidgenError
+from smidgen.errors import SmidgenError, Unsupported
 from smidgen.formats.derived import Part
 from smidgen.model.attention import visible, visible_within
 from smidgen.model.config import ModelConfig
@@ -152,8 +152,9 @@ class Matching:
         _refuse_missing(self._layers, student, teacher.config)
         self._last = max(self._layers.items())
         if relations:
-            _refuse_uneven(student, self._last[0], heads)
-            _refuse_uneven(teacher.config, self._last[1], heads)
+            for config, layer in ((student, self._last[0]), (teacher.config, self._last[1])):
+                _refuse_without_relations(config, layer)
+                _refuse_uneven(config, layer, heads)
         self._projections: dict[int, Float[Tensor, "teacher_hidden hidden"]] = {}
         if hidden and student.hidden != teacher.config.hidden:
             generator = torch.Generator().manual_seed(seed)
@@ -273,6 +274,15 @@ def _refuse_missing(layers: Mapping[int, int], student: ModelConfig, teacher: Mo
                 f"Layer {own} of the student cannot be matched with layer {other} of the teacher: they have "
                 f"{len(student.layers)} and {len(teacher.layers)} layers, counted from 0."
             )
+
+
+def _refuse_without_relations(config: ModelConfig, layer: int) -> None:
+    own = config.layers[layer]
+    if own.borrows is not None or own.keys_are_values:
+        raise Unsupported(
+            f"--match-relations compares queries, keys and values of layer {layer}, and a {config.family} model has no "
+            "keys and values of its own there; leave it out, or use --match-hidden."
+        )
 
 
 def _refuse_uneven(config: ModelConfig, index: int, heads: int) -> None:

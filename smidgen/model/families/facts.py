@@ -12,6 +12,12 @@ from smidgen.errors import BadFile
 from smidgen.model.config import Activation, LayerConfig, ModelConfig, Rotary
 from smidgen.model.rope_scaling import RopeScaling
 
+#: Optional parts that only some model types and architectures have, by the names that maps have for them.
+LAYER_INPUTS = "layer_inputs"  # embeddings per layer
+SHARED_KEYS = "shared_keys"  # layers at the end read keys and values of earlier ones
+WIDE_HEADS = "wide_heads"  # layers that see everything have heads of another width
+EXPERTS_BESIDE = "experts_beside"  # experts beside a feed-forward network
+STREAMS = "streams"  # alternating updates, low-rank residuals and sparse activations
 _MOST_EXPERTS = 2**14  # in all layers together, several times what any model has
 
 

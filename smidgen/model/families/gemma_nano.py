@@ -7,14 +7,23 @@ in the layers that see everything, where a quarter of each head turns, a factor 
 larger models keys that are values, and experts beside the feed-forward network.
 """
 
-from smidgen.model.families import gguf_features, gguf_map, hf_features, hf_map
-from smidgen.model.families.facts import Traits, all_but_each
+from smidgen.model.families import gguf_features, gguf_map, hf_map
+from smidgen.model.families.facts import (
+    EXPERTS_BESIDE,
+    LAYER_INPUTS,
+    SHARED_KEYS,
+    STREAMS,
+    WIDE_HEADS,
+    Traits,
+    all_but_each,
+)
 from smidgen.model.families.family import Family
 from smidgen.model.families.gguf_map import GGUFMap
 from smidgen.model.families.hf_map import HFMap
 
 _DEFAULTS = {"tie_word_embeddings": True, "head_dim": 256, "rms_norm_eps": 1e-6, "num_attention_heads": 8}
-_DEFAULTS |= {"hidden_size_per_layer_input": 256, "vocab_size_per_layer_input": 262_144, "sliding_window": 512}
+_DEFAULTS |= {"sliding_window": 512}
+_TABLE = {"hidden_size_per_layer_input": 256, "vocab_size_per_layer_input": 262_144}
 _GEMMA3N_DEFAULTS = {"rope_theta": 1e6, "rope_local_base_freq": 1e4, "max_position_embeddings": 32_768}
 _GEMMA3N_DEFAULTS |= {"vocab_size": 262_400, "num_key_value_heads": 2, "final_logit_softcapping": 30.0}
 _GEMMA3N_DEFAULTS |= {"altup_num_inputs": 4, "altup_active_idx": 0, "laurel_rank": 64, "num_kv_shared_layers": 15}
@@ -109,8 +118,7 @@ GEMMA3N = Family(
     gguf=GGUFMap(
         "gemma3n",
         _GGUF_COMMON | _GGUF_LAYER_INPUTS | _GGUF_STREAMS,
-        frozenset({"window", "pattern", "logit_cap", "layer_widths"})
-        | {gguf_features.LAYER_INPUTS, gguf_features.SHARED_KEYS, gguf_features.STREAMS},
+        frozenset({"window", "pattern", "logit_cap", "layer_widths"}) | {LAYER_INPUTS, SHARED_KEYS, STREAMS},
         local_rope_base=10_000.0,
     ),
     hf=(
@@ -118,15 +126,14 @@ GEMMA3N = Family(
             "gemma3n_text",
             "Gemma3nForCausalLM",
             _HF_COMMON | _HF_LAYER_INPUTS | _HF_STREAMS,
-            frozenset({"window", "logit_cap"})
-            | {hf_features.LAYER_INPUTS, hf_features.SHARED_KEYS, hf_features.STREAMS},
-            _DEFAULTS | _GEMMA3N_DEFAULTS,
+            frozenset({"window", "logit_cap"}) | {LAYER_INPUTS, SHARED_KEYS, STREAMS},
+            _DEFAULTS | _TABLE | _GEMMA3N_DEFAULTS,
             activation_key="hidden_activation",
         ),
     ),
 )
 
-_GEMMA4_FEATURES = frozenset({"window", "logit_cap", "rope_kinds", hf_features.SHARED_KEYS, hf_features.WIDE_HEADS})
+_GEMMA4_FEATURES = frozenset({"window", "logit_cap", "rope_kinds", SHARED_KEYS, WIDE_HEADS})
 
 GEMMA4 = Family(
     name="gemma4",
@@ -145,10 +152,10 @@ GEMMA4 = Family(
         _GGUF_COMMON | _GGUF_LAYER_INPUTS | _GGUF_EXPERTS | _GGUF_SCALE,
         frozenset({"window", "pattern", "logit_cap", "layer_widths", "layer_heads"})
         | {
-            gguf_features.LAYER_INPUTS,
-            gguf_features.SHARED_KEYS,
-            gguf_features.WIDE_HEADS,
-            gguf_features.EXPERTS_BESIDE,
+            LAYER_INPUTS,
+            SHARED_KEYS,
+            WIDE_HEADS,
+            EXPERTS_BESIDE,
         },
         local_rope_base=10_000.0,
     ),
@@ -157,14 +164,14 @@ GEMMA4 = Family(
             "gemma4_text",
             "Gemma4ForCausalLM",
             _HF_COMMON | _HF_LAYER_INPUTS | _HF_EXPERTS | _HF_SCALE,
-            _GEMMA4_FEATURES | {hf_features.LAYER_INPUTS, hf_features.EXPERTS_BESIDE},
-            _DEFAULTS | _GEMMA4_DEFAULTS,
+            _GEMMA4_FEATURES | {LAYER_INPUTS, EXPERTS_BESIDE},
+            _DEFAULTS | _TABLE | _GEMMA4_DEFAULTS,
             activation_key="hidden_activation",
             neutral={"use_bidirectional_attention": "vision"},  # between the parts of one picture
         ),
         HFMap(
             "gemma4_unified_text",
-            "Gemma4UnifiedForConditionalGeneration",
+            "Gemma4UnifiedForCausalLM",
             _HF_COMMON | _HF_SCALE,
             _GEMMA4_FEATURES,
             _DEFAULTS | _GEMMA4_DEFAULTS | {"max_position_embeddings": 262_144, "sliding_window": 1024},

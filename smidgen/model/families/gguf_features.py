@@ -12,19 +12,14 @@ from typing import Any
 import numpy as np
 
 from smidgen.errors import Unsupported
-from smidgen.model.families.facts import Facts
+from smidgen.model.families.facts import EXPERTS_BESIDE, LAYER_INPUTS, SHARED_KEYS, STREAMS, WIDE_HEADS, Facts
 from smidgen.model.families.keys import Keys
 from smidgen.model.parameters import Shape
-
-LAYER_INPUTS = "layer_inputs"  # embeddings per layer
-SHARED_KEYS = "shared_keys"  # layers at the end read keys and values of earlier ones
-WIDE_HEADS = "wide_heads"  # layers that see everything have heads of another width
-EXPERTS_BESIDE = "experts_beside"  # experts beside a feed-forward network
-STREAMS = "streams"  # alternating updates, low-rank residuals and sparse activations
 
 LAYER_EMBEDDING = "per_layer_token_embd.weight"
 _SCALE, _EXPERTS_APART = "blk.0.layer_output_scale.weight", "blk.0.ffn_gate_exps.weight"
 _VALUES, _LOW_RANK = "blk.{i}.attn_v.weight", "blk.0.laurel_l.weight"
+_NO_FILE = "so no GGUF file can be made of it, only a folder (export --to hf)"
 _WIDTH_NEAR = ("attention.key_length_swa", "attention.value_length_swa", "rope.dimension_count_swa")
 
 Shapes = Mapping[str, Shape]
@@ -57,7 +52,7 @@ def _write_layer_inputs(facts: Facts) -> dict[str, Any]:
     if facts.layer_input_rows not in (0, facts.vocabulary):
         raise Unsupported(
             f"llama.cpp wants a row for each of {facts.vocabulary} tokens in the table of the layers, and it has "
-            f"{facts.layer_input_rows}; write a folder"
+            f"{facts.layer_input_rows}; {_NO_FILE}"
         )
     return {"embedding_length_per_layer_input": facts.layer_input}
 
@@ -72,7 +67,7 @@ def _write_shared(facts: Facts) -> dict[str, Any]:
     if facts.shared and facts.local[max(0, first - 2) : first] != (True, False):
         raise Unsupported(
             "llama.cpp reads the keys and values of the last two layers that have some, one with a window before one "
-            f"without; layers {first - 2} and {first - 1} are not so. Write a folder"
+            f"without; layers {first - 2} and {first - 1} are not so; {_NO_FILE}"
         )
     return {"attention.shared_kv_layers": facts.shared}
 
@@ -132,14 +127,14 @@ def _write_streams(facts: Facts) -> dict[str, Any]:
     if facts.shared:
         raise Unsupported(
             "llama.cpp wants matrices for keys and values in all layers of Gemma 3n, also in those that read keys and "
-            "values of others, which smidgen does not write yet. Write a folder"
+            f"values of others, which smidgen does not write yet; {_NO_FILE}"
         )
     if facts.streams != 4 or facts.active_stream != 0:
-        raise Unsupported("llama.cpp knows four residual streams, of which the first is active; write a folder")
+        raise Unsupported(f"llama.cpp knows four residual streams, of which the first is active; {_NO_FILE}")
     if facts.sparsity != (0.95,) * 10 + (0.0,) * (facts.layers - 10):
-        raise Unsupported("llama.cpp keeps a twentieth of the gates in the first ten layers, always; write a folder")
+        raise Unsupported(f"llama.cpp keeps a twentieth of the gates in the first ten layers, always; {_NO_FILE}")
     if facts.layers - facts.shared != 20:
-        raise Unsupported("llama.cpp's Gemma 3n shares keys and values from layer 20 on, always; write a folder")
+        raise Unsupported(f"llama.cpp's Gemma 3n shares keys and values from layer 20 on, always; {_NO_FILE}")
     return {
         "altup.num_inputs": facts.streams,
         "altup.active_idx": facts.active_stream,

@@ -8,14 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from smidgen.errors import BadFile, Unsupported
-from smidgen.model.families.facts import Facts
+from smidgen.model.families.facts import EXPERTS_BESIDE, LAYER_INPUTS, SHARED_KEYS, STREAMS, WIDE_HEADS, Facts
 from smidgen.model.families.keys import Keys
-
-LAYER_INPUTS = "layer_inputs"  # embeddings per layer
-SHARED_KEYS = "shared_keys"  # layers at the end read keys and values of earlier ones
-WIDE_HEADS = "wide_heads"  # layers that see everything have heads of another width, and other key heads
-EXPERTS_BESIDE = "experts_beside"  # experts beside a feed-forward network
-STREAMS = "streams"  # alternating updates, low-rank residuals and sparse activations
 
 
 def completed(keys: Keys, features: Collection[str], facts: Facts) -> Facts:

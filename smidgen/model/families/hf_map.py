@@ -14,7 +14,7 @@ import numpy as np
 
 from smidgen.errors import BadFile, Unsupported
 from smidgen.model.families import hf_features
-from smidgen.model.families.facts import Facts, Traits, every_layer
+from smidgen.model.families.facts import LAYER_INPUTS, Facts, Traits, every_layer
 from smidgen.model.families.keys import LARGEST_INT32, Keys, short
 from smidgen.model.families.spelling import Spelling
 from smidgen.model.rope_scaling import (
@@ -144,6 +144,8 @@ class HFMap:
     def fits(self, facts: Facts) -> bool:
         """Whether this model type has all the optional parts that a model needs."""
         needs = {"experts": facts.experts > 0 and not facts.expert_width, "window": facts.window is not None}
+        if LAYER_INPUTS in self.features and facts.shared and not facts.layer_input:
+            return False  # transformers' class for such models fails where nothing is looked up
         return all(not needed or feature in self.features for feature, needed in needs.items())
 
     # -- config.json → facts -----------------------------------------------------------------------------------------
