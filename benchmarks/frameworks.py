@@ -208,7 +208,8 @@ def compared(chosen: argparse.Namespace) -> dict[str, Any]:
         prompt.write_text(json.dumps(texts.ids[:_PROMPT]))
         litert_lm = framework_tools.python_in((chosen.tools or chosen.work) / "litert-lm", [framework_tools.LITERT_LM])
         speeds(everyone, chosen.threads, chosen.rounds, prompt, litert_lm)
-        [known["cut"]["speed"]] = measure_speed([cut_path], chosen.threads, chosen.rounds, contexts=())
+        [speed] = measure_speed([cut_path], chosen.threads, chosen.rounds, contexts=())
+        known["cut"]["speed"] = {**speed, "path": cut_path.name}
     kept = {runtime: ratio for runtime, ratio in earlier.get("ratios", {}).items() if runtime in known_before}
     found = {**kept, **ratios([folder for folder in everyone if folder.articles])}
     return {**known, "folders": [folder.result() for folder in everyone], "ratios": found, "failed": failed}
